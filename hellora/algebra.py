@@ -1,0 +1,52 @@
+"""Floor 1: mathematics on LoRA pairs and adapters. Pure: inputs are never changed, sums run in float64."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hellora.seeds import seed_for
+from hellora.types import Adapter, AdapterSpec, LoraPair, Mask
+
+
+def new_adapter(spec: AdapterSpec, head: Mapping[str, Tensor], seed: int) -> Adapter:
+    """The adapter before round 0: B = 0 and A uniform in ±1/√d_in, as PEFT starts it; the same on every machine.
+
+    A module's A depends on the seed and its name only, not on which other modules are adapted.
+    """
+    pairs = {}
+    for module in spec.modules:
+        generator = torch.Generator().manual_seed(seed_for(seed, "lora_A", module.name))
+        bound = module.d_in**-0.5
+        A = torch.empty(spec.max_rank, module.d_in).uniform_(-bound, bound, generator=generator)
+        pairs[module.name] = LoraPair(A, torch.zeros(module.d_out, spec.max_rank), spec.scale)
+    return Adapter(pairs, dict(head))
+
+
+def delta_weight(pair: LoraPair) -> Tensor:
+    """ΔW = scale · B @ A as a dense (d_out, d_in) matrix."""
+    return pair.scale * (pair.B @ pair.A)
+
+
+def components(pair: LoraPair, index: Tensor) -> LoraPair:
+    """The rank components of `pair` that `index` names: integers, or a boolean of shape (rank,)."""
+    return LoraPair(pair.A[index], pair.B[:, index], pair.scale)
+
+
+def trained_part(adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
+    """The components that `trained` (layers, max_rank) switches on; modules of frozen layers are absent. No head."""
+    rows = torch.from_numpy(trained)
+    pairs = {
+        module.name: components(adapter.pairs[module.name], rows[module.layer])
+        for module in spec.modules
+        if trained[module.layer].any()
+    }
+    return Adapter(pairs)
+
+
+def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Σ w·x / Σ w, summed in float64 in the order given, returned in the dtype of the first tensor."""
+    total = torch.zeros_like(tensors[0], dtype=torch.float64)
+    for tensor, weight in zip(tensors, weights, strict=True):
+        total += weight * tensor.to(torch.float64)
+    return (total / sum(weights)).to(tensors[0].dtype)

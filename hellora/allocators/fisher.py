@@ -1,0 +1,89 @@
+"""FIM-HLA of Fed-HeLLo (Zhang et al., arXiv 2506.12213): layers drawn by their Fisher information.
+
+    Γ_j = mean over examples d of ‖∇_{θ_j} loss(d)‖²  →  exact 1-D k-means of Γ into K clusters, ascending
+    p_j = w_j / Σ_k w_k   with w_j = 1 … K for the lowest … highest cluster
+
+k-means runs on the raw Γ, as published, so a few dominant layers may form clusters of their own. Each client draws its
+c_i layers without replacement. Γ stays in force until the next refresh. It comes from proxy data, or from what clients
+report of the layers they trained: the mean over the reporting clients, smoothed over rounds. Where Γ says nothing (a
+layer nobody reported yet, not finite, all equal) the probabilities are those of `randomized_geometric`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from hellora.allocators.geometric import Pattern
+from hellora.allocators.randomized_geometric import RandomizedGeometric
+from hellora.layer_sampling import probabilities_from_scores, sample_layers
+from hellora.protocols import Allocator, RoundView, Scores
+from hellora.types import Allocation, Memory
+
+Source = Literal["proxy", "clients"]
+Resample = Literal["every_round", "on_refresh"]
+
+
+def span(setting: int | None, rounds: int) -> int:
+    """A setting in rounds; None is a tenth of the run (the paper's 50 of 500), at least 1."""
+    return max(1, rounds // 10) if setting is None else setting
+
+
+@dataclass(frozen=True)
+class Fisher(Allocator):
+    """Important layers are trained by more clients; importance is measured anew every `refresh` rounds."""
+
+    scores: Source = "proxy"
+    refresh: int | None = None  # rounds between refreshes, T_FIM; None = a tenth of the run
+    resample: Resample = "every_round"  # on_refresh: a client keeps its layers until the next refresh
+    clusters: int = 3
+    smoothing: float = 0.9  # of reported scores: how much of the old value stays when a layer is reported again
+    fallback: Pattern = "bottleneck"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("scores", get_args(Source)), ("resample", get_args(Resample))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.refresh is not None and self.refresh < 1:
+            raise ValueError(f"refresh must be at least 1 round, not {self.refresh}")
+        if self.clusters < 1:
+            raise ValueError(f"clusters must be at least 1, not {self.clusters}")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing must be in [0, 1), not {self.smoothing}")
+        RandomizedGeometric(self.fallback)
+
+    @property
+    def needs_reports(self) -> bool:
+        return self.scores == "clients"
+
+    @property
+    def needs_proxy(self) -> bool:
+        return self.scores == "proxy"
+
+    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+        memory = dict(self.observe(view))
+        if "refreshed" not in memory or view.round - int(memory["refreshed"]) >= span(self.refresh, view.rounds):
+            measured = memory["reported"].numpy() if self.needs_reports else view.layer_scores()
+            memory |= {"scores": torch.from_numpy(measured.copy()), "refreshed": torch.tensor(view.round)}
+        p = probabilities_from_scores(memory["scores"].numpy(), self.clusters)
+        if p is None:
+            p = RandomizedGeometric(self.fallback).probabilities(view)
+        drawn = int(memory["refreshed"]) if self.resample == "on_refresh" else view.round
+        clients = zip(view.cohort, view.capacities, strict=True)
+        rows = [sample_layers(p, c, view.rng(client.id, "layers", drawn)) for client, c in clients]
+        return view.allocation(rows), memory
+
+    def observe(self, view: RoundView) -> Memory:
+        """The memory with last round's reports folded in: `reported` (layers,) is nan until a layer is first seen."""
+        if not self.needs_reports:
+            return view.memory
+        unseen = torch.full((view.spec.num_layers,), torch.nan, dtype=torch.float64)
+        old: Scores = view.memory.get("reported", unseen).numpy()
+        reports = np.array([view.reports[client].double().numpy() for client in sorted(view.reports)])
+        reports = reports.reshape(-1, view.spec.num_layers)
+        given = np.isfinite(reports)
+        count = given.sum(axis=0)
+        mean = np.where(given, reports, 0.0).sum(axis=0) / np.maximum(count, 1)
+        smoothed = np.where(np.isnan(old), mean, self.smoothing * old + (1 - self.smoothing) * mean)
+        return {**view.memory, "reported": torch.from_numpy(np.where(count > 0, smoothed, old))}

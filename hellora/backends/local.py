@@ -1,0 +1,120 @@
+"""The fast in-process loop, and the same loop spread over processes. Results do not depend on how many there are."""
+
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Self
+import signal
+
+import torch
+from torch.multiprocessing import get_context
+
+from hellora.backends.wire import pack_answer, pack_task, unpack_answer, unpack_task
+from hellora.client import ClientWork
+from hellora.protocols import Backend
+from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate
+
+
+class LocalBackend(Backend):
+    """Clients trained one after the other in this process (`workers=1`), or by `workers` processes side by side.
+
+    Each process has one resident base; on the CPU all share the same memory for its weights. A process that dies
+    leaves its client missing and is replaced. Use as a context manager, so that the processes end with the run.
+    """
+
+    def __init__(
+        self, work: ClientWork, profiles: Sequence[ClientProfile], workers: int = 1, devices: Sequence[str] = ("cpu",)
+    ) -> None:
+        self.work, self.profiles = work, tuple(profiles)
+        self.pool: list[Worker] = []
+        if workers > 1:
+            work.base.share_memory()
+            self.pool = [Worker(work, devices[i % len(devices)]) for i in range(workers)]
+
+    def clients(self) -> Sequence[ClientProfile]:
+        return self.profiles
+
+    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
+        if not self.pool:
+            for task in tasks:
+                yield attempt(self.work, task)
+            return
+        waiting = sorted(tasks, key=lambda task: len(self.work.parts[task.client]))  # the longest starts first
+        busy: dict[Connection, tuple[int, ClientTask]] = {}
+        idle = list(range(len(self.pool)))
+        while waiting or busy:
+            while waiting and idle:
+                slot, task = idle.pop(0), waiting.pop()
+                busy[self.pool[slot].connection] = (slot, task)
+                self.pool[slot].send(task)
+            for connection in wait(list(busy)):
+                assert isinstance(connection, Connection)
+                slot, task = busy.pop(connection)
+                try:
+                    yield unpack_answer(connection.recv_bytes())
+                except (EOFError, ConnectionResetError):
+                    status = self.pool[slot].stop()
+                    self.pool[slot] = Worker(self.work, self.pool[slot].device)
+                    yield ClientFailure(task.client, "missing", f"its process died (exit status {status})")
+                idle.append(slot)
+
+    def close(self) -> None:
+        for worker in self.pool:
+            worker.stop()
+        self.pool = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def attempt(work: ClientWork, task: ClientTask) -> ClientUpdate | ClientFailure:
+    """Train; a client that raises is rejected with what it raised, and the round goes on."""
+    try:
+        return work.train(task)
+    except Exception as error:
+        return ClientFailure(task.client, "rejected", f"{type(error).__name__}: {error}")
+
+
+class Worker:
+    """One spawned process that trains the tasks it is sent."""
+
+    def __init__(self, work: ClientWork, device: str) -> None:
+        context = get_context("spawn")
+        self.device = device
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=serve, args=(theirs, work, device, torch.get_num_threads()), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def send(self, task: ClientTask) -> None:
+        try:
+            self.connection.send_bytes(pack_task(task))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it died: reading the answer finds that out
+
+    def stop(self) -> int | None:
+        """End the process; its exit status where it had ended by itself."""
+        self.connection.close()
+        self.process.join(timeout=1)
+        status = self.process.exitcode
+        if status is None:
+            self.process.kill()
+            self.process.join()
+        return status
+
+
+def serve(connection: Connection, work: ClientWork, device: str, threads: int) -> None:
+    """The life of a worker process: until the other end is closed, train what arrives."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(threads)
+    work.base.to(device)
+    while True:
+        try:
+            task = unpack_task(connection.recv_bytes())
+            connection.send_bytes(pack_answer(attempt(work, task)))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return

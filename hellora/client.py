@@ -1,0 +1,204 @@
+"""Floor 4: what happens at a client: train the row it was given, and what a server asks of its own data: evaluate the
+global adapter, score its layers."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from hellora.protocols import Scores
+from hellora.resident import BaseModel, PerExampleError
+from hellora.seeds import rng_for
+from hellora.tasks import Batch, Encoded, Task
+from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, TrainSettings
+
+WINDOW = 16  # batches that are sorted by length together
+
+
+class TrainingError(RuntimeError):
+    """A client's training cannot go on; the client is rejected for the round."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClientWork:
+    """All that client work needs in one process: the resident base, the task, and every client's data."""
+
+    base: BaseModel
+    task: Task
+    data: Any  # datasets.Dataset with the task's columns
+    parts: Sequence[npt.NDArray[np.int64]]  # the rows of each client, by id
+
+    def train(self, task: ClientTask) -> ClientUpdate:
+        return train_client(task, self.base, self.task, self.data.select(self.parts[task.client]))
+
+
+def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> ClientUpdate:
+    """Train the components in `task.trained` (and the head) on the client's rows; nothing else gets a gradient.
+
+    Raises:
+        TrainingError: the loss became nan or infinite.
+    """
+    started = time.perf_counter()
+    encoded = kind.encode(base, rows)
+    spec, settings = base.spec, task.train
+    squares = np.zeros(spec.num_layers)
+    loss_sum = weight_sum = 0.0
+    steps = 0
+    with seeded(task.seed, base.device), base.dressed(task.adapter, task.trained, task.head != "frozen") as dressed:
+        optimizer = make_optimizer(dressed.parameters, settings)
+        for indices in training_batches(encoded, settings, task.seed):
+            batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
+            with autocast(base, settings.precision):
+                outputs = kind.outputs(base, batch)
+            loss = outputs.loss_sums.sum() / outputs.weights.sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            if task.report_layer_scores:
+                squares += squared_norms(dressed.lora, spec)
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(dressed.parameters, settings.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            steps += 1
+            total, weight = float(outputs.loss_sums.detach().sum()), float(outputs.weights.sum())
+            if not math.isfinite(total):
+                raise TrainingError(f"the loss became {total} at step {steps}; a smaller train.lr may help")
+            loss_sum, weight_sum = loss_sum + total, weight_sum + weight
+        adapter = dressed.read()
+    scores = None
+    if task.report_layer_scores:
+        scores = torch.from_numpy(np.where(task.trained.any(axis=1), squares / steps, np.nan))
+    seconds = time.perf_counter() - started
+    metrics = {"loss": loss_sum / weight_sum, "steps": steps, "seconds": round(seconds, 3)}
+    return ClientUpdate(task.round, task.client, len(encoded), adapter, metrics, scores)
+
+
+def evaluate(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> dict[str, float]:
+    """Metrics of an adapter on rows: the whole adapter folded in, no gradients, the shortest texts first."""
+    encoded = kind.encode(base, rows)
+    loss_sum = weight_sum = 0.0
+    predictions: list[int] = []
+    references: list[int] = []
+    with torch.no_grad(), base.dressed(adapter):
+        for indices in evaluation_batches(encoded, batch_size):
+            batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
+            with autocast(base, "auto"):
+                outputs = kind.outputs(base, batch)
+            loss_sum += float(outputs.loss_sums.double().sum())
+            weight_sum += float(outputs.weights.double().sum())
+            if outputs.predictions is not None:
+                predictions += outputs.predictions.tolist()
+                references += batch["labels"].tolist()
+        answers = kind.answer_metrics(base, rows)
+    return kind.metrics(loss_sum / weight_sum, predictions, references) | answers
+
+
+def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> Scores:
+    """Γ(j) = 1/|D| Σ_d ‖∇_θ_j ℓ(d)‖², the trace of layer j's empirical Fisher block (Fed-HeLLo, FIM-HLA); (layers,).
+
+    ℓ(d) is the mean loss of example d. Over every row, in eval mode, head excluded. Each example of a batch has its
+    own copy of the adapter, so one backward pass gives all per-example gradients; a model that merges the batch with
+    another dimension is done example by example instead.
+    """
+    encoded = kind.encode(base, rows)
+    try:
+        total = sum_of_squares(adapter, base, kind, encoded, batch_size)
+    except PerExampleError:
+        total = sum_of_squares(adapter, base, kind, encoded, None)
+    return total / len(encoded)
+
+
+def sum_of_squares(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encoded, batch_size: int | None) -> Scores:
+    """Σ_d ‖∇_θ_j ℓ(d)‖² per layer; `batch_size` examples at a time with a copy each, or None: one, without copies."""
+    everything = np.ones((base.spec.num_layers, base.spec.max_rank), dtype=bool)
+    total = np.zeros(base.spec.num_layers)
+    for indices in evaluation_batches(encoded, batch_size or 1):
+        copies = None if batch_size is None else len(indices)
+        with base.dressed(adapter, everything, copies=copies) as dressed:
+            base.net.eval()
+            batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
+            outputs = kind.outputs(base, batch)
+            (outputs.loss_sums / outputs.weights.clamp(min=1)).sum().backward()  # type: ignore[no-untyped-call]
+            total += squared_norms(dressed.lora, base.spec)
+    return total
+
+
+def squared_norms(lora: Any, spec: AdapterSpec) -> Scores:
+    """The squared L2 norm of the gradients of each layer's trained pairs, (layers,)."""
+    squares = np.zeros(spec.num_layers)
+    for name, module in lora.items():
+        squares[spec.layer_of[name]] += sum(float(p.grad.float().square().sum()) for p in (module.A, module.B))
+    return squares
+
+
+# ------------------------------------------------------------------------------------------------- the parts of a step
+
+
+def make_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def training_batches(encoded: Encoded, settings: TrainSettings, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """The indices of each step's batch: `steps` of them, or `epochs` passes over the data."""
+    done = epoch = 0
+    while settings.steps is not None or epoch < settings.epochs:
+        for indices in shuffled_batches(encoded.lengths, len(encoded), settings.batch_size, seed, epoch):
+            if done == settings.steps:
+                return
+            yield indices
+            done += 1
+        epoch += 1
+
+
+def shuffled_batches(
+    lengths: npt.NDArray[np.int64] | None, count: int, batch_size: int, seed: int, epoch: int
+) -> list[npt.NDArray[np.int64]]:
+    """One epoch: shuffle, sort windows of WINDOW batches by length so that little is padding, shuffle the batches."""
+    rng = rng_for(seed, "batches", epoch)
+    order = rng.permutation(count)
+    if lengths is not None:
+        span = WINDOW * batch_size
+        windows = [order[i : i + span] for i in range(0, count, span)]
+        order = np.concatenate([window[np.argsort(lengths[window], kind="stable")] for window in windows])
+    batches = [order[i : i + batch_size] for i in range(0, count, batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def evaluation_batches(encoded: Encoded, batch_size: int) -> list[npt.NDArray[np.int64]]:
+    """Every example once, in order of length."""
+    order = np.arange(len(encoded))
+    if encoded.lengths is not None:
+        order = np.argsort(encoded.lengths, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def autocast(base: BaseModel, precision: str) -> AbstractContextManager[None]:
+    """bf16 autocast where asked for, where the device has it (auto), or where the base itself is not float32."""
+    device = base.device.type
+    has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
+    wanted = precision == "bf16" or (precision == "auto" and has_bf16) or base.dtype != torch.float32
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)  # type: ignore[return-value]
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's global generator: seed it for one client's training, and put it back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+

@@ -1,0 +1,320 @@
+"""Floor 5: an experiment file: TOML in, checked objects out, before anything is loaded.
+
+A table holds the settings of its own dataclass, and of the strategies that it names: [method] has the fields of its
+allocator, dispatcher and aggregator, [data] those of its partitioner, [task] those of its task.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from hellora import registry
+from hellora.data.partitioning import Partitioner
+from hellora.data.sources import DataSettings
+from hellora.errors import InputError
+from hellora.model import ModelSettings
+from hellora.protocols import Method
+from hellora.seeds import rng_for
+from hellora.server_step import ServerStep
+from hellora.tasks import Task
+from hellora.types import Budget, HeadPolicy, TrainSettings
+
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The top of the file."""
+
+    seed: int = 0
+    rounds: int = 10
+    cohort: int = 8  # clients per round
+    min_clients: int = 1  # usable updates that a round needs
+    eval_every: int = 1  # rounds between evaluations; the last round is always evaluated
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "cohort", "min_clients", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.min_clients > self.cohort:
+            raise ValueError(f"min_clients = {self.min_clients} can never be met by cohort = {self.cohort}")
+
+
+@dataclass(frozen=True)
+class FleetSettings:
+    """The [fleet] table: capacity groups, and their shares of the clients (RoC)."""
+
+    layers: tuple[int, ...] = ()  # how many layers a client of each group can train; () = all, for everyone
+    shares: tuple[float, ...] = ()  # () = equal
+
+    def __post_init__(self) -> None:
+        if any(capacity < 0 for capacity in self.layers):
+            raise ValueError("layers must not be negative")
+        if self.layers and not any(self.layers):
+            raise ValueError("layers is 0 for every group, so no client can train: give at least one group more than 0")
+        if self.shares and len(self.shares) != len(self.layers):
+            raise ValueError(f"shares has {len(self.shares)} numbers, layers has {len(self.layers)}: give one each")
+        if any(share < 0 for share in self.shares) or (self.shares and not sum(self.shares)):
+            raise ValueError("shares must not be negative, nor all 0")
+
+    def budgets(self, clients: int, seed: int) -> list[Budget]:
+        """One budget per client id: groups in proportion to their shares (largest remainder), dealt out by seed."""
+        if not self.layers:
+            return [Budget()] * clients
+        shares = np.array(self.shares or [1.0] * len(self.layers))
+        exact = clients * shares / shares.sum()
+        counts = np.floor(exact).astype(int)
+        for group in np.argsort(counts - exact, kind="stable")[: clients - counts.sum()]:
+            counts[group] += 1
+        groups = rng_for(seed, "fleet").permutation(np.repeat(np.arange(len(counts)), counts))
+        return [Budget(layers=self.layers[group]) for group in groups]
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """The [method] table, less the strategies' own settings."""
+
+    allocator: str = "fed_hello"
+    dispatcher: str = "whole"
+    aggregator: str = "participant_mean"
+    head: HeadPolicy = "aggregate"
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """The [task] table, less the task's own settings."""
+
+    name: str = "sequence_classification"
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """The [compute] table: where the work is done. It does not change results at the same number of threads."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …; auto = every CUDA device, else the CPU
+    workers: int = 1  # processes that train side by side
+    threads: int = 0  # CPU threads of each process; 0 = the machine's cores divided by the workers
+    eval_batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.threads < 0 or self.eval_batch_size < 1:
+            raise ValueError("workers and eval_batch_size must be at least 1, and threads 0 (automatic) or more")
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """A checked experiment. `table` is the whole of it with every default written out."""
+
+    name: str
+    run: RunSettings
+    task: Task
+    model: ModelSettings
+    data: DataSettings
+    partitioner: Partitioner
+    fleet: FleetSettings
+    method: Method
+    train: TrainSettings
+    compute: ComputeSettings
+    table: Table = field(repr=False)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.table)
+
+    def same_run(self, other: "Experiment") -> bool:
+        """True if both describe the same computation; where it is done does not count."""
+        mine, theirs = ({k: v for k, v in e.table.items() if k != "compute"} for e in (self, other))
+        return mine == theirs
+
+
+SECTIONS: dict[str, type] = {
+    "task": TaskSettings,
+    "model": ModelSettings,
+    "data": DataSettings,
+    "fleet": FleetSettings,
+    "method": MethodSettings,
+    "server": ServerStep,
+    "train": TrainSettings,
+    "compute": ComputeSettings,
+}
+# The keys that name a strategy, and the kind of strategy they name.
+NAMING: dict[tuple[str, str], str] = {
+    ("task", "name"): "task",
+    ("data", "partitioner"): "partitioner",
+    ("method", "allocator"): "allocator",
+    ("method", "dispatcher"): "dispatcher",
+    ("method", "aggregator"): "aggregator",
+}
+
+
+# --------------------------------------------------------------------------------------------------- reading and overriding
+
+
+def presets() -> list[str]:
+    return sorted(path.name.removesuffix(".toml") for path in files("hellora.presets").iterdir() if is_toml(path.name))
+
+
+def preset_summaries() -> dict[str, str]:
+    """Every preset, with the comment that opens its file."""
+    folder = files("hellora.presets")
+    return {n: folder.joinpath(f"{n}.toml").read_text().partition("\n")[0].lstrip("# ") for n in presets()}
+
+
+def is_toml(name: str) -> bool:
+    return name.endswith(".toml")
+
+
+def read_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of a preset's name or a TOML file, with `section.key=value` overrides.
+
+    Raises:
+        InputError: the file, a key, a value or a combination is wrong; the message says what to change.
+    """
+    if source in presets():
+        name, text = source, files("hellora.presets").joinpath(f"{source}.toml").read_text()
+    elif Path(source).is_file():
+        name, text = Path(source).stem, Path(source).read_text()
+    elif "/" in source or is_toml(source):
+        raise InputError(f"there is no experiment file {source}")
+    else:
+        raise InputError(f"there is no preset or file {source!r}{registry.nearest(source, presets())}")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{source} is not valid TOML: {error}") from error
+    return check(name, override(table, overrides))
+
+
+def override(table: Table, overrides: Sequence[str]) -> Table:
+    """The table with `section.key=value` applied. Naming another strategy drops the settings of the one it replaces."""
+    changes: dict[tuple[str, ...], Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        path = tuple(key.strip().split("."))
+        if not equals or not all(path) or len(path) > 2:
+            raise InputError(f"--set {text!r}: write it as section.key=value, such as train.lr=1e-3")
+        changes[path] = parse_value(value.strip())
+    table = {key: dict(value) if isinstance(value, dict) else value for key, value in table.items()}
+    for (section, key), kind in NAMING.items():
+        if (section, key) in changes and isinstance(table.setdefault(section, {}), dict):
+            old, new = table[section].get(key, default_of(section, key)), changes[section, key]
+            if isinstance(old, str) and isinstance(new, str):
+                for orphan in field_names(registry.find(kind, old)) - field_names(registry.find(kind, new)):
+                    table[section].pop(orphan, None)
+    for path, value in changes.items():
+        owner = table
+        for part in path[:-1]:
+            owner = owner.setdefault(part, {})
+            if not isinstance(owner, dict):
+                raise InputError(f"--set {'.'.join(path)}: {part} is not a table")
+        owner[path[-1]] = value
+    return table
+
+
+def parse_value(text: str) -> Any:
+    """A TOML value; what is none is taken as a string, so that names need no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def default_of(section: str, key: str) -> Any:
+    return next(f.default for f in fields(SECTIONS[section]) if f.name == key)
+
+
+def field_names(cls: type) -> set[str]:
+    return {f.name for f in fields(cls)}
+
+
+# ------------------------------------------------------------------------------------------------------------- checking
+
+
+def check(name: str, table: Mapping[str, Any]) -> Experiment:
+    """Checked objects from a table; every unknown key, wrong value and contradiction is an InputError."""
+    tables = {section: table.get(section, {}) for section in SECTIONS}
+    for section, content in tables.items():
+        if not isinstance(content, dict):
+            raise InputError(f"{section} must be a table: write [{section}] and its settings below it")
+    top = {key: value for key, value in table.items() if key not in SECTIONS}
+    built: dict[str, Any] = {"run": build(RunSettings, top, "", [*field_names(RunSettings), *SECTIONS])}
+    strategies: dict[str, Any] = {}
+    resolved: Table = plain(asdict(built["run"]))
+    for section, cls in SECTIONS.items():
+        content = dict(tables[section])
+        kinds = [(key, kind) for (owner, key), kind in NAMING.items() if owner == section]
+        chosen = {}
+        for key, kind in kinds:
+            value = content.get(key, default_of(section, key))
+            if not isinstance(value, str):
+                raise InputError(f"{section}.{key} must be a name, not {value!r}")
+            chosen[kind] = registry.find(kind, value)
+        known = sorted(field_names(cls).union(*(field_names(c) for c in chosen.values())))
+        for kind, strategy in chosen.items():
+            mine = {key: content.pop(key) for key in field_names(strategy) & content.keys()}
+            strategies[kind] = build(strategy, mine, section, known)
+        built[section] = build(cls, content, section, known)
+        resolved[section] = plain(asdict(built[section]))
+        for kind in chosen:
+            resolved[section] |= plain(asdict(strategies[kind]))
+    settings: MethodSettings = built.pop("method")
+    method = Method(
+        strategies["allocator"], strategies["dispatcher"], strategies["aggregator"], built.pop("server"), settings.head
+    )
+    del built["task"]
+    experiment = Experiment(
+        name=name,
+        method=method,
+        task=strategies["task"],
+        partitioner=strategies["partitioner"],
+        table=resolved,
+        **built,
+    )
+    contradictions(experiment)
+    return experiment
+
+
+def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[str]) -> Any:
+    """One dataclass from its part of a table; `known` are the keys that the whole table may have."""
+    dot = f"{section}." if section else ""
+    for key in content:
+        if key not in field_names(cls):
+            raise InputError(f"unknown setting {dot}{key}{registry.nearest(key, sorted(known))}")
+    for f in fields(cls):
+        if f.name not in content and f.default is MISSING and f.default_factory is MISSING:
+            raise InputError(f"{dot}{f.name} is missing: {cls.__name__} needs it")
+    try:
+        return TypeAdapter(cls).validate_python(dict(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = dot + ".".join(str(part) for part in first["loc"][:1])
+        what = first["msg"].removeprefix("Value error, ")
+        given = f", not {first['input']!r}" if first["loc"] else ""
+        raise InputError(f"{where.rstrip('.') or 'the experiment'}: {what}{given}") from error
+
+
+def plain(values: Mapping[str, Any]) -> Table:
+    """As TOML can hold it: no None (its key is left out), lists for tuples."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
+
+
+def contradictions(experiment: Experiment) -> None:
+    """Refuse settings that are each right and cannot work together."""
+    run, method, data = experiment.run, experiment.method, experiment.data
+    if run.cohort > data.clients:
+        raise InputError(f"cohort = {run.cohort} is more than data.clients = {data.clients}: lower cohort")
+    if method.allocator.needs_proxy and data.proxy_examples == 0:
+        raise InputError(
+            "data.proxy_examples = 0, but the allocator scores layers on proxy data: "
+            "raise it, or set method.scores = 'clients'"
+        )
+    if method.head != "aggregate" and experiment.task.columns == "instruction":
+        raise InputError(f"method.head = {method.head!r}, but a language model has no head of its own: remove it")
+
+

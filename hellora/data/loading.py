@@ -1,0 +1,130 @@
+"""Floor 4: from a name (hub id, local file, local folder, the embedded corpus) to its splits, as they are there."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import pyarrow  # type: ignore[import-untyped]
+from datasets import Dataset, DatasetDict
+from pyarrow import csv  # type: ignore[import-untyped]
+
+from hellora.data import stdlib_docs
+from hellora.errors import InputError
+
+# By suffix; a folder with several is read in this order of preference.
+FORMATS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".json": "json"}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A split as its source has it, and how to name it to a person."""
+
+    data: Dataset
+    where: str
+
+
+def load_splits(name: str, subset: str, train: str, others: Sequence[str]) -> dict[str, Split]:
+    """The splits of a source; `train` is always among them.
+
+    In a folder of files, the files of a split are those whose names start like it; `others` are the splits to look for
+    beside `train`. A source with one split only has it under the name `train`.
+    """
+    files = {} if name == "stdlib_docs" else _files(name, train, others)
+    loaded = stdlib_docs.load() if name == "stdlib_docs" else _load(name, subset, files)
+    splits = {}
+    for key, data in loaded.items():
+        split = str(key)
+        where = f"{files[split][0].parent.name}/{files[split][0].name}" if files else f"split '{split}' of {name}"
+        if not len(data):
+            raise InputError(f"data.name: {where} has no rows: fill it or name other data")
+        splits[split] = Split(data, where)
+    if train not in splits and len(splits) > 1:
+        raise InputError(f"data.train_split: {name} has no split '{train}' (it has {', '.join(splits)}): name one")
+    return splits if train in splits else {train: next(iter(splits.values()))}
+
+
+def _files(name: str, train: str, others: Sequence[str]) -> dict[str, list[Path]]:
+    """The local data files of each split; {} for a hub id and for a folder without data files (images by class)."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix not in FORMATS:
+            raise InputError(f"data.name: {name} does not end in {', '.join(FORMATS)}: convert it or name other data")
+        return {train: [path.absolute()]}
+    if not path.is_dir():
+        if path.suffix in FORMATS or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise InputError(f"data.name: there is no file or folder {name}: correct the path")
+        return {}
+    folder = path.absolute()
+    by_format = [sorted(p for p in folder.glob(f"*{suffix}") if p.is_file()) for suffix in FORMATS]
+    for found in by_format:
+        splits = {split: [p for p in found if p.stem.startswith(split)] for split in (train, *others)}
+        if splits[train]:
+            return _without_overlap({split: paths for split, paths in splits.items() if paths})
+    for found in by_format:
+        if len(found) == 1:
+            return {train: found}
+    if several := [p.name for found in by_format for p in found]:
+        raise InputError(
+            f"data.train_split: no file in {name} starts with '{train}' (it has {', '.join(several)}): set "
+            f"data.train_split and data.test_split to how the names start, or data.name to one of the files"
+        )
+    return {}
+
+
+def _without_overlap(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """The same files, if none is in two splits."""
+    owner: dict[Path, str] = {}
+    for split, paths in files.items():
+        for path in paths:
+            if owner.setdefault(path, split) != split:
+                raise InputError(
+                    f"data.train_split: {path.name} starts with both '{owner[path]}' and '{split}': "
+                    f"give more of the name to tell the splits apart"
+                )
+    return files
+
+
+def _load(name: str, subset: str, files: Mapping[str, Sequence[Path]]) -> DatasetDict:
+    """What `datasets` makes of local files, of a folder of images by class, or of a hub id."""
+    folder = Path(name).expanduser()
+    try:
+        if files:
+            kind = FORMATS[next(iter(files.values()))[0].suffix]
+            if kind == "csv":
+                return DatasetDict({split: _read_csv(paths) for split, paths in files.items()})
+            data_files = {split: [str(path) for path in paths] for split, paths in files.items()}
+            with _no_progress():
+                return datasets.load_dataset(kind, data_files=data_files)
+        if folder.is_dir():
+            with _no_progress():
+                return datasets.load_dataset(str(folder))
+        return datasets.load_dataset(name, subset or None)
+    except Exception as error:  # the loader and the libraries under it raise almost anything
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        if files:
+            why = "is empty, damaged, or not in the format that it is named for"
+        elif folder.is_dir():
+            why = "holds neither data files nor one folder of images per class"
+        else:
+            why = "is no file or folder here, and cannot be had from the hub"
+        raise InputError(f"data.name: {name} {why} ({reason})") from error
+
+
+def _read_csv(paths: Sequence[Path]) -> Dataset:
+    """The rows of all files. An empty cell, or one that says NA, stays a text: `load_dataset("csv")` would drop it."""
+    options = csv.ParseOptions(newlines_in_values=True)
+    return Dataset(pyarrow.concat_tables([csv.read_csv(path, parse_options=options) for path in paths]))
+
+
+@contextmanager
+def _no_progress() -> Iterator[None]:
+    """No progress bars: reading what is already here takes a moment."""
+    disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()

@@ -1,0 +1,1 @@
+"""One file per way to cut the training data into clients."""

@@ -1,0 +1,21 @@
+"""Equal random parts, as in FedAvg's IID setting (McMahan et al., arXiv 1602.05629); flwr-datasets' IidPartitioner."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from hellora.data.partitioning import Indices, Partitioner
+from hellora.seeds import rng_for
+
+
+@dataclass(frozen=True)
+class Iid(Partitioner):
+    """The rows are shuffled and dealt out; sizes differ by at most one."""
+
+    def partition(self, data: Dataset, clients: int, seed: int) -> list[Indices]:
+        from flwr_datasets.partitioner import IidPartitioner  # slow to import
+
+        parts = IidPartitioner(num_partitions=clients)
+        parts.dataset = Dataset.from_dict({"row": rng_for(seed, "iid").permutation(len(data))})
+        return [np.sort(np.asarray(parts.load_partition(client)["row"][:])) for client in range(clients)]

@@ -1,0 +1,40 @@
+"""Floor 4: which client holds which examples. A partitioner is one file of `partitioners/`."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+
+from hellora.errors import InputError
+
+Indices = npt.NDArray[np.int64]
+
+
+class Partitioner(ABC):
+    """Cut the rows of a training split into one part per client."""
+
+    @abstractmethod
+    def partition(self, data: Dataset, clients: int, seed: int) -> list[Indices]:
+        """Sorted row indices per client: disjoint, together every row, none empty. A function of its arguments only."""
+
+
+def client_rows(partitioner: Partitioner, data: Dataset, clients: int, seed: int) -> list[Indices]:
+    """The parts of a partitioner, checked; it may be a user's own."""
+    if clients > len(data):
+        raise InputError(f"data.clients: {len(data)} training examples are too few for {clients} clients: lower it")
+    parts = partitioner.partition(data, clients, seed)
+    rows = np.sort(np.concatenate(parts)) if parts else np.array([], dtype=np.int64)
+    if len(parts) != clients or not all(map(len, parts)) or not np.array_equal(rows, np.arange(len(data))):
+        raise InputError(
+            f"data.partitioner: {type(partitioner).__name__} returned {len(parts)} parts of {len(rows)} rows in all, "
+            f"expected every one of {len(data)} rows once, in {clients} parts that are not empty"
+        )
+    return parts
+
+
+def class_of_row(data: Dataset) -> Indices:
+    """The class of every row, (rows,), for the partitioners that go by class."""
+    if "label" not in data.column_names:
+        raise InputError("data.label: this partitioner goes by class, but the data has no label: set data.label")
+    return np.asarray(data["label"][:], dtype=np.int64)

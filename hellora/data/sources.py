@@ -1,0 +1,253 @@
+"""Floor 4: load a data set (hub, local files, the embedded corpus) into the columns that a task reads.
+
+    text         text, text_pair where there is one, label      image    image (decoded when read), label
+    instruction  prompt, response, label where there is one
+
+A label is the index of its class in `Corpus.labels`. Proxy data is the server's own, never from the training split.
+"""
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
+
+from hellora.data.loading import Split, load_splits
+from hellora.errors import InputError
+from hellora.seeds import rng_for
+
+Columns = Literal["text", "image", "instruction"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The [data] table, less the partitioner's own settings."""
+
+    name: str = "stdlib_docs"  # or a hub id, a local file, a local folder
+    subset: str = ""  # configuration of a hub data set
+    train_split: str = "train"  # of a folder of files: how the file names start
+    test_split: str = "test"  # where it is "test" and absent, "validation" or "dev" stands in
+    text: str = "text"
+    text_pair: str = ""
+    label: str = "label"
+    image: str = "image"
+    prompt: str = "{instruction}"  # a template over columns, as is the response
+    response: str = "{response}"
+    test_fraction: float = 0.1  # held out where the source has no test split
+    proxy: str = (
+        ""  # a split or another source; "" = the split "proxy", or where there is none a slice of the test split
+    )
+    proxy_examples: int = 100  # at most; 0 = no proxy data
+    max_examples: int | None = None  # of the training split, drawn by seed
+    clients: int = 20
+    partitioner: str = "dirichlet"
+
+    def __post_init__(self) -> None:
+        for name in ("name", "train_split", "test_split", "partitioner"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
+        if not 0 < self.test_fraction < 1:
+            raise ValueError(f"test_fraction must be between 0 and 1, not {self.test_fraction}")
+        if self.proxy_examples < 0:
+            raise ValueError(f"proxy_examples must not be negative, not {self.proxy_examples}")
+        if self.max_examples is not None and self.max_examples < 1:
+            raise ValueError(f"max_examples must be at least 1, not {self.max_examples}")
+        if self.clients < 1:
+            raise ValueError(f"clients must be at least 1, not {self.clients}")
+        if self.train_split == self.test_split:
+            raise ValueError(f"train_split and test_split must differ, both are '{self.train_split}'")
+        if self.proxy in (self.name, self.train_split):
+            raise ValueError(f"proxy must not be the clients' training data, '{self.proxy}'")
+
+    @property
+    def test_names(self) -> tuple[str, ...]:
+        """The splits that can be the test split, best first."""
+        return ("test", "validation", "dev") if self.test_split == "test" else (self.test_split,)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """What a run reads, in canonical columns."""
+
+    train: Dataset  # of all clients together
+    test: Dataset
+    proxy: Dataset  # the server's own; may be empty
+    labels: tuple[str, ...]  # class names; () where there is no label
+    proxy_source: str  # one line for the record
+
+
+def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple[str, ...] = ()) -> Corpus:
+    """Load the splits of a source; `keep` names further columns of the training split to carry along unchanged."""
+    others = (*settings.test_names, settings.proxy or "proxy")
+    splits = load_splits(settings.name, settings.subset, settings.train_split, tuple(dict.fromkeys(others)))
+    reader = Reader.for_split(splits[settings.train_split], settings, columns)
+    train = reader.read(splits[settings.train_split], keep)
+    test_name = next((name for name in settings.test_names if name in splits and name != settings.train_split), None)
+    if test_name is not None:
+        test = reader.read(splits[test_name])
+    elif settings.test_split != "test":
+        raise InputError(
+            f"data.test_split: {settings.name} has no split '{settings.test_split}' (it has {', '.join(splits)}): "
+            f"name one of them, or leave it out to hold out a part of the training split"
+        )
+    else:
+        held_out = max(1, round(settings.test_fraction * len(train)))
+        train, test = _cut(train, held_out, seed, "test")
+        if not len(train):
+            raise InputError(f"data.name: {settings.name} has too few examples to hold out a test split")
+    proxy_split = _proxy_split(settings, splits, test_name)
+    if proxy_split is not None:
+        _, proxy = _cut(reader.read(proxy_split), settings.proxy_examples, seed, "proxy")
+        proxy_source = proxy_split.where
+    else:
+        test, proxy = _cut(test, min(settings.proxy_examples, len(test) // 10), seed, "proxy")
+        proxy_source = f"a slice of the test split of {settings.name}, removed from it"
+    if settings.max_examples is not None:
+        _, train = _cut(train, settings.max_examples, seed, "max_examples")
+    return Corpus(train, test, proxy, reader.labels, f"{len(proxy)} examples: {proxy_source}" if len(proxy) else "none")
+
+
+def _proxy_split(settings: DataSettings, splits: Mapping[str, Split], test_name: str | None) -> Split | None:
+    """The split with the server's own data; None where it has to be a slice of the test split."""
+    if settings.proxy in ("", test_name):
+        return None if settings.proxy else splits.get("proxy")
+    if settings.proxy in splits:
+        return splits[settings.proxy]
+    try:
+        return load_splits(settings.proxy, "", settings.train_split, ())[settings.train_split]
+    except InputError as error:
+        raise InputError(f"data.proxy: {str(error).removeprefix('data.name: ')}") from error
+
+
+def _cut(data: Dataset, count: int, seed: int, purpose: str) -> tuple[Dataset, Dataset]:
+    """The rest, and `count` rows (or all there are) drawn by seed, each in the order of the source."""
+    order = rng_for(seed, "data", purpose).permutation(len(data))
+    return data.select(np.sort(order[count:])), data.select(np.sort(order[:count]))
+
+
+# --- from a split to canonical columns -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Reads splits into canonical columns; the classes are those of the training split."""
+
+    settings: DataSettings
+    columns: Columns
+    labels: tuple[str, ...]
+    index_of: Mapping[int | str, int] | None  # of the classes that occur; None where there is no label
+
+    @staticmethod
+    def for_split(train: Split, settings: DataSettings, columns: Columns) -> "Reader":
+        if columns == "instruction" and settings.label not in train.data.column_names:
+            return Reader(settings, columns, (), None)
+        present = set(_label_cells(train, settings.label))
+        feature = train.data.features[settings.label]
+        values: list[Any] = feature.names if isinstance(feature, ClassLabel) else sorted(present)
+        index_of = {value: index for index, value in enumerate(values) if value in present}
+        return Reader(settings, columns, tuple(map(str, values)), index_of)
+
+    def read(self, split: Split, keep: tuple[str, ...] = ()) -> Dataset:
+        """The split with canonical columns, and those of `keep` as they are."""
+        settings, cells, features = self.settings, dict[str, Sequence[Any]](), Features()
+        if self.columns == "text":
+            cells["text"] = _texts(_cells(split, settings.text, "text"), split, "text")
+            if settings.text_pair:
+                cells["text_pair"] = _texts(_cells(split, settings.text_pair, "text_pair"), split, "text_pair")
+        elif self.columns == "instruction":
+            cells["prompt"] = _texts(_fill(settings.prompt, split, "prompt"), split, "prompt")
+            cells["response"] = _texts(_fill(settings.response, split, "response"), split, "response")
+        features.update({name: Value("string") for name in cells})
+        if self.index_of is not None:
+            cells["label"], features["label"] = self._labels(split), Value("int64")
+        for column in keep:
+            if column not in cells:
+                cells[column], features[column] = _cells(split, column, "column"), split.data.features[column]
+            elif getattr(settings, column) != column:
+                raise InputError(f"data.column: '{column}' is a name that hellora gives another column: rename yours")
+        data = Dataset.from_dict(cells, features=features)
+        return concatenate_datasets([_images(split, settings.image), data], axis=1) if self.columns == "image" else data
+
+    def _labels(self, split: Split) -> list[int]:
+        assert self.index_of is not None
+        found = _label_cells(split, self.settings.label)
+        for row, value in enumerate(found):
+            if value not in self.index_of:
+                raise InputError(
+                    f"data.label: row {row} of {split.where} has the label {value!r}, which no training example has: "
+                    f"name a split with the same classes"
+                )
+        return [self.index_of[value] for value in found]
+
+
+def _cells(split: Split, column: str, setting: str) -> list[Any]:
+    """The cells of a column, which the setting `data.<setting>` names."""
+    if column not in split.data.column_names:
+        has = ", ".join(split.data.column_names)
+        raise InputError(f"data.{setting}: {split.where} has no column '{column}' (it has {has}): set data.{setting}")
+    cells: list[Any] = split.data[column][:]
+    return cells
+
+
+def _texts(cells: list[Any], split: Split, setting: str) -> list[str]:
+    """The same cells, if each is a text with something in it."""
+    for row, cell in enumerate(cells):
+        if not isinstance(cell, str) or not cell.strip():
+            what = "is empty" if cell is None or isinstance(cell, str) else f"is {cell!r}, not a text"
+            raise InputError(f"data.{setting}: row {row} of {split.where} {what}: mend the data or name another column")
+    return cells
+
+
+def _label_cells(split: Split, column: str) -> list[int | str]:
+    """The label of every row: a whole number or a text; a ClassLabel's is the name of its class."""
+    cells = _cells(split, column, "label")
+    for row, cell in enumerate(cells):
+        if not isinstance(cell, int | str) or cell == "":
+            what = "no label" if cell is None or cell == "" else f"the label {cell!r}, not a whole number or a text"
+            raise InputError(f"data.label: row {row} of {split.where} has {what}: mend the data or name another column")
+    feature = split.data.features[column]
+    return [feature.names[cell] if cell >= 0 else cell for cell in cells] if isinstance(feature, ClassLabel) else cells
+
+
+def _fill(template: str, split: Split, setting: str) -> list[str]:
+    """The template with each row's cells in place of `{column}`; an empty cell gives an empty text."""
+    try:
+        pieces = [(text, column, extra or how) for text, column, extra, how in string.Formatter().parse(template)]
+    except ValueError as error:
+        raise InputError(f"data.{setting}: '{template}' is not a template ({error}): write {{{{ for a brace") from error
+    columns = [column for _, column, _ in pieces if column is not None]
+    if not columns or any(extra for _, _, extra in pieces):
+        raise InputError(f"data.{setting}: '{template}' is not a text with plain {{column}} in it: correct it")
+    cells = {column: _cells(split, column, setting) for column in columns}
+    for column, found in cells.items():
+        for row, cell in enumerate(found):
+            if not isinstance(cell, str | int | float | None):
+                raise InputError(
+                    f"data.{setting}: row {row} of column '{column}' of {split.where} is a {type(cell).__name__}, "
+                    f"not a text or a number: mend the data or name another column"
+                )
+
+    def filled(row: int, column: str | None) -> str:
+        return "" if column is None or cells[column][row] is None else str(cells[column][row])
+
+    return ["".join(text + filled(row, column) for text, column, _ in pieces) for row in range(len(split.data))]
+
+
+def _images(split: Split, column: str) -> Dataset:
+    """The one column `image`, decoded when read; the source may hold encoded bytes, paths or images."""
+    if column not in split.data.column_names:
+        _cells(split, column, "image")
+    data = split.data.select_columns([column]).rename_columns({column: "image"})
+    if missing := data.data.column("image").null_count:
+        raise InputError(f"data.image: {missing} rows of {split.where} have no image: mend the data")
+    try:
+        data = data.cast_column("image", Image())
+        data[0]["image"]  # the first one shows whether these are images at all; the others are decoded when read
+    except (TypeError, ValueError, NotImplementedError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"data.image: column '{column}' of {split.where} does not hold images ({reason}): set data.image"
+        ) from error
+    return data

@@ -1,0 +1,1 @@
+"""Dispatchers: what of the global adapter a client receives. One file per published idea, named as in the registry."""

@@ -1,0 +1,13 @@
+"""Floor 0: the two ways a run can end early, so that every message has one form: what is wrong, where, what to do."""
+
+
+class HelloraError(Exception):
+    """Base of every error that hellora raises on purpose; its text is one line for a person."""
+
+
+class InputError(HelloraError):
+    """What the user gave cannot work (a setting, a file, a folder); nothing has been computed. Exit status 2."""
+
+
+class RunError(HelloraError):
+    """A run had to stop; its state is saved and it can be resumed. Exit status 1."""

@@ -1,0 +1,169 @@
+"""Floor 5: from a checked experiment to what a run is made of: model, data, fleet, and how to evaluate a state."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hellora.algebra import new_adapter
+from hellora.backends.local import LocalBackend
+from hellora.client import ClientWork, evaluate, fisher_scores
+from hellora.config import Experiment
+from hellora.data.partitioning import client_rows
+from hellora.data.sources import Corpus, load_corpus
+from hellora.errors import InputError
+from hellora.protocols import Scores
+from hellora.resident import BaseModel
+from hellora.rounds import Federation, allocate
+from hellora.seeds import rng_for, seed_for
+from hellora.types import Adapter, Allocation, ClientProfile, ServerState
+
+FISHER_BATCH = 16  # examples with a copy of the adapter each
+HELD_OUT = 0.2  # of a client's examples, kept for evaluation where heads are personal
+
+Parts = list[npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A prepared experiment. `held_out` has each client's evaluation rows where heads are personal, else nothing."""
+
+    experiment: Experiment
+    corpus: Corpus
+    work: ClientWork
+    federation: Federation
+    held_out: Parts
+
+    @property
+    def base(self) -> BaseModel:
+        return self.work.base
+
+    def initial_state(self) -> ServerState:
+        seed = seed_for(self.experiment.run.seed, "adapter")
+        return ServerState(0, new_adapter(self.base.spec, self.base.initial_head(), seed))
+
+    def layer_scores(self, adapter: Adapter) -> Scores:
+        """Fisher scores on the server's proxy data, (layers,)."""
+        return fisher_scores(adapter, self.base, self.experiment.task, self.corpus.proxy, FISHER_BATCH)
+
+    def evaluate(self, state: ServerState) -> dict[str, float]:
+        """Metrics on the test split; with personal heads, of every client on its own held-out rows, by their number."""
+        kind, size = self.experiment.task, self.experiment.compute.eval_batch_size
+        if not self.held_out:
+            return evaluate(state.adapter, self.base, kind, self.corpus.test, size)
+        totals: dict[str, float] = {}
+        for client, rows in enumerate(self.held_out):
+            adapter = replace(state.adapter, head=state.private.get(client, state.adapter.head))
+            if len(rows):
+                for name, value in evaluate(adapter, self.base, kind, self.work.data.select(rows), size).items():
+                    totals[name] = totals.get(name, 0.0) + value * len(rows)
+        return {name: total / sum(map(len, self.held_out)) for name, total in totals.items()}
+
+    def backend(self) -> LocalBackend:
+        """The local backend, with its worker processes where there is more than one; moves the base to its device."""
+        compute = self.experiment.compute
+        names = devices(compute.device)
+        backend = LocalBackend(self.work, self.federation.fleet, compute.workers, names)
+        self.base.to(names[0])
+        return backend
+
+
+def prepare(experiment: Experiment) -> Setup:
+    """Load data and model. Raises InputError where they do not fit the settings; cheap checks come first."""
+    set_threads(experiment)
+    seed = experiment.run.seed
+    device_check(experiment.compute.device)
+    column = getattr(experiment.partitioner, "column", None)
+    corpus = load_corpus(
+        experiment.data, experiment.task.columns, seed_for(seed, "data"), keep=(column,) if column else ()
+    )
+    head_check(experiment, corpus)
+    if experiment.method.allocator.needs_proxy and not len(corpus.proxy):
+        raise InputError(
+            "data.proxy: the allocator scores layers on proxy data, and there is none: name a source or a split, "
+            "or set method.scores = 'clients'"
+        )
+    parts = client_rows(experiment.partitioner, corpus.train, experiment.data.clients, seed_for(seed, "partition"))
+    held_out: Parts = []
+    if experiment.method.head == "local":
+        parts, held_out = hold_out(parts, seed)
+    base = experiment.task.load(experiment.model, corpus.labels, seed_for(seed, "head"))
+    profiles = fleet(experiment, [len(part) for part in parts])
+    work = ClientWork(base, experiment.task, corpus.train, parts)
+    return Setup(experiment, corpus, work, federation(experiment, base, profiles), held_out)
+
+
+def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
+    """The allocation of one round, without weights or data. Layer scores, which need both, stand as all equal."""
+    if not 0 <= round < experiment.run.rounds:
+        raise InputError(f"--round {round}: the rounds are 0 to {experiment.run.rounds - 1}")
+    base = experiment.task.load(experiment.model, (), 0, weights=False)
+    run = federation(experiment, base, fleet(experiment, [0] * experiment.data.clients))
+    state = ServerState(round, Adapter({}))
+    allocation, _ = allocate(run, state, lambda _: np.ones(base.spec.num_layers))
+    return run, allocation
+
+
+def federation(experiment: Experiment, base: BaseModel, profiles: tuple[ClientProfile, ...]) -> Federation:
+    run = experiment.run
+    return Federation(
+        spec=base.spec,
+        fleet=profiles,
+        method=experiment.method,
+        rounds=run.rounds,
+        cohort=run.cohort,
+        seed=run.seed,
+        train=experiment.train,
+        min_clients=run.min_clients,
+    )
+
+
+def fleet(experiment: Experiment, sizes: Sequence[int]) -> tuple[ClientProfile, ...]:
+    """The profiles of all clients, by id."""
+    budgets = experiment.fleet.budgets(len(sizes), experiment.run.seed)
+    return tuple(ClientProfile(i, size, budget) for i, (size, budget) in enumerate(zip(sizes, budgets, strict=True)))
+
+
+def head_check(experiment: Experiment, corpus: Corpus) -> None:
+    """A head must have room for the classes, and a classification task must have classes."""
+    classes = experiment.model.classes
+    if experiment.task.columns != "instruction" and classes is not None and len(corpus.labels) > classes:
+        raise InputError(
+            f"model.classes = {classes}, but {experiment.data.name} has {len(corpus.labels)} classes: "
+            f"set model.classes = {len(corpus.labels)}, or remove it"
+        )
+
+
+def hold_out(parts: Parts, seed: int) -> tuple[Parts, Parts]:
+    """Every client's rows as (training, held out); a client with one row trains on it and holds out none."""
+    train, held = [], []
+    for client, part in enumerate(parts):
+        order = rng_for(seed, "held out", client).permutation(part)
+        count = min(max(1, round(HELD_OUT * len(part))), len(part) - 1)
+        train.append(np.sort(order[count:]))
+        held.append(np.sort(order[:count]))
+    return train, held
+
+
+def set_threads(experiment: Experiment) -> None:
+    """Threads of this process and of each worker; results depend on them, so they are the same everywhere."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(experiment.compute.threads or max(1, cores // experiment.compute.workers))
+
+
+def devices(name: str) -> list[str]:
+    """The devices of the worker processes, in turn."""
+    if name == "auto":
+        return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+    return [name]
+
+
+def device_check(name: str) -> None:
+    if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise InputError(f"compute.device = {name!r} cannot be used here: {str(error).splitlines()[0]}") from error

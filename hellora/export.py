@@ -1,0 +1,126 @@
+"""Floor 5: the adapter folder: what peft loads, the head beside it, and a README with the lines that use them."""
+
+import json
+from pathlib import Path
+
+from hellora.experiment import Setup
+from hellora.model import resolve_name, save_peft
+from hellora.tasks.sequence_classification import SequenceClassification
+from hellora.types import Adapter, ServerState
+
+HEADER = """# {title}
+
+A LoRA adapter of `{model}`, trained by {clients} clients with hellora ({allocator}, {aggregator}).
+It gives the same logits with plain transformers and peft:
+
+```python
+{code}
+```
+{labels}"""
+
+MEAN_POOLING = '''\
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+base = {base!r}
+adapter = {folder!r}
+texts = ["a text to classify", "another one"]
+
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter).eval()
+head = load_file(adapter + "/head.safetensors")
+batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
+with torch.no_grad():
+    hidden = model(**batch).last_hidden_state
+mask = batch["attention_mask"].unsqueeze(-1)
+logits = (hidden * mask).sum(1) / mask.sum(1) @ head["weight"].T + head["bias"]'''
+
+OWN_HEAD = '''\
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+base = {base!r}
+adapter = {folder!r}
+texts = ["a text to classify", "another one"]
+
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = AutoModelForSequenceClassification.from_pretrained(base, num_labels={classes}, ignore_mismatched_sizes=True)
+model = PeftModel.from_pretrained(model, adapter).eval()
+batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**batch).logits'''
+
+IMAGES = '''\
+import torch
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+base = {base!r}
+adapter = {folder!r}
+images = [Image.new("RGB", (32, 32), "red")]
+
+processor = AutoImageProcessor.from_pretrained(base)
+model = AutoModelForImageClassification.from_pretrained(base, num_labels={classes}, ignore_mismatched_sizes=True)
+model = PeftModel.from_pretrained(model, adapter).eval()
+with torch.no_grad():
+    logits = model(**processor(images, return_tensors="pt")).logits'''
+
+LANGUAGE = '''\
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = {base!r}
+adapter = {folder!r}
+prompt = "What is federated learning?"
+
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+batch = tokenizer(prompt, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**batch).logits
+    answer = tokenizer.decode(model.generate(**batch, max_new_tokens=64)[0])'''
+
+
+def save_adapter(folder: Path, setup: Setup, state: ServerState, final_folder: Path) -> None:
+    """Write the adapter to `folder`; the README speaks of `final_folder`, where it will be moved."""
+    folder.mkdir(parents=True)
+    experiment = setup.experiment
+    save_peft(state.adapter, folder, setup.base, experiment.model, experiment.task.kind())
+    for client, head in sorted(state.private.items()):
+        personal = folder / "personal" / f"client-{client:05d}"
+        save_peft(Adapter(state.adapter.pairs, head), personal, setup.base, experiment.model, experiment.task.kind())
+    if setup.corpus.labels:
+        (folder / "labels.json").write_text(json.dumps(list(setup.corpus.labels), indent=1, ensure_ascii=False))
+    (folder / "README.md").write_text(readme(setup, final_folder))
+
+
+def readme(setup: Setup, folder: Path) -> str:
+    experiment = setup.experiment
+    task = experiment.task
+    if isinstance(task, SequenceClassification):
+        template = MEAN_POOLING if task.head_type == "mean_pooling" else OWN_HEAD
+    else:
+        template = IMAGES if task.columns == "image" else LANGUAGE
+    code = template.format(
+        base=resolve_name(experiment.model.name),
+        folder=str(folder),
+        classes=experiment.model.classes or len(setup.corpus.labels),
+        max_length=getattr(task, "max_length", None),
+    )
+    labels = "\nThe index of a logit is a class in `labels.json`.\n" if task.columns != "instruction" else ""
+    if experiment.method.head == "local":
+        labels += "\nHeads are personal: each client's adapter with its own head is a folder in `personal/`.\n"
+    return HEADER.format(
+        title=experiment.name,
+        model=experiment.model.name,
+        clients=experiment.data.clients,
+        allocator=experiment.table["method"]["allocator"],
+        aggregator=experiment.table["method"]["aggregator"],
+        code=code,
+        labels=labels,
+    )

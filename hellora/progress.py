@@ -1,0 +1,95 @@
+"""Floor 5: what a run shows on a terminal: bars for rounds and clients with the time left, one line per round."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hellora.config import Experiment
+from hellora.experiment import Setup
+from hellora.runs import Line
+from hellora.types import ClientFailure, ClientUpdate
+
+
+class TerminalProgress:
+    """Bars where the output is a terminal; the lines, which are what a log file gets, always."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.rounds: TaskID | None = None
+        self.clients: TaskID | None = None
+
+    def __enter__(self) -> "TerminalProgress":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def loading(self, experiment: Experiment, folder: Path) -> None:
+        self.console.print(f"{experiment.name} → {folder}", highlight=False)
+        self.console.print(f"loading {experiment.model.name} and {experiment.data.name} …", highlight=False)
+
+    def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
+        spec, run, corpus = setup.base.spec, setup.federation, setup.corpus
+        capacities = sorted({p.budget.capacity(spec.num_layers) for p in run.fleet})
+        self.console.print(
+            f"{len(run.fleet)} clients of capacity {'/'.join(map(str, capacities))} of {spec.num_layers} layers; "
+            f"{len(corpus.train)} training, {len(corpus.test)} test examples; proxy data: {corpus.proxy_source}",
+            highlight=False,
+        )
+        self.console.print(f"{'start' if not first_round else 'was':>9}  {shown(initial)}", highlight=False)
+        self.rounds = self.bars.add_task("rounds", total=run.rounds, completed=first_round)
+        self.clients = self.bars.add_task("clients", total=None)
+
+    def round_started(self, clients: int) -> None:
+        if self.clients is not None:
+            self.bars.reset(self.clients, total=clients)
+
+    def client_answered(self, answer: ClientUpdate | ClientFailure) -> None:
+        if self.clients is not None:
+            self.bars.advance(self.clients)
+
+    def round_finished(self, line: Line) -> None:
+        if self.rounds is not None:
+            self.bars.advance(self.rounds)
+        losses = [client["loss"] * client["examples"] for client in line["clients"].values()]
+        examples = sum(client["examples"] for client in line["clients"].values())
+        parts = [f"round {line['round']:3d}"]
+        if line["metrics"] is not None:
+            parts.append(shown(line["metrics"]))
+        if examples:
+            parts.append(f"train loss {sum(losses) / examples:.3f}")
+        parts.append(f"{len(line['updated'])} of {len(line['cohort'])} clients")
+        parts.append(f"up {in_bytes(line['uplink_bytes'])}, down {in_bytes(line['downlink_bytes'])}")
+        parts.append(f"{line['seconds']:.1f} s")
+        self.console.print("  ".join(parts), highlight=False)
+        for kind in ("missing", "rejected"):
+            for client, reason in line[kind].items():
+                self.console.print(f"           client {client} {kind}: {reason}", highlight=False, style="yellow")
+
+
+def shown(metrics: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "micro_f1")
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes for a person, in binary units."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"

@@ -1,0 +1,122 @@
+"""Floor 2: what a strategy is. Each kind is one method; a `Method` is the four that make a round."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from hellora.seeds import rng_for
+from hellora.server_step import ServerStep
+from hellora.types import (
+    Adapter,
+    AdapterSpec,
+    Allocation,
+    ClientFailure,
+    ClientProfile,
+    ClientTask,
+    ClientUpdate,
+    HeadPolicy,
+    Mask,
+    Memory,
+)
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class RoundView:
+    """What an allocator sees of a round."""
+
+    round: int
+    rounds: int  # of the whole run
+    cohort: tuple[ClientProfile, ...]
+    fleet: tuple[ClientProfile, ...]  # every client, in the cohort or not
+    spec: AdapterSpec
+    seed: int  # of the experiment
+    layer_scores: Callable[[], Scores]  # (layers,): the Fisher pass on proxy data; runs only when called
+    memory: Memory = field(default_factory=dict)
+    reports: Mapping[int, Tensor] = field(default_factory=dict)  # last round's scores by client, (layers,)
+
+    @property
+    def capacities(self) -> tuple[int, ...]:
+        """How many layers each cohort client can train, in cohort order."""
+        return tuple(p.budget.capacity(self.spec.num_layers) for p in self.cohort)
+
+    @property
+    def fleet_capacities(self) -> tuple[int, ...]:
+        """The distinct capacities above 0 of the whole fleet, ascending: the papers' groups c_1 < … < c_G."""
+        return tuple(sorted({p.budget.capacity(self.spec.num_layers) for p in self.fleet} - {0}))
+
+    def rng(self, client: int, purpose: str, round: int | None = None) -> np.random.Generator:
+        """A generator keyed by (experiment seed, round, client id), never by the order of calls."""
+        return rng_for(self.seed, purpose, self.round if round is None else round, client)
+
+    def allocation(self, rows: Sequence[npt.ArrayLike]) -> Allocation:
+        """An allocation of whole layers: one sequence of layer indices per cohort client."""
+        mask = np.zeros((len(self.cohort), self.spec.num_layers), dtype=bool)
+        for line, layers in zip(mask, rows, strict=True):
+            line[np.asarray(layers, dtype=np.int64)] = True
+        return Allocation.of_layers(tuple(p.id for p in self.cohort), mask, self.spec.max_rank)
+
+
+class Allocator(ABC):
+    """Who trains which rank components of which layer."""
+
+    @property
+    def needs_reports(self) -> bool:
+        """True if clients must return one score per trained layer."""
+        return False
+
+    @property
+    def needs_proxy(self) -> bool:
+        """True if it calls `view.layer_scores()`, so that proxy data must be there before the run starts."""
+        return False
+
+    @abstractmethod
+    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+        """The round's allocation, and what to find again in `view.memory` next round."""
+
+
+class Dispatcher(ABC):
+    """Cut the global adapter to what one client receives."""
+
+    @abstractmethod
+    def dispatch(self, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
+        """The adapter that goes to a client whose row of the allocation is `trained` (layers, max_rank)."""
+
+
+Answers = Sequence[tuple[ClientTask, ClientUpdate]]  # what was sent beside what came back, by client id
+
+
+class Aggregator(ABC):
+    """Fold unequal updates into the next global adapter."""
+
+    @abstractmethod
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec) -> Adapter:
+        """The aggregated adapter. A component that nobody trained is returned bit-identical."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named combination: allocate, dispatch, aggregate, server step, and what happens to the head."""
+
+    allocator: Allocator
+    dispatcher: Dispatcher
+    aggregator: Aggregator
+    server_step: ServerStep = ServerStep()
+    head: HeadPolicy = "aggregate"
+
+
+class Backend(ABC):
+    """The seam between the server and the clients: two methods, the same for a loop and for a network."""
+
+    @abstractmethod
+    def clients(self) -> Sequence[ClientProfile]:
+        """Every client of the federation."""
+
+    @abstractmethod
+    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
+        """One answer per task, in any order, as they arrive."""

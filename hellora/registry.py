@@ -1,0 +1,65 @@
+"""Floor 5: the registry is the folder. `allocator = "geometric"` means allocators/geometric.py; `"my_pkg.mod:Mine"` is a
+user's own class."""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from hellora.data.partitioning import Partitioner
+from hellora.errors import InputError
+from hellora.protocols import Aggregator, Allocator, Dispatcher
+from hellora.tasks import Task
+
+FOLDERS: dict[str, tuple[str, type]] = {
+    "allocator": ("hellora.allocators", Allocator),
+    "dispatcher": ("hellora.dispatchers", Dispatcher),
+    "aggregator": ("hellora.aggregators", Aggregator),
+    "task": ("hellora.tasks", Task),
+    "partitioner": ("hellora.data.partitioners", Partitioner),
+}
+
+
+def names(kind: str) -> list[str]:
+    """The registered names of a kind, sorted."""
+    package = importlib.import_module(FOLDERS[kind][0])
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def find(kind: str, name: str) -> type[Any]:
+    """The class behind a name.
+
+    Raises:
+        InputError: there is none; the message has the nearest name.
+    """
+    folder, base = FOLDERS[kind]
+    if ":" in name:
+        module_name, _, class_name = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"{kind} = {name!r} cannot be imported: {error}") from error
+        if not (inspect.isclass(found) and issubclass(found, base)):
+            raise InputError(f"{kind} = {name!r} is not a subclass of hellora's {base.__name__}")
+        return found
+    if name not in names(kind):
+        raise InputError(f"there is no {kind} {name!r}{nearest(name, names(kind))}")
+    module = importlib.import_module(f"{folder}.{name}")
+    (strategy,) = [c for _, c in inspect.getmembers(module, inspect.isclass) if is_defined_in(c, module, base)]
+    return strategy
+
+
+def is_defined_in(found: type, module: Any, base: type) -> bool:
+    return issubclass(found, base) and found.__module__ == module.__name__
+
+
+def summary(kind: str, name: str) -> str:
+    """The first line of the docstring of a strategy."""
+    return (inspect.getdoc(find(kind, name)) or "").partition("\n")[0]
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """The end of an error message: the nearest known name, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": choose among {', '.join(known)}"

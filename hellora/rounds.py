@@ -1,0 +1,228 @@
+"""Floor 3: the federated round. `federate` is a generator: stopping early is `break`, a checkpoint is a line in the
+caller's loop."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from hellora.algebra import trained_part
+from hellora.errors import InputError, RunError
+from hellora.protocols import Answers, Backend, Method, RoundView, Scores
+from hellora.seeds import rng_for, seed_for
+from hellora.types import (
+    Adapter,
+    AdapterSpec,
+    Allocation,
+    ClientFailure,
+    ClientProfile,
+    ClientTask,
+    ClientUpdate,
+    Memory,
+    RoundReport,
+    ServerState,
+    TrainSettings,
+)
+
+LayerScores = Callable[[Adapter], Scores]  # Fisher scores of a global adapter on proxy data, (layers,)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The constants of a run: who takes part, what is trained, for how long."""
+
+    spec: AdapterSpec
+    fleet: tuple[ClientProfile, ...]  # by id
+    method: Method
+    rounds: int
+    cohort: int  # clients per round
+    seed: int
+    train: TrainSettings
+    min_clients: int = 1  # usable updates that a round needs
+    attempts: int = 3  # cohorts tried before a round is given up
+
+    def __post_init__(self) -> None:
+        if not any(p.budget.capacity(self.spec.num_layers) for p in self.fleet):
+            raise InputError("no client can train a layer: give at least one group in fleet.layers more than 0")
+
+
+def sample_cohort(run: Federation, round: int, attempt: int = 0) -> tuple[ClientProfile, ...]:
+    """Uniform without replacement among the clients that can train something, by id."""
+    able = [p for p in run.fleet if p.budget.capacity(run.spec.num_layers)]
+    size = min(run.cohort, len(able))
+    chosen = rng_for(run.seed, "cohort", round, attempt).choice(len(able), size=size, replace=False)
+    return tuple(able[i] for i in sorted(chosen))
+
+
+def allocate(
+    run: Federation, state: ServerState, layer_scores: LayerScores, attempt: int = 0
+) -> tuple[Allocation, Memory]:
+    """Step 1 of the state's round: sample the cohort, allocate, check every budget."""
+    cohort = sample_cohort(run, state.round, attempt)
+    view = RoundView(
+        round=state.round,
+        rounds=run.rounds,
+        cohort=cohort,
+        fleet=run.fleet,
+        spec=run.spec,
+        seed=run.seed,
+        layer_scores=lambda: layer_scores(state.adapter),
+        memory=select(state.memory, "allocator"),
+        reports=state.reports,
+    )
+    allocation, memory = run.method.allocator.allocate(view)
+    allocation.check(cohort, run.spec)
+    return allocation, memory
+
+
+def dispatch(run: Federation, state: ServerState, allocation: Allocation) -> list[ClientTask]:
+    """Step 2: one task per client that trains anything this round, by id."""
+    tasks = []
+    for client in allocation.clients:
+        row = allocation.row(client)
+        if not row.any():
+            continue
+        adapter = run.method.dispatcher.dispatch(state.adapter, row, run.spec)
+        if run.method.head == "local":
+            adapter = replace(adapter, head=state.private.get(client, adapter.head))
+        tasks.append(
+            ClientTask(
+                round=state.round,
+                client=client,
+                seed=seed_for(run.seed, "train", state.round, client),
+                adapter=adapter,
+                trained=row,
+                train=run.train,
+                head=run.method.head,
+                report_layer_scores=run.method.allocator.needs_reports,
+            )
+        )
+    return tasks
+
+
+def problem_with(update: ClientUpdate, task: ClientTask, spec: AdapterSpec) -> str | None:
+    """Why an update must not count, or None. It is held against the task that was sent, name by name."""
+    if (update.round, update.client) != (task.round, task.client):
+        return f"answers round {update.round} as client {update.client}"
+    if update.num_examples < 1:
+        return f"trained on {update.num_examples} examples"
+    expected = replace(
+        trained_part(task.adapter, task.trained, spec), head={} if task.head == "frozen" else task.adapter.head
+    ).tensors()
+    got = update.adapter.tensors()
+    if unknown := sorted(got.keys() - expected.keys()):
+        return f"unknown tensor {unknown[0]}"
+    if absent := sorted(expected.keys() - got.keys()):
+        return f"tensor {absent[0]} is absent"
+    for name, tensor in got.items():
+        want = expected[name]
+        if tensor.shape != want.shape or tensor.dtype != want.dtype:
+            return f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected {want.dtype} {tuple(want.shape)}"
+        if not torch.isfinite(tensor).all():
+            return f"{name} has nan or infinite values"
+    if update.layer_scores is not None and update.layer_scores.shape != (spec.num_layers,):
+        return f"layer scores have shape {tuple(update.layer_scores.shape)}, expected ({spec.num_layers},)"
+    return None
+
+
+def collect(
+    tasks: Sequence[ClientTask], answers: Iterator[ClientUpdate | ClientFailure], spec: AdapterSpec
+) -> tuple[Answers, list[ClientFailure]]:
+    """Step 3's end: sort what arrived into usable updates and failures, both by client id, each client once."""
+    by_client = {task.client: task for task in tasks}
+    updates: dict[int, ClientUpdate] = {}
+    failures: dict[int, ClientFailure] = {}
+    for answer in answers:
+        if answer.client not in by_client or answer.client in updates or answer.client in failures:
+            continue  # nobody asked, or answered already
+        if isinstance(answer, ClientFailure):
+            failures[answer.client] = answer
+        elif reason := problem_with(answer, by_client[answer.client], spec):
+            failures[answer.client] = ClientFailure(answer.client, "rejected", reason)
+        else:
+            updates[answer.client] = answer
+    for client in by_client.keys() - updates.keys() - failures.keys():
+        failures[client] = ClientFailure(client, "missing", "no answer")
+    usable = [(by_client[client], updates[client]) for client in sorted(updates)]
+    return usable, [failures[client] for client in sorted(failures)]
+
+
+def fold(run: Federation, state: ServerState, answers: Answers, allocator_memory: Memory) -> ServerState:
+    """Step 4: aggregate, take the server step, and remember what the next round needs."""
+    memory = {f"allocator/{name}": value for name, value in allocator_memory.items()}
+    adapter, private = state.adapter, dict(state.private)
+    velocity = select(state.memory, "velocity")
+    if answers:
+        trained = np.logical_or.reduce([task.trained for task, _ in answers])
+        aggregated = run.method.aggregator.aggregate(adapter, shared(answers, run, state), run.spec)
+        adapter, velocity = run.method.server_step.apply(adapter, aggregated, trained, velocity, run.spec)
+    if run.method.head == "local":
+        private |= {update.client: update.adapter.head for _, update in answers}
+    memory |= {f"velocity/{name}": value for name, value in velocity.items()}
+    reports = {u.client: u.layer_scores for _, u in answers if u.layer_scores is not None}
+    return ServerState(state.round + 1, adapter, memory, reports, private)
+
+
+def shared(answers: Answers, run: Federation, state: ServerState) -> Answers:
+    """The answers as the aggregator may see them: a head that is not aggregated stands as the server's own."""
+    if run.method.head == "aggregate":
+        return answers
+    return [
+        (task, replace(update, adapter=replace(update.adapter, head=state.adapter.head))) for task, update in answers
+    ]
+
+
+def select(memory: Memory, owner: str) -> Memory:
+    """The part of the state's memory that belongs to one owner, under the owner's own names."""
+    return {key.removeprefix(f"{owner}/"): value for key, value in memory.items() if key.startswith(f"{owner}/")}
+
+
+def travelling_bytes(adapter: Adapter, run: Federation) -> int:
+    """What of an adapter crosses the seam; a local head stays with its client."""
+    return replace(adapter, head={}).num_bytes if run.method.head == "local" else adapter.num_bytes
+
+
+def federate(
+    state: ServerState, run: Federation, backend: Backend, layer_scores: LayerScores
+) -> Iterator[RoundReport]:
+    """Run the rounds from `state.round` on; yield a report after each. The same for every backend.
+
+    A round with fewer than `min_clients` usable updates is repeated with another cohort. A round whose
+    allocation asks nobody to train (Exclusive, a cohort of weak clients) ends unchanged.
+
+    Raises:
+        RunError: a round failed `attempts` times; the last yielded state is the one to resume from.
+    """
+    while state.round < run.rounds:
+        for attempt in range(run.attempts):
+            allocation, allocator_memory = allocate(run, state, layer_scores, attempt)
+            tasks = dispatch(run, state, allocation)
+            answers, failures = collect(tasks, backend.train(tasks), run.spec)
+            if len(answers) >= min(run.min_clients, len(tasks)):
+                break
+        else:
+            why = "; ".join(f"client {f.client} {f.kind}: {f.reason}" for f in failures[:3])
+            raise RunError(
+                f"round {state.round} had {len(answers)} usable updates, min_clients is {run.min_clients}, "
+                f"in each of {run.attempts} attempts ({why})"
+            )
+        finished, state = state.round, fold(run, state, answers, allocator_memory)
+        yield RoundReport(
+            round=finished,
+            state=state,
+            allocation=allocation,
+            cohort=allocation.clients,
+            updated=tuple(update.client for _, update in answers),
+            missing={f.client: f.reason for f in failures if f.kind == "missing"},
+            rejected={f.client: f.reason for f in failures if f.kind == "rejected"},
+            client_metrics=client_metrics(answers),
+            downlink_bytes={task.client: travelling_bytes(task.adapter, run) for task in tasks},
+            uplink_bytes={update.client: travelling_bytes(update.adapter, run) for _, update in answers},
+            attempts=attempt + 1,
+        )
+
+
+def client_metrics(answers: Answers) -> Mapping[int, Mapping[str, float]]:
+    """What each counted client measured, by id."""
+    return {update.client: {"examples": update.num_examples, **update.metrics} for _, update in answers}

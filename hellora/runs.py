@@ -1,0 +1,208 @@
+"""Floor 5: run an experiment in its folder: a line and a checkpoint per round, resume after any kill, the adapter.
+
+    experiment.toml   every setting, defaults written out       checkpoint/   the state to go on from
+    rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
+    summary.json      initial and final metrics, totals; written last
+"""
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from hellora.checkpoint import load_state, save_state, write_atomically
+from hellora.config import Experiment, read_experiment
+from hellora.errors import InputError
+from hellora.experiment import Setup, prepare
+from hellora.export import save_adapter
+from hellora.protocols import Backend
+from hellora.rounds import federate
+from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, RoundReport, ServerState
+
+Line = dict[str, Any]  # of rounds.jsonl
+LIBRARIES = ("hellora", "torch", "transformers", "peft", "datasets", "numpy")
+
+
+class Progress(Protocol):
+    """What wants to know how a run goes; every method may do nothing."""
+
+    def loading(self, experiment: Experiment, folder: Path) -> None: ...
+    def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None: ...
+    def round_started(self, clients: int) -> None: ...
+    def client_answered(self, answer: ClientUpdate | ClientFailure) -> None: ...
+    def round_finished(self, line: Line) -> None: ...
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def rounds(self) -> Path:
+        return self.path / "rounds.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def experiment(self) -> Path:
+        return self.path / "experiment.toml"
+
+    def claim(self, experiment: Experiment, resume: bool) -> None:
+        """Make this the folder of `experiment`, or refuse.
+
+        Raises:
+            InputError: the folder holds something else, or a run that was not asked to be resumed.
+        """
+        if self.experiment.is_file():
+            if not read_experiment(str(self.experiment)).same_run(experiment):
+                raise InputError(f"{self.path} holds a run of another experiment: choose another --out")
+            if not resume:
+                raise InputError(f"{self.path} holds a run already: go on with --resume, or choose another --out")
+            return
+        if self.path.exists() and (not self.path.is_dir() or [f for f in self.path.iterdir() if f.suffix != ".draft"]):
+            raise InputError(f"{self.path} exists and is not a run of hellora: choose another --out")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.experiment, experiment.to_toml().encode())
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
+
+    def keep_lines(self, count: int) -> list[Line]:
+        """The first `count` lines; what was written after the checkpoint is dropped, for it will be run again."""
+        lines = self.rounds.read_text().splitlines()[:count] if self.rounds.exists() else []
+        if len(lines) < count:
+            raise InputError(f"{self.rounds} has {len(lines)} lines, but the checkpoint is after {count} rounds")
+        write_atomically(self.rounds, "".join(f"{line}\n" for line in lines).encode())
+        return [json.loads(line) for line in lines]
+
+    def append(self, line: Line) -> None:
+        with self.rounds.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class ReportingBackend(Backend):
+    """A backend that tells `progress` of every answer that passes."""
+
+    def __init__(self, backend: Backend, progress: Progress) -> None:
+        self.backend, self.progress = backend, progress
+
+    def clients(self) -> Sequence[ClientProfile]:
+        return self.backend.clients()
+
+    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
+        self.progress.round_started(len(tasks))
+        for answer in self.backend.train(tasks):
+            self.progress.client_answered(answer)
+            yield answer
+
+
+def run_experiment(experiment: Experiment, out: Path, progress: Progress, resume: bool = False) -> Mapping[str, Any]:
+    """Run (or go on with) an experiment in the folder `out`; returns its summary.
+
+    Raises:
+        InputError: settings, data, model or folder do not fit; nothing has been computed.
+        RunError: a round got too few usable updates; everything before it is kept.
+    """
+    folder = RunFolder(out)
+    folder.claim(experiment, resume)
+    if folder.summary.exists():
+        finished: Mapping[str, Any] = json.loads(folder.summary.read_text())
+        return finished
+    saved = load_state(folder.checkpoint)
+    lines = folder.keep_lines(saved[0].round if saved else 0)
+    progress.loading(experiment, out)
+    setup = prepare(experiment)
+    with setup.backend() as backend:
+        state, record = saved or start(setup, folder)
+        progress.started(setup, record["initial"], state.round)
+        clock = time.perf_counter()
+        for report in federate(state, setup.federation, ReportingBackend(backend, progress), setup.layer_scores):
+            state = report.state
+            due = state.round % experiment.run.eval_every == 0 or state.round == experiment.run.rounds
+            metrics = setup.evaluate(state) if due else None
+            now = time.perf_counter()
+            lines.append(round_line(report, metrics, now - clock))
+            clock = now
+            folder.append(lines[-1])
+            save_state(folder.checkpoint, state, record)
+            progress.round_finished(lines[-1])
+    return finish(setup, folder, state, record["initial"], lines)
+
+
+def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:
+    """The state before round 0, evaluated and saved."""
+    state = setup.initial_state()
+    record = {"initial": setup.evaluate(state)}
+    save_state(folder.checkpoint, state, record)
+    return state, record
+
+
+def round_line(report: RoundReport, metrics: Mapping[str, float] | None, seconds: float) -> Line:
+    """One line of rounds.jsonl. `ranks` has the trained rank per client and layer; 0 is frozen."""
+    ranks = report.allocation.ranks.tolist()
+    return {
+        "round": report.round,
+        "cohort": list(report.cohort),
+        "ranks": {str(client): row for client, row in zip(report.cohort, ranks, strict=True)},
+        "updated": list(report.updated),
+        "missing": {str(client): why for client, why in report.missing.items()},
+        "rejected": {str(client): why for client, why in report.rejected.items()},
+        "attempts": report.attempts,
+        "metrics": metrics,
+        "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},
+        "uplink_bytes": sum(report.uplink_bytes.values()),
+        "downlink_bytes": sum(report.downlink_bytes.values()),
+        "seconds": round(seconds, 3),
+    }
+
+
+def finish(
+    setup: Setup, folder: RunFolder, state: ServerState, initial: Mapping[str, float], lines: Sequence[Line]
+) -> Mapping[str, Any]:
+    """Write the adapter and, last, the summary."""
+    draft = folder.path / "adapter.draft"
+    for old in (draft, folder.adapter):
+        shutil.rmtree(old, ignore_errors=True)
+    save_adapter(draft, setup, state, folder.adapter)
+    draft.rename(folder.adapter)
+    corpus = setup.corpus
+    summary = {
+        "experiment": setup.experiment.name,
+        "seed": setup.experiment.run.seed,
+        "rounds": len(lines),
+        "initial": initial,
+        "final": lines[-1]["metrics"],
+        "uplink_bytes": sum(line["uplink_bytes"] for line in lines),
+        "downlink_bytes": sum(line["downlink_bytes"] for line in lines),
+        "seconds": round(sum(line["seconds"] for line in lines), 3),
+        "data": {
+            "train": len(corpus.train),
+            "test": len(corpus.test),
+            "classes": len(corpus.labels),
+            "proxy": corpus.proxy_source,
+            "evaluated_on": "the clients' held-out examples" if setup.held_out else "the test split",
+        },
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+    }
+    write_atomically(folder.summary, json.dumps(summary, indent=1).encode())
+    return summary

@@ -1,0 +1,91 @@
+"""Floor 4: what kinds of model and data there are. One task = one file: load, encode, collate, loss, metrics."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor
+
+from hellora.model import Kind, ModelSettings
+from hellora.resident import BaseModel
+
+Example = dict[str, Any]
+Batch = dict[str, Tensor]
+Columns = Literal["text", "image", "instruction"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """What a forward pass says of each example. Mean loss = loss_sums.sum() / weights.sum()."""
+
+    loss_sums: Tensor  # (batch,): classification: the loss; language: summed over supervised tokens
+    weights: Tensor  # (batch,): classification: 1; language: the number of supervised tokens
+    predictions: Tensor | None = None  # (batch,) class indices
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Examples ready to be collated. `lengths`, in tokens, serve to group batches; None where all are alike."""
+
+    examples: Sequence[Example]
+    lengths: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+class Task(ABC):
+    """A kind of problem. Stateless: the model, tokenizer and head are the BaseModel's."""
+
+    columns: ClassVar[Columns]  # which columns of the data it reads
+
+    @abstractmethod
+    def kind(self) -> Kind:
+        """Which Hugging Face class loads the model."""
+
+    @abstractmethod
+    def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
+        """The base model with its head and processor; without `weights`, its structure alone (meta device)."""
+
+    @abstractmethod
+    def encode(self, base: BaseModel, rows: Any) -> Encoded:
+        """Rows of a `datasets.Dataset` as examples."""
+
+    @abstractmethod
+    def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
+        """Examples as one padded batch, on the CPU."""
+
+    @abstractmethod
+    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
+        """One forward pass."""
+
+    def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        """Metrics of a whole evaluation; `loss` is the mean loss."""
+        return {"loss": loss}
+
+    def answer_metrics(self, base: BaseModel, rows: Any) -> dict[str, float]:
+        """Metrics of generated answers, for tasks that have them."""
+        return {}
+
+
+def classification_metrics(loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+    """Accuracy, macro and micro F1 (over the classes that occur), mean loss."""
+    return {
+        "accuracy": float(accuracy_score(references, predictions)),
+        "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0.0)),
+        "micro_f1": float(f1_score(references, predictions, average="micro", zero_division=0.0)),
+        "loss": loss,
+    }
+
+
+def length_limit(base: BaseModel, max_length: int) -> int:
+    """`max_length`, or what the model's positions and its tokenizer allow if that is less. In tokens."""
+    positions = getattr(base.net.config, "max_position_embeddings", None)
+    if base.net.config.model_type in ("roberta", "xlm-roberta", "camembert"):  # type: ignore[union-attr]
+        positions = positions and positions - 2  # type: ignore[operator]  # they count positions from padding_idx + 1
+    known = [limit for limit in (positions, base.processor.model_max_length) if limit]
+    return int(min(max_length, *known)) if known else max_length

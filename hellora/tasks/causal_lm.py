@@ -1,0 +1,94 @@
+"""Instruction tuning of a causal language model: the loss is on the response, never on the prompt."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from rouge_score.rouge_scorer import RougeScorer
+from torch.nn.functional import cross_entropy
+
+from hellora.model import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
+from hellora.resident import BaseModel
+from hellora.tasks import Batch, Columns, Encoded, Example, Outputs, Task, length_limit
+
+IGNORED = -100  # label of a token that is not supervised
+
+
+@dataclass(frozen=True)
+class CausalLM(Task):
+    """Answer a prompt. `answers` test prompts are answered greedily at each evaluation and scored by ROUGE-L."""
+
+    max_length: int = 512  # tokens of prompt and response together
+    answers: int = 0
+    answer_tokens: int = 64
+    columns: ClassVar[Columns] = "instruction"
+
+    def kind(self) -> Kind:
+        return "causal_lm"
+
+    def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
+        net, _ = load_network(settings, self.kind(), (), seed, weights)
+        processor = load_tokenizer(settings) if weights else None
+        return BaseModel(net, adapter_spec(net, settings, language_model=True), processor, dropout=settings.dropout)
+
+    def encode(self, base: BaseModel, rows: Any) -> Encoded:
+        """Prompt, response and end of text. Where both are too long together, the response keeps up to half of the
+        limit and the prompt loses its beginning."""
+        limit = length_limit(base, self.max_length)
+        tokenizer = base.processor
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        prompts = tokenizer(list(rows["prompt"]))["input_ids"]
+        responses = tokenizer(list(rows["response"]), add_special_tokens=False)["input_ids"]
+        examples = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            answer = (response + end)[: max(limit // 2, limit - len(prompt))]
+            question = prompt[max(0, len(prompt) + len(answer) - limit) :]
+            examples.append({"input_ids": question + answer, "labels": [IGNORED] * len(question) + answer})
+        return Encoded(examples, np.array([len(example["input_ids"]) for example in examples]))
+
+    def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
+        width = max(len(example["input_ids"]) for example in examples)
+
+        def padded(rows: Sequence[list[int]], filler: int) -> torch.Tensor:
+            return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
+
+        ids = [example["input_ids"] for example in examples]
+        return {
+            "input_ids": padded(ids, base.processor.pad_token_id),
+            "attention_mask": padded([[1] * len(row) for row in ids], 0),
+            "labels": padded([example["labels"] for example in examples], IGNORED),
+        }
+
+    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
+        logits = base.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        targets = batch["labels"][:, 1:]
+        losses = cross_entropy(
+            logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+        )  # (batch, tokens - 1)
+        return Outputs(losses.sum(1), (targets != IGNORED).sum(1).to(losses.dtype))
+
+    def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+    def answer_metrics(self, base: BaseModel, rows: Any) -> dict[str, float]:
+        if self.answers == 0:
+            return {}
+        rows = rows.select(range(min(self.answers, len(rows))))
+        scorer = RougeScorer(["rougeL"], use_stemmer=True)
+        limit = length_limit(base, self.max_length) - self.answer_tokens
+        scores = []
+        for prompt, response in zip(rows["prompt"], rows["response"], strict=True):
+            ids = torch.tensor([base.processor(prompt)["input_ids"][-limit:]], device=base.device)
+            out = base.net.generate(  # type: ignore[operator]
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=self.answer_tokens,
+                do_sample=False,
+                pad_token_id=base.processor.pad_token_id,
+            )
+            answer = base.processor.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+            scores.append(scorer.score(response, answer)["rougeL"].fmeasure)
+        return {"rouge_l": sum(scores) / len(scores)}

@@ -1,0 +1,45 @@
+"""Classify an image with a vision transformer's own classification head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from hellora.model import Kind, ModelSettings, adapter_spec, load_image_processor, load_network
+from hellora.resident import BaseModel
+from hellora.tasks import Batch, Columns, Encoded, Example, Outputs, Task, classification_metrics
+
+
+@dataclass(frozen=True)
+class ImageClassification(Task):
+    """Classify images. They are decoded and processed batch by batch."""
+
+    columns: ClassVar[Columns] = "image"
+
+    def kind(self) -> Kind:
+        return "image_classification"
+
+    def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
+        net, head_modules = load_network(settings, self.kind(), labels, seed, weights)
+        processor = load_image_processor(settings) if weights else None
+        return BaseModel(
+            net, adapter_spec(net, settings), processor, dropout=settings.dropout, head_modules=head_modules
+        )
+
+    def encode(self, base: BaseModel, rows: Any) -> Encoded:
+        return Encoded(rows)
+
+    def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
+        images = [example["image"].convert("RGB") for example in examples]
+        pixels = base.processor(images, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels, "labels": torch.tensor([example["label"] for example in examples])}
+
+    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
+        logits = base.net(pixel_values=batch["pixel_values"].to(base.dtype)).logits
+        losses = cross_entropy(logits.float(), batch["labels"], reduction="none")
+        return Outputs(losses, torch.ones_like(losses), logits.argmax(-1))
+
+    def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return classification_metrics(loss, predictions, references)

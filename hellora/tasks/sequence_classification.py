@@ -1,0 +1,69 @@
+"""Classify a text, or a pair of texts: an encoder with mean pooling and a linear head, or the model's own head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from hellora.model import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
+from hellora.resident import BaseModel
+from hellora.tasks import Batch, Columns, Encoded, Example, Outputs, Task, classification_metrics, length_limit
+
+
+@dataclass(frozen=True)
+class SequenceClassification(Task):
+    """Classify texts; `head_type` is mean_pooling (masked mean of the last hidden states, linear) or own."""
+
+    head_type: Literal["mean_pooling", "own"] = "mean_pooling"
+    max_length: int = 128  # tokens; longer texts are cut
+    columns: ClassVar[Columns] = "text"
+
+    def kind(self) -> Kind:
+        return "features" if self.head_type == "mean_pooling" else "sequence_classification"
+
+    def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
+        net, head_modules = load_network(settings, self.kind(), labels, seed, weights)
+        head = None
+        if self.head_type == "mean_pooling":
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                head = nn.Linear(net.config.hidden_size, settings.classes or len(labels)).requires_grad_(False)  # type: ignore[union-attr, arg-type]
+        processor = load_tokenizer(settings) if weights else None
+        if processor is not None and self.head_type == "own" and getattr(net.config, "pad_token_id", 0) is None:
+            net.config.pad_token_id = processor.pad_token_id  # type: ignore[union-attr]
+        spec = adapter_spec(net, settings)
+        return BaseModel(net, spec, processor, dropout=settings.dropout, head=head, head_modules=head_modules)
+
+    def encode(self, base: BaseModel, rows: Any) -> Encoded:
+        pair = rows["text_pair"] if "text_pair" in rows.column_names else None
+        limit = length_limit(base, self.max_length)
+        tokens = base.processor(list(rows["text"]), list(pair) if pair else None, truncation=True, max_length=limit)
+        names = list(tokens.keys())
+        examples = [
+            {**dict(zip(names, values, strict=True)), "label": label}
+            for *values, label in zip(*tokens.values(), rows["label"], strict=True)
+        ]
+        return Encoded(examples, np.array([len(ids) for ids in tokens["input_ids"]]))
+
+    def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
+        inputs = [{key: value for key, value in example.items() if key != "label"} for example in examples]
+        batch: Batch = dict(base.processor.pad(inputs, return_tensors="pt"))
+        return {**batch, "labels": torch.tensor([example["label"] for example in examples])}
+
+    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        if base.head is None:
+            logits = base.net(**inputs).logits
+        else:
+            hidden = base.net(**inputs).last_hidden_state  # (batch, tokens, d)
+            mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            logits = base.head(((hidden * mask).sum(1) / mask.sum(1)).float())
+        losses = cross_entropy(logits.float(), batch["labels"], reduction="none")
+        return Outputs(losses, torch.ones_like(losses), logits.argmax(-1))
+
+    def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return classification_metrics(loss, predictions, references)

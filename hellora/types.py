@@ -1,0 +1,230 @@
+"""Floor 0: the values that travel through a round. All are frozen; no tensor inside is ever changed in place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from hellora.errors import InputError
+
+Mask = npt.NDArray[np.bool_]
+HeadPolicy = Literal["aggregate", "frozen", "local"]
+Memory = Mapping[str, Tensor]  # what a strategy wants to find again next round; part of the checkpoint
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoraPair:
+    """One module's low-rank update, ΔW = scale · B @ A. The scale travels with the pair."""
+
+    A: Tensor  # (rank, d_in)
+    B: Tensor  # (d_out, rank)
+    scale: float
+
+    def __post_init__(self) -> None:
+        if self.A.ndim != 2 or self.B.ndim != 2 or self.A.shape[0] != self.B.shape[1]:
+            raise ValueError(f"A {tuple(self.A.shape)} and B {tuple(self.B.shape)} do not share a rank")
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapter:
+    """LoRA pairs by module name, and the trained head by parameter name. An absent module has no entry."""
+
+    pairs: Mapping[str, LoraPair]
+    head: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor under one flat name: `<module>.lora_A`, `<module>.lora_B`, `head.<parameter>`."""
+        flat = {f"head.{name}": value for name, value in self.head.items()}
+        for name, pair in self.pairs.items():
+            flat[f"{name}.lora_A"], flat[f"{name}.lora_B"] = pair.A, pair.B
+        return flat
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors, as they would travel."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSpec:
+    """One adapted linear module: its weight maps d_in to d_out; `layer` is its column in an allocation."""
+
+    name: str
+    layer: int
+    d_in: int
+    d_out: int
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """The shape of the global adapter: its modules in the model's order, its layers, its rank and scale."""
+
+    modules: tuple[ModuleSpec, ...]
+    layers: tuple[str, ...]  # a layer is a transformer block, named like "encoder.layer.3"
+    max_rank: int
+    scale: float  # alpha / rank, the same for every rank
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @cached_property
+    def layer_of(self) -> Mapping[str, int]:
+        """The column of each module's layer."""
+        return {module.name: module.layer for module in self.modules}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a client can afford to train: layers, and rank components in each of them (None = no limit)."""
+
+    layers: int | None = None
+    rank: int | None = None
+
+    def capacity(self, num_layers: int) -> int:
+        """How many of `num_layers` layers this budget allows."""
+        return num_layers if self.layers is None else max(0, min(self.layers, num_layers))
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProfile:
+    """A client as the server knows it. `id` names its part of the data, never a network node."""
+
+    id: int
+    num_examples: int
+    budget: Budget = Budget()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Allocation:
+    """Who trains what: a boolean mask over clients × layers × rank components; its row sums are the ranks."""
+
+    clients: tuple[int, ...]
+    mask: Mask  # (clients, layers, max_rank)
+
+    @staticmethod
+    def of_layers(clients: tuple[int, ...], rows: Mask, max_rank: int) -> "Allocation":
+        """Whole layers on or off: `rows` is (clients, layers)."""
+        return Allocation(clients, np.repeat(rows.astype(bool)[:, :, None], max_rank, axis=2))
+
+    def row(self, client: int) -> Mask:
+        """The client's part of the mask, (layers, max_rank)."""
+        row: Mask = self.mask[self.clients.index(client)]
+        return row
+
+    @property
+    def ranks(self) -> npt.NDArray[np.int64]:
+        """Trained rank per client and layer, (clients, layers); 0 = frozen there."""
+        return self.mask.sum(axis=2, dtype=np.int64)
+
+    def check(self, profiles: tuple[ClientProfile, ...], spec: AdapterSpec) -> None:
+        """Raise InputError unless this is one row per profile, of the right shape, within every budget."""
+        shape = (len(profiles), spec.num_layers, spec.max_rank)
+        if self.clients != tuple(p.id for p in profiles) or self.mask.shape != shape or self.mask.dtype != bool:
+            raise InputError(f"the allocator returned a mask {self.mask.shape} {self.mask.dtype}, expected bool {shape}")
+        for profile, ranks in zip(profiles, self.ranks, strict=True):
+            if np.count_nonzero(ranks) > profile.budget.capacity(spec.num_layers):
+                raise InputError(
+                    f"the allocator gave client {profile.id} {np.count_nonzero(ranks)} layers, "
+                    f"but its budget is {profile.budget.layers}"
+                )
+            if profile.budget.rank is not None and ranks.max(initial=0) > profile.budget.rank:
+                raise InputError(
+                    f"the allocator gave client {profile.id} rank {ranks.max()}, but its budget is {profile.budget.rank}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """Local training of one client in one round. `steps`, where given, replaces `epochs`."""
+
+    lr: float = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.0  # of sgd
+    weight_decay: float = 0.01  # torch's default for AdamW
+    batch_size: int = 16
+    epochs: int = 1
+    steps: int | None = None
+    clip_norm: float | None = None  # largest L2 norm of all trained gradients together
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the device has it
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "batch_size", "epochs", "steps", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be greater than 0, not {value}")
+        if self.momentum < 0 or self.weight_decay < 0:
+            raise ValueError("momentum and weight_decay must not be negative")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError("momentum is a setting of optimizer = 'sgd'; AdamW has its own")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClientTask:
+    """All that one client needs for one round, and nothing of other clients."""
+
+    round: int
+    client: int
+    seed: int
+    adapter: Adapter  # as dispatched
+    trained: Mask  # (layers, max_rank): the client's row of the allocation
+    train: TrainSettings
+    head: HeadPolicy = "aggregate"
+    report_layer_scores: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClientUpdate:
+    """What a client returns: the trained values of the components in its row, and of the head."""
+
+    round: int
+    client: int
+    num_examples: int
+    adapter: Adapter
+    metrics: Mapping[str, float] = field(default_factory=dict)  # loss, steps, seconds
+    layer_scores: Tensor | None = None  # (layers,): mean squared gradient norm; nan where not trained
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFailure:
+    """A client without a usable update: `rejected` it answered badly or raised, `missing` it did not answer."""
+
+    client: int
+    kind: Literal["missing", "rejected"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServerState:
+    """All that the next round depends on: the checkpoint. Resume is: load it and go on, bit for bit."""
+
+    round: int  # the next round to run
+    adapter: Adapter
+    memory: Memory = field(default_factory=dict)
+    reports: Mapping[int, Tensor] = field(default_factory=dict)  # last round's layer scores by client, (layers,)
+    private: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)  # simulated clients' own heads
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundReport:
+    """What a log line, a plot or a test needs to know of a finished round; `state` is the state after it."""
+
+    round: int
+    state: ServerState
+    allocation: Allocation
+    cohort: tuple[int, ...]
+    updated: tuple[int, ...]  # the clients whose updates counted
+    missing: Mapping[int, str]
+    rejected: Mapping[int, str]
+    client_metrics: Mapping[int, Mapping[str, float]]
+    downlink_bytes: Mapping[int, int]
+    uplink_bytes: Mapping[int, int]
+    attempts: int = 1

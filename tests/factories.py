@@ -1,0 +1,196 @@
+"""Small shared builders: a tiny adapter, fleets, views, and a fake backend at the seam."""
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hellora.algebra import trained_part
+from hellora.protocols import Backend, RoundView, Scores
+from hellora.types import (
+    Adapter,
+    AdapterSpec,
+    Budget,
+    ClientFailure,
+    ClientProfile,
+    ClientTask,
+    ClientUpdate,
+    LoraPair,
+    Mask,
+    Memory,
+    ModuleSpec,
+    ServerState,
+    TrainSettings,
+)
+
+
+def tiny_spec(num_layers: int = 3, max_rank: int = 4) -> AdapterSpec:
+    """Two modules per layer, of unequal shapes."""
+    modules = [
+        module
+        for layer in range(num_layers)
+        for module in (
+            ModuleSpec(f"block.{layer}.query", layer, d_in=5, d_out=6),
+            ModuleSpec(f"block.{layer}.value", layer, d_in=5, d_out=3),
+        )
+    ]
+    return AdapterSpec(tuple(modules), tuple(f"block.{layer}" for layer in range(num_layers)), max_rank, scale=2.0)
+
+
+def random_adapter(spec: AdapterSpec, seed: int) -> Adapter:
+    """Every tensor standard normal, with a head of a weight and a bias."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng)
+
+    pairs = {
+        m.name: LoraPair(normal(spec.max_rank, m.d_in), normal(m.d_out, spec.max_rank), spec.scale)
+        for m in spec.modules
+    }
+    return Adapter(pairs, {"weight": normal(2, 3), "bias": normal(2)})
+
+
+def fleet_of(*layers: int | None) -> tuple[ClientProfile, ...]:
+    """One client per budget; their ids are not their positions, and their sizes differ."""
+    return tuple(ClientProfile(10 + 3 * i, 5 + 7 * i, Budget(layers=c)) for i, c in enumerate(layers))
+
+
+def no_scores() -> Scores:
+    raise AssertionError("layer_scores() must not be called here")
+
+
+def view_of(
+    fleet: Sequence[ClientProfile],
+    *,
+    num_layers: int = 12,
+    round: int = 0,
+    rounds: int = 500,
+    seed: int = 0,
+    cohort: Sequence[ClientProfile] | None = None,
+    layer_scores: Callable[[], Scores] = no_scores,
+    memory: Memory | None = None,
+    reports: Mapping[int, Tensor] | None = None,
+) -> RoundView:
+    """What an allocator sees; by default the whole fleet is the cohort."""
+    return RoundView(
+        round=round,
+        rounds=rounds,
+        cohort=tuple(fleet if cohort is None else cohort),
+        fleet=tuple(fleet),
+        spec=tiny_spec(num_layers, max_rank=2),
+        seed=seed,
+        layer_scores=layer_scores,
+        memory=memory or {},
+        reports=reports or {},
+    )
+
+
+def task_for(client: int, adapter: Adapter, trained: Mask) -> ClientTask:
+    """A task of round 0."""
+    return ClientTask(0, client, client, adapter, trained, TrainSettings())
+
+
+def update_of(task: ClientTask, values: Adapter, spec: AdapterSpec, num_examples: int = 1) -> ClientUpdate:
+    """The update that carries `values` where the task trains."""
+    adapter = replace(trained_part(values, task.trained, spec), head=values.head)
+    return ClientUpdate(task.round, task.client, num_examples, adapter)
+
+
+def bits(tensors: Mapping[Any, Tensor]) -> dict[Any, tuple[torch.dtype, torch.Size, bytes]]:
+    """What two sets of tensors have in common only if they are equal bit for bit."""
+    return {name: (t.dtype, t.shape, t.contiguous().numpy().tobytes()) for name, t in tensors.items()}
+
+
+def state_bits(state: ServerState) -> tuple[int, dict[Any, tuple[torch.dtype, torch.Size, bytes]]]:
+    """All of a state, comparable bit for bit."""
+    private = {("private", client, name): t for client, head in state.private.items() for name, t in head.items()}
+    return state.round, bits({**state.adapter.tensors(), **state.memory, **state.reports, **private})
+
+
+def variants(package: ModuleType, base: type) -> Iterator[Any]:
+    """Every strategy in a folder: with its defaults, and with each other value of each of its choices."""
+    for _, cls in strategies(package, base):
+        default = cls()
+        yield default
+        for name, hint in get_type_hints(cls).items():
+            if get_origin(hint) is Literal:
+                yield from (
+                    replace(default, **{name: value}) for value in get_args(hint) if value != getattr(default, name)
+                )
+
+
+def strategies(package: ModuleType, base: type) -> Iterator[tuple[ModuleType, Any]]:
+    """Each module of a folder with the one strategy it defines."""
+    for found in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        (cls,) = (
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
+        )
+        yield module, cls
+
+
+def assert_is_a_strategy_file(module: ModuleType, cls: Any) -> None:
+    """Citation first; one frozen dataclass, named like the file, whose fields all have defaults."""
+    assert (module.__doc__ or "").splitlines()[0].strip(), module.__name__
+    strategy = cls()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        strategy.anything = 1
+    assert cls.__name__.lower() == module.__name__.rpartition(".")[2].replace("_", "")
+    assert set(vars(strategy)) == {field.name for field in dataclasses.fields(strategy)}
+
+
+Answer = ClientUpdate | ClientFailure
+
+
+class FakeBackend(Backend):
+    """Clients that add noise drawn from the task's seed; `answers` may spoil what they say on its way back."""
+
+    def __init__(
+        self,
+        fleet: Sequence[ClientProfile],
+        spec: AdapterSpec,
+        answers: Callable[[list[ClientUpdate]], Iterable[Answer]] = list,
+    ) -> None:
+        self.fleet, self.spec, self.answers = fleet, spec, answers
+        self.calls: list[list[ClientTask]] = []
+
+    def clients(self) -> Sequence[ClientProfile]:
+        return self.fleet
+
+    def train(self, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
+        self.calls.append(list(tasks))
+        return iter(self.answers([self.trained(task) for task in tasks]))
+
+    def trained(self, task: ClientTask) -> ClientUpdate:
+        """An honest update."""
+        rng = torch.Generator().manual_seed(task.seed)
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor + 0.1 * torch.randn(tensor.shape, generator=rng)
+
+        part = trained_part(task.adapter, task.trained, self.spec)
+        pairs = {name: LoraPair(moved(pair.A), moved(pair.B), pair.scale) for name, pair in part.pairs.items()}
+        head = {} if task.head == "frozen" else {name: moved(t) for name, t in task.adapter.head.items()}
+        scores = None
+        if task.report_layer_scores:
+            drawn = torch.rand(self.spec.num_layers, generator=rng, dtype=torch.float64)
+            scores = torch.where(torch.tensor(task.trained.any(axis=1)), drawn, torch.nan)
+        (examples,) = (p.num_examples for p in self.fleet if p.id == task.client)
+        return ClientUpdate(task.round, task.client, examples, Adapter(pairs, head), {"loss": 1.0}, scores)
+
+
+def rows_of(mask: Mask) -> list[list[int]]:
+    """The trained layers of each client of an allocation's mask (clients, layers, max_rank)."""
+    return [np.flatnonzero(row.any(axis=1)).tolist() for row in mask]

@@ -1,0 +1,161 @@
+"""From a name to splits: which files of a folder are read, and what a person is told where that cannot be done."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from hellora.data.loading import load_splits
+from hellora.errors import InputError
+
+TEST = ("test", "validation", "dev", "proxy")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def write(path: Path, *texts: str) -> None:
+    """A file of one column, in the format of its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        datasets.Dataset.from_dict({"text": texts}).to_parquet(path)
+    elif path.suffix == ".csv":
+        path.write_text("\n".join(["text", *texts]))
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    else:
+        path.write_text(json.dumps([{"text": text} for text in texts]))
+
+
+def texts(name: Path, train: str = "train", others: tuple[str, ...] = TEST) -> dict[str, list[str]]:
+    return {key: split.data["text"][:] for key, split in load_splits(str(name), "", train, others).items()}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".json"])
+def test_a_file_is_the_training_split(tmp_path: Path, suffix: str) -> None:
+    write(tmp_path / f"all{suffix}", "a", "b")
+    assert texts(tmp_path / f"all{suffix}") == {"train": ["a", "b"]}
+    assert (
+        load_splits(str(tmp_path / f"all{suffix}"), "", "train", TEST)["train"].where == f"{tmp_path.name}/all{suffix}"
+    )
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    write(tmp_path / "all.csv", "a", "b")
+    assert texts(tmp_path / "all.csv") == {"train": ["a", "b"]}
+    write(tmp_path / "all.csv", "c")
+    assert texts(tmp_path / "all.csv") == {"train": ["c"]}
+
+
+def test_files_of_a_folder_are_told_apart_by_how_their_names_start(tmp_path: Path) -> None:
+    write(tmp_path / "train_1.csv", "a")
+    write(tmp_path / "train_2.csv", "b")
+    write(tmp_path / "dev.csv", "c")
+    write(tmp_path / "proxy.csv", "d")
+    write(tmp_path / "train.json", "another format")
+    assert texts(tmp_path) == {"train": ["a", "b"], "dev": ["c"], "proxy": ["d"]}
+
+
+def test_a_folder_of_several_data_sets_is_told_apart_by_longer_names(tmp_path: Path) -> None:
+    for name in ("rte_train", "rte_dev", "sst_train", "sst_dev"):
+        write(tmp_path / f"{name}.jsonl", name)
+    found = texts(tmp_path, "rte_train", ("rte_dev",))
+    assert found == {"rte_train": ["rte_train"], "rte_dev": ["rte_dev"]}
+
+
+def test_the_one_data_file_of_a_folder_is_the_training_split(tmp_path: Path) -> None:
+    write(tmp_path / "tasks.parquet", "a")
+    write(tmp_path / "manifest.json", "not data")
+    (tmp_path / "README.md").write_text("about it")
+    assert texts(tmp_path) == {"train": ["a"]}
+
+
+def test_a_folder_of_images_by_class(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            image.new("RGB", (2, 2)).save(tmp_path / split / name / "1.png")
+    splits = load_splits(str(tmp_path), "", "train", TEST)
+    assert splits["train"].data.features["label"].names == ["cat", "dog"]
+    assert len(splits["test"].data) == 2
+
+
+def test_a_hub_data_set_keeps_its_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hub(name: str, subset: str | None) -> datasets.DatasetDict:
+        assert (name, subset) == ("owner/corpus", "en")
+        one = datasets.Dataset.from_dict({"text": ["a"]})
+        return datasets.DatasetDict({"train": one, "validation": one})
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    splits = load_splits("owner/corpus", "en", "train", TEST)
+    assert [split.where for split in splits.values()] == [
+        "split 'train' of owner/corpus",
+        "split 'validation' of owner/corpus",
+    ]
+    with pytest.raises(InputError, match=r"data\.train_split: owner/corpus has no split 'all' \(it has train, valid"):
+        load_splits("owner/corpus", "en", "all", TEST)
+
+
+def test_a_hub_id_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hub(*_: Any) -> None:
+        raise ConnectionError("Couldn't reach it\non the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    with pytest.raises(
+        InputError, match=r"data\.name: owner/corpus is no file or folder here, and cannot be had"
+    ) as info:
+        load_splits("owner/corpus", "", "train", TEST)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["./nothing", "nothing.csv", "a/b/c", "~/nothing/at/all"])
+def test_a_path_to_nothing(name: str) -> None:
+    with pytest.raises(InputError, match=f"data.name: there is no file or folder {name}: correct the path"):
+        load_splits(name, "", "train", TEST)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("all.parquet", b"PAR1 and then nothing of the kind", "is damaged, or not in the format that it is named for"),
+        ("all.jsonl", b'{"text": "a"}\n{"text": ', "is damaged, or not in the format that it is named for"),
+        ("all.csv", b"", "is damaged"),
+        ("all.jsonl", b"", "has no rows|is damaged"),
+        ("all.csv", b"text\n", "has no rows: fill it or name other data"),
+        ("all.txt", b"a", r"does not end in \.parquet, \.jsonl, \.csv, \.json: convert it"),
+    ],
+)
+def test_a_file_that_cannot_be_read(tmp_path: Path, file: str, content: bytes, message: str) -> None:
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(InputError, match=rf"data\.name: .*{file}.*({message})") as info:
+        load_splits(str(tmp_path / file), "", "train", TEST)
+    assert "\n" not in str(info.value)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds neither data files nor one folder of images per class"):
+        load_splits(str(tmp_path), "", "train", TEST)
+    write(tmp_path / "rte_train.csv", "a")
+    write(tmp_path / "rte_dev.csv", "a")
+    with pytest.raises(
+        InputError, match=r"starts with 'train' \(it has rte_dev\.csv, rte_train\.csv\): set data\.train"
+    ):
+        load_splits(str(tmp_path), "", "train", TEST)
+    with pytest.raises(InputError, match=r"rte_dev\.csv starts with both 'rte' and 'rte_dev': give more"):
+        load_splits(str(tmp_path), "", "rte", ("rte_dev",))
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_caller_keeps_its_progress_bars(tmp_path: Path, shown: bool) -> None:
+    write(tmp_path / "all.csv", "a")
+    (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
+    try:
+        texts(tmp_path)
+        assert datasets.are_progress_bars_disabled() is not shown
+    finally:
+        datasets.enable_progress_bars()

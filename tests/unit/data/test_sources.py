@@ -1,0 +1,306 @@
+"""From a source to canonical columns: labels, templates, images, held-out and proxy data, and what is said when it fails."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from hellora.data.sources import Corpus, DataSettings, load_corpus
+from hellora.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def numbered(count: int, **cells: Any) -> list[dict[str, Any]]:
+    return [{"text": f"text {row}", "label": row % 3, **cells} for row in range(count)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path / "train.jsonl", numbered(60))
+    write(tmp_path / "test.jsonl", [{"text": f"test {row}", "label": row % 3} for row in range(40)])
+    return tmp_path
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([10, 9, 10, 2], ("2", "9", "10")),
+        (["b", "a", "b", "c"], ("a", "b", "c")),
+        ([True, False, True, True], ("False", "True")),
+    ],
+)
+def test_classes_are_sorted_values(tmp_path: Path, values: list[Any], names: tuple[str, ...]) -> None:
+    rows = [{"text": "a text", "kind": value} for value in values * 10]
+    corpus = load_corpus(DataSettings(name=write(tmp_path / "all.jsonl", rows), label="kind"), "text", seed=0)
+    assert corpus.labels == names
+    everything = datasets.concatenate_datasets([corpus.train, corpus.test, corpus.proxy])
+    assert sorted(everything["label"]) == sorted(names.index(str(value)) for value in values * 10)
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, **labels: list[int]) -> None:
+    """A data set on the hub whose labels are a ClassLabel with names in their own order."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["zebra", "ape", "never"])})
+    splits = {name: Dataset.from_dict({"text": ["t"] * len(v), "label": v}, features) for name, v in labels.items()}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: DatasetDict(splits))
+
+
+def test_named_classes_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, train=[1, 0, 1], validation=[0, 1])
+    corpus = load_corpus(DataSettings(name="owner/corpus"), "text", seed=0)
+    assert corpus.labels == ("zebra", "ape", "never")
+    assert (corpus.train["label"][:], corpus.test["label"][:]) == ([1, 0, 1], [0, 1])
+
+
+@pytest.mark.parametrize(("test", "shown"), [([0, 2], "'never'"), ([0, -1], "-1")])
+def test_a_label_of_the_test_split_alone(monkeypatch: pytest.MonkeyPatch, test: list[int], shown: str) -> None:
+    hub(monkeypatch, train=[1, 0, 1], test=test)
+    with pytest.raises(
+        InputError, match=f"row 1 of split 'test' of owner/corpus has the label {shown}, which no training"
+    ):
+        load_corpus(DataSettings(name="owner/corpus"), "text", seed=0)
+
+
+# --- splits ----------------------------------------------------------------------------------------------------------
+
+
+def contents(corpus: Corpus) -> list[list[str]]:
+    return [split["text"][:] for split in (corpus.train, corpus.test, corpus.proxy)]
+
+
+def test_a_test_split_is_held_out_by_seed(tmp_path: Path) -> None:
+    settings = DataSettings(name=write(tmp_path / "all.jsonl", numbered(100)), test_fraction=0.2, proxy_examples=0)
+    first, again, other = (contents(load_corpus(settings, "text", seed=seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert [len(texts) for texts in first] == [80, 20, 0]
+    assert len(set(first[0] + first[1])) == 100
+
+
+def test_proxy_data_is_a_slice_removed_from_the_test_split(folder: Path) -> None:
+    corpus = load_corpus(DataSettings(name=str(folder)), "text", seed=0)
+    train, test, proxy = contents(corpus)
+    assert (len(train), len(test), len(proxy)) == (60, 36, 4)  # at most a tenth of 40
+    assert set(test) | set(proxy) == {f"test {row}" for row in range(40)}
+    assert corpus.proxy_source == f"4 examples: a slice of the test split of {folder}, removed from it"
+
+
+def test_a_source_with_a_proxy_split_uses_it(folder: Path) -> None:
+    write(folder / "proxy.jsonl", [{"text": f"proxy {row}", "label": 0} for row in range(9)])
+    corpus = load_corpus(DataSettings(name=str(folder), proxy_examples=5), "text", seed=0)
+    assert len(corpus.test) == 40
+    assert len(corpus.proxy) == 5
+    assert corpus.proxy_source == f"5 examples: {folder.name}/proxy.jsonl"
+
+
+def test_proxy_data_from_a_named_split_or_another_source(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    write(folder / "public.jsonl", [{"text": "public", "label": 2}])
+    assert contents(load_corpus(DataSettings(name=str(folder), proxy="public"), "text", seed=0))[2] == ["public"]
+    elsewhere = write(tmp_path_factory.mktemp("other") / "all.jsonl", [{"text": "elsewhere", "label": 2}])
+    assert contents(load_corpus(DataSettings(name=str(folder), proxy=elsewhere), "text", seed=0))[2] == ["elsewhere"]
+    with pytest.raises(InputError, match=r"data\.proxy: there is no file or folder \./nothing"):
+        load_corpus(DataSettings(name=str(folder), proxy="./nothing"), "text", seed=0)
+
+
+def test_a_small_test_split_gives_no_proxy_data(tmp_path: Path) -> None:
+    corpus = load_corpus(DataSettings(name=write(tmp_path / "all.jsonl", numbered(30))), "text", seed=0)
+    assert (len(corpus.test), len(corpus.proxy), corpus.proxy_source) == (3, 0, "none")
+    assert corpus.proxy.column_names == ["text", "label"]
+
+
+def test_max_examples_are_drawn_from_the_training_split_by_seed(folder: Path) -> None:
+    settings = DataSettings(name=str(folder), max_examples=10)
+    corpora = [load_corpus(settings, "text", seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (corpus.train["text"][:] for corpus in corpora)
+    assert first == again != other
+    assert len(set(first)) == 10
+    assert corpora[0].labels == ("0", "1", "2")
+
+
+def test_a_named_test_split_must_be_there(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.test_split: .* has no split 'held_out' \(it has train\): name one"):
+        load_corpus(DataSettings(name=str(folder), test_split="held_out"), "text", seed=0)
+
+
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_corpus_and_a_kept_column() -> None:
+    corpus = load_corpus(DataSettings(), "text", seed=0, keep=("module",))
+    assert corpus.train.column_names == ["text", "label", "module"]
+    assert len(corpus.labels) == 20
+    assert corpus.proxy_source == "100 examples: split 'proxy' of stdlib_docs"
+
+
+def test_text_pairs(tmp_path: Path) -> None:
+    rows = [{"question": "Is it so?", "sentence": f"It is {row}.", "label": row % 2} for row in range(20)]
+    name = write(tmp_path / "all.jsonl", rows)
+    corpus = load_corpus(DataSettings(name=name, text="question", text_pair="sentence"), "text", seed=0)
+    assert corpus.train.column_names == ["text", "text_pair", "label"]
+    assert corpus.train[0] == {"text": "Is it so?", "text_pair": "It is 0.", "label": 0}
+
+
+def test_templates_over_columns(tmp_path: Path) -> None:
+    rows = [{"do": "Add", "with": None if row else "it", "n": row, "out": "{done}"} for row in range(20)]
+    name = write(tmp_path / "all.jsonl", rows)
+    settings = DataSettings(name=name, prompt="{{{do}}} {with}: {n}", response="{out}", test_fraction=0.05)
+    corpus = load_corpus(settings, "instruction", seed=0, keep=("do",))
+    assert corpus.labels == ()
+    assert corpus.train.column_names == ["prompt", "response", "do"]
+    everything = datasets.concatenate_datasets([corpus.train, corpus.test])
+    assert sorted(everything["prompt"])[-1] == "{Add} it: 0"
+    assert {"prompt": "{Add} : 7", "response": "{done}", "do": "Add"} in everything.to_list()
+
+
+def test_instructions_may_have_labels_for_the_partitioner(tmp_path: Path) -> None:
+    rows = [{"instruction": "Do it", "response": "Done", "category": "qa" if row % 2 else "chat"} for row in range(20)]
+    settings = DataSettings(name=write(tmp_path / "all.jsonl", rows), label="category")
+    corpus = load_corpus(settings, "instruction", seed=0, keep=("category",))
+    assert corpus.labels == ("chat", "qa")
+    assert all(corpus.labels[row["label"]] == row["category"] for row in corpus.train.to_list())
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    pytest.importorskip("PIL.Image").new("RGB", (3, 2)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_bytes_become_images(tmp_path: Path) -> None:
+    Dataset.from_dict({"scan": [png()] * 20, "label": [0, 1] * 10}).to_parquet(tmp_path / "all.parquet")
+    corpus = load_corpus(DataSettings(name=str(tmp_path), image="scan"), "image", seed=0, keep=("scan",))
+    assert corpus.train.column_names == ["image", "label", "scan"]
+    assert corpus.train[0]["image"].size == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([b"no image", b"at all"], "column 'image' of .*all.parquet does not hold images .*: set data.image"),
+        ([1, 2], "column 'image' of .*all.parquet does not hold images .*: set data.image"),
+        ([b"", None], "1 rows of .*all.parquet have no image: mend the data"),
+    ],
+)
+def test_what_is_no_image(tmp_path: Path, cells: list[Any], message: str) -> None:
+    Dataset.from_dict({"image": cells, "label": [0, 1]}).to_parquet(tmp_path / "all.parquet")
+    with pytest.raises(InputError, match=rf"data\.image: {message}"):
+        load_corpus(DataSettings(name=str(tmp_path)), "image", seed=0)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "message"),
+    [
+        (
+            "text",
+            {"label": "kind"},
+            r"data.label: .*/all.jsonl has no column 'kind' \(it has text, label, .*\): set data.l",
+        ),
+        ("text", {"text": "words"}, r"data.text: .*/all.jsonl has no column 'words' .*: set data.text"),
+        ("text", {"text": "gap"}, r"data.text: row 1 of .*/all.jsonl is empty: mend the data or name another column"),
+        ("text", {"text": "score"}, r"data.text: row 0 of .*/all.jsonl is 0.5, not a text"),
+        (
+            "text",
+            {"label": "score"},
+            r"data.label: row 0 of .*/all.jsonl has the label 0.5, not a whole number or a text",
+        ),
+        ("text", {"label": "gap"}, r"data.label: row 1 of .*/all.jsonl has no label: mend the data"),
+        ("image", {}, r"data.image: .*/all.jsonl has no column 'image' .*: set data.image"),
+        (
+            "instruction",
+            {"prompt": "{wrods}"},
+            r"data.prompt: .* has no column 'wrods' \(it has text, label, .*\): set",
+        ),
+        ("instruction", {"prompt": "{text"}, r"data.prompt: '{text' is not a template .*: write {{ for a brace"),
+        ("instruction", {"prompt": "text"}, r"data.prompt: 'text' is not a text with plain {column} in it"),
+        ("instruction", {"prompt": "{text!r}"}, r"data.prompt: '{text!r}' is not a text with plain {column} in it"),
+        (
+            "instruction",
+            {"prompt": "{list}"},
+            r"data.prompt: row 0 of column 'list' of .* is a list, not a text or a number",
+        ),
+        ("instruction", {"prompt": "{gap}"}, r"data.prompt: row 1 of .*/all.jsonl is empty"),
+    ],
+)
+def test_what_is_wrong_where_and_what_to_change(
+    tmp_path: Path, columns: Any, settings: dict[str, str], message: str
+) -> None:
+    rows = numbered(20, score=0.5, list=["a"], response="yes")
+    rows = [{**row, "gap": None if index == 1 else "here"} for index, row in enumerate(rows)]
+    name = write(tmp_path / "all.jsonl", rows)
+    with pytest.raises(InputError, match=message) as info:
+        load_corpus(DataSettings(name=name, **settings), columns, seed=0)  # type: ignore[arg-type]
+    assert "\n" not in str(info.value)
+
+
+def test_a_kept_column_must_not_have_the_name_of_another(tmp_path: Path) -> None:
+    name = write(tmp_path / "all.jsonl", numbered(20, kind="a"))
+    with pytest.raises(InputError, match=r"data\.column: 'label' is a name that hellora gives another column"):
+        load_corpus(DataSettings(name=name, label="kind"), "text", seed=0, keep=("label",))
+
+
+def test_one_example_is_too_few(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too few examples to hold out a test split"):
+        load_corpus(DataSettings(name=write(tmp_path / "all.jsonl", numbered(1))), "text", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": ""}, "name must not be empty"),
+        ({"test_fraction": 1.0}, "test_fraction must be between 0 and 1, not 1.0"),
+        ({"proxy_examples": -1}, "proxy_examples must not be negative"),
+        ({"max_examples": 0}, "max_examples must be at least 1, not 0"),
+        ({"clients": 0}, "clients must be at least 1, not 0"),
+        ({"test_split": "train"}, "train_split and test_split must differ, both are 'train'"),
+        ({"proxy": "train"}, "proxy must not be the clients' training data, 'train'"),
+        ({"proxy": "stdlib_docs"}, "proxy must not be the clients' training data, 'stdlib_docs'"),
+    ],
+)
+def test_settings_have_ranges(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataSettings(**fields)
+
+
+# --- real data -------------------------------------------------------------------------------------------------------
+
+INSTRUCTION = {"prompt": "{definition}\n{input}", "response": "{output}"}
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("columns", "settings", "sizes"),
+    [
+        ("text", {"name": "banking77", "label": "label_name"}, (10003, 2980, 100, 77)),
+        ("text", {"name": "trec", "label": "coarse"}, (5444, 450, 49, 6)),
+        (
+            "text",
+            {"name": "glue", "train_split": "rte_train", "test_split": "rte_dev", "text": "sentence1"},
+            (2490, 250, 27, 2),
+        ),
+        ("instruction", {"name": "dolly15k", "label": "category"}, (13510, 1401, 100, 8)),
+        ("instruction", {"name": "natural_instructions", **INSTRUCTION}, (9000, 900, 100, 0)),
+        ("image", {"name": "cifar100_lite"}, (10000, 2900, 100, 100)),
+    ],
+)
+def test_real_folders(shared_data: Path, columns: Any, settings: dict[str, str], sizes: tuple[int, ...]) -> None:
+    corpus = load_corpus(DataSettings(**{**settings, "name": str(shared_data / settings["name"])}), columns, seed=0)  # type: ignore[arg-type]
+    assert (len(corpus.train), len(corpus.test), len(corpus.proxy), len(corpus.labels)) == sizes

@@ -1,0 +1,439 @@
+"""federate with a fake backend at the seam."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from factories import (
+    Answer,
+    FakeBackend,
+    bits,
+    fleet_of,
+    no_scores,
+    random_adapter,
+    state_bits,
+    tiny_spec,
+)
+from torch import Tensor
+
+from hellora.aggregators.participant_mean import ParticipantMean
+from hellora.allocators.everything import Everything
+from hellora.allocators.exclusive import Exclusive
+from hellora.allocators.fed_hello import FedHello
+from hellora.allocators.random_layers import RandomLayers
+from hellora.dispatchers.whole import Whole
+from hellora.errors import InputError, RunError
+from hellora.protocols import Allocator, Method, RoundView, Scores
+from hellora.rounds import Federation, allocate, federate, sample_cohort
+from hellora.server_step import ServerStep
+from hellora.types import (
+    Adapter,
+    Allocation,
+    ClientFailure,
+    ClientUpdate,
+    HeadPolicy,
+    LoraPair,
+    Memory,
+    RoundReport,
+    ServerState,
+    TrainSettings,
+)
+
+SPEC = tiny_spec()
+START = ServerState(0, random_adapter(SPEC, seed=1000))
+FLEET = fleet_of(1, 2, 3, 3, 2, 1)  # ids 10, 13, …, 25
+
+
+def federation(
+    allocator: Allocator | None = None,
+    head: HeadPolicy = "aggregate",
+    server_step: ServerStep = ServerStep(),
+    **changes: Any,
+) -> Federation:
+    method = Method(allocator or RandomLayers(), Whole(), ParticipantMean(), server_step, head)
+    run = Federation(SPEC, FLEET, method, rounds=1, cohort=4, seed=7, train=TrainSettings())
+    return replace(run, **changes)
+
+
+def reports_of(
+    run: Federation, answers: Callable[[list[ClientUpdate]], Iterable[Answer]] = list, state: ServerState = START
+) -> list[RoundReport]:
+    return list(federate(state, run, FakeBackend(run.fleet, SPEC, answers), no_scores_of))
+
+
+def no_scores_of(_: Adapter) -> Scores:
+    return no_scores()
+
+
+# --- the loop
+
+
+def reloaded(state: ServerState) -> ServerState:
+    """The state as a checkpoint would give it back: every tensor through bytes."""
+
+    def load(tensors: Mapping[Any, Tensor]) -> dict[Any, Tensor]:
+        loaded = safetensors.torch.load(safetensors.torch.save({str(key): value for key, value in tensors.items()}))
+        return {key: loaded[str(key)] for key in tensors}
+
+    flat = load({f"{name}.{k}": t for name, p in state.adapter.pairs.items() for k, t in (("A", p.A), ("B", p.B))})
+    pairs = {n: LoraPair(flat[f"{n}.A"], flat[f"{n}.B"], p.scale) for n, p in state.adapter.pairs.items()}
+    adapter = Adapter(pairs, load(state.adapter.head))
+    private = {client: load(head) for client, head in state.private.items()}
+    return ServerState(state.round, adapter, load(state.memory), load(state.reports), private)
+
+
+@pytest.mark.parametrize("head", ["aggregate", "local"])
+@pytest.mark.parametrize("resample", ["every_round", "on_refresh"])
+def test_resume_from_any_state_is_bit_identical(head: HeadPolicy, resample: Any) -> None:
+    allocator = FedHello(warmup=2, refresh=3, scores="clients", resample=resample)
+    run = federation(allocator, head, ServerStep(lr=0.7, momentum=0.9), rounds=9)
+    undisturbed = reports_of(run)
+    assert [report.round for report in undisturbed] == list(range(9))
+    last = undisturbed[-1].state
+    assert last.reports
+    assert {key.partition("/")[0] for key in last.memory} == {"allocator", "velocity"}
+    assert bool(last.private) == (head == "local")
+    for done, report in enumerate(undisturbed, start=1):
+        resumed = reports_of(run, state=reloaded(report.state))
+        assert [r.round for r in resumed] == list(range(done, 9))
+        assert [state_bits(r.state) for r in resumed] == [state_bits(r.state) for r in undisturbed[done:]]
+
+
+def test_finished_states_do_not_change_later() -> None:
+    run = federation(FedHello(scores="clients"), "local", ServerStep(0.7, 0.9), rounds=4)
+    seen = []
+    kept = []
+    for report in federate(START, run, FakeBackend(FLEET, SPEC), no_scores_of):
+        seen.append(state_bits(report.state))
+        kept.append(report.state)
+    assert [state_bits(state) for state in kept] == seen
+    assert len({str(state) for state in seen}) == 4
+
+
+def test_scores_are_those_of_the_current_adapter() -> None:
+    asked: list[Adapter] = []
+
+    def scores(adapter: Adapter) -> Scores:
+        asked.append(adapter)
+        return np.arange(3.0)
+
+    run = federation(FedHello(warmup=1, refresh=2), rounds=4)
+    states = [START] + [report.state for report in federate(START, run, FakeBackend(FLEET, SPEC), scores)]
+    assert [bits(a.tensors()) for a in asked] == [bits(states[t].adapter.tensors()) for t in (1, 3)]
+
+
+def test_tasks_carry_what_a_client_needs() -> None:
+    run = federation(head="frozen", rounds=2)
+    backend = FakeBackend(FLEET, SPEC)
+    reports = list(federate(START, run, backend, no_scores_of))
+    for report, tasks in zip(reports, backend.calls, strict=True):
+        assert tuple(task.client for task in tasks) == report.cohort == tuple(sorted(report.cohort))
+        assert len(tasks) == 4
+        for task in tasks:
+            assert (task.round, task.train, task.head) == (report.round, run.train, "frozen")
+            assert np.array_equal(task.trained, report.allocation.row(task.client))
+            assert not task.report_layer_scores
+    seeds = [task.seed for tasks in backend.calls for task in tasks]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_aggregate_is_folded_into_the_state() -> None:
+    run = federation(Everything(), fleet=fleet_of(3))
+    backend = FakeBackend(run.fleet, SPEC)
+    (report,) = federate(START, run, backend, no_scores_of)
+    sent = backend.trained(backend.calls[0][0])
+    assert bits(report.state.adapter.tensors()) == bits(sent.adapter.tensors()) != bits(START.adapter.tensors())
+    assert report.state.round == 1
+    assert report.updated == (10,)
+    assert report.attempts == 1
+    assert report.client_metrics == {10: {"examples": 5, "loss": 1.0}}
+
+
+# --- the cohort
+
+
+def test_cohort_is_sampled_by_seed_round_and_attempt_among_those_who_can() -> None:
+    run = federation(fleet=fleet_of(0, 1, 0, 2, 3, 3, None, -1), cohort=3)
+    cohorts = [tuple(p.id for p in sample_cohort(run, t, attempt)) for t in range(30) for attempt in range(2)]
+    assert all(len(set(ids)) == 3 and list(ids) == sorted(ids) for ids in cohorts)
+    assert {id for ids in cohorts for id in ids} == {13, 19, 22, 25, 28}
+    assert len(set(cohorts)) > 5
+    assert any(a != b for a, b in zip(cohorts[::2], cohorts[1::2], strict=True)), "attempts have their own cohort"
+    assert [p.id for p in sample_cohort(replace(run, cohort=99), 0)] == [13, 19, 22, 25, 28]
+
+
+def test_capacity_0_for_all_is_refused() -> None:
+    with pytest.raises(InputError, match="no client can train a layer"):
+        federation(fleet=fleet_of(0, 0))
+
+
+def test_an_allocation_over_budget_is_refused() -> None:
+    class Greedy(Allocator):
+        def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+            return view.allocation([range(3)] * len(view.cohort)), {}
+
+    with pytest.raises(InputError, match="3 layers, but its budget is"):
+        allocate(federation(Greedy(), cohort=6), START, no_scores_of)
+
+
+# --- answers
+
+
+def with_pair(update: ClientUpdate, change: Callable[[LoraPair], LoraPair]) -> ClientUpdate:
+    """The update with its first pair changed."""
+    name, pair = next(iter(update.adapter.pairs.items()))
+    return replace(update, adapter=replace(update.adapter, pairs={**update.adapter.pairs, name: change(pair)}))
+
+
+def with_head(update: ClientUpdate, head: Mapping[str, Tensor]) -> ClientUpdate:
+    return replace(update, adapter=replace(update.adapter, head=head))
+
+
+def poked(tensor: Tensor, value: float) -> Tensor:
+    """The tensor with one value replaced."""
+    copy = tensor.clone()
+    copy.view(-1)[-1] = value
+    return copy
+
+
+def without(tensors: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """All but one, the last if not named."""
+    return {key: value for key, value in tensors.items() if key != (name or list(tensors)[-1])}
+
+
+FIRST = SPEC.modules[0].name
+SPOILT: dict[str, tuple[Callable[[ClientUpdate], ClientUpdate], str]] = {
+    "nan in A": (
+        lambda u: with_pair(u, lambda p: replace(p, A=poked(p.A, float("nan")))),
+        "lora_A has nan or infinite values",
+    ),
+    "inf in B": (
+        lambda u: with_pair(u, lambda p: replace(p, B=poked(p.B, float("-inf")))),
+        "lora_B has nan or infinite values",
+    ),
+    "nan in head": (
+        lambda u: with_head(u, {**u.adapter.head, "bias": poked(u.adapter.head["bias"], float("nan"))}),
+        "head.bias has nan",
+    ),
+    "fewer rank components": (
+        lambda u: with_pair(u, lambda p: LoraPair(p.A[:1], p.B[:, :1], p.scale)),
+        "(1, 5), expected torch.float32 (4, 5)",
+    ),
+    "head shape": (
+        lambda u: with_head(u, {**u.adapter.head, "bias": torch.zeros(3)}),
+        "head.bias is torch.float32 (3,), expected torch.float32 (2,)",
+    ),
+    "dtype": (lambda u: with_pair(u, lambda p: replace(p, A=p.A.double())), "lora_A is torch.float64"),
+    "unknown module": (
+        lambda u: replace(
+            u, adapter=replace(u.adapter, pairs={**u.adapter.pairs, "other": next(iter(u.adapter.pairs.values()))})
+        ),
+        "unknown tensor other.lora_A",
+    ),
+    "unknown head": (lambda u: with_head(u, {**u.adapter.head, "x": torch.zeros(1)}), "unknown tensor head.x"),
+    "absent module": (lambda u: replace(u, adapter=replace(u.adapter, pairs=without(u.adapter.pairs))), "is absent"),
+    "absent head": (lambda u: with_head(u, without(u.adapter.head, "bias")), "tensor head.bias is absent"),
+    "earlier round": (lambda u: replace(u, round=u.round - 1), "answers round -1 as client"),
+    "no examples": (lambda u: replace(u, num_examples=0), "trained on 0 examples"),
+    "scores shape": (lambda u: replace(u, layer_scores=torch.zeros(2)), "layer scores have shape (2,), expected (3,)"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "reason"), SPOILT.values(), ids=SPOILT.keys())
+def test_a_bad_update_is_rejected_and_does_not_count(
+    spoil: Callable[[ClientUpdate], ClientUpdate], reason: str
+) -> None:
+    (report,) = reports_of(federation(), lambda updates: [spoil(updates[0]), *updates[1:]])
+    bad = report.cohort[0]
+    assert list(report.rejected) == [bad]
+    assert reason in report.rejected[bad]
+    assert report.updated == report.cohort[1:] == tuple(report.client_metrics)
+    assert not report.missing
+    (absent,) = reports_of(federation(), lambda updates: updates[1:])
+    assert state_bits(report.state) == state_bits(absent.state)
+
+
+def test_a_module_of_a_frozen_layer_is_rejected() -> None:
+    """One that the global adapter has, but that was not this client's to train."""
+
+    def overreach(updates: list[ClientUpdate]) -> list[Answer]:
+        pairs = {**START.adapter.pairs, **updates[0].adapter.pairs}
+        return [replace(updates[0], adapter=replace(updates[0].adapter, pairs=pairs)), *updates[1:]]
+
+    (report,) = reports_of(federation(cohort=6), overreach)
+    assert "unknown tensor block." in report.rejected[10]
+
+
+def test_missing_and_failed_clients() -> None:
+    def answers(updates: list[ClientUpdate]) -> list[Answer]:
+        first, _, third, fourth = updates
+        return [ClientFailure(first.client, "rejected", "out of memory"), third, fourth]
+
+    (report,) = reports_of(federation(), answers)
+    a, b, c, d = report.cohort
+    assert report.rejected == {a: "out of memory"}
+    assert report.missing == {b: "no answer"}
+    assert report.updated == (c, d)
+    assert set(report.uplink_bytes) == {c, d}
+    assert set(report.downlink_bytes) == {a, b, c, d}
+
+
+def test_duplicates_count_once_and_strangers_not_at_all() -> None:
+    def answers(updates: list[ClientUpdate]) -> list[Answer]:
+        first = updates[0]
+        later = with_head(first, {name: t + 1 for name, t in first.adapter.head.items()})
+        stranger = replace(first, client=999)
+        failure = ClientFailure(888, "missing", "who?")
+        return [stranger, *updates, later, ClientFailure(first.client, "missing", "late"), failure, *updates]
+
+    (noisy,), (quiet,) = reports_of(federation(), answers), reports_of(federation())
+    assert state_bits(noisy.state) == state_bits(quiet.state)
+    assert noisy.updated == quiet.updated
+    assert not noisy.missing
+    assert not noisy.rejected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_arrival_is_irrelevant(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def shuffled(updates: list[ClientUpdate]) -> list[Answer]:
+        return [updates[i] for i in rng.permutation(len(updates))]
+
+    run = federation(FedHello(scores="clients", warmup=1), "local", ServerStep(0.7, 0.9), rounds=4, cohort=6)
+    in_order, mixed = reports_of(run), reports_of(run, shuffled)
+    assert [state_bits(r.state) for r in mixed] == [state_bits(r.state) for r in in_order]
+    assert [r.updated for r in mixed] == [r.updated for r in in_order]
+
+
+# --- too few updates
+
+
+def test_too_few_updates_repeat_the_round_with_another_cohort() -> None:
+    run = federation(min_clients=3)
+    rounds = iter([1, 2, 4])  # how many answer
+
+    def answers(updates: list[ClientUpdate]) -> list[Answer]:
+        return list(updates[: next(rounds)])
+
+    backend = FakeBackend(FLEET, SPEC, answers)
+    (report,) = federate(START, run, backend, no_scores_of)
+    cohorts = [tuple(p.id for p in sample_cohort(run, 0, attempt)) for attempt in range(3)]
+    assert [tuple(task.client for task in tasks) for tasks in backend.calls] == cohorts
+    assert len(set(cohorts)) > 1
+    assert report.attempts == 3
+    assert report.cohort == cohorts[2]
+    assert report.updated == report.cohort
+    assert report.state.round == 1
+
+
+def test_exactly_enough_updates_are_enough() -> None:
+    (report,) = reports_of(federation(min_clients=3), lambda updates: updates[:3])
+    assert report.attempts == 1
+    assert len(report.updated) == 3
+
+
+def test_too_few_updates_in_every_attempt_stop_the_run() -> None:
+    run = federation(min_clients=2, attempts=2, rounds=3)
+    backend = FakeBackend(FLEET, SPEC)
+    reports = federate(START, run, backend, no_scores_of)
+    state = next(reports).state
+    backend.answers = lambda updates: updates[:1]
+    with pytest.raises(
+        RunError, match=r"round 1 had 1 usable updates, min_clients is 2, in each of 2 attempts"
+    ) as error:
+        next(reports)
+    assert "missing: no answer" in str(error.value)
+    assert len(backend.calls) == 3
+    backend.answers = list
+    later = list(federate(state, run, backend, no_scores_of))
+    assert [state_bits(r.state) for r in later] == [state_bits(r.state) for r in reports_of(run)[1:]]
+
+
+# --- rounds without participants
+
+
+def test_a_round_that_asks_nobody_leaves_the_adapter_unchanged() -> None:
+    fleet = fleet_of(1, 1, 1, 1, 1, 3)
+    run = federation(Exclusive(), server_step=ServerStep(0.7, 0.9), rounds=12, fleet=fleet, cohort=2, min_clients=2)
+    before, idle, busy = START, 0, 0
+    for report in reports_of(run):
+        if 25 in report.cohort:
+            busy += 1
+            assert report.updated == (25,)
+            assert state_bits(report.state) != state_bits(before)
+        else:
+            idle += 1
+            assert report.updated == ()
+            assert not report.missing
+            assert not report.rejected
+            assert bits(report.state.adapter.tensors()) == bits(before.adapter.tensors())
+            assert bits(report.state.memory) == bits(before.memory)
+            assert not report.downlink_bytes
+            assert not report.uplink_bytes
+        assert report.state.round == before.round + 1
+        before = report.state
+    assert idle
+    assert busy
+    assert before.memory
+
+
+# --- the head
+
+
+def test_aggregated_head_is_the_mean_weighted_by_examples() -> None:
+    backend = FakeBackend(FLEET, SPEC)
+    (report,) = federate(START, federation(), backend, no_scores_of)
+    updates = [backend.trained(task) for task in backend.calls[0]]
+    total = sum(u.num_examples for u in updates)
+    for name, head in report.state.adapter.head.items():
+        mean = sum(u.adapter.head[name].double() * u.num_examples for u in updates) / total
+        np.testing.assert_allclose(head.numpy(), np.asarray(mean), rtol=1e-6)
+    assert not report.state.private
+
+
+@pytest.mark.parametrize("server_step", [ServerStep(), ServerStep(0.7, 0.9)], ids=repr)
+def test_frozen_head_is_sent_but_never_comes_back(server_step: ServerStep) -> None:
+    run = federation(head="frozen", server_step=server_step, rounds=3)
+    backend = FakeBackend(FLEET, SPEC)
+    for report in federate(START, run, backend, no_scores_of):
+        assert bits(report.state.adapter.head) == bits(START.adapter.head)
+        assert all(bits(task.adapter.head) == bits(START.adapter.head) for task in backend.calls[-1])
+        assert not report.rejected
+        assert not report.state.private
+    (refused,) = reports_of(
+        replace(run, rounds=1), lambda updates: [with_head(updates[0], START.adapter.head), *updates[1:]]
+    )
+    assert "unknown tensor head." in refused.rejected[refused.cohort[0]]
+
+
+@pytest.mark.parametrize("server_step", [ServerStep(), ServerStep(0.7, 0.9)], ids=repr)
+def test_local_head_stays_with_its_client(server_step: ServerStep) -> None:
+    run = federation(head="local", server_step=server_step, rounds=4)
+    backend = FakeBackend(FLEET, SPEC)
+    own: dict[int, Mapping[str, Tensor]] = {}
+    came_back = 0
+    for report in federate(START, run, backend, no_scores_of):
+        assert bits(report.state.adapter.head) == bits(START.adapter.head)
+        for task in backend.calls[-1]:
+            came_back += task.client in own
+            assert bits(task.adapter.head) == bits(own.get(task.client, START.adapter.head))
+            own[task.client] = backend.trained(task).adapter.head
+        assert {c: bits(h) for c, h in report.state.private.items()} == {c: bits(h) for c, h in own.items()}
+    assert came_back
+
+
+# --- bytes
+
+
+@pytest.mark.parametrize(("head", "down", "up"), [("aggregate", 8, 8), ("frozen", 8, 0), ("local", 0, 0)])
+def test_bytes_are_what_travels(head: HeadPolicy, down: int, up: int) -> None:
+    """A layer has a module 5 → 6 and one 5 → 3: 19 values per rank component; the head has 8. 4 bytes each."""
+    (report,) = reports_of(federation(head=head, cohort=6))
+    layers = {p.id: p.budget.capacity(3) for p in FLEET}
+    assert report.downlink_bytes == dict.fromkeys(layers, 4 * (3 * 4 * 19 + down))
+    assert report.uplink_bytes == {client: 4 * (count * 4 * 19 + up) for client, count in layers.items()}

@@ -33,11 +33,11 @@ def run(
 ) -> None:
     """Run an experiment: progress here, results in the run's folder."""
     quieten()
-    from hellora.config import read_experiment
+    from hellora.config import parse_settings, read_experiment
     from hellora.progress import TerminalProgress, in_bytes, shown
     from hellora.runs import run_experiment
 
-    experiment = read_experiment(source, overrides or ())
+    experiment = read_experiment(source, parse_settings(overrides or ()))
     folder = out or default_folder(experiment.name, resume)
     console = Console(soft_wrap=True)
     try:
@@ -62,10 +62,10 @@ def plan(
 ) -> None:
     """Print who would train which layers in a round, without loading weights or data."""
     quieten()
-    from hellora.config import read_experiment
+    from hellora.config import parse_settings, read_experiment
     from hellora.experiment import plan as plan_round
 
-    experiment = read_experiment(source, overrides or ())
+    experiment = read_experiment(source, parse_settings(overrides or ()))
     federation, allocation = plan_round(experiment, round)
     spec = federation.spec
     table = Table(title=f"round {round}: trained rank per client and layer ({spec.num_layers} layers, 0 to the left)")

@@ -170,8 +170,8 @@ def is_toml(name: str) -> bool:
     return name.endswith(".toml")
 
 
-def read_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment of a preset's name or a TOML file, with `section.key=value` overrides.
+def read_experiment(source: str, settings: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of a preset's name or a TOML file, with `settings` ("section.key": value) changed.
 
     Raises:
         InputError: the file, a key, a value or a combination is wrong; the message says what to change.
@@ -188,18 +188,15 @@ def read_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{source} is not valid TOML: {error}") from error
-    return check(name, override(table, overrides))
+    return check(name, override(table, settings or {}))
 
 
-def override(table: Table, overrides: Sequence[str]) -> Table:
-    """The table with `section.key=value` applied. Naming another strategy drops the settings of the one it replaces."""
-    changes: dict[tuple[str, ...], Any] = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        path = tuple(key.strip().split("."))
-        if not equals or not all(path) or len(path) > 2:
-            raise InputError(f"--set {text!r}: write it as section.key=value, such as train.lr=1e-3")
-        changes[path] = parse_value(value.strip())
+def override(table: Table, settings: Mapping[str, Any]) -> Table:
+    """The table with `settings` changed. Naming another strategy drops the settings of the one it replaces."""
+    changes = {tuple(key.split(".")): value for key, value in settings.items()}
+    for path in changes:
+        if not all(path) or len(path) > 2:
+            raise InputError(f"{'.'.join(path)!r} names no setting: write section.key, such as train.lr")
     table = {key: dict(value) if isinstance(value, dict) else value for key, value in table.items()}
     for (section, key), kind in NAMING.items():
         if (section, key) in changes and isinstance(table.setdefault(section, {}), dict):
@@ -212,9 +209,20 @@ def override(table: Table, overrides: Sequence[str]) -> Table:
         for part in path[:-1]:
             owner = owner.setdefault(part, {})
             if not isinstance(owner, dict):
-                raise InputError(f"--set {'.'.join(path)}: {part} is not a table")
+                raise InputError(f"{'.'.join(path)}: {part} is a setting, not a table")
         owner[path[-1]] = value
     return table
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """`section.key=value` texts as settings; the last one counts."""
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set {text!r}: write it as section.key=value, such as train.lr=1e-3")
+        settings[key.strip()] = parse_value(value.strip())
+    return settings
 
 
 def parse_value(text: str) -> Any:

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+import hellora
 from hellora.checkpoint import load_state, save_state, write_atomically
 from hellora.config import Experiment, read_experiment
 from hellora.errors import InputError
@@ -26,7 +27,7 @@ from hellora.rounds import federate
 from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, RoundReport, ServerState
 
 Line = dict[str, Any]  # of rounds.jsonl
-LIBRARIES = ("hellora", "torch", "transformers", "peft", "datasets", "numpy")
+LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
 
 
 class Progress(Protocol):
@@ -202,7 +203,8 @@ def finish(
             "proxy": corpus.proxy_source,
             "evaluated_on": "the clients' held-out examples" if setup.held_out else "the test split",
         },
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "versions": {"hellora": hellora.__version__, "python": platform.python_version()}
+        | {name: version(name) for name in LIBRARIES},
     }
     write_atomically(folder.summary, json.dumps(summary, indent=1).encode())
     return summary

@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict
-from pyarrow import csv  # type: ignore[import-untyped]
+from pyarrow import csv
 
 from hellora.data import stdlib_docs
 from hellora.errors import InputError
@@ -102,7 +102,7 @@ def _load(name: str, subset: str, files: Mapping[str, Sequence[Path]]) -> Datase
                 return datasets.load_dataset(str(folder))
         return datasets.load_dataset(name, subset or None)
     except Exception as error:  # the loader and the libraries under it raise almost anything
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        reason = " ".join((str(error.__cause__ or "") or str(error)).split())[:300]
         if files:
             why = "is empty, damaged, or not in the format that it is named for"
         elif folder.is_dir():

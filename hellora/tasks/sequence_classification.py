@@ -28,7 +28,7 @@ class SequenceClassification(Task):
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
         net, head_modules = load_network(settings, self.kind(), labels, seed, weights)
         head = None
-        if self.head_type == "mean_pooling":
+        if self.head_type == "mean_pooling" and weights:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 head = nn.Linear(net.config.hidden_size, settings.classes or len(labels)).requires_grad_(False)  # type: ignore[union-attr, arg-type]

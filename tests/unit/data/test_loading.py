@@ -45,10 +45,16 @@ def test_a_file_is_the_training_split(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
-    write(tmp_path / "all.csv", "a", "b")
-    assert texts(tmp_path / "all.csv") == {"train": ["a", "b"]}
-    write(tmp_path / "all.csv", "c")
-    assert texts(tmp_path / "all.csv") == {"train": ["c"]}
+    write(tmp_path / "all.jsonl", "a", "b")
+    assert texts(tmp_path / "all.jsonl") == {"train": ["a", "b"]}
+    write(tmp_path / "all.jsonl", "c")
+    assert texts(tmp_path / "all.jsonl") == {"train": ["c"]}
+
+
+def test_a_csv_cell_is_read_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "all.csv").write_text('text,label\n"two\nlines, one cell",1\nNA,2\n')
+    data = load_splits(str(tmp_path), "", "train", TEST)["train"].data
+    assert data.to_dict() == {"text": ["two\nlines, one cell", "NA"], "label": [1, 2]}
 
 
 def test_files_of_a_folder_are_told_apart_by_how_their_names_start(tmp_path: Path) -> None:
@@ -122,10 +128,11 @@ def test_a_path_to_nothing(name: str) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("all.parquet", b"PAR1 and then nothing of the kind", "is damaged, or not in the format that it is named for"),
-        ("all.jsonl", b'{"text": "a"}\n{"text": ', "is damaged, or not in the format that it is named for"),
-        ("all.csv", b"", "is damaged"),
-        ("all.jsonl", b"", "has no rows|is damaged"),
+        ("all.parquet", b"PAR1 and then nothing of the kind", "is empty, damaged, or not in the format"),
+        ("all.jsonl", b'{"text": "a"}\n{"text": ', "is empty, damaged, or not in the format"),
+        ("all.jsonl", b"", "is empty, damaged, or not in the format"),
+        ("all.csv", b"", "is empty, damaged, or not in the format"),
+        ("all.csv", b"text,label\na,1\nb,2,3\n", "is empty, damaged, or not .*Expected 2 columns, got 3"),
         ("all.csv", b"text\n", "has no rows: fill it or name other data"),
         ("all.txt", b"a", r"does not end in \.parquet, \.jsonl, \.csv, \.json: convert it"),
     ],

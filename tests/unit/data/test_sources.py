@@ -1,4 +1,4 @@
-"""From a source to canonical columns: labels, templates, images, held-out and proxy data, and what is said when it fails."""
+"""From a source to canonical columns: labels, templates, images, held-out and proxy data, errors."""
 
 import io
 import json
@@ -153,7 +153,8 @@ def test_text_pairs(tmp_path: Path) -> None:
     name = write(tmp_path / "all.jsonl", rows)
     corpus = load_corpus(DataSettings(name=name, text="question", text_pair="sentence"), "text", seed=0)
     assert corpus.train.column_names == ["text", "text_pair", "label"]
-    assert corpus.train[0] == {"text": "Is it so?", "text_pair": "It is 0.", "label": 0}
+    number = int(corpus.train[0]["text_pair"].split()[-1].strip("."))
+    assert corpus.train[0] == {"text": "Is it so?", "text_pair": f"It is {number}.", "label": number % 2}
 
 
 def test_templates_over_columns(tmp_path: Path) -> None:
@@ -282,6 +283,7 @@ def test_settings_have_ranges(fields: dict[str, Any], message: str) -> None:
 
 # --- real data -------------------------------------------------------------------------------------------------------
 
+RTE = {"train_split": "rte_train", "test_split": "rte_dev", "text": "sentence1", "text_pair": "sentence2"}
 INSTRUCTION = {"prompt": "{definition}\n{input}", "response": "{output}"}
 
 
@@ -291,11 +293,7 @@ INSTRUCTION = {"prompt": "{definition}\n{input}", "response": "{output}"}
     [
         ("text", {"name": "banking77", "label": "label_name"}, (10003, 2980, 100, 77)),
         ("text", {"name": "trec", "label": "coarse"}, (5444, 450, 49, 6)),
-        (
-            "text",
-            {"name": "glue", "train_split": "rte_train", "test_split": "rte_dev", "text": "sentence1"},
-            (2490, 250, 27, 2),
-        ),
+        ("text", {"name": "glue", **RTE}, (2490, 250, 27, 2)),
         ("instruction", {"name": "dolly15k", "label": "category"}, (13510, 1401, 100, 8)),
         ("instruction", {"name": "natural_instructions", **INSTRUCTION}, (9000, 900, 100, 0)),
         ("image", {"name": "cifar100_lite"}, (10000, 2900, 100, 100)),

@@ -1,7 +1,7 @@
 """hellora: fine-tune one Hugging Face model with LoRA across clients that cannot all afford the same training.
 
-    import hellora
-    summary = hellora.run("quickstart", {"method.allocator": "geometric"}, out="runs/mine")
+import hellora
+summary = hellora.run("quickstart", {"method.allocator": "geometric"}, out="runs/mine")
 """
 
 from collections.abc import Mapping

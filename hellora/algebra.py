@@ -35,7 +35,7 @@ def components(pair: LoraPair, index: Tensor) -> LoraPair:
 
 def trained_part(adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
     """The components that `trained` (layers, max_rank) switches on; modules of frozen layers are absent. No head."""
-    rows = torch.from_numpy(trained)
+    rows = torch.tensor(trained)
     pairs = {
         module.name: components(adapter.pairs[module.name], rows[module.layer])
         for module in spec.modules

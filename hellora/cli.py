@@ -80,7 +80,7 @@ def plan(
     console.print(table)
     if federation.method.allocator.needs_proxy or federation.method.allocator.needs_reports:
         console.print(
-            "Layer scores need weights and data; here all layers score alike, so the pattern before the scores is shown."
+            "Layer scores need weights and data. Here all layers score alike, so this is the pattern without scores."
         )
 
 

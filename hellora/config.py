@@ -153,7 +153,7 @@ NAMING: dict[tuple[str, str], str] = {
 }
 
 
-# --------------------------------------------------------------------------------------------------- reading and overriding
+# ----------------------------------------------------------------------------------------------- reading and overriding
 
 
 def presets() -> list[str]:
@@ -324,5 +324,3 @@ def contradictions(experiment: Experiment) -> None:
         )
     if method.head != "aggregate" and experiment.task.columns == "instruction":
         raise InputError(f"method.head = {method.head!r}, but a language model has no head of its own: remove it")
-
-

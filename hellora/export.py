@@ -18,7 +18,7 @@ It gives the same logits with plain transformers and peft:
 ```
 {labels}"""
 
-MEAN_POOLING = '''\
+MEAN_POOLING = """\
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -35,9 +35,9 @@ batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length},
 with torch.no_grad():
     hidden = model(**batch).last_hidden_state
 mask = batch["attention_mask"].unsqueeze(-1)
-logits = (hidden * mask).sum(1) / mask.sum(1) @ head["weight"].T + head["bias"]'''
+logits = (hidden * mask).sum(1) / mask.sum(1) @ head["weight"].T + head["bias"]"""
 
-OWN_HEAD = '''\
+OWN_HEAD = """\
 import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -51,9 +51,9 @@ model = AutoModelForSequenceClassification.from_pretrained(base, num_labels={cla
 model = PeftModel.from_pretrained(model, adapter).eval()
 batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
 with torch.no_grad():
-    logits = model(**batch).logits'''
+    logits = model(**batch).logits"""
 
-IMAGES = '''\
+IMAGES = """\
 import torch
 from peft import PeftModel
 from PIL import Image
@@ -67,9 +67,9 @@ processor = AutoImageProcessor.from_pretrained(base)
 model = AutoModelForImageClassification.from_pretrained(base, num_labels={classes}, ignore_mismatched_sizes=True)
 model = PeftModel.from_pretrained(model, adapter).eval()
 with torch.no_grad():
-    logits = model(**processor(images, return_tensors="pt")).logits'''
+    logits = model(**processor(images, return_tensors="pt")).logits"""
 
-LANGUAGE = '''\
+LANGUAGE = """\
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -83,7 +83,7 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), ad
 batch = tokenizer(prompt, return_tensors="pt")
 with torch.no_grad():
     logits = model(**batch).logits
-    answer = tokenizer.decode(model.generate(**batch, max_new_tokens=64)[0])'''
+    answer = tokenizer.decode(model.generate(**batch, max_new_tokens=64)[0])"""
 
 
 def save_adapter(folder: Path, setup: Setup, state: ServerState, final_folder: Path) -> None:

@@ -122,7 +122,7 @@ def loading(settings: ModelSettings) -> Iterator[dict[str, Any]]:
 
 def load_network(
     settings: ModelSettings, kind: Kind, labels: Sequence[str], seed: int, weights: bool = True
-) -> tuple[nn.Module, tuple[str, ...]]:
+) -> tuple[Any, tuple[str, ...]]:
     """The Hugging Face model on the CPU, in eval mode, without gradients; and the modules that make its own head.
 
     The head is what a classification model has outside its base model (classifier, pre_classifier, score), and
@@ -154,7 +154,11 @@ def load_network(
     head: list[str] = []
     if sizes:
         prefix = net.base_model_prefix
-        outside = [name for name, child in net.named_children() if name != prefix and any(child.parameters())]
+        outside = [
+            name
+            for name, child in net.named_children()
+            if name != prefix and next(child.parameters(), None) is not None
+        ]
         inside = [".".join(name.split(".")[:2]) for name in new if name.startswith(f"{prefix}.")]
         head = list(dict.fromkeys([*outside, *inside]))
     return net.eval().requires_grad_(False), tuple(head)

@@ -55,11 +55,15 @@ class RoundView:
         return rng_for(self.seed, purpose, self.round if round is None else round, client)
 
     def allocation(self, rows: Sequence[npt.ArrayLike]) -> Allocation:
-        """An allocation of whole layers: one sequence of layer indices per cohort client."""
+        """An allocation of whole layers, one sequence of layer indices per cohort client, to the rank of its budget."""
         mask = np.zeros((len(self.cohort), self.spec.num_layers), dtype=bool)
         for line, layers in zip(mask, rows, strict=True):
             line[np.asarray(layers, dtype=np.int64)] = True
-        return Allocation.of_layers(tuple(p.id for p in self.cohort), mask, self.spec.max_rank)
+        allocation = Allocation.of_layers(tuple(p.id for p in self.cohort), mask, self.spec.max_rank)
+        for row, profile in zip(allocation.mask, self.cohort, strict=True):
+            if profile.budget.rank is not None:
+                row[:, profile.budget.rank :] = False
+        return allocation
 
 
 class Allocator(ABC):

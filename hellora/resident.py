@@ -140,7 +140,7 @@ class BaseModel:
                 pair = adapter.pairs[module.name]
                 rows = torch.zeros(pair.rank, dtype=torch.bool)
                 if trained is not None:
-                    rows = torch.from_numpy(trained[module.layer])
+                    rows = torch.tensor(trained[module.layer])
                 linear = self.net.get_submodule(module.name)
                 if not rows.all():
                     put(linear, "weight", nn.Parameter(folded(linear, components(pair, ~rows)), requires_grad=False))

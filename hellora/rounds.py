@@ -43,6 +43,10 @@ class Federation:
     attempts: int = 3  # cohorts tried before a round is given up
 
     def __post_init__(self) -> None:
+        if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:
+            raise InputError("rounds, cohort, min_clients and attempts must be at least 1")
+        if sorted({p.id for p in self.fleet}) != [p.id for p in self.fleet]:
+            raise InputError("the fleet must be in the order of its ids, each id once")
         if not any(p.budget.capacity(self.spec.num_layers) for p in self.fleet):
             raise InputError("no client can train a layer: give at least one group in fleet.layers more than 0")
 
@@ -51,8 +55,8 @@ def sample_cohort(run: Federation, round: int, attempt: int = 0) -> tuple[Client
     """Uniform without replacement among the clients that can train something, by id."""
     able = [p for p in run.fleet if p.budget.capacity(run.spec.num_layers)]
     size = min(run.cohort, len(able))
-    chosen = rng_for(run.seed, "cohort", round, attempt).choice(len(able), size=size, replace=False)
-    return tuple(able[i] for i in sorted(chosen))
+    order = np.argsort(rng_for(run.seed, "cohort", round, attempt).random(len(able)), kind="stable")
+    return tuple(able[i] for i in sorted(order[:size]))
 
 
 def allocate(
@@ -103,8 +107,6 @@ def dispatch(run: Federation, state: ServerState, allocation: Allocation) -> lis
 
 def problem_with(update: ClientUpdate, task: ClientTask, spec: AdapterSpec) -> str | None:
     """Why an update must not count, or None. It is held against the task that was sent, name by name."""
-    if (update.round, update.client) != (task.round, task.client):
-        return f"answers round {update.round} as client {update.client}"
     if update.num_examples < 1:
         return f"trained on {update.num_examples} examples"
     expected = replace(
@@ -136,6 +138,8 @@ def collect(
     for answer in answers:
         if answer.client not in by_client or answer.client in updates or answer.client in failures:
             continue  # nobody asked, or answered already
+        if isinstance(answer, ClientUpdate) and answer.round != by_client[answer.client].round:
+            continue  # late: it answers another round
         if isinstance(answer, ClientFailure):
             failures[answer.client] = answer
         elif reason := problem_with(answer, by_client[answer.client], spec):
@@ -183,9 +187,7 @@ def travelling_bytes(adapter: Adapter, run: Federation) -> int:
     return replace(adapter, head={}).num_bytes if run.method.head == "local" else adapter.num_bytes
 
 
-def federate(
-    state: ServerState, run: Federation, backend: Backend, layer_scores: LayerScores
-) -> Iterator[RoundReport]:
+def federate(state: ServerState, run: Federation, backend: Backend, layer_scores: LayerScores) -> Iterator[RoundReport]:
     """Run the rounds from `state.round` on; yield a report after each. The same for every backend.
 
     A round with fewer than `min_clients` usable updates is repeated with another cohort. A round whose

@@ -1,8 +1,8 @@
 """Floor 5: run an experiment in its folder: a line and a checkpoint per round, resume after any kill, the adapter.
 
-    experiment.toml   every setting, defaults written out       checkpoint/   the state to go on from
-    rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
-    summary.json      initial and final metrics, totals; written last
+experiment.toml   every setting, defaults written out       checkpoint/   the state to go on from
+rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
+summary.json      initial and final metrics, totals; written last
 """
 
 import json

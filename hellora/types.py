@@ -123,13 +123,16 @@ class Allocation:
     @property
     def ranks(self) -> npt.NDArray[np.int64]:
         """Trained rank per client and layer, (clients, layers); 0 = frozen there."""
-        return self.mask.sum(axis=2, dtype=np.int64)
+        ranks: npt.NDArray[np.int64] = self.mask.sum(axis=2, dtype=np.int64)
+        return ranks
 
     def check(self, profiles: tuple[ClientProfile, ...], spec: AdapterSpec) -> None:
         """Raise InputError unless this is one row per profile, of the right shape, within every budget."""
         shape = (len(profiles), spec.num_layers, spec.max_rank)
         if self.clients != tuple(p.id for p in profiles) or self.mask.shape != shape or self.mask.dtype != bool:
-            raise InputError(f"the allocator returned a mask {self.mask.shape} {self.mask.dtype}, expected bool {shape}")
+            raise InputError(
+                f"the allocator returned a mask {self.mask.shape} {self.mask.dtype}, expected bool {shape}"
+            )
         for profile, ranks in zip(profiles, self.ranks, strict=True):
             if np.count_nonzero(ranks) > profile.budget.capacity(spec.num_layers):
                 raise InputError(

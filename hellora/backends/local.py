@@ -1,9 +1,10 @@
 """The fast in-process loop, and the same loop spread over processes. Results do not depend on how many there are."""
 
+import signal
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Self
-import signal
 
 import torch
 from torch.multiprocessing import get_context
@@ -84,17 +85,13 @@ class Worker:
         context = get_context("spawn")
         self.device = device
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=serve, args=(theirs, work, device, torch.get_num_threads()), daemon=True
-        )
+        self.process = context.Process(target=serve, args=(theirs, work, device, torch.get_num_threads()), daemon=True)
         self.process.start()
         theirs.close()
 
     def send(self, task: ClientTask) -> None:
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died: reading the answer finds that out
             self.connection.send_bytes(pack_task(task))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it died: reading the answer finds that out
 
     def stop(self) -> int | None:
         """End the process; its exit status where it had ended by itself."""

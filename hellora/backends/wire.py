@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-
-from safetensors.torch import load, save
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from hellora.types import Adapter, ClientFailure, ClientTask, ClientUpdate, LoraPair, TrainSettings

@@ -40,8 +40,8 @@ class CausalLM(Task):
         limit = length_limit(base, self.max_length)
         tokenizer = base.processor
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        prompts = tokenizer(list(rows["prompt"]))["input_ids"]
-        responses = tokenizer(list(rows["response"]), add_special_tokens=False)["input_ids"]
+        prompts = tokenizer(list(rows["prompt"]), verbose=False)["input_ids"]
+        responses = tokenizer(list(rows["response"]), add_special_tokens=False, verbose=False)["input_ids"]
         examples = []
         for prompt, response in zip(prompts, responses, strict=True):
             answer = (response + end)[: max(limit // 2, limit - len(prompt))]

@@ -58,7 +58,7 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
             with autocast(base, settings.precision):
                 outputs = kind.outputs(base, batch)
             loss = outputs.loss_sums.sum() / outputs.weights.sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             if task.report_layer_scores:
                 squares += squared_norms(dressed.lora, spec)
             if settings.clip_norm is not None:
@@ -100,9 +100,9 @@ def evaluate(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_siz
 
 
 def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> Scores:
-    """Γ(j) = 1/|D| Σ_d ‖∇_θ_j ℓ(d)‖², the trace of layer j's empirical Fisher block (Fed-HeLLo, FIM-HLA); (layers,).
+    """Γ(j) = 1/|D| Σ_d ‖∇_θ_j f(d)‖², the trace of layer j's empirical Fisher block (Fed-HeLLo, FIM-HLA); (layers,).
 
-    ℓ(d) is the mean loss of example d. Over every row, in eval mode, head excluded. Each example of a batch has its
+    f(d) is the mean loss of example d. Over every row, in eval mode, head excluded. Each example of a batch has its
     own copy of the adapter, so one backward pass gives all per-example gradients; a model that merges the batch with
     another dimension is done example by example instead.
     """
@@ -115,7 +115,7 @@ def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batc
 
 
 def sum_of_squares(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encoded, batch_size: int | None) -> Scores:
-    """Σ_d ‖∇_θ_j ℓ(d)‖² per layer; `batch_size` examples at a time with a copy each, or None: one, without copies."""
+    """Σ_d ‖∇_θ_j f(d)‖² per layer; `batch_size` examples at a time with a copy each, or None: one, without copies."""
     everything = np.ones((base.spec.num_layers, base.spec.max_rank), dtype=bool)
     total = np.zeros(base.spec.num_layers)
     for indices in evaluation_batches(encoded, batch_size or 1):
@@ -124,7 +124,7 @@ def sum_of_squares(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encod
             base.net.eval()
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
             outputs = kind.outputs(base, batch)
-            (outputs.loss_sums / outputs.weights.clamp(min=1)).sum().backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward((outputs.loss_sums / outputs.weights.clamp(min=1)).sum())
             total += squared_norms(dressed.lora, base.spec)
     return total
 
@@ -191,7 +191,7 @@ def autocast(base: BaseModel, precision: str) -> AbstractContextManager[None]:
     device = base.device.type
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
     wanted = precision == "bf16" or (precision == "auto" and has_bf16) or base.dtype != torch.float32
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)  # type: ignore[return-value]
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)
 
 
 @contextmanager

@@ -155,9 +155,7 @@ def load_network(
     if sizes:
         prefix = net.base_model_prefix
         outside = [
-            name
-            for name, child in net.named_children()
-            if name != prefix and next(child.parameters(), None) is not None
+            name for name, child in net.named_children() if name != prefix and any(True for _ in child.parameters())
         ]
         inside = [".".join(name.split(".")[:2]) for name in new if name.startswith(f"{prefix}.")]
         head = list(dict.fromkeys([*outside, *inside]))
@@ -240,7 +238,7 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
         base_model_name_or_path=name,
         task_type=PEFT_TASKS[kind],
         r=base.spec.max_rank,
-        lora_alpha=base.spec.scale * base.spec.max_rank,  # type: ignore[arg-type]  # a float works as well
+        lora_alpha=base.spec.scale * base.spec.max_rank,  # a float works as well
         lora_dropout=settings.dropout,
         target_modules=[module.name for module in base.spec.modules],
         modules_to_save=list(base.head_modules) or None,

@@ -1,5 +1,5 @@
-"""Floor 5: the registry is the folder. `allocator = "geometric"` means allocators/geometric.py; `"my_pkg.mod:Mine"` is a
-user's own class."""
+"""Floor 5: the registry is the folder: `allocator = "geometric"` means allocators/geometric.py. `"my_pkg.mod:Mine"` is
+a user's own class."""
 
 import difflib
 import importlib

@@ -72,7 +72,7 @@ class BaseModel:
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Any,
         spec: AdapterSpec,
         processor: Any,
         *,
@@ -91,11 +91,13 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        return next(self.net.parameters()).device
+        device: torch.device = next(self.net.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.net.parameters()).dtype
+        dtype: torch.dtype = next(self.net.parameters()).dtype
+        return dtype
 
     def to(self, device: torch.device | str) -> "BaseModel":
         self.net.to(device)
@@ -181,6 +183,6 @@ def folded(linear: nn.Module, pair: LoraPair) -> Tensor:
 
     What is not an nn.Linear is GPT-2's Conv1D, which stores its weight as (d_in, d_out).
     """
-    weight: Tensor = linear.weight.detach()  # type: ignore[assignment, operator]
+    weight: Tensor = linear.get_parameter("weight").detach()
     delta = delta_weight(LoraPair(pair.A.to(weight.device), pair.B.to(weight.device), pair.scale))
     return (weight + (delta if isinstance(linear, nn.Linear) else delta.T)).to(weight.dtype)

@@ -141,7 +141,8 @@ class Allocation:
                 )
             if profile.budget.rank is not None and ranks.max(initial=0) > profile.budget.rank:
                 raise InputError(
-                    f"the allocator gave client {profile.id} rank {ranks.max()}, but its budget is {profile.budget.rank}"
+                    f"the allocator gave client {profile.id} rank {ranks.max()}, "
+                    f"but its budget is {profile.budget.rank}"
                 )
 
 

@@ -85,7 +85,7 @@ def classification_metrics(loss: float, predictions: Sequence[int], references: 
 def length_limit(base: BaseModel, max_length: int) -> int:
     """`max_length`, or what the model's positions and its tokenizer allow if that is less. In tokens."""
     positions = getattr(base.net.config, "max_position_embeddings", None)
-    if base.net.config.model_type in ("roberta", "xlm-roberta", "camembert"):  # type: ignore[union-attr]
-        positions = positions and positions - 2  # type: ignore[operator]  # they count positions from padding_idx + 1
+    if base.net.config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions = positions and positions - 2  # they count positions from padding_idx + 1
     known = [limit for limit in (positions, base.processor.model_max_length) if limit]
     return int(min(max_length, *known)) if known else max_length

@@ -82,7 +82,7 @@ class CausalLM(Task):
         scores = []
         for prompt, response in zip(rows["prompt"], rows["response"], strict=True):
             ids = torch.tensor([base.processor(prompt)["input_ids"][-limit:]], device=base.device)
-            out = base.net.generate(  # type: ignore[operator]
+            out = base.net.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=self.answer_tokens,

@@ -31,10 +31,10 @@ class SequenceClassification(Task):
         if self.head_type == "mean_pooling" and weights:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                head = nn.Linear(net.config.hidden_size, settings.classes or len(labels)).requires_grad_(False)  # type: ignore[union-attr, arg-type]
+                head = nn.Linear(net.config.hidden_size, settings.classes or len(labels)).requires_grad_(False)
         processor = load_tokenizer(settings) if weights else None
         if processor is not None and self.head_type == "own" and getattr(net.config, "pad_token_id", 0) is None:
-            net.config.pad_token_id = processor.pad_token_id  # type: ignore[union-attr]
+            net.config.pad_token_id = processor.pad_token_id
         spec = adapter_spec(net, settings)
         return BaseModel(net, spec, processor, dropout=settings.dropout, head=head, head_modules=head_modules)
 

@@ -237,7 +237,6 @@ SPOILT: dict[str, tuple[Callable[[ClientUpdate], ClientUpdate], str]] = {
     "unknown head": (lambda u: with_head(u, {**u.adapter.head, "x": torch.zeros(1)}), "unknown tensor head.x"),
     "absent module": (lambda u: replace(u, adapter=replace(u.adapter, pairs=without(u.adapter.pairs))), "is absent"),
     "absent head": (lambda u: with_head(u, without(u.adapter.head, "bias")), "tensor head.bias is absent"),
-    "earlier round": (lambda u: replace(u, round=u.round - 1), "answers round -1 as client"),
     "no examples": (lambda u: replace(u, num_examples=0), "trained on 0 examples"),
     "scores shape": (lambda u: replace(u, layer_scores=torch.zeros(2)), "layer scores have shape (2,), expected (3,)"),
 }
@@ -282,13 +281,14 @@ def test_missing_and_failed_clients() -> None:
     assert set(report.downlink_bytes) == {a, b, c, d}
 
 
-def test_duplicates_count_once_and_strangers_not_at_all() -> None:
+def test_duplicates_count_once_strangers_and_late_answers_not_at_all() -> None:
     def answers(updates: list[ClientUpdate]) -> list[Answer]:
         first = updates[0]
         later = with_head(first, {name: t + 1 for name, t in first.adapter.head.items()})
         stranger = replace(first, client=999)
         failure = ClientFailure(888, "missing", "who?")
-        return [stranger, *updates, later, ClientFailure(first.client, "missing", "late"), failure, *updates]
+        late = replace(later, round=first.round - 1)
+        return [late, stranger, *updates, later, ClientFailure(first.client, "missing", "late"), failure, *updates]
 
     (noisy,), (quiet,) = reports_of(federation(), answers), reports_of(federation())
     assert state_bits(noisy.state) == state_bits(quiet.state)

@@ -123,7 +123,8 @@ def sum_of_squares(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encod
         with base.dressed(adapter, everything, copies=copies) as dressed:
             base.net.eval()
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
-            outputs = kind.outputs(base, batch)
+            with autocast(base, "fp32"):
+                outputs = kind.outputs(base, batch)
             torch.autograd.backward((outputs.loss_sums / outputs.weights.clamp(min=1)).sum())
             total += squared_norms(dressed.lora, base.spec)
     return total
@@ -187,7 +188,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def autocast(base: BaseModel, precision: str) -> AbstractContextManager[None]:
-    """bf16 autocast where asked for, where the device has it (auto), or where the base itself is not float32."""
+    """bf16 autocast where asked for, where the device has it (auto), and always where the base is not float32."""
     device = base.device.type
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
     wanted = precision == "bf16" or (precision == "auto" and has_bf16) or base.dtype != torch.float32

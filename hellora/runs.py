@@ -22,6 +22,7 @@ from hellora.config import Experiment, read_experiment
 from hellora.errors import InputError
 from hellora.experiment import Setup, prepare
 from hellora.export import save_adapter
+from hellora.model import resolve_name
 from hellora.protocols import Backend
 from hellora.rounds import federate
 from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, RoundReport, ServerState
@@ -189,6 +190,7 @@ def finish(
     corpus = setup.corpus
     summary = {
         "experiment": setup.experiment.name,
+        "base_model": resolve_name(setup.experiment.model.name),
         "seed": setup.experiment.run.seed,
         "rounds": len(lines),
         "initial": initial,

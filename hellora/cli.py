@@ -1,6 +1,7 @@
 """Floor 5: the command line. Heavy imports wait until a command needs them, so that --help answers at once."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -39,12 +40,14 @@ def run(
 
     experiment = read_experiment(source, parse_settings(overrides or ()))
     folder = out or default_folder(experiment.name, resume)
-    console = Console(soft_wrap=True)
+    console = plain_console()
     try:
         with TerminalProgress(console) as progress:
             summary = run_experiment(experiment, folder, progress, resume)
     except KeyboardInterrupt:
-        console.print(f"stopped; go on with: hellora run {source} --out {folder} --resume", highlight=False)
+        changes = [part for text in overrides or () for part in ("--set", text)]
+        again = shlex.join(["hellora", "run", source, *changes, "--out", str(folder), "--resume"])
+        console.print(f"stopped; go on with: {again}", highlight=False)
         raise typer.Exit(130) from None
     console.print(
         f"{'done':>9}  {shown(summary['final'])}  up {in_bytes(summary['uplink_bytes'])}, "
@@ -76,7 +79,7 @@ def plan(
         capacity = federation.fleet[client].budget.capacity(spec.num_layers)
         cells = " ".join(f"{rank:>2}" if rank else " ·" for rank in ranks)
         table.add_row(str(client), f"{sum(map(bool, ranks))} of {capacity}", cells)
-    console = Console(soft_wrap=True)
+    console = plain_console()
     console.print(table)
     if federation.method.allocator.needs_proxy or federation.method.allocator.needs_reports:
         console.print(
@@ -90,14 +93,14 @@ def list_() -> None:
     from hellora import registry
     from hellora.config import preset_summaries
 
-    console = Console(soft_wrap=True)
+    console = plain_console()
     for kind in registry.FOLDERS:
         console.print(f"\n{kind}s", style="bold")
         for name in registry.names(kind):
-            console.print(f"  {name:<24}{registry.summary(kind, name)}", highlight=False)
+            console.print(f"  {name:<28}{registry.summary(kind, name)}", highlight=False)
     console.print("\npresets", style="bold")
     for name, line in preset_summaries().items():
-        console.print(f"  {name:<24}{line}", highlight=False)
+        console.print(f"  {name:<28}{line}", highlight=False)
 
 
 def default_folder(name: str, resume: bool) -> Path:
@@ -105,6 +108,11 @@ def default_folder(name: str, resume: bool) -> Path:
     candidates = [Path("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, 10_000)]
     free = next(n for n, folder in enumerate(candidates) if not folder.exists())
     return candidates[max(0, free - 1)] if resume else candidates[free]
+
+
+def plain_console() -> Console:
+    """Brackets and colons in names and reasons are text, not markup."""
+    return Console(soft_wrap=True, markup=False, emoji=False)
 
 
 def quieten() -> None:

@@ -4,6 +4,7 @@ A table holds the settings of its own dataclass, and of the strategies that it n
 allocator, dispatcher and aggregator, [data] those of its partitioner, [task] those of its task.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -177,18 +178,18 @@ def read_experiment(source: str, settings: Mapping[str, Any] | None = None) -> E
         InputError: the file, a key, a value or a combination is wrong; the message says what to change.
     """
     if source in presets():
-        name, text = source, files("hellora.presets").joinpath(f"{source}.toml").read_text()
+        data = files("hellora.presets").joinpath(f"{source}.toml").read_bytes()
     elif Path(source).is_file():
-        name, text = Path(source).stem, Path(source).read_text()
+        data = Path(source).read_bytes()
     elif "/" in source or is_toml(source):
         raise InputError(f"there is no experiment file {source}")
     else:
         raise InputError(f"there is no preset or file {source!r}{registry.nearest(source, presets())}")
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(data.decode())
+    except ValueError as error:
         raise InputError(f"{source} is not valid TOML: {error}") from error
-    return check(name, override(table, settings or {}))
+    return check(Path(source).stem, override(table, settings or {}))
 
 
 def override(table: Table, settings: Mapping[str, Any]) -> Table:
@@ -298,7 +299,8 @@ def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[s
         if f.name not in content and f.default is MISSING and f.default_factory is MISSING:
             raise InputError(f"{dot}{f.name} is missing: {cls.__name__} needs it")
     try:
-        return TypeAdapter(cls).validate_python(dict(content))
+        # As JSON, because that is where pydantic is strict (no text for a number) and still takes lists for tuples.
+        return TypeAdapter(cls).validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = dot + ".".join(str(part) for part in first["loc"][:1])

@@ -164,6 +164,7 @@ def devices(name: str) -> list[str]:
 def device_check(name: str) -> None:
     if name != "auto":
         try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise InputError(f"compute.device = {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+            torch.zeros(1, device=name).tolist()
+        except (RuntimeError, AssertionError, ImportError) as error:
+            why = str(error).splitlines()[0].partition(". ")[0]
+            raise InputError(f"compute.device = {name!r} cannot be used here ({why}): name another, or auto") from error

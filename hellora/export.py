@@ -29,7 +29,7 @@ adapter = {folder!r}
 texts = ["a text to classify", "another one"]
 
 tokenizer = AutoTokenizer.from_pretrained(base)
-model = PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter).eval()
+model = PeftModel.from_pretrained(AutoModel.from_pretrained(base, dtype=torch.{dtype}), adapter).eval()
 head = load_file(adapter + "/head.safetensors")
 batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
 with torch.no_grad():
@@ -47,7 +47,9 @@ adapter = {folder!r}
 texts = ["a text to classify", "another one"]
 
 tokenizer = AutoTokenizer.from_pretrained(base)
-model = AutoModelForSequenceClassification.from_pretrained(base, num_labels={classes}, ignore_mismatched_sizes=True)
+model = AutoModelForSequenceClassification.from_pretrained(
+    base, dtype=torch.{dtype}, num_labels={classes}, ignore_mismatched_sizes=True
+)
 model = PeftModel.from_pretrained(model, adapter).eval()
 batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
 with torch.no_grad():
@@ -64,7 +66,9 @@ adapter = {folder!r}
 images = [Image.new("RGB", (32, 32), "red")]
 
 processor = AutoImageProcessor.from_pretrained(base)
-model = AutoModelForImageClassification.from_pretrained(base, num_labels={classes}, ignore_mismatched_sizes=True)
+model = AutoModelForImageClassification.from_pretrained(
+    base, dtype=torch.{dtype}, num_labels={classes}, ignore_mismatched_sizes=True
+)
 model = PeftModel.from_pretrained(model, adapter).eval()
 with torch.no_grad():
     logits = model(**processor(images, return_tensors="pt")).logits"""
@@ -79,8 +83,8 @@ adapter = {folder!r}
 prompt = "What is federated learning?"
 
 tokenizer = AutoTokenizer.from_pretrained(base)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
-batch = tokenizer(prompt, return_tensors="pt")
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.{dtype}), adapter).eval()
+batch = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
 with torch.no_grad():
     logits = model(**batch).logits
     answer = tokenizer.decode(model.generate(**batch, max_new_tokens=64)[0])"""
@@ -109,6 +113,7 @@ def readme(setup: Setup, folder: Path) -> str:
     code = template.format(
         base=resolve_name(experiment.model.name),
         folder=str(folder),
+        dtype=experiment.model.dtype,
         classes=experiment.model.classes or len(setup.corpus.labels),
         max_length=getattr(task, "max_length", None),
     )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from peft import LoraConfig
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -113,7 +114,7 @@ def loading(settings: ModelSettings) -> Iterator[dict[str, Any]]:
     transformers_logging.set_verbosity_error()
     try:
         yield common
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         why = " ".join(str(error).split())[:300]
         raise InputError(f"model.name: cannot load {settings.name!r}: {why}") from error
     finally:

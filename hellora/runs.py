@@ -68,18 +68,23 @@ class RunFolder:
         return self.path / "experiment.toml"
 
     def claim(self, experiment: Experiment, resume: bool) -> None:
-        """Make this the folder of `experiment`, or refuse.
+        """Make this the folder of `experiment`, or refuse. A run that ended before it had a state is no obstacle.
 
         Raises:
             InputError: the folder holds something else, or a run that was not asked to be resumed.
         """
         if self.experiment.is_file():
-            if not read_experiment(str(self.experiment)).same_run(experiment):
+            same = read_experiment(str(self.experiment)).same_run(experiment)
+            begun = self.checkpoint.exists() or self.summary.exists()
+            if not same and (begun or not self.rounds.exists()):
                 raise InputError(f"{self.path} holds a run of another experiment: choose another --out")
-            if not resume:
+            if same and begun and not resume:
                 raise InputError(f"{self.path} holds a run already: go on with --resume, or choose another --out")
-            return
-        if self.path.exists() and (not self.path.is_dir() or [f for f in self.path.iterdir() if f.suffix != ".draft"]):
+            if same:
+                return
+        elif self.path.exists() and (
+            not self.path.is_dir() or [f for f in self.path.iterdir() if f.suffix != ".draft"]
+        ):
             raise InputError(f"{self.path} exists and is not a run of hellora: choose another --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -89,11 +94,18 @@ class RunFolder:
 
     def keep_lines(self, count: int) -> list[Line]:
         """The first `count` lines; what was written after the checkpoint is dropped, for it will be run again."""
-        lines = self.rounds.read_text().splitlines()[:count] if self.rounds.exists() else []
+        lines = self.rounds.read_bytes().splitlines()[:count] if self.rounds.exists() else []
         if len(lines) < count:
-            raise InputError(f"{self.rounds} has {len(lines)} lines, but the checkpoint is after {count} rounds")
-        write_atomically(self.rounds, "".join(f"{line}\n" for line in lines).encode())
-        return [json.loads(line) for line in lines]
+            raise InputError(
+                f"{self.rounds} has {len(lines)} lines, but the checkpoint is after {count} rounds: remove {self.path} "
+                f"to start the run again"
+            )
+        try:
+            kept = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise InputError(f"{self.rounds} is damaged ({error}): remove {self.path} to start again") from error
+        write_atomically(self.rounds, b"".join(line + b"\n" for line in lines))
+        return kept
 
     def append(self, line: Line) -> None:
         with self.rounds.open("a") as file:

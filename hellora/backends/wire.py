@@ -24,8 +24,8 @@ def unflatten(tensors: Mapping[str, Tensor], scales: Mapping[str, float], prefix
         name: LoraPair(tensors[f"{prefix}{name}.lora_A"], tensors[f"{prefix}{name}.lora_B"], scale)
         for name, scale in scales.items()
     }
-    start = f"{prefix}head."
-    head = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    start, in_pairs = f"{prefix}head.", {f"{prefix}{name}" for name in Adapter(pairs).tensors()}
+    head = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start) and n not in in_pairs}
     return Adapter(pairs, head)
 
 

@@ -78,14 +78,15 @@ class CausalLM(Task):
             return {}
         rows = rows.select(range(min(self.answers, len(rows))))
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
-        limit = length_limit(base, self.max_length) - self.answer_tokens
+        limit = length_limit(base, self.max_length)
+        new_tokens = min(self.answer_tokens, limit // 2)  # as in training, a prompt loses its beginning
         scores = []
         for prompt, response in zip(rows["prompt"], rows["response"], strict=True):
-            ids = torch.tensor([base.processor(prompt)["input_ids"][-limit:]], device=base.device)
+            ids = torch.tensor([base.processor(prompt)["input_ids"][new_tokens - limit :]], device=base.device)
             out = base.net.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                max_new_tokens=self.answer_tokens,
+                max_new_tokens=new_tokens,
                 do_sample=False,
                 pad_token_id=base.processor.pad_token_id,
             )

@@ -1,0 +1,190 @@
+"""One measurement in a process of its own: `python measure.py KIND '{"repeat": 5, ...}'` prints one line of JSON.
+
+overhead.py starts it, and stays small itself: a child's peak memory counts from its parent's size at the fork.
+"""
+
+import gc
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import bare_loop
+import torch
+
+from hellora.client import shuffled_batches
+from hellora.config import Experiment, check
+from hellora.data.partitioning import client_rows
+from hellora.data.sources import load_corpus
+from hellora.experiment import Setup, prepare
+from hellora.model import resolve_name
+from hellora.protocols import Backend
+from hellora.rounds import federate
+from hellora.seeds import seed_for
+
+THREADS = 2
+CLIENTS = 6  # a multiple of the three capacities and of the two workers
+BATCH = 16
+RANK = 8
+SEED = 0
+
+Json = dict[str, Any]
+Timed = Callable[[], float]  # does its work once and returns the seconds it took
+
+
+# ----------------------------------------------------------------------------------------------------- the two sides
+
+
+def experiment(steps: int, method: Json, layers: Sequence[int] = (), workers: int = 1) -> Experiment:
+    """A round of `steps` steps at each of the clients, all of them in the cohort."""
+    table = {
+        "seed": SEED,
+        "rounds": 1,
+        "cohort": CLIENTS,
+        "model": {"name": "minilm", "rank": RANK},
+        "data": {"clients": CLIENTS, "partitioner": "iid", "max_examples": CLIENTS * BATCH * steps},
+        "fleet": {"layers": list(layers)},
+        "method": method,
+        "train": {"lr": 2e-3, "batch_size": BATCH},
+        "compute": {"device": "cpu", "workers": workers, "threads": THREADS // workers},
+    }
+    return check("overhead", table)
+
+
+def hellora_round(setup: Setup, backend: Backend) -> float:
+    """Seconds of one federated round: allocate, dispatch, tokenise, dress, train, undress, validate, aggregate."""
+    state = setup.initial_state()
+    gc.collect()
+    start = time.perf_counter()
+    report = next(federate(state, setup.federation, backend, setup.layer_scores))
+    seconds = time.perf_counter() - start
+    steps = sum(metrics["steps"] for metrics in report.client_metrics.values())
+    expected = sum(math.ceil(len(part) / BATCH) for part in setup.work.parts)
+    if steps != expected or report.missing or report.rejected:
+        raise RuntimeError(f"the round did {steps} steps, not {expected}; {report.missing} {report.rejected}")
+    return seconds
+
+
+def bare_run(plan: Experiment) -> tuple[Timed, int]:
+    """The bare loop over the batches that the clients of `plan` see in round 0, one client after the other."""
+    torch.set_num_threads(THREADS)
+    corpus = load_corpus(plan.data, "text", seed_for(SEED, "data"))
+    parts = client_rows(plan.partitioner, corpus.train, CLIENTS, seed_for(SEED, "partition"))
+    name = resolve_name("minilm")
+    tokenizer, examples = bare_loop.tokenize(name, corpus.train["text"], corpus.train["label"], plan.task.max_length)
+    model = bare_loop.Classifier(name, len(corpus.labels), RANK)
+    batches = []
+    for client, part in enumerate(parts):
+        lengths = torch.tensor([len(examples[row]["input_ids"]) for row in part]).numpy()
+        seed = seed_for(SEED, "train", 0, client)
+        batches += [part[rows].tolist() for rows in shuffled_batches(lengths, len(part), BATCH, seed, 0)]
+
+    def run() -> float:
+        gc.collect()
+        start = time.perf_counter()
+        bare_loop.train(model, tokenizer, examples, batches, plan.train.lr)
+        return time.perf_counter() - start
+
+    return run, len(batches)
+
+
+def interleave(baseline: Timed, others: dict[str, Timed], repeat: int) -> tuple[list[float], dict[str, list[float]]]:
+    """Seconds of the baseline, and each other's seconds over the mean of the baselines just before and after it."""
+    for timed in (baseline, *others.values()):
+        timed()  # warm-up
+    seconds = [baseline()]
+    ratios: dict[str, list[float]] = {name: [] for name in others}
+    for _ in range(repeat):
+        for name, other in others.items():
+            mine = other()
+            seconds.append(baseline())
+            ratios[name].append(mine / ((seconds[-2] + seconds[-1]) / 2))
+    return seconds, ratios
+
+
+# ------------------------------------------------------------------------------------------------------- what is asked
+
+EVERYTHING: Json = {"allocator": "everything"}
+
+
+def time_of_methods(repeat: int, steps: int) -> Json:
+    """Time of a round over time of the bare loop, for each method."""
+    bare, count = bare_run(experiment(steps, EVERYTHING))
+    rounds: dict[str, Timed] = {}
+    for pattern in ("everything", "inverted_triangle", "bottleneck"):
+        if pattern == "everything":
+            setup = prepare(experiment(steps, EVERYTHING))
+        else:
+            setup = prepare(experiment(steps, {"allocator": "geometric", "pattern": pattern}, (2, 4, 6)))
+        rounds[pattern] = lambda setup=setup, backend=setup.backend(): hellora_round(setup, backend)
+    seconds, ratios = interleave(bare, rounds, repeat)
+    return {"ratios": ratios, "baseline_seconds": seconds, "steps": count}
+
+
+def time_of_workers(repeat: int, steps: int) -> Json:
+    """Time of a round in one process of two threads over its time in two workers of one thread."""
+    one, two = (prepare(experiment(steps, EVERYTHING, workers=workers)) for workers in (1, 2))
+    with two.backend() as pair, one.backend() as alone:
+
+        def alone_round() -> float:
+            torch.set_num_threads(THREADS)
+            return hellora_round(one, alone)
+
+        def pair_round() -> float:
+            torch.set_num_threads(1)
+            return hellora_round(two, pair)
+
+        seconds, ratios = interleave(pair_round, {"workers": alone_round}, repeat)
+    return {"ratios": ratios, "baseline_seconds": seconds}
+
+
+def peak_of_bare(steps: int) -> Json:
+    run, _ = bare_run(experiment(steps, EVERYTHING))
+    run()
+    return peak()
+
+
+def peak_of_hellora(steps: int) -> Json:
+    setup = prepare(experiment(steps, EVERYTHING))
+    hellora_round(setup, setup.backend())
+    return peak()
+
+
+def peak_of_fleet(clients: int) -> Json:
+    """Three rounds of ten of the clients, two small steps each; the clients share the same data whatever their number."""
+    table = {
+        "seed": SEED,
+        "rounds": 3,
+        "cohort": 10,
+        "model": {"name": "minilm", "rank": RANK},
+        "data": {"clients": clients, "partitioner": "iid"},
+        "method": EVERYTHING,
+        "train": {"lr": 2e-3, "batch_size": 4, "steps": 2},
+        "compute": {"device": "cpu", "threads": THREADS},
+    }
+    setup = prepare(check("overhead", table))
+    for report in federate(setup.initial_state(), setup.federation, setup.backend(), setup.layer_scores):
+        if len(report.updated) != 10:
+            raise RuntimeError(f"a client failed: {report.missing} {report.rejected}")
+    return peak()
+
+
+def peak() -> Json:
+    """The largest resident set of this process so far, in MB."""
+    scale = 1e6 if sys.platform == "darwin" else 1e3  # ru_maxrss is in bytes there, in KiB elsewhere
+    return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
+
+
+KINDS: dict[str, Callable[..., Json]] = {
+    "time_of_methods": time_of_methods,
+    "time_of_workers": time_of_workers,
+    "peak_of_bare": peak_of_bare,
+    "peak_of_hellora": peak_of_hellora,
+    "peak_of_fleet": peak_of_fleet,
+}
+
+if __name__ == "__main__":
+    print(json.dumps(KINDS[sys.argv[1]](**json.loads(sys.argv[2]))))

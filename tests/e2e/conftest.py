@@ -1,0 +1,58 @@
+"""The command line as a person uses it, in this process so that a test need not wait for the imports."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from hellora.cli import main
+
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def hellora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Run `hellora ARGUMENTS`."""
+
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["hellora", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        return Answer(int(end.value.code or 0), printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def small(tmp_path: Path, tiny_bert: Path, sentences: Path) -> Path:
+    """An experiment file: six clients of capacity 1, 2 and 4 of 4 layers teach a tiny BERT three topics."""
+    path = tmp_path / "small.toml"
+    path.write_text(tomli_w.dumps(small_table(tiny_bert, sentences)))
+    return path
+
+
+def small_table(model: Path, data: Path) -> Table:
+    return {
+        "rounds": 3,
+        "cohort": 3,
+        "model": {"name": str(model), "rank": 4},
+        "data": {"name": str(data), "clients": 6, "alpha": 1.0, "min_examples": 4},
+        "fleet": {"layers": [1, 2, 4]},
+        "train": {"lr": 0.03, "batch_size": 8},
+        "compute": {"threads": 1},
+    }

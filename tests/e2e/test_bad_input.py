@@ -1,0 +1,228 @@
+"""Whatever is wrong with the input: one line on stderr that says what to change, exit status 2, and no traceback."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+
+def check_refusal(answer: Any, *words: str) -> None:
+    assert answer.status == 2, answer
+    assert answer.err.startswith("error: ")
+    assert answer.err.count("\n") == 1, answer.err
+    assert answer.err.endswith("\n")
+    assert "Traceback" not in answer.out + answer.err
+    for word in words:
+        assert word in answer.err
+
+
+# --------------------------------------------------------------------------------------------- settings, by --set alone
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["train.batchsize=1"], ["unknown setting train.batchsize", "did you mean 'batch_size'"]),
+        (["trian.lr=1"], ["unknown setting trian", "did you mean 'train'"]),
+        (["method.allocator=fed_helo"], ["no allocator 'fed_helo'", "did you mean 'fed_hello'"]),
+        (["method.aggregator=sum"], ["no aggregator 'sum'", "participant_mean"]),
+        (["method.allocator=nowhere.mod:Mine"], ["allocator = 'nowhere.mod:Mine' cannot be imported"]),
+        (["fleet.layers=[0]"], ["fleet", "give at least one group more than 0"]),
+        (["fleet.layers=[0, 0, 0]"], ["fleet", "give at least one group more than 0"]),
+        (["fleet.layers=[0, 4]", "fleet.shares=[1, 0]"], ["no client can train", "fleet.layers"]),
+        (["cohort=7"], ["cohort = 7 is more than data.clients = 6", "lower cohort"]),
+        (["rounds=many"], ["rounds", "'many'"]),
+        (["train.lr=-1"], ["lr must be greater than 0"]),
+        (["train.lr"], ["section.key=value"]),
+        (["train.lr.x=1"], ["section.key"]),
+        (["data.label=topic"], ["no column 'topic'", "it has text, label", "set data.label"]),
+        (["data.text=sentence"], ["no column 'sentence'", "set data.text"]),
+        (["data.partitioner=column", "data.column=author"], ["no column 'author'", "data.column"]),
+        (["data.name=/nowhere/data"], ["there is no file or folder /nowhere/data"]),
+        (["data.clients=97", "data.partitioner=iid"], ["96 training examples are too few for 97 clients"]),
+        (["model.classes=2"], ["model.classes = 2", "has 3 classes", "set model.classes = 3"]),
+        (["model.classes=2", "task.head_type=own"], ["model.classes = 2", "has 3 classes"]),
+        (["model.name=/nowhere/model"], ["there is no folder /nowhere/model"]),
+        (['model.targets=["q_proj"]'], ["no linear module is named q_proj", "query"]),
+        (["task.name=image_classification"], ["no column 'image'", "set data.image"]),
+        (["compute.device=cuda:77"], ["compute.device = 'cuda:77' cannot be used here"]),
+        (["compute.device=gpu"], ["compute.device = 'gpu' cannot be used here"]),
+        (["compute.device=meta"], ["compute.device = 'meta' cannot be used here"]),
+        (["compute.device=hpu"], ["compute.device = 'hpu' cannot be used here"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] else "",
+)
+def test_settings_that_cannot_work(
+    hellora: Command, small: Path, tmp_path: Path, settings: list[str], words: list[str]
+) -> None:
+    changes = [part for setting in settings for part in ("--set", setting)]
+    check_refusal(hellora("run", small, "--out", tmp_path / "out", *changes), *words)
+    assert not (tmp_path / "out" / "adapter").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- files and folders
+
+
+def test_no_such_preset(hellora: Command) -> None:
+    check_refusal(hellora("run", "quickstrat"), "no preset or file 'quickstrat'", "did you mean 'quickstart'")
+    check_refusal(hellora("plan", "vit_cifar10"), "did you mean 'vit_cifar100'")
+
+
+def test_no_such_file(hellora: Command, tmp_path: Path) -> None:
+    check_refusal(hellora("run", tmp_path / "absent.toml"), "there is no experiment file", "absent.toml")
+
+
+def test_a_file_that_is_not_toml(hellora: Command, tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("rounds = 3\n[model\n")
+    check_refusal(hellora("run", path), "broken.toml is not valid TOML", "line 2")
+
+
+def test_a_model_folder_without_config(hellora: Command, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    setting = f"model.name={tmp_path / 'empty'}"
+    for command in ("run", "plan"):
+        check_refusal(hellora(command, small, "--set", setting), "has no config.json", str(tmp_path / "empty"))
+
+
+def test_a_model_folder_without_weights(hellora: Command, small: Path, tmp_path: Path, tiny_bert: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
+    check_refusal(
+        hellora("run", small, "--out", tmp_path / "out", "--set", f"model.name={tmp_path / 'bare'}"),
+        "model.name: cannot load",
+    )
+
+
+@pytest.mark.parametrize("content", ["", "text,label\n", "text\nthe boat\n", "text,label\nthe boat,\nthe sky,sky\n"])
+def test_a_data_file_that_cannot_be_used(hellora: Command, small: Path, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "odd.csv"
+    path.write_text(content)
+    check_refusal(hellora("run", small, "--out", tmp_path / "out", "--set", f"data.name={path}"), "data.", "odd.csv")
+
+
+@pytest.mark.parametrize("round", [-1, 3, 1000])
+def test_a_round_out_of_range(hellora: Command, small: Path, round: int) -> None:
+    check_refusal(hellora("plan", small, f"--round={round}"), f"--round {round}", "the rounds are 0 to 2")
+
+
+def test_a_command_line_that_is_no_command(hellora: Command, small: Path) -> None:
+    for arguments in (["run"], ["run", small, "--fast"], ["walk"], ["plan", small, "--round", "first"]):
+        answer = hellora(*arguments)
+        assert answer.status == 2
+        assert "Traceback" not in answer.out + answer.err
+
+
+# ----------------------------------------------------------------------------------------------------- the run's folder
+
+
+@pytest.fixture
+def finished(hellora: Command, small: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "finished"
+    assert hellora("run", small, "--out", out, "--set", "rounds=1").status == 0
+    return out
+
+
+def unfinish(folder: Path) -> None:
+    """As after a kill between the last checkpoint and the summary."""
+    (folder / "summary.json").unlink()
+
+
+def test_the_folder_of_another_experiment(hellora: Command, small: Path, finished: Path) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    for resume in ([], ["--resume"]):
+        for settings in ([], ["--set", "rounds=1", "--set", "train.lr=0.5"]):
+            answer = hellora("run", small, "--out", finished, *settings, *resume)
+            check_refusal(answer, "holds a run of another experiment", "choose another --out")
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_the_folder_of_the_same_run_without_resume(hellora: Command, small: Path, finished: Path) -> None:
+    answer = hellora("run", small, "--out", finished, "--set", "rounds=1")
+    check_refusal(answer, "holds a run already", "--resume", "choose another --out")
+
+
+def test_a_folder_that_is_not_a_run(hellora: Command, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    for resume in ([], ["--resume"]):
+        answer = hellora("run", small, "--out", tmp_path / "photos", *resume)
+        check_refusal(answer, "is not a run of hellora", "choose another --out")
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.png"]
+
+
+def test_a_folder_with_an_experiment_file_that_hellora_did_not_put_there(
+    hellora: Command, small: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "experiment.toml").write_text("seed = 5  # precious\n")
+    check_refusal(hellora("run", small, "--out", mine), "holds a run of another experiment")
+    assert (mine / "experiment.toml").read_text() == "seed = 5  # precious\n"
+
+
+def test_a_folder_that_cannot_be_written(hellora: Command, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    check_refusal(hellora("run", small, "--out", tmp_path / "file"), "is not a run of hellora", "choose another --out")
+    check_refusal(hellora("run", small, "--out", tmp_path / "file" / "out"), "cannot write to")
+    check_refusal(hellora("run", small, "--out", "/proc/no/such/place"), "cannot write to /proc/no/such/place")
+
+
+def damage_state(folder: Path) -> None:
+    (folder / "checkpoint" / "state.json").write_text('{"round": 1, ')
+
+
+def damage_tensors(folder: Path) -> None:
+    path = folder / "checkpoint" / "state-000001.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1  # one bit of one weight
+    path.write_bytes(data)
+
+
+def cut_tensors(folder: Path) -> None:
+    path = folder / "checkpoint" / "state-000001.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def remove_tensors(folder: Path) -> None:
+    (folder / "checkpoint" / "state-000001.safetensors").unlink()
+
+
+def another_kind_of_json(folder: Path) -> None:
+    (folder / "checkpoint" / "state.json").write_text("[]")
+
+
+def a_field_is_gone(folder: Path) -> None:
+    path = folder / "checkpoint" / "state.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"}))
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_state, damage_tensors, cut_tensors, remove_tensors, another_kind_of_json, a_field_is_gone]
+)
+def test_a_damaged_checkpoint(hellora: Command, small: Path, finished: Path, damage: Callable[[Path], None]) -> None:
+    unfinish(finished)
+    damage(finished)
+    again = ["run", small, "--out", finished, "--set", "rounds=1", "--resume"]
+    check_refusal(hellora(*again), f"the checkpoint in {finished / 'checkpoint'} is damaged", "remove that folder")
+    for path in (finished / "checkpoint").iterdir():  # and what the message says helps
+        path.unlink()
+    (finished / "checkpoint").rmdir()
+    assert hellora(*again).status == 0
+
+
+@pytest.mark.parametrize("content", ["", '{"round": 0, "coh\n', "\x00\x00\x00\n"])
+def test_damaged_lines_of_rounds(hellora: Command, small: Path, finished: Path, content: str) -> None:
+    unfinish(finished)
+    (finished / "rounds.jsonl").write_text(content)
+    answer = hellora("run", small, "--out", finished, "--set", "rounds=1", "--resume")
+    check_refusal(answer, str(finished / "rounds.jsonl"), f"remove {finished}")
+
+
+def test_a_damaged_experiment_file(hellora: Command, small: Path, finished: Path) -> None:
+    (finished / "experiment.toml").write_text("rounds = ")
+    check_refusal(hellora("run", small, "--out", finished, "--resume"), "is not valid TOML")

@@ -1,0 +1,531 @@
+"""`hellora run`, `plan` and `list`: what they print, and what a run leaves in its folder."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_models import sentences as tiny_sentences
+from transformers import BertModel
+
+from hellora import registry
+from hellora.checkpoint import load_state
+from hellora.client import ClientWork, fisher_scores
+from hellora.config import presets, read_experiment
+from hellora.experiment import Setup, prepare
+from hellora.layer_sampling import probabilities_from_scores, sample_layers
+from hellora.seeds import rng_for
+from hellora.types import ClientTask, ClientUpdate
+
+Command = Callable[..., Any]
+# The tiny BERT: query and value of 4 layers, each A (rank, 32) and B (32, rank); a head of 3 × 32 weights and 3 biases.
+VALUES_PER_RANK, HEAD_VALUES, LAYERS, RANK = 2 * (32 + 32), 3 * 32 + 3, 4, 4
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
+def adapter_bytes(folder: Path) -> bytes:
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def changed(key: str, value: object) -> tuple[str, str]:
+    return ("--set", f"{key}={value}")
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# ----------------------------------------------------------------------------------------------------------- the folder
+
+
+def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = hellora("run", small, "--out", out)
+    assert (answer.status, answer.err) == (0, "")
+    assert sum(line.startswith("round") for line in answer.out.splitlines()) == 3  # one line per round
+    assert names_in(out) == {"experiment.toml", "rounds.jsonl", "summary.json", "checkpoint", "adapter"}
+    assert names_in(out / "checkpoint") == {"state.json", "state-000003.safetensors"}
+    assert names_in(out / "adapter") == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "head.safetensors",
+        "labels.json",
+        "README.md",
+    }
+    assert read_experiment(str(out / "experiment.toml")).same_run(read_experiment(str(small)))
+    for line in lines_of(out):
+        assert line.keys() == {
+            "round",
+            "cohort",
+            "ranks",
+            "updated",
+            "missing",
+            "rejected",
+            "attempts",
+            "metrics",
+            "clients",
+            "uplink_bytes",
+            "downlink_bytes",
+            "seconds",
+        }
+        assert line["metrics"].keys() == {"accuracy", "macro_f1", "micro_f1", "loss"}
+        assert list(line["ranks"]) == [str(client) for client in line["cohort"]]
+        assert all(len(ranks) == LAYERS for ranks in line["ranks"].values())
+    assert [line["round"] for line in lines_of(out)] == [0, 1, 2]
+    summary = summary_of(out)
+    assert summary.keys() >= {"initial", "final", "uplink_bytes", "downlink_bytes", "seconds", "seed", "versions"}
+    assert summary["initial"].keys() == summary["final"].keys() == {"accuracy", "macro_f1", "micro_f1", "loss"}
+    assert summary["versions"].keys() >= {"hellora", "python", "torch", "transformers", "peft"}
+    assert json.loads((out / "adapter" / "labels.json").read_text()) == ["sea", "sky", "soil"]
+
+
+def test_bytes_are_those_of_the_uploaded_values_and_totals_are_sums(
+    hellora: Command, small: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    hellora("run", small, "--out", out)
+    lines, summary = lines_of(out), summary_of(out)
+    for line in lines:
+        values = [sum(ranks) * VALUES_PER_RANK + HEAD_VALUES for ranks in line["ranks"].values()]
+        assert line["uplink_bytes"] == 4 * sum(values)
+        assert line["downlink_bytes"] == 4 * 3 * (LAYERS * RANK * VALUES_PER_RANK + HEAD_VALUES)
+    for name in ("uplink_bytes", "downlink_bytes", "seconds"):
+        assert summary[name] == pytest.approx(sum(line[name] for line in lines), abs=1e-3 if name == "seconds" else 0)
+    assert summary["final"] == lines[-1]["metrics"]
+    assert summary["rounds"] == 3
+
+
+def test_accuracy_improves(hellora: Command, small: Path, tmp_path: Path) -> None:
+    more = [*changed("rounds", 6), *changed("train.epochs", 4), *changed("model.rank", 8)]
+    assert hellora("run", small, "--out", tmp_path / "out", *more).status == 0
+    summary = summary_of(tmp_path / "out")
+    assert summary["initial"]["accuracy"] < 0.5
+    assert summary["final"]["accuracy"] > 0.75
+    assert summary["final"]["loss"] < summary["initial"]["loss"] - 0.3
+
+
+def test_metrics_are_measured_when_due_and_at_the_end(hellora: Command, small: Path, tmp_path: Path) -> None:
+    hellora("run", small, "--out", tmp_path / "out", *changed("eval_every", 2))
+    assert [line["metrics"] is not None for line in lines_of(tmp_path / "out")] == [False, True, True]
+
+
+# ----------------------------------------------------------------------------------------------------------- the method
+
+
+@pytest.mark.parametrize("name", registry.names("allocator"))
+def test_every_allocator_runs_and_obeys_capacities(hellora: Command, small: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    assert hellora("run", small, "--out", out, *changed("method.allocator", name)).status == 0
+    budgets = read_experiment(str(small)).fleet.budgets(6, seed=0)
+    trained = 0
+    for line in lines_of(out):
+        for client, ranks in line["ranks"].items():
+            assert np.count_nonzero(ranks) <= (budgets[int(client)].layers or 0)
+            assert max(ranks) <= RANK
+            trained += np.count_nonzero(ranks)
+    assert trained > 0
+
+
+def test_fisher_scores_decide_in_every_round_after_the_warm_up(
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+
+    def spy(*arguments: Any) -> Any:
+        measured.append(fisher_scores(*arguments))
+        return measured[-1]
+
+    monkeypatch.setattr("hellora.experiment.fisher_scores", spy)
+    settings = [*changed("rounds", 6), *changed("method.warmup", 2), *changed("method.refresh", 2)]
+    assert hellora("run", small, "--out", tmp_path / "out", *settings).status == 0
+    assert len(measured) == 2  # at rounds 2 and 4, and not during the warm-up
+    for round, line in enumerate(lines_of(tmp_path / "out")):
+        if round >= 2:
+            p = probabilities_from_scores(measured[(round - 2) // 2], 3)
+            assert p is not None
+            for client, ranks in line["ranks"].items():
+                drawn = sample_layers(p, np.count_nonzero(ranks), rng_for(0, "layers", round, int(client)))
+                assert np.flatnonzero(ranks).tolist() == drawn.tolist()
+
+
+def test_scores_of_clients_take_the_place_of_proxy_data(
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("a Fisher pass on proxy data that nobody asked for")
+
+    monkeypatch.setattr("hellora.experiment.fisher_scores", forbidden)
+    out = tmp_path / "out"
+    settings = [*changed("method.scores", "clients"), *changed("data.proxy_examples", 0)]
+    assert hellora("run", small, "--out", out, *settings).status == 0
+    saved = load_state(out / "checkpoint")
+    assert saved is not None
+    last = lines_of(out)[-1]
+    assert sorted(map(str, saved[0].reports)) == sorted(last["ranks"])
+    for client, scores in saved[0].reports.items():  # one number for each layer that the client trained
+        assert torch.isfinite(scores).tolist() == [rank > 0 for rank in last["ranks"][str(client)]]
+    assert summary_of(out)["data"]["proxy"] == "none"
+
+
+def test_an_aggregated_head_is_trained_and_a_frozen_one_is_not(hellora: Command, small: Path, tmp_path: Path) -> None:
+    first = {name: value.clone() for name, value in prepare(read_experiment(str(small))).base.initial_head().items()}
+    for policy in ("aggregate", "frozen"):
+        out = tmp_path / policy
+        assert hellora("run", small, "--out", out, *changed("method.head", policy)).status == 0
+        head = load_file(out / "adapter" / "head.safetensors")
+        same = [torch.equal(head[name], first[name]) for name in ("weight", "bias")]
+        assert same == [policy == "frozen"] * 2
+    for line in lines_of(tmp_path / "frozen"):  # a frozen head does not travel back
+        assert line["uplink_bytes"] == 4 * sum(sum(ranks) * VALUES_PER_RANK for ranks in line["ranks"].values())
+
+
+def test_local_heads_stay_with_their_clients(hellora: Command, small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert hellora("run", small, "--out", out, *changed("method.head", "local")).status == 0
+    seen = {client for line in lines_of(out) for client in line["updated"]}
+    personal = out / "adapter" / "personal"
+    assert names_in(personal) == {f"client-{client:05d}" for client in seen}
+    heads = [load_file(folder / "head.safetensors")["weight"] for folder in sorted(personal.iterdir())]
+    assert not any(torch.equal(heads[0], head) for head in heads[1:])
+    for line in lines_of(out):
+        assert line["uplink_bytes"] == 4 * sum(sum(ranks) * VALUES_PER_RANK for ranks in line["ranks"].values())
+        assert line["downlink_bytes"] == 4 * 3 * LAYERS * RANK * VALUES_PER_RANK
+    assert summary_of(out)["data"]["evaluated_on"] == "the clients' held-out examples"
+
+
+def test_the_servers_step_has_momentum(hellora: Command, small: Path, tmp_path: Path) -> None:
+    hellora("run", small, "--out", tmp_path / "plain")
+    momentum = [*changed("server.lr", 0.5), *changed("server.momentum", 0.9)]
+    assert hellora("run", small, "--out", tmp_path / "momentum", *momentum).status == 0
+    assert adapter_bytes(tmp_path / "plain") != adapter_bytes(tmp_path / "momentum")
+    saved = load_state(tmp_path / "momentum" / "checkpoint")
+    assert saved is not None
+    assert any(name.startswith("velocity/") for name in saved[0].memory)
+
+
+# -------------------------------------------------------------------------------------------- workers, threads, repeats
+
+
+def test_two_workers_give_the_same_bytes_as_one(hellora: Command, small: Path, tmp_path: Path) -> None:
+    hellora("run", small, "--out", tmp_path / "one")
+    assert hellora("run", small, "--out", tmp_path / "two", *changed("compute.workers", 2)).status == 0
+    assert adapter_bytes(tmp_path / "one") == adapter_bytes(tmp_path / "two")
+    assert [line["metrics"] for line in lines_of(tmp_path / "one")] == [
+        line["metrics"] for line in lines_of(tmp_path / "two")
+    ]
+
+
+def test_the_seed_decides(hellora: Command, small: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        hellora("run", small, "--out", tmp_path / name, *changed("seed", seed), *changed("rounds", 1))
+    assert adapter_bytes(tmp_path / "a") == adapter_bytes(tmp_path / "b") != adapter_bytes(tmp_path / "c")
+
+
+# --------------------------------------------------------------------------------------------------------------- faults
+
+
+def raising(client_work: Any, rounds: set[int], clients: set[int] | None = None) -> Any:
+    """`ClientWork.train` that raises in some rounds, for some clients or for all."""
+
+    def train(self: ClientWork, task: ClientTask) -> ClientUpdate:
+        if task.round in rounds and (clients is None or task.client in clients):
+            raise RuntimeError("no [/bold] memory :boom: left")
+        update: ClientUpdate = client_work(self, task)
+        return update
+
+    return train
+
+
+def test_a_client_that_raises_is_on_record_and_the_round_goes_on(
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(ClientWork, "train", raising(ClientWork.train, {1}, {0, 1, 2, 3}))
+    answer = hellora("run", small, "--out", out)
+    assert answer.status == 0
+    line = lines_of(out)[1]
+    assert line["rejected"]
+    assert set(line["rejected"].values()) == {"RuntimeError: no [/bold] memory :boom: left"}
+    assert sorted([*map(int, line["rejected"]), *line["updated"]]) == line["cohort"]
+    assert "RuntimeError: no [/bold] memory :boom: left" in answer.out  # as it is, not read as markup
+
+
+def test_too_few_updates_stop_the_run_and_it_can_be_resumed(
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
+    settings = changed("min_clients", 2)
+    with monkeypatch.context() as broken:
+        broken.setattr(ClientWork, "train", raising(ClientWork.train, {1}))
+        answer = hellora("run", small, "--out", out, *settings)
+    assert answer.status == 1
+    assert answer.err.startswith("error: round 1 had 0 usable updates, min_clients is 2")
+    assert answer.err.count("\n") == 1
+    assert [line["round"] for line in lines_of(out)] == [0]
+    saved = load_state(out / "checkpoint")
+    assert saved is not None
+    assert saved[0].round == 1
+    assert not (out / "summary.json").exists()
+    assert hellora("run", small, "--out", out, "--resume", *settings).status == 0
+    assert hellora("run", small, "--out", undisturbed, *settings).status == 0
+    assert adapter_bytes(out) == adapter_bytes(undisturbed)
+
+
+def test_a_run_that_ended_before_it_had_a_state_does_not_block_its_folder(
+    hellora: Command, small: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    wrong = hellora("run", small, "--out", out, *changed("data.label", "topic"))
+    assert wrong.status == 2
+    assert hellora("run", small, "--out", out).status == 0  # mended: the same command goes through
+    assert hellora("run", small, "--out", out).status == 2  # now there is something to lose
+
+
+# ------------------------------------------------------------------------------------------------- other kinds of model
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train/<class>/*.png and test/<class>/*.png: 8 × 8, each class a colour with noise."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for channel, colour in enumerate(("blue", "green", "red")):
+            (folder / split / colour).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (8, 8, 3), dtype=np.uint8)
+                pixels[:, :, channel] += 130
+                Image.fromarray(pixels).save(folder / split / colour / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def instructions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.jsonl and test.jsonl: a text, and its topic as the answer."""
+    folder = tmp_path_factory.mktemp("instructions")
+    for name, count, seed in (("train", 36, 3), ("test", 12, 4)):
+        rows = [{"instruction": text, "response": topic_words(text)} for text, _ in tiny_sentences(count, seed)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def topic_words(text: str) -> str:
+    return " ".join(text.split()[-2:])
+
+
+@pytest.fixture
+def vit_run(small: Path, tiny_vit: Path, pictures: Path) -> list[str]:
+    return [
+        "run",
+        str(small),
+        *changed("task.name", "image_classification"),
+        *changed("model.name", tiny_vit),
+        *changed("data.name", pictures),
+        *changed("data.partitioner", "iid"),
+        *changed("fleet.layers", [1, 2, 3]),
+        *changed("train.epochs", 3),
+    ]
+
+
+@pytest.fixture
+def llama_run(small: Path, tiny_llama: Path, instructions: Path) -> list[str]:
+    return [
+        "run",
+        str(small),
+        *changed("task.name", "causal_lm"),
+        *changed("task.answers", 2),
+        *changed("task.answer_tokens", 4),
+        *changed("model.name", tiny_llama),
+        *changed("data.name", instructions),
+        *changed("data.partitioner", "iid"),
+        *changed("fleet.layers", [1, 2, 3]),
+    ]
+
+
+def test_a_vision_transformer_learns_from_a_folder_of_images(
+    hellora: Command, vit_run: list[str], tmp_path: Path
+) -> None:
+    assert hellora(*vit_run, "--out", tmp_path / "out").status == 0
+    summary = summary_of(tmp_path / "out")
+    assert summary["data"]["classes"] == 3
+    assert summary["final"]["loss"] < summary["initial"]["loss"]
+    assert not (tmp_path / "out" / "adapter" / "head.safetensors").exists()  # the model's own head is inside
+
+
+def test_a_language_model_learns_from_instructions(hellora: Command, llama_run: list[str], tmp_path: Path) -> None:
+    assert hellora(*llama_run, "--out", tmp_path / "out").status == 0
+    summary = summary_of(tmp_path / "out")
+    assert summary["final"].keys() == {"loss", "perplexity", "rouge_l"}
+    assert summary["final"]["loss"] < summary["initial"]["loss"]
+
+
+# -------------------------------------------------------------------------------------------- the README of the adapter
+
+
+def code_of(out: Path) -> str:
+    return (out / "adapter" / "README.md").read_text().partition("```python\n")[2].partition("\n```")[0]
+
+
+def logits_of_hellora(setup: Setup, out: Path, batch: dict[str, torch.Tensor], trained: bool = True) -> torch.Tensor:
+    """What the run's own model makes of a batch, with the trained adapter or with the initial one."""
+    saved = load_state(out / "checkpoint")
+    assert saved is not None
+    adapter = saved[0].adapter if trained else setup.initial_state().adapter
+    base = setup.base
+    with torch.no_grad(), base.dressed(adapter):
+        output = base.net(**batch)
+        if base.head is None:
+            logits: torch.Tensor = output.logits
+            return logits
+        mask = batch["attention_mask"].unsqueeze(-1)
+        pooled: torch.Tensor = base.head((output.last_hidden_state * mask).sum(1) / mask.sum(1))
+        return pooled
+
+
+def check_readme(out: Path, inputs: Callable[[dict[str, Any]], Any]) -> None:
+    """Run the README's code as it stands and hold its logits against hellora's own."""
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what peft does with transformers is not ours
+        exec(code_of(out), names)
+    setup = prepare(read_experiment(str(out / "experiment.toml")))
+    expected = logits_of_hellora(setup, out, inputs(names))
+    torch.testing.assert_close(names["logits"], expected, atol=1e-5, rtol=0)
+    untrained = logits_of_hellora(setup, out, inputs(names), trained=False)
+    assert (untrained - expected).abs().max() > 1e-3  # so the adapter matters here
+
+
+@pytest.mark.parametrize("head", ["mean_pooling", "own", "own_of_checkpoint"])
+def test_the_readme_gives_the_same_logits_for_texts(
+    hellora: Command, small: Path, tmp_path: Path, tiny_bert_with_head: Path, head: str
+) -> None:
+    out = tmp_path / "out"
+    settings = changed("task.head_type", "mean_pooling" if head == "mean_pooling" else "own")
+    if head == "own_of_checkpoint":
+        settings += changed("model.name", tiny_bert_with_head)
+    assert hellora("run", small, "--out", out, *settings).status == 0
+    check_readme(out, lambda names: dict(names["batch"]))
+
+
+def test_the_readme_gives_the_same_logits_where_the_weights_on_disk_have_half_precision(
+    hellora: Command, small: Path, tmp_path: Path, tiny_bert: Path
+) -> None:
+    half, out = tmp_path / "half", tmp_path / "out"
+    BertModel.from_pretrained(tiny_bert).to(torch.bfloat16).save_pretrained(half)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (half / name).write_bytes((tiny_bert / name).read_bytes())
+    assert hellora("run", small, "--out", out, *changed("model.name", half)).status == 0
+    check_readme(out, lambda names: dict(names["batch"]))
+
+
+def test_the_readme_gives_the_same_logits_for_images(hellora: Command, vit_run: list[str], tmp_path: Path) -> None:
+    hellora(*vit_run, "--out", tmp_path / "out")
+    check_readme(tmp_path / "out", lambda names: dict(names["processor"](names["images"], return_tensors="pt")))
+
+
+def test_the_readme_gives_the_same_logits_for_a_language_model(
+    hellora: Command, llama_run: list[str], tmp_path: Path
+) -> None:
+    hellora(*llama_run, "--out", tmp_path / "out")
+    check_readme(tmp_path / "out", lambda names: dict(names["batch"]))
+
+
+# -------------------------------------------------------------------------------------------------------- plan and list
+
+
+def test_plan_prints_what_the_run_then_does(hellora: Command, small: Path, tmp_path: Path) -> None:
+    geometric = changed("method.allocator", "geometric")
+    hellora("run", small, "--out", tmp_path / "out", *geometric)
+    for round, line in enumerate(lines_of(tmp_path / "out")):
+        grid = hellora("plan", small, "--round", round, *geometric).out
+        rows = [[cell.strip() for cell in row.split("│")[1:-1]] for row in grid.splitlines() if "│" in row]
+        expected = []
+        for client, ranks in line["ranks"].items():
+            capacity = read_experiment(str(small)).fleet.budgets(6, seed=0)[int(client)].layers
+            cells = " ".join(f"{rank:>2}" if rank else " ·" for rank in ranks).strip()
+            expected.append([client, f"{np.count_nonzero(ranks)} of {capacity}", cells])
+        assert rows == expected
+
+
+def test_plan_needs_neither_data_nor_weights(
+    hellora: Command, small: Path, tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_bytes((tiny_bert / "config.json").read_bytes())
+    answer = hellora("plan", small, *changed("model.name", bare), *changed("data.name", "nobody/has-this"))
+    assert answer.status == 0
+    assert "Layer scores need weights and data" in answer.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_list_has_a_line_for_everything(hellora: Command) -> None:
+    answer = hellora("list")
+    assert answer.status == 0
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in answer.out.splitlines() if line.startswith("  ")}
+    expected = {name for kind in registry.FOLDERS for name in registry.names(kind)} | set(presets())
+    assert lines.keys() == expected
+    assert all(len(text) > 15 for text in lines.values())
+
+
+# ------------------------------------------------------------------------------------------------ folders and the shell
+
+
+def test_runs_without_a_folder_are_numbered(
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one_round = changed("rounds", 1)
+    assert hellora("run", small, *one_round).status == 0
+    assert hellora("run", small, *one_round).status == 0
+    assert names_in(tmp_path / "runs") == {"small", "small-2"}
+    before = (tmp_path / "runs" / "small-2" / "summary.json").read_bytes()
+    assert hellora("run", small, "--resume", *one_round).status == 0  # the latest, which is finished
+    assert names_in(tmp_path / "runs") == {"small", "small-2"}
+    assert (tmp_path / "runs" / "small-2" / "summary.json").read_bytes() == before
+
+
+def shell(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hellora.cli", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+
+
+def test_help_answers_at_once() -> None:
+    started = time.perf_counter()
+    answer = shell("--help")
+    assert time.perf_counter() - started < 3  # the heavy imports alone take longer
+    assert answer.returncode == 0
+    assert all(command in answer.stdout for command in ("run", "plan", "list"))
+
+
+def test_exit_status_and_streams_as_a_shell_sees_them(small: Path, tmp_path: Path) -> None:
+    bad = shell("run", small, "--set", "train.learning=1")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("error: unknown setting train.learning")
+    assert bad.stderr.count("\n") == 1
+    good = shell("run", small, "--out", tmp_path / "out", "--set", "rounds=1")
+    assert (good.returncode, good.stderr) == (0, "")
+    code = tmp_path / "readme.py"
+    code.write_text(code_of(tmp_path / "out") + "\nprint(logits.shape)\n")
+    answer = subprocess.run([sys.executable, code], capture_output=True, text=True, timeout=120, check=False)
+    assert (answer.returncode, answer.stdout) == (0, "torch.Size([2, 3])\n"), answer.stderr

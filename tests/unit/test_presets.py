@@ -1,0 +1,126 @@
+"""Every preset is valid, and can be planned from its model's config alone: no download, no weights, no data."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, DistilBertConfig, LlamaConfig, PretrainedConfig, ViTConfig
+
+from hellora.allocators.fed_hello import FedHello
+from hellora.config import Experiment, presets, read_experiment
+from hellora.experiment import plan
+from hellora.model import resolve_name
+from hellora.resident import BaseModel
+from hellora.tasks import Task
+
+LLAMA_1B = {
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 8192,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+}
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+# By preset: the config of the model that it names, the number of layers, and of adapted modules in each.
+ARCHITECTURES: dict[str, tuple[PretrainedConfig, int, int]] = {
+    "quickstart": (BertConfig(**MINILM), 6, 2),
+    "vit_cifar100": (ViTConfig(), 12, 2),
+    "vit_domainnet": (ViTConfig(), 12, 2),
+    "bert_ledgar": (BertConfig(), 12, 2),
+    "distilbert_imdb": (DistilBertConfig(), 6, 2),
+    "llama_dolly": (LlamaConfig(**LLAMA_1B), 16, 4),
+    "llama_natural_instructions": (LlamaConfig(**LLAMA_1B), 16, 4),
+}
+
+
+def read_offline(name: str, folder: Path, **settings: Any) -> Experiment:
+    """The preset, its model replaced by a folder that holds nothing but the same architecture's config.json."""
+    config = ARCHITECTURES[name][0]
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    return read_experiment(name, {"model.name": str(folder), **settings})
+
+
+def test_every_preset_is_covered() -> None:
+    assert sorted(ARCHITECTURES) == presets()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_preset_is_planned_from_a_config_alone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = read_offline(name, tmp_path)
+    built: list[BaseModel] = []
+    load = type(experiment.task).load
+
+    def load_and_note(self: Task, *args: Any, **options: Any) -> BaseModel:
+        built.append(load(self, *args, **options))
+        return built[-1]
+
+    monkeypatch.setattr(type(experiment.task), "load", load_and_note)
+    started = time.perf_counter()
+    federation, first = plan(experiment, 0)
+    assert time.perf_counter() - started < 10
+
+    _, num_layers, modules_per_layer = ARCHITECTURES[name]
+    spec = federation.spec
+    assert spec.num_layers == num_layers
+    assert len(spec.modules) == modules_per_layer * num_layers
+    assert spec.max_rank == experiment.model.rank
+    assert all(parameter.device == torch.device("meta") for base in built for parameter in base.net.parameters())
+
+    _, last = plan(experiment, experiment.run.rounds - 1)
+    for allocation in (first, last):
+        assert len(allocation.clients) == experiment.run.cohort
+        for client, ranks in zip(allocation.clients, allocation.ranks, strict=True):
+            capacity = federation.fleet[client].budget.layers
+            assert capacity in experiment.fleet.layers
+            assert np.count_nonzero(ranks) == capacity  # fed_hello uses all that a client can afford
+            assert set(ranks) <= {0, experiment.model.rank}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_preset_uses_every_capacity_up_to_the_whole_model(name: str) -> None:
+    experiment = read_experiment(name)
+    capacities = {budget.layers for budget in experiment.fleet.budgets(experiment.data.clients, experiment.run.seed)}
+    assert capacities == set(experiment.fleet.layers)
+    assert max(experiment.fleet.layers) == ARCHITECTURES[name][1]
+    assert experiment.method.allocator.needs_proxy  # Fed-HeLLo with the server's own data
+    assert resolve_name(experiment.model.name)  # a hub id, never somebody's folder
+
+
+def test_vit_cifar100_has_the_papers_values() -> None:
+    experiment = read_experiment("vit_cifar100")
+    assert experiment.method.allocator == FedHello(warmup=50, refresh=50)  # T_RGD, T_FIM; bottleneck
+    assert experiment.fleet.layers == (6, 9, 12)
+    assert experiment.fleet.shares == (1.0, 1.0, 1.0)
+    assert experiment.model.rank == 16
+    assert experiment.data.clients == 100
+    assert experiment.run.cohort == 10
+    assert experiment.run.rounds == 500
+    assert experiment.train.lr == 1e-2
+    assert experiment.train.batch_size == 128
+    assert experiment.train.epochs == 1
+    assert experiment.train.steps is None
+
+
+def test_the_warm_up_of_vit_cifar100_draws_by_the_published_probabilities(tmp_path: Path) -> None:
+    """Bottleneck of 6, 9 and 12 of 12 layers: (3,3,3,2,2,1,1,1,2,3,3,3) / 27; the outer layers train most often."""
+    experiment = read_offline("vit_cifar100", tmp_path)
+    trained = np.zeros(12)
+    for round in range(4):
+        _, allocation = plan(experiment, round)
+        trained += (allocation.ranks > 0).sum(axis=0)
+    assert trained[[0, 1, 2, 9, 10, 11]].mean() > trained[[5, 6, 7]].mean()
+
+
+def test_a_preset_is_planned_with_another_allocator(tmp_path: Path) -> None:
+    experiment = read_offline("vit_cifar100", tmp_path, **{"method.allocator": "geometric"})
+    federation, allocation = plan(experiment, 0)
+    for client, ranks in zip(allocation.clients, allocation.ranks, strict=True):
+        capacity = federation.fleet[client].budget.layers
+        expected = {6: [0, 1, 2, 9, 10, 11], 9: [0, 1, 2, 3, 4, 8, 9, 10, 11], 12: list(range(12))}[capacity or 0]
+        assert np.flatnonzero(ranks).tolist() == expected

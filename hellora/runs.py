@@ -68,44 +68,40 @@ class RunFolder:
         return self.path / "experiment.toml"
 
     def claim(self, experiment: Experiment, resume: bool) -> None:
-        """Make this the folder of `experiment`, or refuse. A run that ended before it had a state is no obstacle.
+        """Make sure that this can be the folder of `experiment`; nothing but the folder itself is made.
 
         Raises:
             InputError: the folder holds something else, or a run that was not asked to be resumed.
         """
         if self.experiment.is_file():
-            same = read_experiment(str(self.experiment)).same_run(experiment)
-            begun = self.checkpoint.exists() or self.summary.exists()
-            if not same and (begun or not self.rounds.exists()):
+            if not read_experiment(str(self.experiment)).same_run(experiment):
                 raise InputError(f"{self.path} holds a run of another experiment: choose another --out")
-            if same and begun and not resume:
+            if not resume:
                 raise InputError(f"{self.path} holds a run already: go on with --resume, or choose another --out")
-            if same:
-                return
-        elif self.path.exists() and (
-            not self.path.is_dir() or [f for f in self.path.iterdir() if f.suffix != ".draft"]
-        ):
+        elif self.path.exists() and (not self.path.is_dir() or any(f.suffix != ".draft" for f in self.path.iterdir())):
             raise InputError(f"{self.path} exists and is not a run of hellora: choose another --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.experiment, experiment.to_toml().encode())
         except OSError as error:
             raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
 
-    def keep_lines(self, count: int) -> list[Line]:
-        """The first `count` lines; what was written after the checkpoint is dropped, for it will be run again."""
+    def read_lines(self, count: int) -> list[Line]:
+        """The first `count` lines; what was written after the checkpoint will be run again."""
         lines = self.rounds.read_bytes().splitlines()[:count] if self.rounds.exists() else []
-        if len(lines) < count:
-            raise InputError(
-                f"{self.rounds} has {len(lines)} lines, but the checkpoint is after {count} rounds: remove {self.path} "
-                f"to start the run again"
-            )
         try:
-            kept = [json.loads(line) for line in lines]
+            if len(lines) < count:
+                raise ValueError(f"it has {len(lines)} lines, but the checkpoint is after {count} rounds")
+            return [json.loads(line) for line in lines]
         except ValueError as error:
             raise InputError(f"{self.rounds} is damaged ({error}): remove {self.path} to start again") from error
-        write_atomically(self.rounds, b"".join(line + b"\n" for line in lines))
-        return kept
+
+    def begin(self, experiment: Experiment, lines: Sequence[Line]) -> None:
+        """Write the experiment, and of rounds.jsonl the lines that count."""
+        try:
+            write_atomically(self.experiment, experiment.to_toml().encode())
+            write_atomically(self.rounds, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def append(self, line: Line) -> None:
         with self.rounds.open("a") as file:
@@ -143,9 +139,10 @@ def run_experiment(experiment: Experiment, out: Path, progress: Progress, resume
         finished: Mapping[str, Any] = json.loads(folder.summary.read_text())
         return finished
     saved = load_state(folder.checkpoint)
-    lines = folder.keep_lines(saved[0].round if saved else 0)
+    lines = folder.read_lines(saved[0].round if saved else 0)
     progress.loading(experiment, out)
     setup = prepare(experiment)
+    folder.begin(experiment, lines)
     with setup.backend() as backend:
         state, record = saved or start(setup, folder)
         progress.started(setup, record["initial"], state.round)

@@ -60,6 +60,8 @@ class LocalBackend(Backend):
 
     def close(self) -> None:
         for worker in self.pool:
+            worker.connection.close()  # all of them begin to end, side by side
+        for worker in self.pool:
             worker.stop()
         self.pool = []
 

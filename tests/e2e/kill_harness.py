@@ -4,10 +4,11 @@
 
 One process imports everything once and forks a child per attempt, so that no attempt pays for the imports. A kill is
 timed (after a random part of the time that a whole run takes) or aimed (just before the n-th thing that the run does to
-its files, once also in the middle of a line). Prints a JSON report; exit status 1 and the difference if there is one.
+its files, or in the middle of writing one). Prints a JSON report; exit status 1 and the difference if there is one.
 """
 
 import importlib
+import io
 import json
 import os
 import random
@@ -23,11 +24,13 @@ from typing import Any, NoReturn
 import torch
 
 from hellora.config import read_experiment
-from hellora.runs import RunFolder, run_experiment
+from hellora.runs import run_experiment
 
 # What a run imports only when it needs it: here, so that no child pays for it.
 for name in ("flwr_datasets.partitioner", "transformers.models.bert.modeling_bert", "peft", "transformers.models.bert"):
     importlib.import_module(name)
+
+FIRST_EVENTS = 9  # folder, experiment.toml, empty rounds.jsonl, the start of the first checkpoint
 
 
 class Silent:
@@ -61,9 +64,10 @@ def outcome(out: Path) -> dict[str, Any]:
             found[name] = without_seconds(json.loads(path.read_text()))
         elif name == "adapter/README.md":
             found[name] = path.read_text().replace(str(out), "OUT")
-        else:
+        elif not name.startswith("checkpoint/state-"):
             found[name] = path.read_bytes()
-    return found
+    current = json.loads(found["checkpoint/state.json"])["tensors"]  # an older file may be left, and does no harm
+    return found | {"tensors": (out / "checkpoint" / current).read_bytes()}
 
 
 def difference(expected: dict[str, Any], found: dict[str, Any]) -> str | None:
@@ -93,24 +97,33 @@ def on_file_events(tell: Callable[[str], None]) -> None:
         setattr(owner, name, call)
 
     for owner, names in (
-        (Path, ("mkdir", "replace", "rename", "unlink", "write_text")),
+        (Path, ("mkdir", "replace", "rename", "unlink")),
         (os, ("fsync",)),
         (shutil, ("rmtree",)),
     ):
         for name in names:
             wrapped(owner, name)
 
-    def append(self: RunFolder, line: dict[str, Any]) -> None:
-        text = json.dumps(line) + "\n"
-        with self.rounds.open("a") as file:
-            file.write(text[: len(text) // 2])
-            file.flush()
-            tell("half a line")
-            file.write(text[len(text) // 2 :])
-            file.flush()
-        tell("append")
+    class HalfByHalf(io.BufferedWriter):
+        """A file that is half written when `tell` is called."""
 
-    RunFolder.append = append  # type: ignore[method-assign]
+        def write(self, data: Any) -> int:
+            whole = bytes(data)
+            super().write(whole[: len(whole) // 2])
+            self.flush()
+            tell("half")
+            super().write(whole[len(whole) // 2 :])
+            return len(whole)
+
+    open_file = Path.open
+
+    def open_half_by_half(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode[0] not in "wa":
+            return open_file(path, mode, *arguments, **options)
+        file = HalfByHalf(io.FileIO(path, mode[0]))
+        return file if "b" in mode else io.TextIOWrapper(file, encoding="utf-8", write_through=True)
+
+    setattr(Path, "open", open_half_by_half)  # noqa: B010
 
 
 def child(experiment: Path, out: Path, die_at: int | None, count_to: int | None = None) -> NoReturn:
@@ -176,6 +189,33 @@ def chain(experiment: Path, out: Path, seconds: float, events: int, rng: random.
         yield f"before event {die_at}" if aimed else f"after {delay:.3f} s"
 
 
+def wait_for_kill(pid: int) -> bool:
+    """True if an attempt was killed, False if it ended well."""
+    status = wait(pid)
+    if status not in (0, -signal.SIGKILL):
+        raise SystemExit(f"a resumed run ended with status {status}")
+    return status != 0
+
+
+def check_ends(experiment: Path, out: Path, expected: dict[str, Any]) -> int:
+    """The moments that no training separates, one by one: the first events of a run, and those of its export."""
+    kills = 0
+    for die_at in range(1, FIRST_EVENTS + 1):
+        shutil.rmtree(out, ignore_errors=True)
+        kills += wait_for_kill(start(experiment, out, die_at))
+        wait_for_kill(start(experiment, out))
+        if problem := difference(expected, outcome(out)):
+            raise SystemExit(f"killed before event {die_at}: {problem}")
+    shutil.rmtree(out / "adapter")
+    (out / "summary.json").unlink()
+    die_at = 1
+    while wait_for_kill(start(experiment, out, die_at)):
+        die_at += 1
+    if problem := difference(expected, outcome(out)):
+        raise SystemExit(f"killed at every event of the export: {problem}")
+    return kills + die_at - 1
+
+
 def main(folder: Path, seed: int, kills: int, experiments: list[Path]) -> None:
     torch.set_num_threads(1)
     rng = random.Random(seed)
@@ -187,7 +227,8 @@ def main(folder: Path, seed: int, kills: int, experiments: list[Path]) -> None:
         if wait(start(experiment, alone, count_to=writer)) != 0:
             raise SystemExit("the undisturbed run failed")
         references.append((experiment, outcome(alone), time.perf_counter() - started, int(os.read(reader, 20))))
-    report: dict[str, Any] = {"seed": seed, "chains": 0, "kills": []}
+    at_ends = check_ends(experiments[0], folder / "ends", references[0][1])
+    report: dict[str, Any] = {"seed": seed, "chains": 0, "kills": [], "kills_at_ends": at_ends}
     timed = 0
     while timed < kills:
         experiment, expected, seconds, events = references[report["chains"] % len(references)]

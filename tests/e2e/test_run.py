@@ -140,7 +140,7 @@ def test_every_allocator_runs_and_obeys_capacities(hellora: Command, small: Path
         for client, ranks in line["ranks"].items():
             assert np.count_nonzero(ranks) <= (budgets[int(client)].layers or 0)
             assert max(ranks) <= RANK
-            trained += np.count_nonzero(ranks)
+            trained += int(np.count_nonzero(ranks))
     assert trained > 0
 
 
@@ -162,7 +162,7 @@ def test_fisher_scores_decide_in_every_round_after_the_warm_up(
             p = probabilities_from_scores(measured[(round - 2) // 2], 3)
             assert p is not None
             for client, ranks in line["ranks"].items():
-                drawn = sample_layers(p, np.count_nonzero(ranks), rng_for(0, "layers", round, int(client)))
+                drawn = sample_layers(p, int(np.count_nonzero(ranks)), rng_for(0, "layers", round, int(client)))
                 assert np.flatnonzero(ranks).tolist() == drawn.tolist()
 
 
@@ -418,9 +418,9 @@ def test_the_readme_gives_the_same_logits_for_texts(
     hellora: Command, small: Path, tmp_path: Path, tiny_bert_with_head: Path, head: str
 ) -> None:
     out = tmp_path / "out"
-    settings = changed("task.head_type", "mean_pooling" if head == "mean_pooling" else "own")
+    settings: tuple[str, ...] = changed("task.head_type", "mean_pooling" if head == "mean_pooling" else "own")
     if head == "own_of_checkpoint":
-        settings += changed("model.name", tiny_bert_with_head)
+        settings = (*settings, *changed("model.name", tiny_bert_with_head))
     assert hellora("run", small, "--out", out, *settings).status == 0
     check_readme(out, lambda names: dict(names["batch"]))
 

@@ -11,7 +11,6 @@ from hellora.allocators.geometric import Geometric
 from hellora.config import (
     SECTIONS,
     Experiment,
-    FleetSettings,
     check,
     parse_settings,
     preset_summaries,
@@ -21,6 +20,7 @@ from hellora.config import (
 from hellora.data.partitioners.dirichlet import Dirichlet
 from hellora.data.partitioners.iid import Iid
 from hellora.errors import InputError
+from hellora.settings import FleetSettings
 from hellora.types import Budget, TrainSettings
 
 ISSUE_EXAMPLE = """\

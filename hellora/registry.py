@@ -38,10 +38,10 @@ def find(kind: str, name: str) -> type[Any]:
         module_name, _, class_name = name.partition(":")
         try:
             found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"{kind} = {name!r} cannot be imported: {error}") from error
-        if not (inspect.isclass(found) and issubclass(found, base)):
-            raise InputError(f"{kind} = {name!r} is not a subclass of hellora's {base.__name__}")
+        except Exception as error:  # whatever a user's module raises
+            raise InputError(f"{kind} = {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        if not (inspect.isclass(found) and issubclass(found, base)) or inspect.isabstract(found):
+            raise InputError(f"{kind} = {name!r} is not a complete subclass of hellora's {base.__name__}")
         return found
     if name not in names(kind):
         raise InputError(f"there is no {kind} {name!r}{nearest(name, names(kind))}")

@@ -98,7 +98,7 @@ class Worker:
     def stop(self) -> int | None:
         """End the process; its exit status where it had ended by itself."""
         self.connection.close()
-        self.process.join(timeout=1)
+        self.process.join(timeout=10)  # an interpreter takes a second or two to end
         status = self.process.exitcode
         if status is None:
             self.process.kill()

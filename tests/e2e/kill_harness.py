@@ -174,7 +174,7 @@ def wait(pid: int, seconds: float | None = None) -> int | None:
 def chain(experiment: Path, out: Path, seconds: float, events: int, rng: random.Random) -> Iterator[str]:
     """Run, kill, resume, kill, … until an attempt ends by itself; yields what each kill was."""
     while True:
-        aimed = rng.random() < 0.4
+        aimed = rng.random() < 0.25
         die_at = rng.randint(1, events) if aimed else None
         pid = start(experiment, out, die_at)
         delay = rng.uniform(0, seconds)

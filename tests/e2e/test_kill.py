@@ -15,7 +15,7 @@ import pytest
 import tomli_w
 
 HARNESS = Path(__file__).with_name("kill_harness.py")
-KILLS = 22
+KILLS = 20
 
 ENVIRONMENT = {
     **os.environ,

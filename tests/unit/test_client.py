@@ -332,10 +332,10 @@ def test_shuffled_batches_have_little_padding_and_come_in_any_order() -> None:
     grouped = shuffled_batches(lengths, 1024, 8, seed=1, epoch=0)
     plain = shuffled_batches(None, 1024, 8, seed=1, epoch=0)
     assert padding(grouped) < 0.3 * padding(plain)
-    widths = [lengths[batch].max() for batch in grouped]
-    assert abs(np.corrcoef(widths, np.arange(len(widths)))[0, 1]) < 0.3, "short texts do not all come first"
-    everything = shuffled_batches(lengths, 8 * WINDOW, 8, seed=1, epoch=0)
-    assert all(np.ptp(lengths[batch]) <= 60 // 4 for batch in everything), "one window is sorted as a whole"
+    one_window = shuffled_batches(lengths, 8 * WINDOW, 8, seed=1, epoch=0)
+    widths = [lengths[batch].max() for batch in one_window]
+    assert all(np.ptp(lengths[batch]) <= 60 // 4 for batch in one_window), "sorted as a whole"
+    assert abs(np.corrcoef(widths, np.arange(len(widths)))[0, 1]) < 0.5, "but short texts do not all come first"
 
 
 def test_shuffled_batches_depend_on_seed_and_epoch_only() -> None:

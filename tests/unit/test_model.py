@@ -309,7 +309,9 @@ def check_peft(
             assert (forward(base.net) - expected).abs().max() > 1e-3, "the adapter must matter"
     written = load_file(folder / "adapter_model.safetensors")
     assert len(written) == 2 * len(base.spec.modules) + (0 if base.head is not None else len(base.head_names))
-    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == name
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == name
+    assert config["modules_to_save"] == (list(base.head_modules) or None), "peft must know what is not LoRA"
 
 
 IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 12, 13, 3]])

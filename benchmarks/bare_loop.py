@@ -27,7 +27,9 @@ class Classifier(nn.Module):
         return self.head((hidden * mask).sum(1) / mask.sum(1))
 
 
-def tokenize(name: str, texts: Sequence[str], labels: Sequence[int], max_length: int) -> tuple[Any, list[dict[str, Any]]]:
+def tokenize(
+    name: str, texts: Sequence[str], labels: Sequence[int], max_length: int
+) -> tuple[Any, list[dict[str, Any]]]:
     """The tokenizer, and every text as the model's inputs with its label."""
     tokenizer = AutoTokenizer.from_pretrained(name)
     examples = []

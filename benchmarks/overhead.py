@@ -92,7 +92,7 @@ def main() -> int:
             ("peak_of_bare", {"steps": steps}),
             ("peak_of_hellora", {"steps": steps}),
             ("peak_of_fleet", {"clients": 10}),
-            ("peak_of_fleet", {"clients": 100 if options.quick else 1000}),
+            ("peak_of_fleet", {"clients": 1000}),
         ],
         repeat,
     )

@@ -53,8 +53,7 @@ def measure(kind: str, **arguments: int) -> dict[str, Any]:
     print(f"measuring {kind} {arguments} ...", file=sys.stderr, flush=True)
     done = subprocess.run(
         [sys.executable, str(MEASURE), kind, json.dumps(arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
     )

@@ -71,12 +71,12 @@ def test_a_users_own_class(own_module: str) -> None:
 
 @pytest.mark.parametrize("name", ["a_function", "a_value"])
 def test_what_is_no_strategy_is_refused(name: str, own_module: str) -> None:
-    with pytest.raises(InputError, match=r"allocator = .* is not a subclass of hellora's Allocator"):
+    with pytest.raises(InputError, match=r"allocator = .* is not a complete subclass of hellora's Allocator"):
         find("allocator", f"{own_module}:{name}")
 
 
 def test_a_class_of_another_kind_is_refused(own_module: str) -> None:
-    with pytest.raises(InputError, match=r"aggregator = .* is not a subclass of hellora's Aggregator"):
+    with pytest.raises(InputError, match=r"aggregator = .* is not a complete subclass of hellora's Aggregator"):
         find("aggregator", f"{own_module}:Mine")
 
 

@@ -116,7 +116,8 @@ def plain_console() -> Console:
 
 
 def quieten() -> None:
-    """Libraries' own progress bars and advisory notes would run through ours."""
+    """Keep libraries' notes out of our output, and waiting threads off cores that somebody else needs."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

@@ -134,7 +134,8 @@ def squared_norms(lora: Any, spec: AdapterSpec) -> Scores:
     """The squared L2 norm of the gradients of each layer's trained pairs, (layers,)."""
     squares = np.zeros(spec.num_layers)
     for name, module in lora.items():
-        squares[spec.layer_of[name]] += sum(float(p.grad.float().square().sum()) for p in (module.A, module.B))
+        gradients = [p.grad for p in (module.A, module.B) if p.grad is not None]  # none in an expert that saw no token
+        squares[spec.layer_of[name]] += sum(float(g.float().square().sum()) for g in gradients)
     return squares
 
 

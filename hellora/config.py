@@ -5,6 +5,7 @@ allocator, dispatcher and aggregator, [data] those of its partitioner, [task] th
 """
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -218,6 +219,9 @@ def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[s
     for f in fields(cls):
         if f.name not in content and f.default is MISSING and f.default_factory is MISSING:
             raise InputError(f"{dot}{f.name} is missing: {cls.__name__} needs it")
+    for key, value in content.items():
+        if any(isinstance(v, float) and not math.isfinite(v) for v in (value if isinstance(value, list) else [value])):
+            raise InputError(f"{dot}{key} must be a finite number, not {value}")
     try:
         # As JSON, because that is where pydantic is strict (no text for a number) and still takes lists for tuples.
         return TypeAdapter(cls).validate_json(json.dumps(content, default=str), strict=True)

@@ -130,6 +130,8 @@ def fleet(experiment: Experiment, sizes: Sequence[int]) -> tuple[ClientProfile, 
 def head_check(experiment: Experiment, corpus: Corpus) -> None:
     """A head must have room for the classes, and a classification task must have classes."""
     classes = experiment.model.classes
+    if experiment.task.columns != "instruction" and len(corpus.labels) < 2:
+        raise InputError(f"data.label: {experiment.data.name} has one class only: name a column with two or more")
     if experiment.task.columns != "instruction" and classes is not None and len(corpus.labels) > classes:
         raise InputError(
             f"model.classes = {classes}, but {experiment.data.name} has {len(corpus.labels)} classes: "

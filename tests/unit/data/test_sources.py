@@ -1,5 +1,6 @@
 """From a source to canonical columns: labels, templates, images, held-out and proxy data, errors."""
 
+import importlib
 import io
 import json
 from pathlib import Path
@@ -179,7 +180,7 @@ def test_instructions_may_have_labels_for_the_partitioner(tmp_path: Path) -> Non
 
 def png() -> bytes:
     buffer = io.BytesIO()
-    pytest.importorskip("PIL.Image").new("RGB", (3, 2)).save(buffer, "png")
+    importlib.import_module("PIL.Image").new("RGB", (3, 2)).save(buffer, "png")
     return buffer.getvalue()
 
 

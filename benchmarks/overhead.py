@@ -87,30 +87,27 @@ def main() -> int:
         repeat = steps = 1
         os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that spin while they wait crawl on a busy machine
 
-    methods = measure("time_of_methods", repeat=repeat, steps=steps)
-    workers = measure("time_of_workers", repeat=repeat, steps=steps)
-    bare, ours, ten, thousand = peaks(
-        [
-            ("peak_of_bare", {"steps": steps}),
-            ("peak_of_hellora", {"steps": steps}),
-            ("peak_of_fleet", {"clients": 10}),
-            ("peak_of_fleet", {"clients": 1000}),
-        ],
-        repeat,
-    )
-    times = methods["ratios"]
-    rows = [
-        Row("time, every layer / bare loop", times["everything"], 1.05),
-        Row("time, inverted_triangle / bare loop", times["inverted_triangle"], 0.82),
-        Row("time, bottleneck / bare loop", times["bottleneck"], 1.00),
-        Row("time, 1 process x 2 threads / 2 workers x 1 thread", workers["ratios"]["workers"], 1.10, at_least=True),
-        Row("peak memory, every layer / bare loop", over(ours, bare)),
-        Row("peak memory, 1,000 clients / 10 clients, cohort of 10", over(thousand, ten), 1.10),
-    ]
     if options.quick:
         print("QUICK: too few steps for the ratios to mean anything")
     print(f"{'ratio':<58}{'min':>8}{'median':>8}{'max':>8}{'gate':>10}")
-    print(*rows, sep="\n")
+    rows: list[Row] = []
+
+    def show(row: Row) -> None:
+        rows.append(row)
+        print(row, flush=True)
+
+    methods = measure("time_of_methods", repeat=repeat, steps=steps)
+    times = methods["ratios"]
+    show(Row("time, every layer / bare loop", times["everything"], 1.05))
+    show(Row("time, inverted_triangle / bare loop", times["inverted_triangle"], 0.82))
+    show(Row("time, bottleneck / bare loop", times["bottleneck"], 1.00))
+    workers = measure("time_of_workers", repeat=repeat, steps=steps)
+    pairs = workers["ratios"]["workers"]
+    show(Row("time, 1 process x 2 threads / 2 workers x 1 thread", pairs, 1.10, at_least=True))
+    bare, ours = peaks([("peak_of_bare", {"steps": steps}), ("peak_of_hellora", {"steps": steps})], repeat)
+    show(Row("peak memory, every layer / bare loop", over(ours, bare)))
+    ten, thousand = peaks([("peak_of_fleet", {"clients": count}) for count in (10, 1000)], repeat)
+    show(Row("peak memory, 1,000 clients / 10 clients, cohort of 10", over(thousand, ten), 1.10))
     print(
         f"bare loop: {median(methods['baseline_seconds']) / methods['steps'] * 1000:.0f} ms a step; peak memory "
         f"{median(bare):.0f} MB, hellora {median(ours):.0f}, 10 clients {median(ten):.0f}, "

@@ -64,8 +64,8 @@ def hellora_round(setup: Setup, backend: Backend) -> float:
     seconds = time.perf_counter() - start
     steps = sum(metrics["steps"] for metrics in report.client_metrics.values())
     expected = sum(math.ceil(len(part) / BATCH) for part in setup.work.parts)
-    if steps != expected or report.missing or report.rejected:
-        raise RuntimeError(f"the round did {steps} steps, not {expected}; {report.missing} {report.rejected}")
+    if steps != expected or report.counted.missing or report.counted.rejected:
+        raise RuntimeError(f"the round did {steps} steps, not {expected}; {report.counted.missing} {report.counted.rejected}")
     return seconds
 
 
@@ -175,8 +175,8 @@ def peak_of_fleet(clients: int) -> Json:
     }
     setup = prepare(check("overhead", table))
     for report in federate(setup.initial_state(), setup.federation, setup.backend(), setup.layer_scores):
-        if len(report.updated) != 10:
-            raise RuntimeError(f"a client failed: {report.missing} {report.rejected}")
+        if len(report.counted.updated) != 10:
+            raise RuntimeError(f"a client failed: {report.counted.missing} {report.counted.rejected}")
     return peak()
 
 

@@ -27,6 +27,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+    if hasattr(os, "O_DIRECTORY"):  # the new name is on disk only when its folder is
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def save_state(folder: Path, state: ServerState, record: Mapping[str, Any]) -> None:

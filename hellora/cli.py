@@ -126,6 +126,7 @@ def quieten() -> None:
 
 def main() -> None:
     """The `hellora` command: 0 done, 1 the run had to stop, 2 the input is wrong."""
+    sys.path.insert(0, "")  # a strategy "my_module:Mine" may lie in the working directory
     try:
         app()
     except HelloraError as error:

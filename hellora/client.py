@@ -17,7 +17,7 @@ from hellora.protocols import Scores
 from hellora.resident import BaseModel, PerExampleError
 from hellora.seeds import rng_for
 from hellora.tasks import Batch, Encoded, Task
-from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, TrainSettings
+from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Precision, TrainSettings
 
 WINDOW = 16  # batches that are sorted by length together
 
@@ -76,10 +76,12 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
         scores = torch.from_numpy(np.where(task.trained.any(axis=1), squares / steps, np.nan))
     seconds = time.perf_counter() - started
     metrics = {"loss": loss_sum / weight_sum, "steps": steps, "seconds": round(seconds, 3)}
-    return ClientUpdate(task.round, task.client, len(encoded), adapter, metrics, scores)
+    return ClientUpdate(task.round, task.client, len(encoded), adapter, metrics, scores, encoded.num_tokens)
 
 
-def evaluate(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> dict[str, float]:
+def evaluate(
+    adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
+) -> dict[str, float]:
     """Metrics of an adapter on rows: the whole adapter folded in, no gradients, the shortest texts first."""
     encoded = kind.encode(base, rows)
     loss_sum = weight_sum = 0.0
@@ -88,7 +90,7 @@ def evaluate(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_siz
     with torch.no_grad(), base.dressed(adapter):
         for indices in evaluation_batches(encoded, batch_size):
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
-            with autocast(base, "auto"):
+            with autocast(base, precision):
                 outputs = kind.outputs(base, batch)
             loss_sum += float(outputs.loss_sums.double().sum())
             weight_sum += float(outputs.weights.double().sum())
@@ -188,7 +190,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device) for name, value in batch.items()}
 
 
-def autocast(base: BaseModel, precision: str) -> AbstractContextManager[None]:
+def autocast(base: BaseModel, precision: Precision) -> AbstractContextManager[None]:
     """bf16 autocast where asked for, where the device has it (auto), and always where the base is not float32."""
     device = base.device.type
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()

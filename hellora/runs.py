@@ -11,23 +11,27 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
+
 import hellora
 from hellora.checkpoint import load_state, save_state, write_atomically
 from hellora.config import Experiment, read_experiment
 from hellora.errors import InputError
-from hellora.experiment import Setup, prepare
+from hellora.experiment import Setup, prepare, threads
 from hellora.export import save_adapter
 from hellora.model import resolve_name
 from hellora.protocols import Backend
 from hellora.rounds import federate
-from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, RoundReport, ServerState
+from hellora.types import Attempt, ClientFailure, ClientProfile, ClientTask, ClientUpdate, RoundReport, ServerState
 
 Line = dict[str, Any]  # of rounds.jsonl
+LEFT_OVER = (".draft", ".lock")  # what a run that was killed before it began can leave
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
 
 
@@ -67,23 +71,45 @@ class RunFolder:
     def experiment(self) -> Path:
         return self.path / "experiment.toml"
 
-    def claim(self, experiment: Experiment, resume: bool) -> None:
-        """Make sure that this can be the folder of `experiment`; nothing but the folder itself is made.
+    @contextmanager
+    def claim(self, experiment: Experiment, resume: bool) -> Iterator[Experiment | None]:
+        """Hold this folder for `experiment`, alone; the experiment as it was begun there, or None.
 
         Raises:
-            InputError: the folder holds something else, or a run that was not asked to be resumed.
+            InputError: the folder holds something else, or a run that was not asked to be resumed or that still runs.
         """
+        begun = None
         if self.experiment.is_file():
-            if not read_experiment(str(self.experiment)).same_run(experiment):
+            begun = read_experiment(str(self.experiment))
+            if not begun.same_run(experiment):
                 raise InputError(f"{self.path} holds a run of another experiment: choose another --out")
             if not resume:
                 raise InputError(f"{self.path} holds a run already: go on with --resume, or choose another --out")
-        elif self.path.exists() and (not self.path.is_dir() or any(f.suffix != ".draft" for f in self.path.iterdir())):
+        elif self.path.exists() and not (
+            self.path.is_dir() and all(f.suffix in LEFT_OVER for f in self.path.iterdir())
+        ):
             raise InputError(f"{self.path} exists and is not a run of hellora: choose another --out")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / "run.lock")
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"{self.path} is in use by another process: wait for it or choose another --out"
+            ) from error
         except OSError as error:
             raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
+        try:
+            yield begun
+        finally:
+            lock.release()
+
+    def read_summary(self) -> Mapping[str, Any]:
+        try:
+            summary: Mapping[str, Any] = json.loads(self.summary.read_bytes())
+            return summary
+        except ValueError as error:
+            raise InputError(f"{self.summary} is damaged: remove it, and --resume writes it again") from error
 
     def read_lines(self, count: int) -> list[Line]:
         """The first `count` lines; what was written after the checkpoint will be run again."""
@@ -134,13 +160,20 @@ def run_experiment(experiment: Experiment, out: Path, progress: Progress, resume
         RunError: a round got too few usable updates; everything before it is kept.
     """
     folder = RunFolder(out)
-    folder.claim(experiment, resume)
-    if folder.summary.exists():
-        finished: Mapping[str, Any] = json.loads(folder.summary.read_text())
-        return finished
+    with folder.claim(experiment, resume) as begun:
+        if folder.summary.exists():
+            return folder.read_summary()
+        same = begun.compute.threads if begun else 0  # results depend on the threads
+        return run_in(
+            folder, experiment.with_threads(experiment.compute.threads or same or threads(experiment)), progress
+        )
+
+
+def run_in(folder: RunFolder, experiment: Experiment, progress: Progress) -> Mapping[str, Any]:
+    """Run, or go on with, an experiment in the folder that it claimed."""
     saved = load_state(folder.checkpoint)
     lines = folder.read_lines(saved[0].round if saved else 0)
-    progress.loading(experiment, out)
+    progress.loading(experiment, folder.path)
     setup = prepare(experiment)
     folder.begin(experiment, lines)
     with setup.backend() as backend:
@@ -169,21 +202,28 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
 
 
 def round_line(report: RoundReport, metrics: Mapping[str, float] | None, seconds: float) -> Line:
-    """One line of rounds.jsonl. `ranks` has the trained rank per client and layer; 0 is frozen."""
+    """One line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
+    attempts before the one that counted, whose bytes are in the sums."""
     ranks = report.allocation.ranks.tolist()
     return {
         "round": report.round,
-        "cohort": list(report.cohort),
-        "ranks": {str(client): row for client, row in zip(report.cohort, ranks, strict=True)},
-        "updated": list(report.updated),
-        "missing": {str(client): why for client, why in report.missing.items()},
-        "rejected": {str(client): why for client, why in report.rejected.items()},
-        "attempts": report.attempts,
+        **attempt_fields(report.counted),
+        "ranks": {str(client): row for client, row in zip(report.counted.cohort, ranks, strict=True)},
+        "repeated": [attempt_fields(attempt) for attempt in report.attempts[:-1]],
         "metrics": metrics,
         "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},
-        "uplink_bytes": sum(report.uplink_bytes.values()),
-        "downlink_bytes": sum(report.downlink_bytes.values()),
+        "uplink_bytes": report.uplink_bytes,
+        "downlink_bytes": report.downlink_bytes,
         "seconds": round(seconds, 3),
+    }
+
+
+def attempt_fields(attempt: Attempt) -> Line:
+    return {
+        "cohort": list(attempt.cohort),
+        "updated": list(attempt.updated),
+        "missing": {str(client): why for client, why in attempt.missing.items()},
+        "rejected": {str(client): why for client, why in attempt.rejected.items()},
     }
 
 

@@ -17,10 +17,11 @@ class RunSettings:
     rounds: int = 10
     cohort: int = 8  # clients per round
     min_clients: int = 1  # usable updates that a round needs
+    attempts: int = 3  # cohorts tried in a round before the run stops
     eval_every: int = 1  # rounds between evaluations; the last round is always evaluated
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "cohort", "min_clients", "eval_every"):
+        for name in ("rounds", "cohort", "min_clients", "attempts", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.min_clients > self.cohort:

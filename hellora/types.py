@@ -13,6 +13,7 @@ from hellora.errors import InputError
 
 Mask = npt.NDArray[np.bool_]
 HeadPolicy = Literal["aggregate", "frozen", "local"]
+Precision = Literal["auto", "fp32", "bf16"]
 Memory = Mapping[str, Tensor]  # what a strategy wants to find again next round; part of the checkpoint
 
 
@@ -158,7 +159,7 @@ class TrainSettings:
     epochs: int = 1
     steps: int | None = None
     clip_norm: float | None = None  # largest L2 norm of all trained gradients together
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the device has it
+    precision: Precision = "auto"  # auto: bf16 autocast where the device has it
 
     def __post_init__(self) -> None:
         for name in ("lr", "batch_size", "epochs", "steps", "clip_norm"):
@@ -195,6 +196,12 @@ class ClientUpdate:
     adapter: Adapter
     metrics: Mapping[str, float] = field(default_factory=dict)  # loss, steps, seconds
     layer_scores: Tensor | None = None  # (layers,): mean squared gradient norm; nan where not trained
+    num_tokens: int | None = None  # supervised tokens among its data; language models only
+
+    @property
+    def weight(self) -> float:
+        """n_i of the papers: examples, or supervised tokens where there are tokens to predict."""
+        return float(self.num_examples if self.num_tokens is None else self.num_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,17 +225,40 @@ class ServerState:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """One try of a round: who was asked, whose updates were usable, who failed and why, what travelled."""
+
+    cohort: tuple[int, ...]
+    updated: tuple[int, ...]
+    missing: Mapping[int, str]
+    rejected: Mapping[int, str]
+    downlink_bytes: Mapping[int, int]
+    uplink_bytes: Mapping[int, int]  # of every answer that arrived, rejected ones too
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RoundReport:
-    """What a log line, a plot or a test needs to know of a finished round; `state` is the state after it."""
+    """What a log line, a plot or a test needs to know of a finished round; `state` is the state after it.
+
+    `attempts` ends with the one that counted; `allocation` and `client_metrics` are of that one.
+    """
 
     round: int
     state: ServerState
     allocation: Allocation
-    cohort: tuple[int, ...]
-    updated: tuple[int, ...]  # the clients whose updates counted
-    missing: Mapping[int, str]
-    rejected: Mapping[int, str]
     client_metrics: Mapping[int, Mapping[str, float]]
-    downlink_bytes: Mapping[int, int]
-    uplink_bytes: Mapping[int, int]
-    attempts: int = 1
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def counted(self) -> Attempt:
+        return self.attempts[-1]
+
+    @property
+    def downlink_bytes(self) -> int:
+        """Bytes sent to clients, in all attempts."""
+        return sum(sum(attempt.downlink_bytes.values()) for attempt in self.attempts)
+
+    @property
+    def uplink_bytes(self) -> int:
+        """Bytes that clients sent, in all attempts."""
+        return sum(sum(attempt.uplink_bytes.values()) for attempt in self.attempts)

@@ -22,7 +22,7 @@ Weighting = Literal["samples", "uniform"]
 
 @dataclass(frozen=True)
 class ParticipantMean(Aggregator):
-    """Mean over the clients that trained a component, weighted by their examples or uniformly."""
+    """Mean over the clients that trained a component, weighted by their examples (tokens, of language) or uniformly."""
 
     weighting: Weighting = "samples"
 
@@ -34,7 +34,7 @@ class ParticipantMean(Aggregator):
         if not answers:
             return adapter
         by_id = sorted(answers, key=lambda answer: answer[1].client)
-        weights = [float(u.num_examples) if self.weighting == "samples" else 1.0 for _, u in by_id]
+        weights = [u.weight if self.weighting == "samples" else 1.0 for _, u in by_id]
         pairs = {}
         for module in spec.modules:
             old = adapter.pairs[module.name]

@@ -5,8 +5,9 @@
 
 k-means runs on the raw Γ, as published, so a few dominant layers may form clusters of their own. Each client draws its
 c_i layers without replacement. Γ stays in force until the next refresh. It comes from proxy data, or from what clients
-report of the layers they trained: the mean over the reporting clients, smoothed over rounds. Where Γ says nothing (a
-layer nobody reported yet, not finite, all equal) the probabilities are those of `randomized_geometric`.
+report of the layers they trained: the mean over the reporting clients, weighted by their examples and smoothed over
+rounds; a layer that nobody reported yet counts as the mean of the others. Where Γ says nothing (no report yet, not
+finite, all equal) the probabilities are those of `randomized_geometric`.
 """
 
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Fisher(Allocator):
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
         memory = dict(self.observe(view))
         if "refreshed" not in memory or view.round - int(memory["refreshed"]) >= span(self.refresh, view.rounds):
-            measured = memory["reported"].numpy() if self.needs_reports else view.layer_scores()
+            measured = filled(memory["reported"].numpy()) if self.needs_reports else view.layer_scores()
             memory |= {"scores": torch.from_numpy(measured.copy()), "refreshed": torch.tensor(view.round)}
         p = probabilities_from_scores(memory["scores"].numpy(), self.clusters)
         if p is None:
@@ -80,10 +81,19 @@ class Fisher(Allocator):
             return view.memory
         unseen = torch.full((view.spec.num_layers,), torch.nan, dtype=torch.float64)
         old: Scores = view.memory.get("reported", unseen).numpy()
-        reports = np.array([view.reports[client].double().numpy() for client in sorted(view.reports)])
+        clients = [client for client in view.fleet if client.id in view.reports]
+        reports = np.array([view.reports[client.id].double().numpy() for client in clients])
         reports = reports.reshape(-1, view.spec.num_layers)
         given = np.isfinite(reports)
-        count = given.sum(axis=0)
-        mean = np.where(given, reports, 0.0).sum(axis=0) / np.maximum(count, 1)
+        weights = given * np.array([float(client.num_examples) for client in clients])[:, None]
+        seen = given.any(axis=0)
+        total = np.where(seen, weights.sum(axis=0), 1.0)
+        mean = (weights * np.where(given, reports, 0.0)).sum(axis=0) / total
         smoothed = np.where(np.isnan(old), mean, self.smoothing * old + (1 - self.smoothing) * mean)
-        return {**view.memory, "reported": torch.from_numpy(np.where(count > 0, smoothed, old))}
+        return {**view.memory, "reported": torch.from_numpy(np.where(seen, smoothed, old))}
+
+
+def filled(reported: Scores) -> Scores:
+    """The scores with the mean of those seen in place of those not seen; all nan if there are none."""
+    seen = reported[np.isfinite(reported)]
+    return np.where(np.isfinite(reported), reported, seen.mean()) if len(seen) else reported

@@ -70,6 +70,7 @@ def pack_answer(answer: ClientUpdate | ClientFailure) -> bytes:
         "round": answer.round,
         "client": answer.client,
         "num_examples": answer.num_examples,
+        "num_tokens": answer.num_tokens,
         "metrics": dict(answer.metrics),
         "scales": scales,
     }

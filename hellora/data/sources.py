@@ -7,8 +7,10 @@ A label is the index of its class in `Corpus.labels`. Proxy data is the server's
 """
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -99,7 +101,9 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple
             raise InputError(f"data.name: {settings.name} has too few examples to hold out a test split")
     proxy_split = _proxy_split(settings, splits, test_name)
     if proxy_split is not None:
-        _, proxy = _cut(reader.read(proxy_split), settings.proxy_examples, seed, "proxy")
+        proxy = reader.read(proxy_split)
+        _refuse_private(proxy, train, settings)
+        _, proxy = _cut(proxy, settings.proxy_examples, seed, "proxy")
         proxy_source = proxy_split.where
     else:
         test, proxy = _cut(test, min(settings.proxy_examples, len(test) // 10), seed, "proxy")
@@ -119,6 +123,30 @@ def _proxy_split(settings: DataSettings, splits: Mapping[str, Split], test_name:
         return load_splits(settings.proxy, "", settings.train_split, ())[settings.train_split]
     except InputError as error:
         raise InputError(f"data.proxy: {str(error).removeprefix('data.name: ')}") from error
+
+
+def _refuse_private(proxy: Dataset, train: Dataset, settings: DataSettings) -> None:
+    """Proxy data must not be what the clients hold, by whatever path it is named, nor a copy of it."""
+    held = set(_contents(train))
+    shared = sum(content in held for content in _contents(proxy))
+    if 2 * shared > len(proxy):
+        raise InputError(
+            f"data.proxy: {shared} of the {len(proxy)} examples in '{settings.proxy or 'proxy'}' are the clients' own "
+            f"training examples: name data that the server may see"
+        )
+
+
+def _contents(data: Dataset) -> Iterator[bytes]:
+    """A digest of what each row says, its label aside. An image file on disk is known by where it lies."""
+    columns = [column for column in ("text", "text_pair", "prompt", "response", "image") if column in data.column_names]
+    rows = data.select_columns(columns)
+    if "image" in columns:
+        rows = rows.cast_column("image", Image(decode=False))
+    for row in rows:
+        image = row.get("image") or {}
+        if image:
+            row["image"] = image["bytes"] or str(Path(image["path"]).resolve())
+        yield blake2b(repr(row).encode(), digest_size=16).digest()
 
 
 def _cut(data: Dataset, count: int, seed: int, purpose: str) -> tuple[Dataset, Dataset]:

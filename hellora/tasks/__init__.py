@@ -29,10 +29,14 @@ class Outputs:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Examples ready to be collated. `lengths`, in tokens, serve to group batches; None where all are alike."""
+    """Examples ready to be collated. `lengths`, in tokens, serve to group batches; None where all are alike.
+
+    `num_tokens` counts the supervised tokens of a language task; None for others.
+    """
 
     examples: Sequence[Example]
     lengths: npt.NDArray[np.int64] | None = None
+    num_tokens: int | None = None
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -44,14 +44,14 @@ class CausalLM(Task):
         limit = length_limit(base, self.max_length)
         tokenizer = base.processor
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        prompts = tokenizer(list(rows["prompt"]), verbose=False)["input_ids"]
         responses = tokenizer(list(rows["response"]), add_special_tokens=False, verbose=False)["input_ids"]
-        examples = []
-        for prompt, response in zip(prompts, responses, strict=True):
+        examples, num_tokens = [], 0
+        for prompt, response in zip(prompt_tokens(tokenizer, rows["prompt"]), responses, strict=True):
             answer = (response + end)[: max(limit // 2, limit - len(prompt))]
-            question = prompt[max(0, len(prompt) + len(answer) - limit) :]
+            question = shortened(tokenizer, prompt, limit - len(answer))
             examples.append({"input_ids": question + answer, "labels": [IGNORED] * len(question) + answer})
-        return Encoded(examples, np.array([len(example["input_ids"]) for example in examples]))
+            num_tokens += len(answer) if question else len(answer) - 1  # nothing predicts a first token
+        return Encoded(examples, np.array([len(example["input_ids"]) for example in examples]), num_tokens)
 
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
         width = max(len(example["input_ids"]) for example in examples)
@@ -85,8 +85,9 @@ class CausalLM(Task):
         limit = length_limit(base, self.max_length)
         new_tokens = min(self.answer_tokens, limit // 2)  # as in training, a prompt loses its beginning
         scores = []
-        for prompt, response in zip(rows["prompt"], rows["response"], strict=True):
-            ids = torch.tensor([base.processor(prompt)["input_ids"][new_tokens - limit :]], device=base.device)
+        prompts = prompt_tokens(base.processor, rows["prompt"])
+        for prompt, response in zip(prompts, rows["response"], strict=True):
+            ids = torch.tensor([shortened(base.processor, prompt, limit - new_tokens)], device=base.device)
             out = base.net.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -97,3 +98,17 @@ class CausalLM(Task):
             answer = base.processor.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
             scores.append(scorer.score(response, answer)["rougeL"].fmeasure)
         return {"rouge_l": sum(scores) / len(scores)}
+
+
+def prompt_tokens(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Each prompt as the tokenizer begins a text; an end of text that it appends is dropped, for the answer follows."""
+    tokens: list[list[int]] = tokenizer(list(prompts), verbose=False)["input_ids"]
+    return [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in tokens]
+
+
+def shortened(tokenizer: Any, prompt: list[int], count: int) -> list[int]:
+    """The last `count` tokens of a prompt; its beginning-of-text token stays in front."""
+    if len(prompt) <= count:
+        return prompt
+    first = prompt[:1] if prompt[0] == tokenizer.bos_token_id else []
+    return first + prompt[len(prompt) - count + len(first) :]

@@ -33,12 +33,12 @@ class SequenceClassification(Task):
         net, head_modules = load_network(settings, self.kind(), labels, seed, weights)
         head = None
         if self.head_type == "mean_pooling" and weights:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 head = nn.Linear(net.config.hidden_size, settings.classes or len(labels)).requires_grad_(False)
         processor = load_tokenizer(settings) if weights else None
-        if processor is not None and self.head_type == "own" and getattr(net.config, "pad_token_id", 0) is None:
-            net.config.pad_token_id = processor.pad_token_id
+        if processor is not None and self.head_type == "own":
+            net.config.pad_token_id = processor.pad_token_id  # a decoder's own head reads the last token before padding
         spec = adapter_spec(net, settings)
         return BaseModel(net, spec, processor, dropout=settings.dropout, head=head, head_modules=head_modules)
 

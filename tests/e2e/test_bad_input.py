@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 Command = Callable[..., Any]
 
@@ -33,7 +34,7 @@ def check_refusal(answer: Any, *words: str) -> None:
         (["method.allocator=nowhere.mod:Mine"], ["allocator = 'nowhere.mod:Mine' cannot be imported"]),
         (["fleet.layers=[0]"], ["fleet", "give at least one group more than 0"]),
         (["fleet.layers=[0, 0, 0]"], ["fleet", "give at least one group more than 0"]),
-        (["fleet.layers=[0, 4]", "fleet.shares=[1, 0]"], ["no client can train", "fleet.layers"]),
+        (["fleet.layers=[0, 4]", "fleet.shares=[1, 0]"], ["fleet.shares leaves every client with 0 layers"]),
         (["cohort=7"], ["cohort = 7 is more than data.clients = 6", "lower cohort"]),
         (["rounds=many"], ["rounds", "'many'"]),
         (["train.lr=-1"], ["lr must be greater than 0"]),
@@ -221,6 +222,25 @@ def test_damaged_lines_of_rounds(hellora: Command, small: Path, finished: Path, 
     (finished / "rounds.jsonl").write_text(content)
     answer = hellora("run", small, "--out", finished, "--set", "rounds=1", "--resume")
     check_refusal(answer, str(finished / "rounds.jsonl"), f"remove {finished}")
+
+
+def test_a_damaged_summary(hellora: Command, small: Path, finished: Path) -> None:
+    (finished / "summary.json").write_text('{"experiment": ')
+    answer = hellora("run", small, "--out", finished, "--set", "rounds=1", "--resume")
+    check_refusal(answer, f"{finished / 'summary.json'} is damaged: remove it")
+
+
+def test_a_folder_in_use(hellora: Command, small: Path, finished: Path) -> None:
+    with FileLock(finished / "run.lock"):
+        answer = hellora("run", small, "--out", finished, "--set", "rounds=1", "--resume")
+    check_refusal(answer, "is in use by another process")
+
+
+def test_an_allocator_that_does_not_fit_the_fleet_leaves_no_run(hellora: Command, small: Path, tmp_path: Path) -> None:
+    settings = ["--set", "method.allocator=exclusive", "--set", "fleet.layers=[1, 2]"]
+    answer = hellora("run", small, "--out", tmp_path / "out", *settings)
+    check_refusal(answer, "needs a client that can train all 4 layers")
+    assert not (tmp_path / "out" / "experiment.toml").exists()
 
 
 def test_a_damaged_experiment_file(hellora: Command, small: Path, finished: Path) -> None:

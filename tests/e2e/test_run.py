@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -61,7 +62,7 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
     answer = hellora("run", small, "--out", out)
     assert (answer.status, answer.err) == (0, "")
     assert sum(line.startswith("round") for line in answer.out.splitlines()) == 3  # one line per round
-    assert names_in(out) == {"experiment.toml", "rounds.jsonl", "summary.json", "checkpoint", "adapter"}
+    assert names_in(out) == {"experiment.toml", "rounds.jsonl", "summary.json", "run.lock", "checkpoint", "adapter"}
     assert names_in(out / "checkpoint") == {"state.json", "state-000003.safetensors"}
     assert names_in(out / "adapter") == {
         "adapter_config.json",
@@ -79,7 +80,7 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
             "updated",
             "missing",
             "rejected",
-            "attempts",
+            "repeated",
             "metrics",
             "clients",
             "uplink_bytes",
@@ -289,6 +290,47 @@ def test_too_few_updates_stop_the_run_and_it_can_be_resumed(
     assert adapter_bytes(out) == adapter_bytes(undisturbed)
 
 
+def test_a_stopped_run_goes_on_with_fewer_clients(
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked of a round may change from one resume to the next; failed attempts stay on record."""
+    out = tmp_path / "out"
+    worked = ClientWork.train
+    tries = dict.fromkeys(range(6), 0)
+
+    def train_rarely(self: ClientWork, task: ClientTask) -> ClientUpdate:
+        tries[task.client] += 1
+        if task.client != 0 and tries[task.client] < 3:
+            raise RuntimeError("out of memory")
+        return worked(self, task)
+
+    monkeypatch.setattr(ClientWork, "train", train_rarely)
+    one = (*changed("rounds", 1), *changed("cohort", 6))
+    assert hellora("run", small, "--out", out, *one, *changed("min_clients", 6), *changed("attempts", 1)).status == 1
+    assert hellora("run", small, "--out", out, *one, *changed("min_clients", 2), "--resume").status == 0
+    (line,) = lines_of(out)
+    assert line["updated"] == line["cohort"] == [0, 1, 2, 3, 4, 5]
+    (repeated,) = line["repeated"]
+    assert repeated["updated"] == [0]
+    assert repeated["rejected"] == {str(client): "RuntimeError: out of memory" for client in range(1, 6)}
+    model = LAYERS * RANK * VALUES_PER_RANK + HEAD_VALUES
+    assert line["downlink_bytes"] == 4 * 2 * 6 * model
+    trained = [sum(ranks) * VALUES_PER_RANK + HEAD_VALUES for ranks in line["ranks"].values()]
+    assert line["uplink_bytes"] > 4 * sum(trained)
+
+
+def test_the_threads_of_a_run_are_settled_when_it_begins(hellora: Command, small: Path, tmp_path: Path) -> None:
+    out, before = tmp_path / "out", torch.get_num_threads()
+    try:
+        assert hellora("run", small, "--out", out, *changed("compute.threads", 2)).status == 0
+        assert read_experiment(str(out / "experiment.toml")).compute.threads == 2
+        (out / "summary.json").unlink()
+        assert hellora("run", small, "--out", out, "--resume", *changed("compute.threads", 0)).status == 0
+        assert torch.get_num_threads() == 2, "automatic is what it was at first, whatever this machine has"
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_run_that_ended_before_it_had_a_state_does_not_block_its_folder(
     hellora: Command, small: Path, tmp_path: Path
 ) -> None:
@@ -444,8 +486,26 @@ def test_the_readme_gives_the_same_logits_for_images(hellora: Command, vit_run: 
 def test_the_readme_gives_the_same_logits_for_a_language_model(
     hellora: Command, llama_run: list[str], tmp_path: Path
 ) -> None:
-    hellora(*llama_run, "--out", tmp_path / "out")
+    template = changed("data.prompt", "we saw {instruction}: the {response} is")
+    hellora(*llama_run, *template, "--out", tmp_path / "out")
     check_readme(tmp_path / "out", lambda names: dict(names["batch"]))
+    assert "'we saw {instruction}: the {response} is'.format(" in code_of(tmp_path / "out")
+
+
+@pytest.mark.parametrize("head", ["mean_pooling", "own"])
+def test_the_readme_gives_the_same_logits_for_pairs_and_without_a_padding_token(
+    hellora: Command, small: Path, tmp_path: Path, tiny_llama: Path, head: str
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(tiny_llama, model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings |= {"pad_token": None, "eos_token": "[SEP]"}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    changes = (*changed("model.name", model), *changed("task.head_type", head), *changed("data.text_pair", "text"))
+    assert hellora("run", small, "--out", out, *changes, *changed("fleet.layers", [1, 2, 3])).status == 0
+    check_readme(out, lambda names: dict(names["batch"]))
+    assert "tokenizer(texts, pairs, " in code_of(out)
+    assert "tokenizer.pad_token = " in code_of(out)
 
 
 # -------------------------------------------------------------------------------------------------------- plan and list

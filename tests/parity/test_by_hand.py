@@ -128,8 +128,8 @@ def steps_of_federate(
     with LocalBackend(work, fleet) as backend:
         state = ServerState(0, adapter_from(start, base.spec))
         for report in federate(state, run, backend, lambda a: fisher_scores(a, base, task, dataset(proxy), 16)):
-            assert report.updated == report.cohort, report.rejected
-            layers = {i: np.flatnonzero(report.allocation.row(i).all(axis=1)).tolist() for i in report.cohort}
+            assert report.counted.updated == report.counted.cohort, report.counted.rejected
+            layers = {i: np.flatnonzero(report.allocation.row(i).all(axis=1)).tolist() for i in report.counted.cohort}
             scores = report.state.memory.get("allocator/scores")
             steps.append(Step(layers, None if scores is None else scores.numpy(), report.state.adapter.tensors()))
     return steps

@@ -101,6 +101,15 @@ def test_layout_of_vit(tiny_vit: Path) -> None:
     assert leaves in ({"q_proj", "v_proj"}, {"query", "value"})  # of transformers 5, 4
 
 
+def test_a_layer_of_swin_is_a_block_not_a_stage() -> None:
+    config = transformers.SwinConfig(
+        image_size=16, patch_size=2, embed_dim=8, depths=[1, 2], num_heads=[1, 2], window_size=4, num_labels=3
+    )
+    spec = adapter_spec(built(transformers.SwinForImageClassification, config), ModelSettings())
+    assert list(spec.layers) == [f"swin.encoder.layers.{s}.blocks.{b}" for s, b in ((0, 0), (1, 0), (1, 1))]
+    assert [module.layer for module in spec.modules] == [0, 0, 1, 1, 2, 2]
+
+
 def test_an_encoder_that_classifies_gets_query_and_value_only() -> None:
     spec = adapter_spec(built(*LLAMA[:2]), ModelSettings())
     assert {module.name.rpartition(".")[2] for module in spec.modules} == {"q_proj", "v_proj"}

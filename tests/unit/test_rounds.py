@@ -131,7 +131,7 @@ def test_tasks_carry_what_a_client_needs() -> None:
     backend = FakeBackend(FLEET, SPEC)
     reports = list(federate(START, run, backend, no_scores_of))
     for report, tasks in zip(reports, backend.calls, strict=True):
-        assert tuple(task.client for task in tasks) == report.cohort == tuple(sorted(report.cohort))
+        assert tuple(task.client for task in tasks) == report.counted.cohort == tuple(sorted(report.counted.cohort))
         assert len(tasks) == 4
         for task in tasks:
             assert (task.round, task.train, task.head) == (report.round, run.train, "frozen")
@@ -148,8 +148,8 @@ def test_the_aggregate_is_folded_into_the_state() -> None:
     sent = backend.trained(backend.calls[0][0])
     assert bits(report.state.adapter.tensors()) == bits(sent.adapter.tensors()) != bits(START.adapter.tensors())
     assert report.state.round == 1
-    assert report.updated == (10,)
-    assert report.attempts == 1
+    assert report.counted.updated == (10,)
+    assert len(report.attempts) == 1
     assert report.client_metrics == {10: {"examples": 5, "loss": 1.0}}
 
 
@@ -238,6 +238,7 @@ SPOILT: dict[str, tuple[Callable[[ClientUpdate], ClientUpdate], str]] = {
     "absent module": (lambda u: replace(u, adapter=replace(u.adapter, pairs=without(u.adapter.pairs))), "is absent"),
     "absent head": (lambda u: with_head(u, without(u.adapter.head, "bias")), "tensor head.bias is absent"),
     "no examples": (lambda u: replace(u, num_examples=0), "trained on 0 examples"),
+    "no tokens": (lambda u: replace(u, num_tokens=0), "trained on 0 tokens"),
     "scores shape": (lambda u: replace(u, layer_scores=torch.zeros(2)), "layer scores have shape (2,), expected (3,)"),
 }
 
@@ -247,13 +248,14 @@ def test_a_bad_update_is_rejected_and_does_not_count(
     spoil: Callable[[ClientUpdate], ClientUpdate], reason: str
 ) -> None:
     (report,) = reports_of(federation(), lambda updates: [spoil(updates[0]), *updates[1:]])
-    bad = report.cohort[0]
-    assert list(report.rejected) == [bad]
-    assert reason in report.rejected[bad]
-    assert report.updated == report.cohort[1:] == tuple(report.client_metrics)
-    assert not report.missing
+    bad = report.counted.cohort[0]
+    assert list(report.counted.rejected) == [bad]
+    assert reason in report.counted.rejected[bad]
+    assert report.counted.updated == report.counted.cohort[1:] == tuple(report.client_metrics)
+    assert not report.counted.missing
     (absent,) = reports_of(federation(), lambda updates: updates[1:])
     assert state_bits(report.state) == state_bits(absent.state)
+    assert bad in report.counted.uplink_bytes, "what it sent has travelled"
 
 
 def test_a_module_of_a_frozen_layer_is_rejected() -> None:
@@ -264,7 +266,7 @@ def test_a_module_of_a_frozen_layer_is_rejected() -> None:
         return [replace(updates[0], adapter=replace(updates[0].adapter, pairs=pairs)), *updates[1:]]
 
     (report,) = reports_of(federation(cohort=6), overreach)
-    assert "unknown tensor block." in report.rejected[10]
+    assert "unknown tensor block." in report.counted.rejected[10]
 
 
 def test_missing_and_failed_clients() -> None:
@@ -273,12 +275,12 @@ def test_missing_and_failed_clients() -> None:
         return [ClientFailure(first.client, "rejected", "out of memory"), third, fourth]
 
     (report,) = reports_of(federation(), answers)
-    a, b, c, d = report.cohort
-    assert report.rejected == {a: "out of memory"}
-    assert report.missing == {b: "no answer"}
-    assert report.updated == (c, d)
-    assert set(report.uplink_bytes) == {c, d}
-    assert set(report.downlink_bytes) == {a, b, c, d}
+    a, b, c, d = report.counted.cohort
+    assert report.counted.rejected == {a: "out of memory"}
+    assert report.counted.missing == {b: "no answer"}
+    assert report.counted.updated == (c, d)
+    assert set(report.counted.uplink_bytes) == {c, d}
+    assert set(report.counted.downlink_bytes) == {a, b, c, d}
 
 
 def test_duplicates_count_once_strangers_and_late_answers_not_at_all() -> None:
@@ -292,9 +294,9 @@ def test_duplicates_count_once_strangers_and_late_answers_not_at_all() -> None:
 
     (noisy,), (quiet,) = reports_of(federation(), answers), reports_of(federation())
     assert state_bits(noisy.state) == state_bits(quiet.state)
-    assert noisy.updated == quiet.updated
-    assert not noisy.missing
-    assert not noisy.rejected
+    assert noisy.counted.updated == quiet.counted.updated
+    assert not noisy.counted.missing
+    assert not noisy.counted.rejected
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -307,7 +309,7 @@ def test_the_order_of_arrival_is_irrelevant(seed: int) -> None:
     run = federation(FedHello(scores="clients", warmup=1), "local", ServerStep(0.7, 0.9), rounds=4, cohort=6)
     in_order, mixed = reports_of(run), reports_of(run, shuffled)
     assert [state_bits(r.state) for r in mixed] == [state_bits(r.state) for r in in_order]
-    assert [r.updated for r in mixed] == [r.updated for r in in_order]
+    assert [r.counted.updated for r in mixed] == [r.counted.updated for r in in_order]
 
 
 # --- too few updates
@@ -325,16 +327,18 @@ def test_too_few_updates_repeat_the_round_with_another_cohort() -> None:
     cohorts = [tuple(p.id for p in sample_cohort(run, 0, attempt)) for attempt in range(3)]
     assert [tuple(task.client for task in tasks) for tasks in backend.calls] == cohorts
     assert len(set(cohorts)) > 1
-    assert report.attempts == 3
-    assert report.cohort == cohorts[2]
-    assert report.updated == report.cohort
+    assert [attempt.cohort for attempt in report.attempts] == cohorts
+    assert [len(attempt.missing) for attempt in report.attempts] == [3, 2, 0]
+    assert report.downlink_bytes == sum(task.adapter.num_bytes for tasks in backend.calls for task in tasks)
+    assert report.counted.cohort == cohorts[2]
+    assert report.counted.updated == report.counted.cohort
     assert report.state.round == 1
 
 
 def test_exactly_enough_updates_are_enough() -> None:
     (report,) = reports_of(federation(min_clients=3), lambda updates: updates[:3])
-    assert report.attempts == 1
-    assert len(report.updated) == 3
+    assert len(report.attempts) == 1
+    assert len(report.counted.updated) == 3
 
 
 def test_too_few_updates_in_every_attempt_stop_the_run() -> None:
@@ -362,15 +366,15 @@ def test_a_round_that_asks_nobody_leaves_the_adapter_unchanged() -> None:
     run = federation(Exclusive(), server_step=ServerStep(0.7, 0.9), rounds=12, fleet=fleet, cohort=2, min_clients=1)
     before, idle, busy = START, 0, 0
     for report in reports_of(run):
-        if 25 in report.cohort:
+        if 25 in report.counted.cohort:
             busy += 1
-            assert report.updated == (25,)
+            assert report.counted.updated == (25,)
             assert state_bits(report.state) != state_bits(before)
         else:
             idle += 1
-            assert report.updated == ()
-            assert not report.missing
-            assert not report.rejected
+            assert report.counted.updated == ()
+            assert not report.counted.missing
+            assert not report.counted.rejected
             assert bits(report.state.adapter.tensors()) == bits(before.adapter.tensors())
             assert bits(report.state.memory) == bits(before.memory)
             assert not report.downlink_bytes
@@ -403,12 +407,12 @@ def test_frozen_head_is_sent_but_never_comes_back(server_step: ServerStep) -> No
     for report in federate(START, run, backend, no_scores_of):
         assert bits(report.state.adapter.head) == bits(START.adapter.head)
         assert all(bits(task.adapter.head) == bits(START.adapter.head) for task in backend.calls[-1])
-        assert not report.rejected
+        assert not report.counted.rejected
         assert not report.state.private
     (refused,) = reports_of(
         replace(run, rounds=1), lambda updates: [with_head(updates[0], START.adapter.head), *updates[1:]]
     )
-    assert "unknown tensor head." in refused.rejected[refused.cohort[0]]
+    assert "unknown tensor head." in refused.counted.rejected[refused.counted.cohort[0]]
 
 
 @pytest.mark.parametrize("server_step", [ServerStep(), ServerStep(0.7, 0.9)], ids=repr)
@@ -435,8 +439,8 @@ def test_bytes_are_what_travels(head: HeadPolicy, down: int, up: int) -> None:
     """A layer has a module 5 → 6 and one 5 → 3: 19 values per rank component; the head has 8. 4 bytes each."""
     (report,) = reports_of(federation(head=head, cohort=6))
     layers = {p.id: p.budget.capacity(3) for p in FLEET}
-    assert report.downlink_bytes == dict.fromkeys(layers, 4 * (3 * 4 * 19 + down))
-    assert report.uplink_bytes == {client: 4 * (count * 4 * 19 + up) for client, count in layers.items()}
+    assert report.counted.downlink_bytes == dict.fromkeys(layers, 4 * (3 * 4 * 19 + down))
+    assert report.counted.uplink_bytes == {client: 4 * (count * 4 * 19 + up) for client, count in layers.items()}
 
 
 def test_min_clients_also_counts_where_fewer_are_asked() -> None:

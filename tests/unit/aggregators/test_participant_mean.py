@@ -1,5 +1,7 @@
 """participant_mean against a slow, dense reference, and by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -86,3 +88,15 @@ def test_a_head_that_all_send_unchanged_stays_bit_identical() -> None:
 def test_unknown_weighting() -> None:
     with pytest.raises(ValueError, match="weighting must be one of samples, uniform, not 'steps'"):
         ParticipantMean("steps")  # type: ignore[arg-type]
+
+
+def test_clients_that_count_tokens_are_weighted_by_them() -> None:
+    tasks = [task_for(client, GLOBAL, np.ones((SPEC.num_layers, SPEC.max_rank), bool)) for client in (0, 1)]
+    by_examples = [
+        update_of(t, random_adapter(SPEC, t.client), SPEC, n) for t, n in zip(tasks, (300, 100), strict=True)
+    ]
+    by_tokens = [replace(u, num_examples=7, num_tokens=u.num_examples) for u in by_examples]
+    results = [
+        ParticipantMean().aggregate(GLOBAL, list(zip(tasks, us, strict=True)), SPEC) for us in (by_examples, by_tokens)
+    ]
+    assert bits(results[0].tensors()) == bits(results[1].tensors())

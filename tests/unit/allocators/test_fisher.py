@@ -133,7 +133,7 @@ def report(*values: float) -> torch.Tensor:
 
 
 NAN = float("nan")
-SMALL = fleet_of(2, 3)
+SMALL = fleet_of(2, 3, 3)  # clients 10, 13 and 16 with 5, 12 and 19 examples
 
 
 def after_reports(allocator: Allocator, rounds: Sequence[dict[int, torch.Tensor]], run_rounds: int) -> Memory:
@@ -147,9 +147,10 @@ def after_reports(allocator: Allocator, rounds: Sequence[dict[int, torch.Tensor]
 
 REPORTS = [
     {},
-    {7: report(1, NAN, 3), 2: report(3, NAN, NAN)},
-    {2: report(4, 5, NAN), 1: report(NAN, float("inf"), NAN)},
+    {13: report(1, NAN, 3), 10: report(3, NAN, NAN)},
+    {10: report(4, 5, NAN), 16: report(NAN, float("inf"), NAN)},
 ]
+MEAN = (12 * 1 + 5 * 3) / (12 + 5)  # of layer 0 after the first reports
 
 
 @pytest.mark.parametrize("allocator", [Fisher(scores="clients"), FedHello(scores="clients", warmup=5)], ids=repr)
@@ -157,27 +158,33 @@ def test_reports_are_averaged_then_smoothed(allocator: Allocator) -> None:
     assert allocator.needs_reports
     assert not allocator.needs_proxy
     first = after_reports(allocator, REPORTS[:2], run_rounds=100)["reported"]
-    np.testing.assert_allclose(first, [2, np.nan, 3])
+    np.testing.assert_allclose(first, [MEAN, np.nan, 3])
     second = after_reports(allocator, REPORTS, run_rounds=100)["reported"]
-    np.testing.assert_allclose(second, [0.9 * 2 + 0.1 * 4, 5, 3])
+    np.testing.assert_allclose(second, [0.9 * MEAN + 0.1 * 4, 5, 3])
+
+
+def test_a_layer_that_nobody_reported_counts_as_the_mean_of_the_others() -> None:
+    """Where no client can train all layers, some may not be reported before Fisher draws them."""
+    memory = after_reports(Fisher(scores="clients", refresh=1), REPORTS[:2], run_rounds=100)
+    np.testing.assert_allclose(memory["scores"], [MEAN, (MEAN + 3) / 2, 3])
 
 
 def test_smoothing() -> None:
     memory = after_reports(Fisher(scores="clients", smoothing=0.5), REPORTS, run_rounds=100)
-    np.testing.assert_allclose(memory["reported"], [3, 5, 3])
+    np.testing.assert_allclose(memory["reported"], [0.5 * MEAN + 0.5 * 4, 5, 3])
 
 
 def test_reported_importance_is_in_force_from_refresh_to_refresh() -> None:
     memory = after_reports(Fisher(scores="clients", refresh=2), REPORTS, run_rounds=100)
     assert int(memory["refreshed"]) == 2
     assert bits({0: memory["scores"]}) == bits({0: memory["reported"]})
-    later = after_reports(Fisher(scores="clients", refresh=2), [*REPORTS, {1: report(90, 90, 90)}], run_rounds=100)
+    later = after_reports(Fisher(scores="clients", refresh=2), [*REPORTS, {16: report(90, 90, 90)}], run_rounds=100)
     assert bits({0: later["scores"]}) == bits({0: memory["scores"]}) != bits({0: later["reported"]})
 
 
 def test_first_refresh_after_the_warmup_has_the_reports_of_the_warmup() -> None:
     memory = after_reports(FedHello(scores="clients", warmup=2, refresh=9), REPORTS, run_rounds=100)
-    np.testing.assert_allclose(memory["scores"], [0.9 * 2 + 0.1 * 4, 5, 3])
+    np.testing.assert_allclose(memory["scores"], [0.9 * MEAN + 0.1 * 4, 5, 3])
 
 
 def test_without_reports_yet_the_geometry_decides() -> None:

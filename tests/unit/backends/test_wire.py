@@ -87,6 +87,7 @@ def updates(draw: st.DrawFn) -> ClientUpdate:
         adapter=draw(adapters()),
         metrics=draw(st.dictionaries(st.text(), FLOATS | st.integers())),
         layer_scores=draw(st.none() | tensors(5, dtype=torch.float64)),
+        num_tokens=draw(st.none() | IDS),
     )
 
 

@@ -119,6 +119,29 @@ def test_proxy_data_from_a_named_split_or_another_source(
         load_corpus(DataSettings(name=str(folder), proxy="./nothing"), "text", seed=0)
 
 
+@pytest.mark.parametrize("way", ["by another path", "by a link", "a copy", "mostly a copy", "the folder it is in"])
+def test_proxy_data_must_not_be_the_clients_own(folder: Path, tmp_path: Path, way: str) -> None:
+    train = folder / "train.jsonl"
+    copy, link = tmp_path / "copy.jsonl", tmp_path / "link.jsonl"
+    rows = train.read_text().splitlines()
+    copy.write_text("\n".join(rows[:40] + ([] if way == "a copy" else ['{"text": "new", "label": 0}'])))
+    link.symlink_to(train)
+    proxy = {
+        "by another path": folder / ".." / folder.name / "train.jsonl",
+        "by a link": link,
+        "the folder it is in": f"{folder}/",
+    }.get(way, copy)
+    with pytest.raises(InputError, match=r"data\.proxy: \d+ of the \d+ examples in .* are the clients' own"):
+        load_corpus(DataSettings(name=str(folder), proxy=str(proxy)), "text", seed=0)
+
+
+def test_a_test_split_may_serve_as_proxy_data_of_a_single_file(tmp_path: Path) -> None:
+    """A few texts in common are chance, not the clients' data."""
+    name = write(tmp_path / "all.jsonl", numbered(60))
+    proxy = write(tmp_path / "public.jsonl", [*numbered(3), *({"text": f"mine {i}", "label": 0} for i in range(9))])
+    assert len(load_corpus(DataSettings(name=name, proxy=proxy), "text", seed=0).proxy) == 12
+
+
 def test_a_small_test_split_gives_no_proxy_data(tmp_path: Path) -> None:
     corpus = load_corpus(DataSettings(name=write(tmp_path / "all.jsonl", numbered(30))), "text", seed=0)
     assert (len(corpus.test), len(corpus.proxy), corpus.proxy_source) == (3, 0, "none")

@@ -166,3 +166,20 @@ def test_answers_take_half_of_the_limit_at_most(
     limit = prompt + answer
     CausalLM(max_length=limit, answers=1, answer_tokens=answer_tokens).answer_metrics(llama, rows)
     assert (seen[0]["attention_mask"].shape[1], seen[0]["max_new_tokens"]) == (prompt, answer)
+
+
+def test_a_prompt_keeps_its_beginning_and_gets_no_end(ending: BaseModel) -> None:
+    """A tokenizer that puts [SEP], as end of text, behind every text; the answer begins where the prompt stops."""
+    ending.processor.bos_token, ending.processor.eos_token = "[CLS]", "[SEP]"
+    assert text(ending, TASK.encode(ending, ROWS).examples[0]["input_ids"]) == "[CLS] we saw the boat near a wave [SEP]"
+    short = CausalLM(max_length=8).encode(ending, ROWS)
+    assert text(ending, short.examples[0]["input_ids"]) == "[CLS] saw the boat near a wave [SEP]"
+    assert short.lengths is not None
+    assert short.lengths.tolist() == [8, 8]
+
+
+def test_tokens_are_counted_that_are_predicted(ending: BaseModel) -> None:
+    encoded = TASK.encode(ending, ROWS)
+    batch = TASK.collate(ending, encoded.examples)
+    with torch.no_grad():
+        assert encoded.num_tokens == int(TASK.outputs(ending, batch).weights.sum()) == 4 + 8

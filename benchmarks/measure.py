@@ -65,7 +65,9 @@ def hellora_round(setup: Setup, backend: Backend) -> float:
     steps = sum(metrics["steps"] for metrics in report.client_metrics.values())
     expected = sum(math.ceil(len(part) / BATCH) for part in setup.work.parts)
     if steps != expected or report.counted.missing or report.counted.rejected:
-        raise RuntimeError(f"the round did {steps} steps, not {expected}; {report.counted.missing} {report.counted.rejected}")
+        raise RuntimeError(
+            f"the round did {steps} steps, not {expected}; {report.counted.missing} {report.counted.rejected}"
+        )
     return seconds
 
 

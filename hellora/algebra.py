@@ -33,14 +33,25 @@ def components(pair: LoraPair, index: Tensor) -> LoraPair:
     return LoraPair(pair.A[index], pair.B[:, index], pair.scale)
 
 
+def trained_components(pair: LoraPair, row: Mask) -> Tensor:
+    """Which components of a dispatched pair are trained, (rank,) bool; `row` (max_rank,) is of the bank.
+
+    A dispatched pair has all components of the bank, or only the trained ones.
+    """
+    if pair.rank == len(row):
+        return torch.tensor(row)
+    if pair.rank != row.sum():
+        raise ValueError(f"a pair of rank {pair.rank} was dispatched to train {row.sum()} of {len(row)} components")
+    return torch.ones(pair.rank, dtype=torch.bool)
+
+
 def trained_part(adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
     """The components that `trained` (layers, max_rank) switches on; modules of frozen layers are absent. No head."""
-    rows = torch.tensor(trained)
-    pairs = {
-        module.name: components(adapter.pairs[module.name], rows[module.layer])
-        for module in spec.modules
-        if trained[module.layer].any()
-    }
+    pairs = {}
+    for module in spec.modules:
+        if trained[module.layer].any():
+            pair = adapter.pairs[module.name]
+            pairs[module.name] = components(pair, trained_components(pair, trained[module.layer]))
     return Adapter(pairs)
 
 

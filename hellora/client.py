@@ -51,7 +51,12 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
     squares = np.zeros(spec.num_layers)
     loss_sum = weight_sum = 0.0
     steps = 0
-    with seeded(task.seed, base.device), base.dressed(task.adapter, task.trained, task.head != "frozen") as dressed:
+    with (
+        seeded(task.seed, base.device),
+        base.dressed(
+            task.adapter, task.trained, task.head != "frozen", factors=task.factors, bypass=task.bypass
+        ) as dressed,
+    ):
         optimizer = make_optimizer(dressed.parameters, settings)
         for indices in training_batches(encoded, settings, task.seed):
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from hellora.data.sources import Corpus, load_corpus
 from hellora.errors import InputError
 from hellora.protocols import Scores
 from hellora.resident import BaseModel
-from hellora.rounds import Federation, allocate
+from hellora.rounds import Federation, allocate, with_private
 from hellora.seeds import rng_for, seed_for
 from hellora.types import Adapter, Allocation, ClientProfile, ServerState
 
@@ -57,7 +57,7 @@ class Setup:
             return evaluate(state.adapter, self.base, kind, self.corpus.test, size, precision)
         totals: dict[str, float] = {}
         for client, rows in enumerate(self.held_out):
-            adapter = replace(state.adapter, head=state.private.get(client, state.adapter.head))
+            adapter = with_private(state.adapter, state.private.get(client, {}))
             if len(rows):
                 found = evaluate(adapter, self.base, kind, self.work.data.select(rows), size, precision)
                 for name, value in found.items():
@@ -90,7 +90,7 @@ def prepare(experiment: Experiment) -> Setup:
         )
     parts = client_rows(experiment.partitioner, corpus.train, experiment.data.clients, seed_for(seed, "partition"))
     held_out: Parts = []
-    if experiment.method.head == "local":
+    if experiment.method.personal:
         parts, held_out = hold_out(parts, seed)
     base = experiment.task.load(experiment.model, corpus.labels, seed_for(seed, "head"))
     profiles = fleet(experiment, [len(part) for part in parts])

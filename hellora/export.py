@@ -7,9 +7,10 @@ from typing import Any
 
 from hellora.experiment import Setup
 from hellora.model import resolve_name, save_peft
+from hellora.rounds import with_private
 from hellora.tasks import length_limit
 from hellora.tasks.sequence_classification import SequenceClassification
-from hellora.types import Adapter, ServerState
+from hellora.types import ServerState
 
 HEADER = """# {title}
 
@@ -98,8 +99,8 @@ with torch.no_grad():
 PADDING = "tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token\n"
 
 PERSONAL = """
-Heads are personal: `personal/` has a folder like this one for each client that took part, with its own head. The head
-here is the one that all of them began with.
+Clients keep a part of their own ({parts}): `personal/` has a folder like this one for each client that took part. What
+is here in its place is what all of them began with.
 """
 
 
@@ -108,9 +109,10 @@ def save_adapter(folder: Path, setup: Setup, state: ServerState, final_folder: P
     folder.mkdir(parents=True)
     experiment = setup.experiment
     save_peft(state.adapter, folder, setup.base, experiment.model, experiment.task.kind())
-    for client, head in sorted(state.private.items()):
+    for client, own in sorted(state.private.items()):
         personal = folder / "personal" / f"client-{client:05d}"
-        save_peft(Adapter(state.adapter.pairs, head), personal, setup.base, experiment.model, experiment.task.kind())
+        adapter = with_private(state.adapter, own)
+        save_peft(adapter, personal, setup.base, experiment.model, experiment.task.kind())
     if setup.corpus.labels:
         (folder / "labels.json").write_text(json.dumps(list(setup.corpus.labels), indent=1, ensure_ascii=False))
     (folder / "README.md").write_text(readme(setup, final_folder))
@@ -138,8 +140,10 @@ def readme(setup: Setup, folder: Path) -> str:
         prompt=filled_in(experiment.data.prompt),
     )
     labels = "\nThe index of a logit is a class in `labels.json`.\n" if task.columns != "instruction" else ""
-    if experiment.method.head == "local":
-        labels += PERSONAL
+    if experiment.method.personal:
+        parts = ["the head"] if experiment.method.head == "local" else []
+        parts += [] if experiment.method.shares == "both" else [f"every factor but {experiment.method.shares}"]
+        labels += PERSONAL.format(parts=", ".join(parts))
     return HEADER.format(
         title=experiment.name,
         model=experiment.model.name,

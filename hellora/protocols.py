@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,14 @@ from hellora.types import (
     ClientProfile,
     ClientTask,
     ClientUpdate,
+    Factors,
     HeadPolicy,
     Mask,
     Memory,
 )
 
 Scores = npt.NDArray[np.float64]
+Trains = Literal["both", "A", "B", "alternate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +63,9 @@ class RoundView:
         for line, layers in zip(mask, rows, strict=True):
             line[np.asarray(layers, dtype=np.int64)] = True
         allocation = Allocation.of_layers(tuple(p.id for p in self.cohort), mask, self.spec.max_rank)
+        component = np.arange(self.spec.max_rank)
         for row, profile in zip(allocation.mask, self.cohort, strict=True):
-            if profile.budget.rank is not None:
-                row[:, profile.budget.rank :] = False
+            row &= component < profile.budget.ranks(self.spec.num_layers, self.spec.max_rank)[:, None]
         return allocation
 
 
@@ -87,6 +90,9 @@ class Allocator(ABC):
 class Dispatcher(ABC):
     """Cut the global adapter to what one client receives."""
 
+    bypasses: ClassVar[bool] = False  # True: the client leaves out the blocks in which it trains nothing
+    keeps_components: ClassVar[bool] = True  # False: what it sends is not made of the bank's own rank components
+
     @abstractmethod
     def dispatch(self, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
         """The adapter that goes to a client whose row of the allocation is `trained` (layers, max_rank)."""
@@ -98,20 +104,38 @@ Answers = Sequence[tuple[ClientTask, ClientUpdate]]  # what was sent beside what
 class Aggregator(ABC):
     """Fold unequal updates into the next global adapter."""
 
+    keeps_components: ClassVar[bool] = True
+    """True: a rank component stays itself from round to round, and one that nobody trained is bit-identical. False: the
+    bank is factorised anew (SVD), so that nothing may be remembered by component; a layer that nobody trained is
+    bit-identical all the same."""
+
     @abstractmethod
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec) -> Adapter:
-        """The aggregated adapter. A component that nobody trained is returned bit-identical."""
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        """The aggregated adapter. `seed` is the round's own, for what has to be drawn anew."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A named combination: allocate, dispatch, aggregate, server step, and what happens to the head."""
+    """A named combination: allocate, dispatch, aggregate, server step, and what happens to head and factors."""
 
     allocator: Allocator
     dispatcher: Dispatcher
     aggregator: Aggregator
     server_step: ServerStep = ServerStep()
     head: HeadPolicy = "aggregate"
+    trains: Trains = "both"
+    shares: Factors = "both"  # the factors that are aggregated; the other stays with its client (FedSA-LoRA)
+
+    @property
+    def personal(self) -> bool:
+        """True if clients keep something of their own, so that each has its own model."""
+        return self.head == "local" or self.shares != "both"
+
+    def factors(self, round: int) -> Factors:
+        """The factors that clients train in a round. Alternating begins with B (RoLoRA)."""
+        if self.trains == "alternate":
+            return "A" if round % 2 else "B"
+        return self.trains
 
 
 class Backend(ABC):

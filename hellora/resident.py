@@ -4,7 +4,7 @@
 weight it belongs to, and on leaving puts the very same parameters back. The base is never written to.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,21 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hellora.algebra import components, delta_weight
-from hellora.types import Adapter, AdapterSpec, LoraPair, Mask
+from hellora.algebra import components, delta_weight, trained_components
+from hellora.types import Adapter, AdapterSpec, Factors, LoraPair, Mask
 
 
 class LoraLinear(nn.Module):
     """y = base(x) + scale · B A dropout(x), with A (rank, d_in) and B (d_out, rank) trained and the base frozen.
 
-    A and B may carry a leading batch dimension: one copy of the pair per example, whose gradients are then the
-    gradients of each example's own loss.
+    `factors` may train only one of them. A and B may carry a leading batch dimension: one copy of the pair per example,
+    whose gradients are then the gradients of each example's own loss.
     """
 
-    def __init__(self, base: nn.Module, A: Tensor, B: Tensor, scale: float, dropout: float) -> None:
+    def __init__(
+        self, base: nn.Module, A: Tensor, B: Tensor, scale: float, dropout: float, factors: Factors = "both"
+    ) -> None:
         super().__init__()
         self.base, self.scale, self.dropout = base, scale, dropout
-        self.A, self.B = nn.Parameter(A), nn.Parameter(B)
+        self.A, self.B = nn.Parameter(A, requires_grad=factors != "B"), nn.Parameter(B, requires_grad=factors != "A")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.A.ndim == 3 and (x.ndim != 3 or x.shape[0] != self.A.shape[0]):
@@ -34,6 +36,21 @@ class LoraLinear(nn.Module):
         y: Tensor = self.base(x)
         h = nn.functional.dropout(x, self.dropout, self.training).to(self.A.dtype) @ self.A.mT
         return y + ((h * self.scale) @ self.B.mT).to(y.dtype)
+
+
+class Bypass(nn.Module):
+    """In the place of a transformer block that a client leaves out: what comes in goes out (FedRA)."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = [block]  # in a list, so that it is no submodule
+        self.returns_tuple: bool | None = None
+
+    def forward(self, hidden: Tensor, *rest: Any, **named: Any) -> Any:
+        if self.returns_tuple is None:  # once: some blocks answer with a tuple, others with a tensor
+            with torch.no_grad():
+                self.returns_tuple = isinstance(self.block[0](hidden, *rest, **named), tuple)
+        return (hidden,) if self.returns_tuple else hidden
 
 
 class PerExampleError(RuntimeError):
@@ -51,7 +68,7 @@ class Dressed:
     def parameters(self) -> list[nn.Parameter]:
         """What the optimizer gets: the parameters that require a gradient, and no other."""
         lora = [p for module in self.lora.values() for p in (module.A, module.B)]
-        return lora + [p for p in self.head.values() if p.requires_grad]
+        return [p for p in (*lora, *self.head.values()) if p.requires_grad]
 
     def read(self) -> Adapter:
         """The trained values, on the CPU, detached from the model."""
@@ -119,13 +136,20 @@ class BaseModel:
 
     @contextmanager
     def dressed(
-        self, adapter: Adapter, trained: Mask | None = None, train_head: bool = False, copies: int | None = None
+        self,
+        adapter: Adapter,
+        trained: Mask | None = None,
+        train_head: bool = False,
+        copies: int | None = None,
+        factors: Factors = "both",
+        bypass: bool = False,
     ) -> Iterator[Dressed]:
         """Lend the model out with `adapter` on it.
 
-        Rank components that `trained` (layers, max_rank) switches on become LoRA modules with gradients; all others
-        are folded into a copy of their module's weight. Blocks with something to train are in train mode, the rest
-        in eval mode. `copies` gives every example of a batch its own copy of the pairs (per-example gradients).
+        Rank components that `trained` (layers, max_rank) switches on become LoRA modules with gradients; all others,
+        and the residual, are folded into a copy of their module's weight. Blocks with something to train are in train
+        mode, the rest in eval mode, or left out (`bypass`). `copies` gives every example of a batch its own copy of
+        the pairs (per-example gradients).
         """
         lora: dict[str, LoraLinear] = {}
         head: dict[str, nn.Parameter] = {}
@@ -141,17 +165,19 @@ class BaseModel:
                     continue
                 pair = adapter.pairs[module.name]
                 rows = torch.zeros(pair.rank, dtype=torch.bool)
-                if trained is not None:
-                    rows = torch.tensor(trained[module.layer])
+                if trained is not None and trained[module.layer].any():
+                    rows = trained_components(pair, trained[module.layer])
                 linear = self.net.get_submodule(module.name)
-                if not rows.all():
-                    put(linear, "weight", nn.Parameter(folded(linear, components(pair, ~rows)), requires_grad=False))
+                frozen = [components(pair, ~rows)] if not rows.all() else []
+                frozen += [adapter.residual[module.name]] if module.name in adapter.residual else []
+                if frozen:
+                    put(linear, "weight", nn.Parameter(folded(linear, frozen), requires_grad=False))
                 if rows.any():
                     part = components(pair, rows)
                     A, B = (t.to(self.device, copy=True) for t in (part.A, part.B))
                     if copies is not None:
                         A, B = A.repeat(copies, 1, 1), B.repeat(copies, 1, 1)
-                    lora[module.name] = LoraLinear(linear, A, B, pair.scale, self.dropout)
+                    lora[module.name] = LoraLinear(linear, A, B, pair.scale, self.dropout, factors)
                     owner, _, leaf = module.name.rpartition(".")
                     put(self.net.get_submodule(owner), leaf, lora[module.name])
             root = self.head if self.head is not None else self.net
@@ -160,6 +186,10 @@ class BaseModel:
                 value = adapter.head[name].to(self.device, copy=True)
                 head[name] = nn.Parameter(value, requires_grad=train_head)
                 put(root.get_submodule(owner), leaf, head[name])
+            if bypass and trained is not None:
+                for name in (n for n, row in zip(self.spec.layers, trained, strict=True) if not row.any()):
+                    owner, _, leaf = name.rpartition(".")
+                    put(self.net.get_submodule(owner), leaf, Bypass(self.net.get_submodule(name)))
             if copies is None:
                 self.train_mode(trained, train_head)
             yield Dressed(lora, head)
@@ -178,11 +208,12 @@ class BaseModel:
                 self.net.get_submodule(name).train()
 
 
-def folded(linear: nn.Module, pair: LoraPair) -> Tensor:
-    """A copy of the linear module's weight with ΔW added, in the weight's own dtype and layout.
+def folded(linear: nn.Module, pairs: Sequence[LoraPair]) -> Tensor:
+    """A copy of the linear module's weight with each ΔW added, in the weight's own dtype and layout.
 
     What is not an nn.Linear is GPT-2's Conv1D, which stores its weight as (d_in, d_out).
     """
     weight: Tensor = linear.get_parameter("weight").detach()
-    delta = delta_weight(LoraPair(pair.A.to(weight.device), pair.B.to(weight.device), pair.scale))
+    on_device = [LoraPair(pair.A.to(weight.device), pair.B.to(weight.device), pair.scale) for pair in pairs]
+    delta = torch.stack([delta_weight(pair) for pair in on_device]).sum(0) if pairs[1:] else delta_weight(on_device[0])
     return (weight + (delta if isinstance(linear, nn.Linear) else delta.T)).to(weight.dtype)

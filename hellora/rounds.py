@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from hellora.algebra import trained_part
+from hellora.algebra import trained_components, trained_part
 from hellora.errors import InputError, RunError
 from hellora.protocols import Answers, Backend, Method, RoundView, Scores
 from hellora.seeds import rng_for, seed_for
@@ -21,6 +22,8 @@ from hellora.types import (
     ClientProfile,
     ClientTask,
     ClientUpdate,
+    Factors,
+    LoraPair,
     Memory,
     RoundReport,
     ServerState,
@@ -90,8 +93,7 @@ def dispatch(run: Federation, state: ServerState, allocation: Allocation) -> lis
         if not row.any():
             continue
         adapter = run.method.dispatcher.dispatch(state.adapter, row, run.spec)
-        if run.method.head == "local":
-            adapter = replace(adapter, head=state.private.get(client, adapter.head))
+        adapter = with_private(adapter, state.private.get(client, {}))
         tasks.append(
             ClientTask(
                 round=state.round,
@@ -102,6 +104,8 @@ def dispatch(run: Federation, state: ServerState, allocation: Allocation) -> lis
                 train=run.train,
                 head=run.method.head,
                 report_layer_scores=run.method.allocator.needs_reports,
+                factors=run.method.factors(state.round),
+                bypass=run.method.dispatcher.bypasses,
             )
         )
     return tasks
@@ -164,22 +168,60 @@ def fold(run: Federation, state: ServerState, answers: Answers, allocator_memory
     velocity = select(state.memory, "velocity")
     if answers:
         trained = np.logical_or.reduce([task.trained for task, _ in answers])
-        aggregated = run.method.aggregator.aggregate(adapter, shared(answers, run, state), run.spec)
+        seed = seed_for(run.seed, "aggregate", state.round)
+        aggregated = run.method.aggregator.aggregate(adapter, shared(answers, run, state), run.spec, seed)
         adapter, velocity = run.method.server_step.apply(adapter, aggregated, trained, velocity, run.spec)
-    if run.method.head == "local":
-        private |= {update.client: update.adapter.head for _, update in answers}
+    for task, update in answers:
+        if own := private_part(task, update, run):
+            private[update.client] = {**private.get(update.client, {}), **own}
     memory |= {f"velocity/{name}": value for name, value in velocity.items()}
     reports = {u.client: u.layer_scores for _, u in answers if u.layer_scores is not None}
     return ServerState(state.round + 1, adapter, memory, reports, private)
 
 
 def shared(answers: Answers, run: Federation, state: ServerState) -> Answers:
-    """The answers as the aggregator may see them: a head that is not aggregated stands as the server's own."""
-    if run.method.head == "aggregate":
+    """The answers as the aggregator may see them: what is not shared stands as the server's own."""
+    method = run.method
+    if method.head == "aggregate" and method.shares == "both":
         return answers
-    return [
-        (task, replace(update, adapter=replace(update.adapter, head=state.adapter.head))) for task, update in answers
-    ]
+    seen = []
+    for task, update in answers:
+        head = update.adapter.head if method.head == "aggregate" else state.adapter.head
+        pairs = dict(update.adapter.pairs)
+        if method.shares != "both":
+            for name, mine in trained_part(state.adapter, task.trained, run.spec).pairs.items():
+                pairs[name] = replace(pairs[name], B=mine.B) if method.shares == "A" else replace(pairs[name], A=mine.A)
+        seen.append((task, replace(update, adapter=Adapter(pairs, head))))
+    return seen
+
+
+def private_part(task: ClientTask, update: ClientUpdate, run: Federation) -> dict[str, Tensor]:
+    """What of its own a client keeps for its next task, by flat name: its head, the factor that is not shared."""
+    own: dict[str, Tensor] = {}
+    if run.method.head == "local":
+        own |= {f"head.{name}": value for name, value in update.adapter.head.items()}
+    if run.method.shares != "both":
+        for module in run.spec.modules:
+            if (new := update.adapter.pairs.get(module.name)) is None:
+                continue
+            sent = task.adapter.pairs[module.name]
+            rows = trained_components(sent, task.trained[module.layer])
+            if run.method.shares == "A":
+                own[f"{module.name}.lora_B"] = sent.B.masked_scatter(rows[None, :].expand_as(sent.B), new.B)
+            else:
+                own[f"{module.name}.lora_A"] = sent.A.masked_scatter(rows[:, None].expand_as(sent.A), new.A)
+    return own
+
+
+def with_private(adapter: Adapter, own: Mapping[str, Tensor]) -> Adapter:
+    """An adapter with a client's own tensors, by flat name, in place of the shared ones."""
+    if not own:
+        return adapter
+    pairs = {
+        name: LoraPair(own.get(f"{name}.lora_A", pair.A), own.get(f"{name}.lora_B", pair.B), pair.scale)
+        for name, pair in adapter.pairs.items()
+    }
+    return replace(adapter, pairs=pairs, head={n: own.get(f"head.{n}", t) for n, t in adapter.head.items()})
 
 
 def select(memory: Memory, owner: str) -> Memory:
@@ -187,9 +229,15 @@ def select(memory: Memory, owner: str) -> Memory:
     return {key.removeprefix(f"{owner}/"): value for key, value in memory.items() if key.startswith(f"{owner}/")}
 
 
-def travelling_bytes(adapter: Adapter, run: Federation) -> int:
-    """What of an adapter crosses the seam; a local head stays with its client."""
-    return replace(adapter, head={}).num_bytes if run.method.head == "local" else adapter.num_bytes
+def travelling_bytes(adapter: Adapter, method: Method, factors: Factors) -> int:
+    """What of an adapter crosses the seam: not what stays with its client, not a factor that is not trained."""
+    total = 0
+    for name, tensor in adapter.tensors().items():
+        kept_head = method.head == "local" and name.startswith("head.")
+        factor = {".lora_A": "A", ".lora_B": "B"}.get(name[-7:], "both")
+        if not kept_head and all("both" in (factor, which) or factor == which for which in (method.shares, factors)):
+            total += tensor.numel() * tensor.element_size()
+    return total
 
 
 def federate(state: ServerState, run: Federation, backend: Backend, layer_scores: LayerScores) -> Iterator[RoundReport]:
@@ -207,14 +255,18 @@ def federate(state: ServerState, run: Federation, backend: Backend, layer_scores
             allocation, allocator_memory = allocate(run, state, layer_scores, number)
             tasks = dispatch(run, state, allocation)
             answers, failures, arrived = collect(tasks, backend.train(tasks), run.spec)
+            factors = run.method.factors(state.round)
             attempts.append(
                 Attempt(
                     cohort=allocation.clients,
                     updated=tuple(update.client for _, update in answers),
                     missing={f.client: f.reason for f in failures if f.kind == "missing"},
                     rejected={f.client: f.reason for f in failures if f.kind == "rejected"},
-                    downlink_bytes={task.client: travelling_bytes(task.adapter, run) for task in tasks},
-                    uplink_bytes={client: travelling_bytes(arrived[client].adapter, run) for client in sorted(arrived)},
+                    downlink_bytes={task.client: travelling_bytes(task.adapter, run.method, "both") for task in tasks},
+                    uplink_bytes={
+                        client: travelling_bytes(arrived[client].adapter, run.method, factors)
+                        for client in sorted(arrived)
+                    },
                 )
             )
             if not tasks or len(answers) >= run.min_clients:

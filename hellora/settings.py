@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hellora.protocols import Trains
 from hellora.seeds import rng_for
-from hellora.types import Budget, HeadPolicy
+from hellora.types import Budget, Factors, HeadPolicy
 
 
 @dataclass(frozen=True)
@@ -34,28 +35,44 @@ class FleetSettings:
 
     layers: tuple[int, ...] = ()  # how many layers a client of each group can train; () = all, for everyone
     shares: tuple[float, ...] = ()  # () = equal
+    ranks: tuple[int | tuple[int, ...], ...] = ()  # the rank it can train, or one rank per layer; () = the model's
 
     def __post_init__(self) -> None:
         if any(capacity < 0 for capacity in self.layers):
             raise ValueError("layers must not be negative")
         if self.layers and not any(self.layers):
             raise ValueError("layers is 0 for every group, so no client can train: give at least one group more than 0")
-        if self.shares and len(self.shares) != len(self.layers):
-            raise ValueError(f"shares has {len(self.shares)} numbers, layers has {len(self.layers)}: give one each")
+        if self.layers and self.ranks and len(self.layers) != len(self.ranks):
+            raise ValueError(f"layers has {len(self.layers)} groups, ranks has {len(self.ranks)}: give one each")
+        if any(rank < 0 for ranks in self.ranks for rank in (ranks if isinstance(ranks, tuple) else (ranks,))):
+            raise ValueError("ranks must not be negative")
+        if self.ranks and not any(np.any(ranks) for ranks in self.ranks):
+            raise ValueError("ranks is 0 for every group, so no client can train: give at least one group more than 0")
+        if self.shares and len(self.shares) != self.groups:
+            raise ValueError(
+                f"shares has {len(self.shares)} numbers for {self.groups} groups of clients: give one each"
+            )
         if any(share < 0 for share in self.shares) or (self.shares and not sum(self.shares)):
             raise ValueError("shares must not be negative, nor all 0")
 
+    @property
+    def groups(self) -> int:
+        return max(len(self.layers), len(self.ranks))
+
+    def budget(self, group: int) -> Budget:
+        return Budget(self.layers[group] if self.layers else None, self.ranks[group] if self.ranks else None)
+
     def budgets(self, clients: int, seed: int) -> list[Budget]:
         """One budget per client id: groups in proportion to their shares (largest remainder), dealt out by seed."""
-        if not self.layers:
+        if not self.groups:
             return [Budget()] * clients
-        shares = np.array(self.shares or [1.0] * len(self.layers))
+        shares = np.array(self.shares or [1.0] * self.groups)
         exact = clients * shares / shares.sum()
         counts = np.floor(exact).astype(int)
         for group in np.argsort(counts - exact, kind="stable")[: clients - counts.sum()]:
             counts[group] += 1
         groups = rng_for(seed, "fleet").permutation(np.repeat(np.arange(len(counts)), counts))
-        return [Budget(layers=self.layers[group]) for group in groups]
+        return [self.budget(group) for group in groups]
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,8 @@ class MethodSettings:
     dispatcher: str = "whole"
     aggregator: str = "participant_mean"
     head: HeadPolicy = "aggregate"
+    trains: Trains = "both"  # the factors that clients train: both, B (FFA-LoRA), A, alternate (RoLoRA)
+    shares: Factors = "both"  # the factors that are aggregated: both, A (FedSA-LoRA), B
 
 
 @dataclass(frozen=True)

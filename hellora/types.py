@@ -13,6 +13,7 @@ from hellora.errors import InputError
 
 Mask = npt.NDArray[np.bool_]
 HeadPolicy = Literal["aggregate", "frozen", "local"]
+Factors = Literal["both", "A", "B"]  # which factors of its LoRA pairs a client trains
 Precision = Literal["auto", "fp32", "bf16"]
 Memory = Mapping[str, Tensor]  # what a strategy wants to find again next round; part of the checkpoint
 
@@ -36,16 +37,28 @@ class LoraPair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """LoRA pairs by module name, and the trained head by parameter name. An absent module has no entry."""
+    """LoRA pairs by module name, and the trained head by parameter name. An absent module has no entry.
+
+    `residual` acts beside the pairs and is never trained: what FLoRA and FedEx-LoRA add to the base, in pairs of scale
+    1. `prototypes` are the global adapters of smaller ranks, where every rank has its own (HeLoRA-KD).
+    """
 
     pairs: Mapping[str, LoraPair]
     head: Mapping[str, Tensor] = field(default_factory=dict)
+    residual: Mapping[str, LoraPair] = field(default_factory=dict)
+    prototypes: Mapping[int, "Adapter"] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor under one flat name: `<module>.lora_A`, `<module>.lora_B`, `head.<parameter>`."""
+        """Every tensor under one flat name: `<module>.lora_A`, `<module>.lora_B`, `head.<parameter>`,
+        `<module>.residual_A`, `<module>.residual_B`; those of a prototype begin with `prototype.<rank>.`.
+        """
         flat = {f"head.{name}": value for name, value in self.head.items()}
         for name, pair in self.pairs.items():
             flat[f"{name}.lora_A"], flat[f"{name}.lora_B"] = pair.A, pair.B
+        for name, pair in self.residual.items():
+            flat[f"{name}.residual_A"], flat[f"{name}.residual_B"] = pair.A, pair.B
+        for rank, prototype in self.prototypes.items():
+            flat |= {f"prototype.{rank}.{name}": value for name, value in prototype.tensors().items()}
         return flat
 
     @property
@@ -85,14 +98,23 @@ class AdapterSpec:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a client can afford to train: layers, and rank components in each of them (None = no limit)."""
+    """What a client can afford to train: layers, and rank components in each of them (None = no limit).
+
+    `rank` is one number for every layer, or one per layer.
+    """
 
     layers: int | None = None
-    rank: int | None = None
+    rank: int | tuple[int, ...] | None = None
 
     def capacity(self, num_layers: int) -> int:
         """How many of `num_layers` layers this budget allows."""
         return num_layers if self.layers is None else max(0, min(self.layers, num_layers))
+
+    def ranks(self, num_layers: int, max_rank: int) -> npt.NDArray[np.int64]:
+        """How many rank components of each layer this budget allows, (layers,)."""
+        limit = max_rank if self.rank is None else self.rank
+        ranks: npt.NDArray[np.int64] = np.clip(np.broadcast_to(np.asarray(limit), num_layers), 0, max_rank)
+        return ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +162,7 @@ class Allocation:
                     f"the allocator gave client {profile.id} {np.count_nonzero(ranks)} layers, "
                     f"but its budget is {profile.budget.layers}"
                 )
-            if profile.budget.rank is not None and ranks.max(initial=0) > profile.budget.rank:
+            if (ranks > profile.budget.ranks(spec.num_layers, spec.max_rank)).any():
                 raise InputError(
                     f"the allocator gave client {profile.id} rank {ranks.max()}, "
                     f"but its budget is {profile.budget.rank}"
@@ -174,7 +196,10 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientTask:
-    """All that one client needs for one round, and nothing of other clients."""
+    """All that one client needs for one round, and nothing of other clients.
+
+    A pair of `adapter` has every rank component of the bank, or only those that the client trains.
+    """
 
     round: int
     client: int
@@ -184,6 +209,8 @@ class ClientTask:
     train: TrainSettings
     head: HeadPolicy = "aggregate"
     report_layer_scores: bool = False
+    factors: Factors = "both"
+    bypass: bool = False  # blocks with nothing to train are left out of the client's model
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,7 +248,7 @@ class ServerState:
     adapter: Adapter
     memory: Memory = field(default_factory=dict)
     reports: Mapping[int, Tensor] = field(default_factory=dict)  # last round's layer scores by client, (layers,)
-    private: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)  # simulated clients' own heads
+    private: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)  # simulated clients' own tensors, flat
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,7 +30,7 @@ class ParticipantMean(Aggregator):
         if self.weighting not in get_args(Weighting):
             raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, not {self.weighting!r}")
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec) -> Adapter:
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
         if not answers:
             return adapter
         by_id = sorted(answers, key=lambda answer: answer[1].client)

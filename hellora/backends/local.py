@@ -51,7 +51,7 @@ class LocalBackend(Backend):
                 assert isinstance(connection, Connection)
                 slot, task = busy.pop(connection)
                 try:
-                    yield unpack_answer(connection.recv_bytes())
+                    yield unpack_answer(connection.recv_bytes(), task, self.work.base.spec)
                 except (EOFError, ConnectionResetError):
                     status = self.pool[slot].stop()
                     self.pool[slot] = Worker(self.work, self.pool[slot].device)
@@ -114,6 +114,6 @@ def serve(connection: Connection, work: ClientWork, device: str, threads: int) -
     while True:
         try:
             task = unpack_task(connection.recv_bytes())
-            connection.send_bytes(pack_answer(attempt(work, task)))
+            connection.send_bytes(pack_answer(attempt(work, task), task))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hellora.types import Adapter, ClientFailure, ClientTask, ClientUpdate, LoraPair, TrainSettings
+from hellora.algebra import trained_part
+from hellora.types import Adapter, AdapterSpec, ClientFailure, ClientTask, ClientUpdate, LoraPair, TrainSettings
 
 
 def flatten(adapter: Adapter, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -20,13 +21,17 @@ def flatten(adapter: Adapter, prefix: str = "") -> tuple[dict[str, Tensor], dict
 
 def unflatten(tensors: Mapping[str, Tensor], scales: Mapping[str, float], prefix: str = "") -> Adapter:
     """The inverse of `flatten`; other tensors are left alone. Raises KeyError where one is absent."""
-    pairs = {
-        name: LoraPair(tensors[f"{prefix}{name}.lora_A"], tensors[f"{prefix}{name}.lora_B"], scale)
-        for name, scale in scales.items()
+    mine = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    pairs = {n: LoraPair(mine.pop(f"{n}.lora_A"), mine.pop(f"{n}.lora_B"), scale) for n, scale in scales.items()}
+    residual = {
+        n: LoraPair(mine.pop(f"{n}.residual_A"), mine.pop(f"{n}.residual_B"), 1.0)
+        for n in scales
+        if f"{n}.residual_A" in mine
     }
-    start, in_pairs = f"{prefix}head.", {f"{prefix}{name}" for name in Adapter(pairs).tensors()}
-    head = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start) and n not in in_pairs}
-    return Adapter(pairs, head)
+    ranks = sorted({int(name.split(".")[1]) for name in mine if name.startswith("prototype.")})
+    prototypes = {rank: unflatten(mine, scales, f"prototype.{rank}.") for rank in ranks}
+    head = {name.removeprefix("head."): tensor for name, tensor in mine.items() if name.startswith("head.")}
+    return Adapter(pairs, head, residual, prototypes)
 
 
 def to_bytes(tensors: Mapping[str, Tensor], fields: Mapping[str, Any]) -> bytes:
@@ -48,6 +53,8 @@ def pack_task(task: ClientTask) -> bytes:
         "train": asdict(task.train),
         "head": task.head,
         "report_layer_scores": task.report_layer_scores,
+        "factors": task.factors,
+        "bypass": task.bypass,
         "scales": scales,
     }
     return to_bytes({**tensors, "/trained": torch.from_numpy(task.trained)}, fields)
@@ -60,10 +67,13 @@ def unpack_task(data: bytes) -> ClientTask:
     return ClientTask(adapter=adapter, trained=trained, train=TrainSettings(**fields.pop("train")), **fields)
 
 
-def pack_answer(answer: ClientUpdate | ClientFailure) -> bytes:
+def pack_answer(answer: ClientUpdate | ClientFailure, task: ClientTask) -> bytes:
+    """A factor that the task does not train does not travel."""
     if isinstance(answer, ClientFailure):
         return to_bytes({}, {"failure": asdict(answer)})
     tensors, scales = flatten(answer.adapter)
+    if (still := untrained_suffix(task)) is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(still)}
     if answer.layer_scores is not None:
         tensors["/layer_scores"] = answer.layer_scores
     fields = {
@@ -77,10 +87,18 @@ def pack_answer(answer: ClientUpdate | ClientFailure) -> bytes:
     return to_bytes(tensors, fields)
 
 
-def unpack_answer(data: bytes) -> ClientUpdate | ClientFailure:
+def untrained_suffix(task: ClientTask) -> str | None:
+    return {"both": None, "A": ".lora_B", "B": ".lora_A"}[task.factors]
+
+
+def unpack_answer(data: bytes, task: ClientTask, spec: AdapterSpec) -> ClientUpdate | ClientFailure:
+    """The answer to `task`, whole: a factor that did not travel is the one that was sent."""
     tensors, fields = from_bytes(data)
     if "failure" in fields:
         return ClientFailure(**fields["failure"])
     scores = tensors.pop("/layer_scores", None)
+    if (still := untrained_suffix(task)) is not None:
+        sent = trained_part(task.adapter, task.trained, spec).tensors()
+        tensors |= {name: tensor for name, tensor in sent.items() if name.endswith(still)}
     adapter = unflatten(tensors, fields.pop("scales"))
     return ClientUpdate(adapter=adapter, layer_scores=scores, **fields)

@@ -50,16 +50,16 @@ def test_the_order_of_updates_is_irrelevant(aggregator: Aggregator, seed: int) -
     for client, factor in ((0, 2.0**90), (1, -(2.0**90))):
         task, update = answers[client]
         answers[client] = (task, replace(update, adapter=scaled(huge, factor)))
-    expected = bits(aggregator.aggregate(GLOBAL, answers, SPEC).tensors())
+    expected = bits(aggregator.aggregate(GLOBAL, answers, SPEC, 0).tensors())
     for order in (range(5, -1, -1), np.random.default_rng(seed).permutation(6)):
-        assert bits(aggregator.aggregate(GLOBAL, [answers[i] for i in order], SPEC).tensors()) == expected
+        assert bits(aggregator.aggregate(GLOBAL, [answers[i] for i in order], SPEC, 0).tensors()) == expected
 
 
 @every_aggregator
 @pytest.mark.parametrize("examples", [1, 3, 49, 12_345])
 def test_one_full_client_gives_its_adapter_back(aggregator: Aggregator, examples: int) -> None:
     answers = answers_with([FULL], [examples])
-    assert bits(aggregator.aggregate(GLOBAL, answers, SPEC).tensors()) == bits(random_adapter(SPEC, 0).tensors())
+    assert bits(aggregator.aggregate(GLOBAL, answers, SPEC, 0).tensors()) == bits(random_adapter(SPEC, 0).tensors())
 
 
 @every_aggregator
@@ -68,7 +68,7 @@ def test_what_nobody_trained_is_bit_identical(aggregator: Aggregator) -> None:
     for row in rows:
         row[1] = False  # a layer
         row[2, 3] = False  # a rank component
-    result = aggregator.aggregate(GLOBAL, answers_with(rows, [3, 5, 7]), SPEC)
+    result = aggregator.aggregate(GLOBAL, answers_with(rows, [3, 5, 7]), SPEC, 0)
     for module in SPEC.modules:
         old, new = GLOBAL.pairs[module.name], result.pairs[module.name]
         untouched = ~np.logical_or.reduce(rows)[module.layer]
@@ -79,7 +79,7 @@ def test_what_nobody_trained_is_bit_identical(aggregator: Aggregator) -> None:
 
 @every_aggregator
 def test_without_answers_nothing_changes(aggregator: Aggregator) -> None:
-    assert bits(aggregator.aggregate(GLOBAL, [], SPEC).tensors()) == bits(GLOBAL.tensors())
+    assert bits(aggregator.aggregate(GLOBAL, [], SPEC, 0).tensors()) == bits(GLOBAL.tensors())
 
 
 @every_aggregator
@@ -88,7 +88,7 @@ def test_inputs_are_not_mutated(aggregator: Aggregator) -> None:
     inputs = [GLOBAL.tensors(), *(update.adapter.tensors() for _, update in answers)]
     rows = [task.trained.copy() for task, _ in answers]
     before = [bits(tensors) for tensors in inputs]
-    aggregator.aggregate(GLOBAL, answers, SPEC)
+    aggregator.aggregate(GLOBAL, answers, SPEC, 0)
     assert [bits(tensors) for tensors in inputs] == before
     assert all(np.array_equal(task.trained, row) for (task, _), row in zip(answers, rows, strict=True))
 
@@ -96,7 +96,7 @@ def test_inputs_are_not_mutated(aggregator: Aggregator) -> None:
 @every_aggregator
 def test_equal_ranks_and_weights_reduce_to_fedavg(aggregator: Aggregator) -> None:
     answers = answers_with([FULL] * 4, [9] * 4)
-    result = aggregator.aggregate(GLOBAL, answers, SPEC).tensors()
+    result = aggregator.aggregate(GLOBAL, answers, SPEC, 0).tensors()
     for name, got in result.items():
         mean = np.mean([random_adapter(SPEC, client).tensors()[name].double().numpy() for client in range(4)], axis=0)
         np.testing.assert_allclose(got.numpy(), mean, rtol=1e-6, atol=1e-7)
@@ -106,7 +106,7 @@ def test_equal_ranks_and_weights_reduce_to_fedavg(aggregator: Aggregator) -> Non
 def test_results_are_contiguous_as_a_checkpoint_would_load_them(aggregator: Aggregator) -> None:
     pairs = {name: replace(pair, B=pair.B.T.contiguous().T) for name, pair in GLOBAL.pairs.items()}
     strided = replace(GLOBAL, pairs=pairs)
-    result = aggregator.aggregate(strided, answers_with(random_rows(seed=3, count=3), [3, 5, 7]), SPEC)
+    result = aggregator.aggregate(strided, answers_with(random_rows(seed=3, count=3), [3, 5, 7]), SPEC, 0)
     assert all(tensor.is_contiguous() for tensor in result.tensors().values())
 
 

@@ -300,7 +300,7 @@ def test_an_absent_source_is_refused_with_the_nearest_preset() -> None:
         ({"data": {"proxy": "train"}}, "proxy must not be the clients' training data"),
         ({"data": {"train_split": "a", "test_split": "a"}}, "train_split and test_split must differ"),
         ({"fleet": {"layers": [0, 0]}}, "no client can train"),
-        ({"fleet": {"layers": [2, 4], "shares": [1]}}, "shares has 1 numbers, layers has 2"),
+        ({"fleet": {"layers": [2, 4], "shares": [1]}}, "shares has 1 numbers for 2 groups"),
         ({"fleet": {"layers": [2, 4], "shares": [0, 0]}}, "shares must not be negative, nor all 0"),
         ({"train": {"momentum": 0.9}}, "momentum is a setting of optimizer = 'sgd'"),
         ({"task": {"name": "causal_lm"}, "method": {"head": "local"}}, "a language model has no head of its own"),

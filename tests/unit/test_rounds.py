@@ -427,7 +427,8 @@ def test_local_head_stays_with_its_client(server_step: ServerStep) -> None:
             came_back += task.client in own
             assert bits(task.adapter.head) == bits(own.get(task.client, START.adapter.head))
             own[task.client] = backend.trained(task).adapter.head
-        assert {c: bits(h) for c, h in report.state.private.items()} == {c: bits(h) for c, h in own.items()}
+        flat = {client: {f"head.{name}": t for name, t in head.items()} for client, head in own.items()}
+        assert {c: bits(h) for c, h in report.state.private.items()} == {c: bits(h) for c, h in flat.items()}
     assert came_back
 
 

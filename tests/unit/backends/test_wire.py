@@ -1,17 +1,22 @@
 """Tasks and answers as bytes: decode(encode(x)) == x, bit for bit."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from factories import random_adapter, task_for, tiny_spec, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hellora.algebra import trained_part
 from hellora.backends.wire import flatten, pack_answer, pack_task, unflatten, unpack_answer, unpack_task
-from hellora.types import Adapter, ClientFailure, ClientTask, ClientUpdate, LoraPair, TrainSettings
+from hellora.types import Adapter, ClientFailure, ClientTask, ClientUpdate, Factors, LoraPair, TrainSettings
+
+SPEC = tiny_spec()
+TASK = task_for(0, random_adapter(SPEC, 0), np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool))
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64])
 SIZES = st.integers(1, 4)
@@ -44,7 +49,10 @@ def pairs(draw: st.DrawFn) -> LoraPair:
 @st.composite
 def adapters(draw: st.DrawFn) -> Adapter:
     head = draw(st.dictionaries(HEADS, st.one_of(tensors(2, 3), tensors(2), tensors(3, dtype=torch.bfloat16))))
-    return Adapter(draw(st.dictionaries(MODULES, pairs())), head)
+    found = draw(st.dictionaries(MODULES, pairs()))
+    residual = {name: replace(draw(pairs()), scale=1.0) for name in found if draw(st.booleans())}
+    smaller = {draw(st.integers(1, 64)): Adapter(found, head)} if found and draw(st.booleans()) else {}
+    return Adapter(found, head, residual, smaller)
 
 
 @st.composite
@@ -75,6 +83,8 @@ def tasks(draw: st.DrawFn) -> ClientTask:
         train=draw(train_settings()),
         head=draw(st.sampled_from(["aggregate", "frozen", "local"])),
         report_layer_scores=draw(st.booleans()),
+        factors=draw(st.sampled_from(["both", "A", "B"])),
+        bypass=draw(st.booleans()),
     )
 
 
@@ -125,13 +135,31 @@ def test_a_task_comes_back(task: ClientTask) -> None:
 @given(updates())
 @settings(deadline=None, max_examples=60)
 def test_an_update_comes_back(update: ClientUpdate) -> None:
-    assert exact(unpack_answer(pack_answer(update))) == exact(update)
+    assert exact(unpack_answer(pack_answer(update, TASK), TASK, SPEC)) == exact(update)
+
+
+@pytest.mark.parametrize("factors", ["A", "B"])
+def test_a_factor_that_is_not_trained_does_not_travel(factors: Factors) -> None:
+    """What comes out has the factor that was sent in its place, where the client trained."""
+    row = np.array([[True, False, True, False]] * 2 + [[False] * 4])
+    task = replace(task_for(0, random_adapter(SPEC, 1), row), factors=factors)
+    update = update_of(task, random_adapter(SPEC, 2), SPEC)
+    sent = trained_part(task.adapter, row, SPEC).pairs
+    whole = {
+        name: replace(pair, A=sent[name].A) if factors == "B" else replace(pair, B=sent[name].B)
+        for name, pair in update.adapter.pairs.items()
+    }
+    update = replace(update, adapter=replace(update.adapter, pairs=whole))
+    data = pack_answer(update, task)
+    assert exact(unpack_answer(data, task, SPEC)) == exact(update)
+    assert b"lora_A" in data if factors == "A" else b"lora_A" not in data
+    assert b"lora_B" in data if factors == "B" else b"lora_B" not in data
 
 
 @given(FAILURES)
 @settings(deadline=None, max_examples=30)
 def test_a_failure_comes_back(failure: ClientFailure) -> None:
-    assert unpack_answer(pack_answer(failure)) == failure
+    assert unpack_answer(pack_answer(failure, TASK), TASK, SPEC) == failure
 
 
 @given(adapters(), st.sampled_from(["", "adapter/"]))

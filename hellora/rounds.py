@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hellora.algebra import trained_components, trained_part
+from hellora.diagnostics import aggregation_error
 from hellora.errors import InputError, RunError
 from hellora.protocols import Answers, Backend, Method, RoundView, Scores
 from hellora.seeds import rng_for, seed_for
@@ -278,8 +279,9 @@ def federate(state: ServerState, run: Federation, backend: Backend, layer_scores
                 f"in each of {run.attempts} attempts ({why}): resume once this is mended, "
                 f"with a lower min_clients or with more attempts"
             )
+        error = aggregation_error(answers, run.spec)
         finished, state = state.round, fold(run, state, answers, allocator_memory)
-        yield RoundReport(finished, state, allocation, client_metrics(answers), tuple(attempts))
+        yield RoundReport(finished, state, allocation, client_metrics(answers), tuple(attempts), error)
 
 
 def client_metrics(answers: Answers) -> Mapping[int, Mapping[str, float]]:

@@ -22,13 +22,23 @@ from filelock import FileLock, Timeout
 import hellora
 from hellora.checkpoint import load_state, save_state, write_atomically
 from hellora.config import Experiment, read_experiment
+from hellora.diagnostics import energy, idle_rounds
 from hellora.errors import InputError
 from hellora.experiment import Setup, prepare, threads
 from hellora.export import save_adapter
 from hellora.model import resolve_name
 from hellora.protocols import Backend
 from hellora.rounds import federate
-from hellora.types import Attempt, ClientFailure, ClientProfile, ClientTask, ClientUpdate, RoundReport, ServerState
+from hellora.types import (
+    AdapterSpec,
+    Attempt,
+    ClientFailure,
+    ClientProfile,
+    ClientTask,
+    ClientUpdate,
+    RoundReport,
+    ServerState,
+)
 
 Line = dict[str, Any]  # of rounds.jsonl
 LEFT_OVER = (".draft", ".lock")  # what a run that was killed before it began can leave
@@ -185,7 +195,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress) -> Map
             due = state.round % experiment.run.eval_every == 0 or state.round == experiment.run.rounds
             metrics = setup.evaluate(state) if due else None
             now = time.perf_counter()
-            lines.append(round_line(report, metrics, now - clock))
+            lines.append(round_line(report, setup.base.spec, metrics, now - clock, lines[-1] if lines else None))
             clock = now
             folder.append(lines[-1])
             save_state(folder.checkpoint, state, record)
@@ -201,7 +211,13 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
     return state, record
 
 
-def round_line(report: RoundReport, metrics: Mapping[str, float] | None, seconds: float) -> Line:
+def round_line(
+    report: RoundReport,
+    spec: AdapterSpec,
+    metrics: Mapping[str, float] | None,
+    seconds: float,
+    before: Line | None,
+) -> Line:
     """One line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
     attempts before the one that counted, whose bytes are in the sums."""
     ranks = report.allocation.ranks.tolist()
@@ -212,6 +228,11 @@ def round_line(report: RoundReport, metrics: Mapping[str, float] | None, seconds
         "repeated": [attempt_fields(attempt) for attempt in report.attempts[:-1]],
         "metrics": metrics,
         "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},
+        "aggregation_error": None if report.aggregation_error is None else round(report.aggregation_error, 6),
+        "energy": [round(share, 6) for share in energy(report.state.adapter, spec)],
+        "idle_rounds": idle_rounds(
+            report.allocation, report.counted.updated, before["idle_rounds"] if before else None
+        ),
         "uplink_bytes": report.uplink_bytes,
         "downlink_bytes": report.downlink_bytes,
         "seconds": round(seconds, 3),

@@ -275,6 +275,7 @@ class RoundReport:
     allocation: Allocation
     client_metrics: Mapping[int, Mapping[str, float]]
     attempts: tuple[Attempt, ...]
+    aggregation_error: float | None = None  # of a mean of factors against the exact mean of products
 
     @property
     def counted(self) -> Attempt:

@@ -83,6 +83,9 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
             "repeated",
             "metrics",
             "clients",
+            "aggregation_error",
+            "energy",
+            "idle_rounds",
             "uplink_bytes",
             "downlink_bytes",
             "seconds",
@@ -90,7 +93,15 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
         assert line["metrics"].keys() == {"accuracy", "macro_f1", "micro_f1", "loss"}
         assert list(line["ranks"]) == [str(client) for client in line["cohort"]]
         assert all(len(ranks) == LAYERS for ranks in line["ranks"].values())
+        assert 0 < line["aggregation_error"] < 1
+        assert len(line["energy"]) == RANK
+        assert sum(line["energy"]) == pytest.approx(1, abs=1e-4)
+        assert line["energy"] == sorted(line["energy"], reverse=True)
     assert [line["round"] for line in lines_of(out)] == [0, 1, 2]
+    idle = [0] * LAYERS
+    for line in lines_of(out):
+        idle = [0 if any(column) else past + 1 for *column, past in zip(*line["ranks"].values(), idle, strict=True)]
+        assert line["idle_rounds"] == idle
     summary = summary_of(out)
     assert summary.keys() >= {"initial", "final", "uplink_bytes", "downlink_bytes", "seconds", "seed", "versions"}
     assert summary["initial"].keys() == summary["final"].keys() == {"accuracy", "macro_f1", "micro_f1", "loss"}

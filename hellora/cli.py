@@ -99,8 +99,9 @@ def list_() -> None:
         for name in registry.names(kind):
             console.print(f"  {name:<28}{registry.summary(kind, name)}", highlight=False)
     console.print("\npresets", style="bold")
-    for name, line in preset_summaries().items():
-        console.print(f"  {name:<28}{line}", highlight=False)
+    for name, lines in preset_summaries().items():
+        for label, line in zip([name] + [""] * len(lines), lines, strict=False):
+            console.print(f"  {label:<28}{line}", highlight=False)
 
 
 def default_folder(name: str, resume: bool) -> Path:

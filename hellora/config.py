@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,15 @@ def presets() -> list[str]:
     return sorted(path.name.removesuffix(".toml") for path in files("hellora.presets").iterdir() if is_toml(path.name))
 
 
-def preset_summaries() -> dict[str, str]:
-    """Every preset, with the comment that opens its file."""
+def preset_summaries() -> dict[str, list[str]]:
+    """Every preset, with the comment lines that open its file."""
     folder = files("hellora.presets")
-    return {n: folder.joinpath(f"{n}.toml").read_text().partition("\n")[0].lstrip("# ") for n in presets()}
+    texts = {name: folder.joinpath(f"{name}.toml").read_text().splitlines() for name in presets()}
+    return {n: [line.lstrip("# ") for line in takewhile(is_comment, lines)] for n, lines in texts.items()}
+
+
+def is_comment(line: str) -> bool:
+    return line.startswith("#")
 
 
 def is_toml(name: str) -> bool:
@@ -104,6 +110,24 @@ def read_experiment(source: str, settings: Mapping[str, Any] | None = None) -> E
     Raises:
         InputError: the file, a key, a value or a combination is wrong; the message says what to change.
     """
+    return check(Path(source).stem, override(whole_table(source), settings or {}))
+
+
+def whole_table(source: str, above: tuple[str, ...] = ()) -> Table:
+    """The table of a preset or file, on top of the one that it names as its `base`."""
+    if source in above:
+        raise InputError(f"base: {' → '.join((*above, source))} goes round in a circle: remove one base")
+    table = own_table(source)
+    base = table.pop("base", None)
+    if base is None:
+        return table
+    if not isinstance(base, str):
+        raise InputError(f"base must be the name of a preset or file, not {base!r}")
+    return override(whole_table(base, (*above, source)), settings_of(table))
+
+
+def own_table(source: str) -> Table:
+    """What is written in a preset or file, without its base."""
     if source in presets():
         data = files("hellora.presets").joinpath(f"{source}.toml").read_bytes()
     elif Path(source).is_file():
@@ -113,10 +137,17 @@ def read_experiment(source: str, settings: Mapping[str, Any] | None = None) -> E
     else:
         raise InputError(f"there is no preset or file {source!r}{registry.nearest(source, presets())}")
     try:
-        table = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except ValueError as error:
         raise InputError(f"{source} is not valid TOML: {error}") from error
-    return check(Path(source).stem, override(table, settings or {}))
+
+
+def settings_of(table: Table) -> dict[str, Any]:
+    """A table as settings: "section.key" with its value."""
+    settings: dict[str, Any] = {}
+    for key, value in table.items():
+        settings |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return settings
 
 
 def override(table: Table, settings: Mapping[str, Any]) -> Table:

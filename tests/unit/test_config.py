@@ -1,5 +1,6 @@
 """The experiment file: what is accepted, what is refused and in which words, and that it survives being written out."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hellora.config import (
     SECTIONS,
     Experiment,
     check,
+    own_table,
     parse_settings,
     preset_summaries,
     presets,
@@ -385,5 +387,40 @@ def test_any_other_setting_makes_another_run(table: dict[str, Any]) -> None:
 
 
 def test_every_preset_has_a_line_for_the_list() -> None:
-    for name, line in preset_summaries().items():
-        assert 20 < len(line) < 120, name
+    for name, lines in preset_summaries().items():
+        assert all(20 < len(line) < 120 for line in lines), name
+        assert lines, name
+
+
+def test_a_preset_of_a_method_says_what_it_assumes_and_when_it_fails() -> None:
+    """Those that stand on another preset are one paper's parts, put together."""
+    for name, lines in preset_summaries().items():
+        if "base" in own_table(name):
+            assert [line.partition(": ")[0] for line in lines[1:]] == ["Assumes", "Fails"], name
+
+
+def test_a_file_on_a_base_changes_only_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "below.toml").write_text('base = "quickstart"\nrounds = 3\n[train]\nlr = 0.5\n')
+    above = tmp_path / "above.toml"
+    above.write_text(f'base = "{tmp_path}/below.toml"\n[method]\nallocator = "geometric"\npattern = "triangle"\n')
+    plain, mine = read_experiment("quickstart"), read_experiment(str(above), {"train.epochs": 2})
+    changed = {"rounds": 3, "train": {**plain.table["train"], "lr": 0.5, "epochs": 2}}
+    dropped = {k: v for k, v in plain.table["method"].items() if k not in ("warmup", "refresh", "scores", "resample")}
+    method = {**dropped, "allocator": "geometric", "pattern": "triangle"}
+    assert mine.table == {**plain.table, **changed, "method": method}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('base = "quickstrat"', "there is no preset or file 'quickstrat': did you mean 'quickstart'"),
+        ("base = 3", "base must be the name of a preset or file, not 3"),
+        ('base = "{itself}"', "goes round in a circle"),
+        ('base = "quickstart"\n[train]\nlrr = 1', "unknown setting train.lrr"),
+    ],
+)
+def test_a_base_that_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace("{itself}", str(path)))
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_experiment(str(path))

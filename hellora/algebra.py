@@ -1,7 +1,9 @@
 """Floor 1: mathematics on LoRA pairs and adapters. Pure: inputs are never changed, sums run in float64."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +35,12 @@ def components(pair: LoraPair, index: Tensor) -> LoraPair:
     return LoraPair(pair.A[index], pair.B[:, index], pair.scale)
 
 
+def joined(pair: LoraPair, other: LoraPair) -> LoraPair:
+    """One pair that does what both do, of the rank of both together and the scale of the first."""
+    B = torch.cat([pair.B, other.B * (other.scale / pair.scale)], dim=1)
+    return LoraPair(torch.cat([pair.A, other.A]), B, pair.scale)
+
+
 def trained_components(pair: LoraPair, row: Mask) -> Tensor:
     """Which components of a dispatched pair are trained, (rank,) bool; `row` (max_rank,) is of the bank.
 
@@ -53,6 +61,38 @@ def trained_part(adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
             pair = adapter.pairs[module.name]
             pairs[module.name] = components(pair, trained_components(pair, trained[module.layer]))
     return Adapter(pairs)
+
+
+def prototype_row(trained: Mask) -> Mask:
+    """A client's row over the components of the prototype of its rank, (layers, rank).
+
+    Its rank is the most components that it trains in a layer. A prototype has as many; where the client trains fewer,
+    they are the first ones. The prototype of the largest rank is the bank, of which it trains what `trained` says.
+    """
+    counts = trained.sum(axis=1)
+    rank = int(counts.max())
+    return trained if rank == trained.shape[1] else np.arange(rank) < counts[:, None]
+
+
+def prototype_of(adapter: Adapter, rank: int, spec: AdapterSpec) -> Adapter:
+    """The global adapter of one rank, alone. One that does not exist yet is the first `rank` components of the bank."""
+    if rank in adapter.prototypes:
+        return adapter.prototypes[rank]
+    pairs = adapter.pairs
+    if rank < spec.max_rank:
+        pairs = {name: components(pair, torch.arange(rank)) for name, pair in pairs.items()}
+    return replace(adapter, pairs=pairs, prototypes={})
+
+
+def prototypes_of(adapter: Adapter, spec: AdapterSpec) -> dict[int, Adapter]:
+    """Every global adapter that exists, by its rank, ascending; the last one is the bank."""
+    return {rank: prototype_of(adapter, rank, spec) for rank in (*sorted(adapter.prototypes), spec.max_rank)}
+
+
+def with_prototypes(by_rank: Mapping[int, Adapter]) -> Adapter:
+    """The inverse of `prototypes_of`: the adapter of the largest rank, with the others as its prototypes."""
+    *smaller, largest = sorted(by_rank)
+    return replace(by_rank[largest], prototypes={rank: by_rank[rank] for rank in smaller})
 
 
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -3,7 +3,7 @@ global adapter, score its layers."""
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 from hellora.protocols import Scores
 from hellora.resident import BaseModel, PerExampleError
 from hellora.seeds import rng_for
-from hellora.tasks import Batch, Encoded, Task
+from hellora.tasks import Batch, Encoded, Outputs, Task
 from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Precision, TrainSettings
 
 WINDOW = 16  # batches that are sorted by length together
@@ -87,23 +87,35 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
 def evaluate(
     adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
 ) -> dict[str, float]:
-    """Metrics of an adapter on rows: the whole adapter folded in, no gradients, the shortest texts first."""
+    """Metrics of an adapter on rows, the whole adapter folded in."""
+    with torch.no_grad(), base.dressed(adapter):
+        metrics = measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size, precision)
+        return metrics | kind.answer_metrics(base, rows)
+
+
+def measure(
+    outputs_of: Callable[[Batch], Outputs],
+    base: BaseModel,
+    kind: Task,
+    rows: Any,
+    batch_size: int,
+    precision: Precision = "auto",
+) -> dict[str, float]:
+    """Metrics of what `outputs_of` says of each batch, the shortest texts first. The caller switches gradients off."""
     encoded = kind.encode(base, rows)
     loss_sum = weight_sum = 0.0
     predictions: list[int] = []
     references: list[int] = []
-    with torch.no_grad(), base.dressed(adapter):
-        for indices in evaluation_batches(encoded, batch_size):
-            batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
-            with autocast(base, precision):
-                outputs = kind.outputs(base, batch)
-            loss_sum += float(outputs.loss_sums.double().sum())
-            weight_sum += float(outputs.weights.double().sum())
-            if outputs.predictions is not None:
-                predictions += outputs.predictions.tolist()
-                references += batch["labels"].tolist()
-        answers = kind.answer_metrics(base, rows)
-    return kind.metrics(loss_sum / weight_sum, predictions, references) | answers
+    for indices in evaluation_batches(encoded, batch_size):
+        batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
+        with autocast(base, precision):
+            outputs = outputs_of(batch)
+        loss_sum += float(outputs.loss_sums.double().sum())
+        weight_sum += float(outputs.weights.double().sum())
+        if outputs.predictions is not None:
+            predictions += outputs.predictions.tolist()
+            references += batch["labels"].tolist()
+    return kind.metrics(loss_sum / weight_sum, predictions, references)
 
 
 def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> Scores:

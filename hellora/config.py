@@ -286,6 +286,7 @@ def contradictions(experiment: Experiment) -> None:
     run, method, data = experiment.run, experiment.method, experiment.data
     if run.cohort > data.clients:
         raise InputError(f"cohort = {run.cohort} is more than data.clients = {data.clients}: lower cohort")
+    check_prototypes(method, data.public)
     steady = method.aggregator.keeps_components and method.dispatcher.keeps_components
     if not method.dispatcher.keeps_components and method.aggregator.keeps_components:
         raise InputError(
@@ -307,3 +308,22 @@ def contradictions(experiment: Experiment) -> None:
         )
     if method.head != "aggregate" and experiment.task.columns == "instruction":
         raise InputError(f"method.head = {method.head!r}, but a language model has no head of its own: remove it")
+
+
+def check_prototypes(method: Method, public: str) -> None:
+    """Prototypes that teach each other: what sends them, and what they learn from, must be there."""
+    if method.aggregator.distils != method.dispatcher.sends_prototypes:
+        raise InputError(
+            "method.aggregator = 'mutual_distillation' and method.dispatcher = 'prototype' belong together: set both"
+        )
+    if not method.aggregator.distils:
+        return
+    if method.server_step != ServerStep():
+        raise InputError("server.lr and server.momentum move one global adapter, and this method has several: remove")
+    if method.trains != "both" or method.personal:
+        raise InputError(
+            "method.trains, method.shares and method.head = 'local' do not go with an aggregator that distils, "
+            "which trains whole models on the server: remove them"
+        )
+    if not public:
+        raise InputError("data.public: the aggregator distils on public data: name a source or a split of the data")

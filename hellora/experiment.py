@@ -3,19 +3,22 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from hellora.algebra import new_adapter
+from hellora.aggregators.mutual_distillation import MutualDistillation
+from hellora.algebra import new_adapter, prototypes_of
 from hellora.backends.local import LocalBackend
 from hellora.client import ClientWork, evaluate, fisher_scores
 from hellora.config import Experiment
 from hellora.data.partitioning import client_rows
 from hellora.data.sources import Corpus, load_corpus
+from hellora.distillation import Distillation, evaluate_ensemble
 from hellora.errors import InputError
-from hellora.protocols import Scores
+from hellora.protocols import Answers, Scores
 from hellora.resident import BaseModel
 from hellora.rounds import Federation, allocate, with_private
 from hellora.seeds import rng_for, seed_for
@@ -45,6 +48,19 @@ class Setup:
         seed = seed_for(self.experiment.run.seed, "adapter")
         return ServerState(0, new_adapter(self.base.spec, self.base.initial_head(), seed))
 
+    def distil(self, adapter: Adapter, answers: Answers, seed: int) -> Adapter:
+        """The adapter after its prototypes have taught each other on the server's public data."""
+        method = self.experiment.method
+        assert isinstance(method.aggregator, MutualDistillation), "only this one distils"
+        return Distillation(
+            method.aggregator,
+            self.base,
+            self.experiment.task,
+            self.corpus.public,
+            self.experiment.train.precision,
+            train_head=method.head == "aggregate",
+        ).distil(adapter, answers, seed)
+
     def layer_scores(self, adapter: Adapter) -> Scores:
         """Fisher scores on the server's proxy data, (layers,)."""
         return fisher_scores(adapter, self.base, self.experiment.task, self.corpus.proxy, FISHER_BATCH)
@@ -63,6 +79,18 @@ class Setup:
                 for name, value in found.items():
                     totals[name] = totals.get(name, 0.0) + value * len(rows)
         return {name: total / sum(map(len, self.held_out)) for name, total in totals.items()}
+
+    def evaluate_prototypes(self, state: ServerState) -> dict[str, Any]:
+        """On the test split: metrics of every prototype, by its rank, and of their ensemble. {} for a lone adapter."""
+        if not state.adapter.prototypes:
+            return {}
+        rows, size = self.corpus.test, self.experiment.compute.eval_batch_size
+        settings = (self.base, self.experiment.task, rows, size, self.experiment.train.precision)
+        prototypes = prototypes_of(state.adapter, self.base.spec)
+        return {
+            "prototypes": {str(rank): evaluate(prototype, *settings) for rank, prototype in prototypes.items()},
+            "ensemble": evaluate_ensemble(list(prototypes.values()), *settings),
+        }
 
     def backend(self) -> LocalBackend:
         """The local backend, with its worker processes where there is more than one; moves the base to its device."""

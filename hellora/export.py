@@ -103,6 +103,11 @@ Clients keep a part of their own ({parts}): `personal/` has a folder like this o
 is here in its place is what all of them began with.
 """
 
+PROTOTYPES = """
+Every rank has an adapter of its own. This is the one of rank {largest}; `prototypes/` has a folder like this one for
+each smaller rank ({smaller}).
+"""
+
 
 def save_adapter(folder: Path, setup: Setup, state: ServerState, final_folder: Path) -> None:
     """Write the adapter to `folder`; the README speaks of `final_folder`, where it will be moved."""
@@ -113,12 +118,15 @@ def save_adapter(folder: Path, setup: Setup, state: ServerState, final_folder: P
         personal = folder / "personal" / f"client-{client:05d}"
         adapter = with_private(state.adapter, own)
         save_peft(adapter, personal, setup.base, experiment.model, experiment.task.kind())
+    for rank, prototype in state.adapter.prototypes.items():
+        smaller = folder / "prototypes" / f"rank-{rank}"
+        save_peft(prototype, smaller, setup.base, experiment.model, experiment.task.kind())
     if setup.corpus.labels:
         (folder / "labels.json").write_text(json.dumps(list(setup.corpus.labels), indent=1, ensure_ascii=False))
-    (folder / "README.md").write_text(readme(setup, final_folder))
+    (folder / "README.md").write_text(readme(setup, state, final_folder))
 
 
-def readme(setup: Setup, folder: Path) -> str:
+def readme(setup: Setup, state: ServerState, folder: Path) -> str:
     experiment = setup.experiment
     task = experiment.task
     if isinstance(task, SequenceClassification):
@@ -144,6 +152,9 @@ def readme(setup: Setup, folder: Path) -> str:
         parts = ["the head"] if experiment.method.head == "local" else []
         parts += [] if experiment.method.shares == "both" else [f"every factor but {experiment.method.shares}"]
         labels += PERSONAL.format(parts=", ".join(parts))
+    if state.adapter.prototypes:
+        smaller = ", ".join(map(str, state.adapter.prototypes))
+        labels += PROTOTYPES.format(largest=setup.base.spec.max_rank, smaller=smaller)
     return HEADER.format(
         title=experiment.name,
         model=experiment.model.name,

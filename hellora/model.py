@@ -4,6 +4,7 @@ a trained adapter as PEFT does."""
 import hashlib
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from hellora.algebra import joined
 from hellora.errors import InputError
 from hellora.resident import BaseModel
 from hellora.types import Adapter, AdapterSpec, ModuleSpec
@@ -245,14 +247,20 @@ PEFT_TASKS: dict[Kind, str | None] = {
 def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSettings, kind: Kind) -> None:
     """Write `adapter` as PEFT does: adapter_config.json and adapter_model.safetensors.
 
-    A head that is the network's own goes inside (modules_to_save); hellora's own goes beside, as head.safetensors.
+    A head that is the network's own goes inside (modules_to_save); hellora's own goes beside, as head.safetensors. A
+    residual becomes further rank components of its module. Prototypes are adapters of their own, and not written.
     """
     name = MINILM_HUB if settings.name == "minilm" else settings.name
+    pairs = {n: joined(p, adapter.residual[n]) if n in adapter.residual else p for n, p in adapter.pairs.items()}
+    ((rank, _),) = Counter(pair.rank for pair in pairs.values()).most_common(1)
+    other_ranks = {f"^{re.escape(n)}": pair.rank for n, pair in pairs.items() if pair.rank != rank}
     config = LoraConfig(
         base_model_name_or_path=name,
         task_type=PEFT_TASKS[kind],
-        r=base.spec.max_rank,
-        lora_alpha=base.spec.scale * base.spec.max_rank,  # a float works as well
+        r=rank,
+        lora_alpha=base.spec.scale * rank,  # a float works as well
+        rank_pattern=other_ranks,
+        alpha_pattern={module: base.spec.scale * other for module, other in other_ranks.items()},
         lora_dropout=settings.dropout,
         target_modules=[module.name for module in base.spec.modules],
         modules_to_save=list(base.head_modules) or None,
@@ -261,7 +269,7 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
     )
     config.save_pretrained(str(folder))
     tensors = {}
-    for module, pair in adapter.pairs.items():
+    for module, pair in pairs.items():
         tensors[f"base_model.model.{module}.lora_A.weight"] = pair.A.contiguous()
         tensors[f"base_model.model.{module}.lora_B.weight"] = pair.B.contiguous()
     if base.head is None:

@@ -92,6 +92,7 @@ class Dispatcher(ABC):
 
     bypasses: ClassVar[bool] = False  # True: the client leaves out the blocks in which it trains nothing
     keeps_components: ClassVar[bool] = True  # False: what it sends is not made of the bank's own rank components
+    sends_prototypes: ClassVar[bool] = False  # True: a client of a smaller rank gets the prototype of its rank
 
     @abstractmethod
     def dispatch(self, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
@@ -108,6 +109,9 @@ class Aggregator(ABC):
     """True: a rank component stays itself from round to round, and one that nobody trained is bit-identical. False: the
     bank is factorised anew (SVD), so that nothing may be remembered by component; a layer that nobody trained is
     bit-identical all the same."""
+
+    distils: ClassVar[bool] = False
+    """True: it keeps a prototype for every rank, and what it returns is to be distilled on public data."""
 
     @abstractmethod
     def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:

@@ -32,6 +32,7 @@ from hellora.types import (
 )
 
 LayerScores = Callable[[Adapter], Scores]  # Fisher scores of a global adapter on proxy data, (layers,)
+Distil = Callable[[Adapter, Answers, int], Adapter]  # (aggregated, what was aggregated, seed): its prototypes taught
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,14 @@ def collect(
     return usable, [failures[client] for client in sorted(failures)], arrived
 
 
-def fold(run: Federation, state: ServerState, answers: Answers, allocator_memory: Memory) -> ServerState:
-    """Step 4: aggregate, take the server step, and remember what the next round needs."""
+def no_model(*_: object) -> Adapter:
+    raise InputError("this aggregator distils: give federate() a model and public data to do it with")
+
+
+def fold(
+    run: Federation, state: ServerState, answers: Answers, allocator_memory: Memory, distil: Distil = no_model
+) -> ServerState:
+    """Step 4: aggregate, distil if asked to, take the server step, and remember what the next round needs."""
     memory = {f"allocator/{name}": value for name, value in allocator_memory.items()}
     adapter, private = state.adapter, dict(state.private)
     velocity = select(state.memory, "velocity")
@@ -171,6 +178,8 @@ def fold(run: Federation, state: ServerState, answers: Answers, allocator_memory
         trained = np.logical_or.reduce([task.trained for task, _ in answers])
         seed = seed_for(run.seed, "aggregate", state.round)
         aggregated = run.method.aggregator.aggregate(adapter, shared(answers, run, state), run.spec, seed)
+        if run.method.aggregator.distils:
+            aggregated = distil(aggregated, answers, seed_for(run.seed, "distil", state.round))
         adapter, velocity = run.method.server_step.apply(adapter, aggregated, trained, velocity, run.spec)
     for task, update in answers:
         if own := private_part(task, update, run):
@@ -241,8 +250,12 @@ def travelling_bytes(adapter: Adapter, method: Method, factors: Factors) -> int:
     return total
 
 
-def federate(state: ServerState, run: Federation, backend: Backend, layer_scores: LayerScores) -> Iterator[RoundReport]:
+def federate(
+    state: ServerState, run: Federation, backend: Backend, layer_scores: LayerScores, distil: Distil = no_model
+) -> Iterator[RoundReport]:
     """Run the rounds from `state.round` on; yield a report after each. The same for every backend.
+
+    `layer_scores` and `distil` are what the server does with a model; they are called only by strategies that ask.
 
     A round with fewer than `min_clients` usable updates is repeated with another cohort. A round whose
     allocation asks nobody to train (Exclusive, a cohort of weak clients) ends unchanged.
@@ -280,7 +293,7 @@ def federate(state: ServerState, run: Federation, backend: Backend, layer_scores
                 f"with a lower min_clients or with more attempts"
             )
         error = aggregation_error(answers, run.spec)
-        finished, state = state.round, fold(run, state, answers, allocator_memory)
+        finished, state = state.round, fold(run, state, answers, allocator_memory, distil)
         yield RoundReport(finished, state, allocation, client_metrics(answers), tuple(attempts), error)
 
 

@@ -190,7 +190,8 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress) -> Map
         state, record = saved or start(setup, folder)
         progress.started(setup, record["initial"], state.round)
         clock = time.perf_counter()
-        for report in federate(state, setup.federation, ReportingBackend(backend, progress), setup.layer_scores):
+        reporting = ReportingBackend(backend, progress)
+        for report in federate(state, setup.federation, reporting, setup.layer_scores, setup.distil):
             state = report.state
             due = state.round % experiment.run.eval_every == 0 or state.round == experiment.run.rounds
             metrics = setup.evaluate(state) if due else None
@@ -265,6 +266,7 @@ def finish(
         "rounds": len(lines),
         "initial": initial,
         "final": lines[-1]["metrics"],
+        **setup.evaluate_prototypes(state),
         "uplink_bytes": sum(line["uplink_bytes"] for line in lines),
         "downlink_bytes": sum(line["downlink_bytes"] for line in lines),
         "seconds": round(sum(line["seconds"] for line in lines), 3),
@@ -273,6 +275,7 @@ def finish(
             "test": len(corpus.test),
             "classes": len(corpus.labels),
             "proxy": corpus.proxy_source,
+            "public": corpus.public_source,
             "evaluated_on": "the clients' held-out examples" if setup.held_out else "the test split",
         },
         "versions": {"hellora": hellora.__version__, "python": platform.python_version()}

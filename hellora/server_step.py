@@ -1,6 +1,6 @@
 """Floor 2: the server's optimizer step on the aggregated delta (FedAvgM, Hsu et al. 2019)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ class ServerStep:
     ) -> tuple[Adapter, Memory]:
         """One step. `trained` (layers, max_rank): the components that any counted update trained.
 
-        Returns the next adapter, and the velocity by flat tensor name (empty without momentum).
+        Returns the next adapter, and the velocity by flat tensor name (empty without momentum). Residual and prototypes
+        are those of `aggregated`.
         """
         if self.lr == 1 and self.momentum == 0:
             return aggregated, {}
@@ -50,4 +51,4 @@ class ServerStep:
             pairs[name] = LoraPair(A, B, pair.scale)
         always = torch.tensor(bool(trained.any()))
         head = {n: step(f"head.{n}", old, aggregated.head[n], always) for n, old in adapter.head.items()}
-        return Adapter(pairs, head), new_velocity
+        return replace(aggregated, pairs=pairs, head=head), new_velocity

@@ -40,7 +40,8 @@ class Adapter:
     """LoRA pairs by module name, and the trained head by parameter name. An absent module has no entry.
 
     `residual` acts beside the pairs and is never trained: what FLoRA and FedEx-LoRA add to the base, in pairs of scale
-    1. `prototypes` are the global adapters of smaller ranks, where every rank has its own (HeLoRA-KD).
+    1. `prototypes` are the global adapters of smaller ranks, where every rank has its own (HeLoRA-KD); none of them
+    has prototypes itself.
     """
 
     pairs: Mapping[str, LoraPair]

@@ -3,7 +3,8 @@
     text         text, text_pair where there is one, label      image    image (decoded when read), label
     instruction  prompt, response, label where there is one
 
-A label is the index of its class in `Corpus.labels`. Proxy data is the server's own, never from the training split.
+A label is the index of its class in `Corpus.labels`. Proxy data and public data are the server's own, never from the
+training split. Public data is what the server trains on; its examples may be UNLABELLED.
 """
 
 import string
@@ -21,6 +22,7 @@ from hellora.errors import InputError
 from hellora.seeds import rng_for
 
 Columns = Literal["text", "image", "instruction"]
+UNLABELLED = -100  # the label of a public example without one, or with one that is no class of the clients'
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class DataSettings:
         ""  # a split or another source; "" = the split "proxy", or where there is none a slice of the test split
     )
     proxy_examples: int = 100  # at most; 0 = no proxy data
+    public: str = ""  # a split or another source, for methods that distil on public data
+    public_examples: int = 1000  # at most
     max_examples: int | None = None  # of the training split, drawn by seed
     clients: int = 20
     partitioner: str = "dirichlet"
@@ -54,14 +58,14 @@ class DataSettings:
             raise ValueError(f"test_fraction must be between 0 and 1, not {self.test_fraction}")
         if self.proxy_examples < 0:
             raise ValueError(f"proxy_examples must not be negative, not {self.proxy_examples}")
-        if self.max_examples is not None and self.max_examples < 1:
-            raise ValueError(f"max_examples must be at least 1, not {self.max_examples}")
-        if self.clients < 1:
-            raise ValueError(f"clients must be at least 1, not {self.clients}")
+        for name in ("public_examples", "max_examples", "clients"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.train_split == self.test_split:
             raise ValueError(f"train_split and test_split must differ, both are '{self.train_split}'")
-        if self.proxy in (self.name, self.train_split):
-            raise ValueError(f"proxy must not be the clients' training data, '{self.proxy}'")
+        for name in ("proxy", "public"):
+            if getattr(self, name) in (self.name, self.train_split):
+                raise ValueError(f"{name} must not be the clients' training data, '{getattr(self, name)}'")
 
     @property
     def test_names(self) -> tuple[str, ...]:
@@ -75,15 +79,19 @@ class Corpus:
 
     train: Dataset  # of all clients together
     test: Dataset
-    proxy: Dataset  # the server's own; may be empty
+    proxy: Dataset  # the server's own, to score layers on; may be empty
+    public: Dataset  # the server's own, to train on; may be empty, or UNLABELLED
     labels: tuple[str, ...]  # class names; () where there is no label
     proxy_source: str  # one line for the record
+    public_source: str  # likewise
 
 
 def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple[str, ...] = ()) -> Corpus:
     """Load the splits of a source; `keep` names further columns of the training split to carry along unchanged."""
-    others = (*settings.test_names, settings.proxy or "proxy")
-    splits = load_splits(settings.name, settings.subset, settings.train_split, tuple(dict.fromkeys(others)))
+    others = (*settings.test_names, settings.proxy or "proxy", settings.public)
+    splits = load_splits(
+        settings.name, settings.subset, settings.train_split, tuple(filter(None, dict.fromkeys(others)))
+    )
     reader = Reader.for_split(splits[settings.train_split], settings, columns)
     train = reader.read(splits[settings.train_split], keep)
     test_name = next((name for name in settings.test_names if name in splits and name != settings.train_split), None)
@@ -99,10 +107,18 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple
         train, test = _cut(train, held_out, seed, "test")
         if not len(train):
             raise InputError(f"data.name: {settings.name} has too few examples to hold out a test split")
+    public, public_source = train.select(()), "none"
+    if settings.public:
+        public_split = _named_split(settings.public, "public", settings, splits)
+        public = reader.read(public_split, may_lack_labels=True)
+        _refuse_copies(public, "public", settings.public, train, "the clients' own training examples")
+        _refuse_copies(public, "public", settings.public, test, "the test examples")
+        _, public = _cut(public, settings.public_examples, seed, "public")
+        public_source = _described(public, public_split)
     proxy_split = _proxy_split(settings, splits, test_name)
     if proxy_split is not None:
         proxy = reader.read(proxy_split)
-        _refuse_private(proxy, train, settings)
+        _refuse_copies(proxy, "proxy", settings.proxy or "proxy", train, "the clients' own training examples")
         _, proxy = _cut(proxy, settings.proxy_examples, seed, "proxy")
         proxy_source = proxy_split.where
     else:
@@ -110,30 +126,43 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple
         proxy_source = f"a slice of the test split of {settings.name}, removed from it"
     if settings.max_examples is not None:
         _, train = _cut(train, settings.max_examples, seed, "max_examples")
-    return Corpus(train, test, proxy, reader.labels, f"{len(proxy)} examples: {proxy_source}" if len(proxy) else "none")
+    proxy_source = f"{len(proxy)} examples: {proxy_source}" if len(proxy) else "none"
+    return Corpus(train, test, proxy, public, reader.labels, proxy_source, public_source)
 
 
 def _proxy_split(settings: DataSettings, splits: Mapping[str, Split], test_name: str | None) -> Split | None:
     """The split with the server's own data; None where it has to be a slice of the test split."""
     if settings.proxy in ("", test_name):
         return None if settings.proxy else splits.get("proxy")
-    if settings.proxy in splits:
-        return splits[settings.proxy]
+    return _named_split(settings.proxy, "proxy", settings, splits)
+
+
+def _named_split(name: str, setting: str, settings: DataSettings, splits: Mapping[str, Split]) -> Split:
+    """A split of the source, or else of another source, which the setting `data.<setting>` names."""
+    if name in splits:
+        return splits[name]
     try:
-        return load_splits(settings.proxy, "", settings.train_split, ())[settings.train_split]
+        return load_splits(name, "", settings.train_split, ())[settings.train_split]
     except InputError as error:
-        raise InputError(f"data.proxy: {str(error).removeprefix('data.name: ')}") from error
+        raise InputError(f"data.{setting}: {str(error).removeprefix('data.name: ')}") from error
 
 
-def _refuse_private(proxy: Dataset, train: Dataset, settings: DataSettings) -> None:
-    """Proxy data must not be what the clients hold, by whatever path it is named, nor a copy of it."""
-    held = set(_contents(train))
-    shared = sum(content in held for content in _contents(proxy))
-    if 2 * shared > len(proxy):
+def _refuse_copies(data: Dataset, setting: str, name: str, taken: Dataset, whose: str) -> None:
+    """The server's data must not be what the clients or the test hold, by whatever path it is named, nor a copy."""
+    held = set(_contents(taken))
+    shared = sum(content in held for content in _contents(data))
+    if 2 * shared > len(data):
         raise InputError(
-            f"data.proxy: {shared} of the {len(proxy)} examples in '{settings.proxy or 'proxy'}' are the clients' own "
-            f"training examples: name data that the server may see"
+            f"data.{setting}: {shared} of the {len(data)} examples in '{name}' are {whose}: "
+            f"name data that the server may see"
         )
+
+
+def _described(public: Dataset, split: Split) -> str:
+    """One line for the record."""
+    labels = public["label"][:] if "label" in public.column_names else []
+    unlabelled = f", {labels.count(UNLABELLED)} without a label" if UNLABELLED in labels else ""
+    return f"{len(public)} examples{unlabelled}: {split.where}"
 
 
 def _contents(data: Dataset) -> Iterator[bytes]:
@@ -177,8 +206,11 @@ class Reader:
         index_of = {value: index for index, value in enumerate(values) if value in present}
         return Reader(settings, columns, tuple(map(str, values)), index_of)
 
-    def read(self, split: Split, keep: tuple[str, ...] = ()) -> Dataset:
-        """The split with canonical columns, and those of `keep` as they are."""
+    def read(self, split: Split, keep: tuple[str, ...] = (), may_lack_labels: bool = False) -> Dataset:
+        """The split with canonical columns, and those of `keep` as they are.
+
+        A label that is absent or no class of the training split is an error, or UNLABELLED (`may_lack_labels`).
+        """
         settings, cells, features = self.settings, dict[str, Sequence[Any]](), Features()
         if self.columns == "text":
             cells["text"] = _texts(_cells(split, settings.text, "text"), split, "text")
@@ -189,7 +221,8 @@ class Reader:
             cells["response"] = _texts(_fill(settings.response, split, "response"), split, "response")
         features.update({name: Value("string") for name in cells})
         if self.index_of is not None:
-            cells["label"], features["label"] = self._labels(split), Value("int64")
+            labels = self._labels_if_any(split) if may_lack_labels else self._labels(split)
+            cells["label"], features["label"] = labels, Value("int64")
         for column in keep:
             if column not in cells:
                 cells[column], features[column] = _cells(split, column, "column"), split.data.features[column]
@@ -208,6 +241,13 @@ class Reader:
                     f"name a split with the same classes"
                 )
         return [self.index_of[value] for value in found]
+
+    def _labels_if_any(self, split: Split) -> list[int]:
+        assert self.index_of is not None
+        if self.settings.label not in split.data.column_names:
+            return [UNLABELLED] * len(split.data)
+        found = _named(split.data[self.settings.label][:], split.data.features[self.settings.label])
+        return [self.index_of.get(value, UNLABELLED) if isinstance(value, int | str) else UNLABELLED for value in found]
 
 
 def _cells(split: Split, column: str, setting: str) -> list[Any]:
@@ -235,8 +275,14 @@ def _label_cells(split: Split, column: str) -> list[int | str]:
         if not isinstance(cell, int | str) or cell == "":
             what = "no label" if cell is None or cell == "" else f"the label {cell!r}, not a whole number or a text"
             raise InputError(f"data.label: row {row} of {split.where} has {what}: mend the data or name another column")
-    feature = split.data.features[column]
-    return [feature.names[cell] if cell >= 0 else cell for cell in cells] if isinstance(feature, ClassLabel) else cells
+    return _named(cells, split.data.features[column])
+
+
+def _named(cells: list[Any], feature: Any) -> list[Any]:
+    """The same cells; of a ClassLabel, the names of their classes. A missing one, or one below 0, stays as it is."""
+    if not isinstance(feature, ClassLabel):
+        return cells
+    return [cell if cell is None or cell < 0 else feature.names[cell] for cell in cells]
 
 
 def _fill(template: str, split: Split, setting: str) -> list[str]:

@@ -7,9 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from hellora.data.sources import UNLABELLED
 from hellora.model import Kind, ModelSettings
 from hellora.resident import BaseModel
 
@@ -64,8 +67,16 @@ class Task(ABC):
         """Examples as one padded batch, on the CPU."""
 
     @abstractmethod
+    def logits(self, base: BaseModel, batch: Batch) -> Tensor:
+        """One forward pass: (rows, classes). A row is an example; of a language model, a supervised token."""
+
+    @abstractmethod
+    def score(self, logits: Tensor, batch: Batch) -> Outputs:
+        """What logits (rows, classes) say of each example."""
+
     def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
-        """One forward pass."""
+        """One forward pass, scored."""
+        return self.score(self.logits(base, batch), batch)
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         """Metrics of a whole evaluation; `loss` is the mean loss."""
@@ -74,6 +85,15 @@ class Task(ABC):
     def answer_metrics(self, base: BaseModel, rows: Any) -> dict[str, float]:
         """Metrics of generated answers, for tasks that have them."""
         return {}
+
+
+def classification_outputs(logits: Tensor, labels: Tensor) -> Outputs:
+    """Cross-entropy and prediction of each example; logits (batch, classes), labels (batch,).
+
+    An example that is UNLABELLED has a loss of 0.
+    """
+    losses = cross_entropy(logits.float(), labels, reduction="none", ignore_index=UNLABELLED)
+    return Outputs(losses, torch.ones_like(losses), logits.argmax(-1))
 
 
 def classification_metrics(loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from rouge_score.rouge_scorer import RougeScorer
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hellora.model import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
@@ -66,13 +67,18 @@ class CausalLM(Task):
             "labels": padded([example["labels"] for example in examples], IGNORED),
         }
 
-    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
-        logits = base.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-        targets = batch["labels"][:, 1:]
-        losses = cross_entropy(
-            logits[:, :-1].float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-        )  # (batch, tokens - 1)
-        return Outputs(losses.sum(1), (targets != IGNORED).sum(1).to(losses.dtype))
+    def logits(self, base: BaseModel, batch: Batch) -> Tensor:
+        logits: Tensor = base.net(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).logits
+        return logits[:, :-1][batch["labels"][:, 1:] != IGNORED]
+
+    def score(self, logits: Tensor, batch: Batch) -> Outputs:
+        targets = batch["labels"][:, 1:]  # (batch, tokens - 1)
+        supervised = targets != IGNORED
+        losses = cross_entropy(logits.float(), targets[supervised], reduction="none")
+        of_example = losses.new_zeros(targets.shape).masked_scatter(supervised, losses)
+        return Outputs(of_example.sum(1), supervised.sum(1).to(losses.dtype))
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}

@@ -5,11 +5,20 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
 from hellora.model import Kind, ModelSettings, adapter_spec, load_image_processor, load_network
 from hellora.resident import BaseModel
-from hellora.tasks import Batch, Columns, Encoded, Example, Outputs, Task, classification_metrics
+from hellora.tasks import (
+    Batch,
+    Columns,
+    Encoded,
+    Example,
+    Outputs,
+    Task,
+    classification_metrics,
+    classification_outputs,
+)
 
 
 @dataclass(frozen=True)
@@ -36,10 +45,12 @@ class ImageClassification(Task):
         pixels = base.processor(images, return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels, "labels": torch.tensor([example["label"] for example in examples])}
 
-    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
-        logits = base.net(pixel_values=batch["pixel_values"].to(base.dtype)).logits
-        losses = cross_entropy(logits.float(), batch["labels"], reduction="none")
-        return Outputs(losses, torch.ones_like(losses), logits.argmax(-1))
+    def logits(self, base: BaseModel, batch: Batch) -> Tensor:
+        logits: Tensor = base.net(pixel_values=batch["pixel_values"].to(base.dtype)).logits
+        return logits
+
+    def score(self, logits: Tensor, batch: Batch) -> Outputs:
+        return classification_outputs(logits, batch["labels"])
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return classification_metrics(loss, predictions, references)

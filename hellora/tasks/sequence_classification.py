@@ -6,12 +6,21 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 
 from hellora.model import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
 from hellora.resident import BaseModel
-from hellora.tasks import Batch, Columns, Encoded, Example, Outputs, Task, classification_metrics, length_limit
+from hellora.tasks import (
+    Batch,
+    Columns,
+    Encoded,
+    Example,
+    Outputs,
+    Task,
+    classification_metrics,
+    classification_outputs,
+    length_limit,
+)
 
 
 @dataclass(frozen=True)
@@ -58,16 +67,18 @@ class SequenceClassification(Task):
         batch: Batch = dict(base.processor.pad(inputs, return_tensors="pt"))
         return {**batch, "labels": torch.tensor([example["label"] for example in examples])}
 
-    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
+    def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         if base.head is None:
-            logits = base.net(**inputs).logits
+            logits: Tensor = base.net(**inputs).logits
         else:
             hidden = base.net(**inputs).last_hidden_state  # (batch, tokens, d)
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             logits = base.head(((hidden * mask).sum(1) / mask.sum(1)).float())
-        losses = cross_entropy(logits.float(), batch["labels"], reduction="none")
-        return Outputs(losses, torch.ones_like(losses), logits.argmax(-1))
+        return logits
+
+    def score(self, logits: Tensor, batch: Batch) -> Outputs:
+        return classification_outputs(logits, batch["labels"])
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return classification_metrics(loss, predictions, references)

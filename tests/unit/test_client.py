@@ -449,10 +449,12 @@ class Regression(Task):
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
         return {name: torch.stack([example[name] for example in examples]) for name in ("x", "y")}
 
-    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
+    def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         x = batch["x"] if self.merged else batch["x"].unsqueeze(1)
-        error = base.net(x).reshape(len(x), -1) - batch["y"]
-        return Outputs(0.5 * error.square().sum(1), torch.ones(len(x)))
+        return base.net(x).reshape(len(x), -1)  # type: ignore[no-any-return]
+
+    def score(self, logits: Tensor, batch: Batch) -> Outputs:
+        return Outputs(0.5 * (logits - batch["y"]).square().sum(1), torch.ones(len(logits)))
 
 
 def points(count: int) -> list[Example]:

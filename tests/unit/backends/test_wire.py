@@ -51,7 +51,10 @@ def adapters(draw: st.DrawFn) -> Adapter:
     head = draw(st.dictionaries(HEADS, st.one_of(tensors(2, 3), tensors(2), tensors(3, dtype=torch.bfloat16))))
     found = draw(st.dictionaries(MODULES, pairs()))
     residual = {name: replace(draw(pairs()), scale=1.0) for name in found if draw(st.booleans())}
-    smaller = {draw(st.integers(1, 64)): Adapter(found, head)} if found and draw(st.booleans()) else {}
+    smaller = {}
+    if found and draw(st.booleans()):
+        own = {name: LoraPair(pair.A[:1].clone(), pair.B[:, :1].clone(), pair.scale) for name, pair in found.items()}
+        smaller[draw(st.integers(1, 64))] = Adapter(own, {name: tensor.clone() for name, tensor in head.items()})
     return Adapter(found, head, residual, smaller)
 
 

@@ -1,0 +1,139 @@
+"""Does HeLoRA-KD beat its clients' local models? `python benchmarks/kd_against_local.py ../shared/data`.
+
+For each data set: a tenth of the training split becomes public data, the rest goes to the clients. After the last round
+three things are measured on the test split: every prototype and their ensemble; the models that the clients of that
+round trained and sent, before anything was averaged; and models that the same clients would have had alone, trained
+from the start with the same number of steps as the whole run gave them per round.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from datasets import load_dataset
+
+from hellora.client import evaluate
+from hellora.config import check
+from hellora.experiment import Setup, prepare
+from hellora.protocols import Backend
+from hellora.rounds import allocate, dispatch, federate
+from hellora.types import Adapter, ClientFailure, ClientProfile, ClientTask, ClientUpdate
+
+ROUNDS = 8
+EXPERIMENTS: dict[str, dict[str, Any]] = {
+    "banking77": {"model": {"name": "minilm", "rank": 12}, "train": {"lr": 8e-3, "batch_size": 16, "steps": 15}},
+    "cifar100_lite": {
+        "task": {"name": "image_classification"},
+        "model": {"name": "model_vit_cifar10_4l128", "rank": 12},
+        "train": {"lr": 8e-3, "batch_size": 32, "steps": 10},
+    },
+}
+
+
+class LastAnswers(Backend):
+    """A backend that keeps the tasks and updates of the latest round."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.latest: list[tuple[ClientTask, ClientUpdate]] = []
+
+    def clients(self) -> Sequence[ClientProfile]:
+        return self.backend.clients()
+
+    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
+        self.latest = []
+        of = {task.client: task for task in tasks}
+        for answer in self.backend.train(tasks):
+            if isinstance(answer, ClientUpdate):
+                self.latest.append((of[answer.client], answer))
+            yield answer
+
+
+def split_off_public_data(source: Path, folder: Path) -> None:
+    """Write train, test and public files of a data set with `train*.parquet` and `test*.parquet`."""
+    files = {split: str(next(source.glob(f"{split}*.parquet"))) for split in ("train", "test")}
+    data = load_dataset("parquet", data_files=files)
+    cut = data["train"].train_test_split(test_size=0.1, seed=0)
+    for name, rows in (("train", cut["train"]), ("public", cut["test"]), ("test", data["test"])):
+        rows.to_parquet(str(folder / f"{name}.parquet"))
+
+
+def measure(name: str, source: Path, seed: int) -> dict[str, Any]:
+    """Test accuracies of one run on one data set."""
+    with tempfile.TemporaryDirectory() as folder:
+        split_off_public_data(source / name, Path(folder))
+        table = {**EXPERIMENTS[name], "seed": seed, "rounds": ROUNDS, "cohort": 6}
+        model = table["model"]["name"]
+        table["model"] = {**table["model"], "name": str(source / model) if (source / model).is_dir() else model}
+        table["data"] = {"name": folder, "public": "public", "clients": 12, "partitioner": "dirichlet", "alpha": 0.3}
+        table["fleet"] = {"ranks": [4, 8, 12]}
+        table["method"] = {"allocator": "everything", "aggregator": "mutual_distillation", "dispatcher": "prototype"}
+        return run(prepare(check(name, table)))
+
+
+def run(setup: Setup) -> dict[str, Any]:
+    state = setup.initial_state()
+    backend = LastAnswers(setup.backend())
+    for report in federate(state, setup.federation, backend, setup.layer_scores, setup.distil):
+        state = report.state
+    found = setup.evaluate_prototypes(state)
+    prototypes = {rank: metrics["accuracy"] for rank, metrics in found["prototypes"].items()}
+    sent = [accuracy(setup, update.adapter) for _, update in backend.latest]
+    alone = [accuracy(setup, trained_alone(setup, task)) for task in first_tasks(setup, backend)]
+    return {
+        "prototypes": prototypes,
+        "ensemble": found["ensemble"]["accuracy"],
+        "best prototype": max(prototypes.values()),
+        "local models, as sent in the last round": mean(sent),
+        "local models, trained alone": mean(alone),
+    }
+
+
+def first_tasks(setup: Setup, backend: LastAnswers) -> list[ClientTask]:
+    """The tasks that the clients of the latest round would have got in round 0."""
+    wanted = {task.client for task, _ in backend.latest}
+    fleet = tuple(profile for profile in setup.federation.fleet if profile.id in wanted)
+    run = replace(setup.federation, fleet=fleet, cohort=len(fleet))
+    state = setup.initial_state()
+    return dispatch(run, state, allocate(run, state, setup.layer_scores)[0])
+
+
+def trained_alone(setup: Setup, task: ClientTask) -> Adapter:
+    """A client's adapter after as many tasks as there were rounds, each going on from the last, with nobody else."""
+    adapter = task.adapter
+    for t in range(ROUNDS):
+        adapter = setup.work.train(replace(task, adapter=adapter, seed=task.seed + t)).adapter
+    return adapter
+
+
+def accuracy(setup: Setup, adapter: Adapter) -> float:
+    """On the test split."""
+    size = setup.experiment.compute.eval_batch_size
+    return evaluate(adapter, setup.base, setup.experiment.task, setup.corpus.test, size)["accuracy"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="the folder with banking77, cifar100_lite and the small models")
+    parser.add_argument("--only", choices=EXPERIMENTS, help="one data set")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, help="write the numbers to this JSON file")
+    options = parser.parse_args()
+    results = []
+    for name in [options.only] if options.only else EXPERIMENTS:
+        for seed in options.seeds:
+            found = measure(name, options.data, seed)
+            results.append({"data": name, "seed": seed, **found})
+            print(json.dumps(results[-1], indent=1), flush=True)
+            if options.out:
+                options.out.parent.mkdir(parents=True, exist_ok=True)
+                options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

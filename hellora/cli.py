@@ -54,6 +54,10 @@ def run(
         f"down {in_bytes(summary['downlink_bytes'])} in all  {summary['seconds']:.0f} s",
         highlight=False,
     )
+    for rank, metrics in summary.get("prototypes", {}).items():
+        console.print(f"{f'rank {rank}':>9}  {shown(metrics)}", highlight=False)
+    if "ensemble" in summary:
+        console.print(f"{'ensemble':>9}  {shown(summary['ensemble'])}", highlight=False)
     console.print(f"adapter: {folder / 'adapter'} (its README shows how to use it)", highlight=False)
 
 

@@ -100,8 +100,8 @@ class Distillation:
                 ce = outputs.loss_sums.sum() / outputs.weights.sum()
                 kd = divergence(target, logits, settings.temperature).mean()
                 loss = settings.ce_weight * ce + settings.kd_weight * kd
-                if not math.isfinite(loss):
-                    raise RunError(f"the loss of distillation became {float(loss)}: a smaller method.kd_lr may help")
+                if not math.isfinite(value := float(loss.detach())):
+                    raise RunError(f"the loss of distillation became {value}: a smaller method.kd_lr may help")
                 torch.autograd.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()

@@ -6,7 +6,18 @@ import numpy as np
 import torch
 from factories import bits, random_adapter, tiny_spec
 
-from hellora.algebra import components, delta_weight, new_adapter, trained_part, weighted_mean
+from hellora.algebra import (
+    components,
+    delta_weight,
+    joined,
+    new_adapter,
+    prototype_of,
+    prototype_row,
+    prototypes_of,
+    trained_part,
+    weighted_mean,
+    with_prototypes,
+)
 from hellora.types import LoraPair
 
 SPEC = tiny_spec()
@@ -78,3 +89,34 @@ def test_weighted_mean_by_hand() -> None:
 def test_weighted_mean_sums_in_float64() -> None:
     values = [1e8, 1.0, -1e8]  # in float32 the 1 would be lost
     assert weighted_mean([torch.tensor([v]) for v in values], [1.0] * 3).item() == torch.tensor(1 / 3).item()
+
+
+def test_a_joined_pair_does_what_both_do() -> None:
+    one = replace(random_adapter(SPEC, 0).pairs["block.1.query"], scale=0.5)
+    other = replace(components(random_adapter(SPEC, 1).pairs["block.1.query"], torch.tensor([0, 2])), scale=3.0)
+    both = joined(one, other)
+    assert (both.rank, both.scale) == (SPEC.max_rank + 2, 0.5)
+    torch.testing.assert_close(delta_weight(both), delta_weight(one) + delta_weight(other))
+
+
+def test_a_row_over_a_prototypes_own_components() -> None:
+    """The client's rank is 2, the most that it trains in a layer."""
+    row = np.array([[True, False, False, True], [False, True, False, False], [False] * 4])
+    assert prototype_row(row).tolist() == [[True, True], [True, False], [False, False]]
+    row[2] = True
+    assert prototype_row(row) is row, "a client of full rank trains components of the bank, as they are allocated"
+
+
+def test_prototypes_by_rank() -> None:
+    bank = random_adapter(SPEC, 0)
+    of_two = prototype_of(random_adapter(SPEC, 1), 2, SPEC)
+    adapter = replace(bank, prototypes={2: of_two})
+    assert prototype_of(adapter, 2, SPEC) is of_two
+    found = prototypes_of(adapter, SPEC)
+    assert list(found) == [2, SPEC.max_rank]
+    assert bits(found[SPEC.max_rank].tensors()) == bits(bank.tensors())
+    assert bits(with_prototypes(found).tensors()) == bits(adapter.tensors())
+    of_three = prototype_of(adapter, 3, SPEC)
+    assert not of_three.prototypes
+    for name, pair in of_three.pairs.items():
+        assert bits({0: pair.A, 1: pair.B}) == bits({0: bank.pairs[name].A[:3], 1: bank.pairs[name].B[:, :3]})

@@ -26,6 +26,8 @@ STATE = ServerState(
     reports={3: torch.tensor([1.0, torch.nan], dtype=torch.float64), 12: torch.zeros(2)},
     private={4: {"weight": torch.rand(2, 3), "bias": torch.rand(2)}, 10: {"weight": torch.rand(2, 3)}},
 )
+RESIDUAL = {"block.1.query": replace(random_adapter(tiny_spec(), seed=1).pairs["block.1.query"], scale=1.0)}
+PROTOTYPES = {rank: random_adapter(tiny_spec(max_rank=rank), seed=rank) for rank in (1, 3)}
 RECORD: dict[str, Any] = {"lines": 7, "initial": {"loss": 2.5}, "name": "größe", "none": None}
 
 
@@ -45,9 +47,10 @@ def loaded(folder: Path) -> tuple[ServerState, dict[str, Any]]:
             STATE, adapter=Adapter({"m": LoraPair(torch.rand(2, 3).bfloat16(), torch.rand(4, 2).bfloat16(), 1 / 3)})
         ),
         replace(STATE, adapter=Adapter({"head.0.q": LoraPair(torch.rand(2, 3), torch.rand(4, 2), 0.1)}, ADAPTER.head)),
+        replace(STATE, adapter=replace(ADAPTER, residual=RESIDUAL, prototypes=PROTOTYPES)),
         replace(STATE, memory={"a": torch.arange(6.0).view(2, 3).T}),  # not contiguous
     ],
-    ids=["full", "first", "empty", "bf16", "a module named head", "transposed"],
+    ids=["full", "first", "empty", "bf16", "a module named head", "prototypes", "transposed"],
 )
 def test_round_trip(state: ServerState, tmp_path: Path) -> None:
     save_state(tmp_path / "new" / "checkpoint", state, RECORD)
@@ -57,6 +60,8 @@ def test_round_trip(state: ServerState, tmp_path: Path) -> None:
     assert {n: p.scale for n, p in found.adapter.pairs.items()} == {n: p.scale for n, p in state.adapter.pairs.items()}
     assert list(found.adapter.pairs) == list(state.adapter.pairs), "in the model's order"
     assert found.adapter.head.keys() == state.adapter.head.keys()
+    assert list(found.adapter.prototypes) == list(state.adapter.prototypes)
+    assert {n: p.scale for n, p in found.adapter.residual.items()} == dict.fromkeys(state.adapter.residual, 1.0)
     assert found.private.keys() == state.private.keys()
     assert found.reports.keys() == state.reports.keys()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.allocators.fed_hello import FedHello
 from hellora.allocators.geometric import Geometric
 from hellora.config import (
@@ -293,6 +294,15 @@ def test_an_absent_source_is_refused_with_the_nearest_preset() -> None:
         read_experiment("nowhere.toml")
 
 
+HELORA_KD = {"aggregator": "mutual_distillation", "dispatcher": "prototype"}
+PUBLIC = {"data": {"public": "proxy"}}
+
+
+def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
+    method = check("good", {**PUBLIC, "method": {**HELORA_KD, "kd_lr": 1e-2, "top_k": 8, "head": "frozen"}}).method
+    assert method.aggregator == MutualDistillation(kd_lr=1e-2, top_k=8)
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -306,6 +316,15 @@ def test_an_absent_source_is_refused_with_the_nearest_preset() -> None:
         ({"fleet": {"layers": [2, 4], "shares": [0, 0]}}, "shares must not be negative, nor all 0"),
         ({"train": {"momentum": 0.9}}, "momentum is a setting of optimizer = 'sgd'"),
         ({"task": {"name": "causal_lm"}, "method": {"head": "local"}}, "a language model has no head of its own"),
+        ({"data": {"public": "train"}}, "public must not be the clients' training data"),
+        ({"method": {"aggregator": "mutual_distillation"}}, "'prototype' belong together: set both"),
+        ({"method": {"dispatcher": "prototype"}}, "'prototype' belong together: set both"),
+        ({"method": HELORA_KD}, "data.public: the aggregator distils on public data: name a source"),
+        ({**PUBLIC, "method": HELORA_KD, "server": {"momentum": 0.5}}, "server.lr and server.momentum move one"),
+        ({**PUBLIC, "method": HELORA_KD, "server": {"lr": 0.5}}, "server.lr and server.momentum move one"),
+        ({**PUBLIC, "method": {**HELORA_KD, "trains": "B"}}, "do not go with an aggregator that distils"),
+        ({**PUBLIC, "method": {**HELORA_KD, "shares": "A"}}, "do not go with an aggregator that distils"),
+        ({**PUBLIC, "method": {**HELORA_KD, "head": "local"}}, "do not go with an aggregator that distils"),
     ],
 )
 def test_settings_that_cannot_work_together_are_refused(table: dict[str, Any], words: str) -> None:

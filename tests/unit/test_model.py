@@ -1,7 +1,10 @@
 """Finding, loading and laying out a model; writing an adapter that plain peft reads."""
 
+import itertools
 import json
+import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import hellora.model
+from hellora.algebra import components
 from hellora.client import train_client
 from hellora.errors import InputError
 from hellora.model import ModelSettings, adapter_spec, load_network, load_tokenizer, resolve_name, save_peft
@@ -31,7 +35,7 @@ from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
 from hellora.tasks.sequence_classification import SequenceClassification
-from hellora.types import Adapter
+from hellora.types import Adapter, LoraPair
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
 OWN_HEAD = SequenceClassification(head_type="own")
@@ -389,6 +393,70 @@ def test_peft_reads_a_gpt2_adapter(tmp_path: Path) -> None:
     forward = lambda net: net(input_ids=IDS).last_hidden_state  # noqa: E731
     name = str(tmp_path / "base")
     check_peft(base, bases.MEAN_POOLING, bases.texts(12), tmp_path / "out", name, plain, forward, rank=3, alpha=6.0)
+
+
+def uneven(base: BaseModel, ranks: Sequence[int]) -> Adapter:
+    """An adapter whose modules have these ranks, in turn."""
+    adapter = bases.acting_adapter(base)
+    pairs = {
+        name: components(pair, torch.arange(rank))
+        for (name, pair), rank in zip(adapter.pairs.items(), itertools.cycle(ranks), strict=False)
+    }
+    return replace(adapter, pairs=pairs)
+
+
+def with_residual(base: BaseModel, ranks: Sequence[int]) -> Adapter:
+    """Every second module has a residual of rank 2 and scale 1 that acts."""
+    adapter = uneven(base, ranks)
+    rng = torch.Generator().manual_seed(3)
+    residual = {
+        m.name: LoraPair(torch.randn(2, m.d_in, generator=rng), torch.randn(m.d_out, 2, generator=rng), 1.0)
+        for m in base.spec.modules[::2]
+    }
+    return replace(adapter, residual=residual)
+
+
+@by_peft
+@pytest.mark.parametrize(
+    ("ranks", "residual", "written"),
+    [
+        ((2,), False, {2}),  # a prototype of a smaller rank
+        ((3, 1, 3, 2), False, {1, 2, 3}),
+        ((3,), True, {3, 5}),
+        ((2, 3, 1), True, {1, 2, 3, 4, 5}),
+    ],
+)
+def test_peft_reads_mixed_ranks_and_a_residual(
+    ranks: tuple[int, ...], residual: bool, written: set[int], tiny_bert: Path, tmp_path: Path
+) -> None:
+    base = bases.load(tiny_bert, rank=3, alpha=7.0)
+    adapter = with_residual(base, ranks) if residual else uneven(base, ranks)
+    save_peft(adapter, tmp_path, base, ModelSettings(name=str(tiny_bert), rank=3, alpha=7.0), "features")
+    with torch.no_grad():
+        with base.dressed(adapter):
+            expected = base.net(input_ids=IDS).last_hidden_state
+        with base.dressed(replace(adapter, residual={})):
+            bare = base.net(input_ids=IDS).last_hidden_state
+        loaded = PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(str(tiny_bert)), str(tmp_path))
+        assert_close(loaded.eval()(input_ids=IDS).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+    assert ((bare - expected).abs().max() > 1e-2) == residual, "the residual must matter"
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert {len(tensor) for name, tensor in tensors.items() if "lora_A" in name} == written
+
+
+@by_peft
+def test_a_rank_is_of_the_module_of_that_very_name(tmp_path: Path) -> None:
+    """A key of PEFT's rank_pattern is an expression that also fits names which only end like it."""
+    base = bases.load(tiny_models.save_bert(tmp_path / "bert"), rank=3, alpha=6.0)
+    adapter = uneven(base, [3, 3, 2, 3])
+    save_peft(adapter, tmp_path / "out", base, ModelSettings(name="x"), "features")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    names = [n for n, pair in adapter.pairs.items() if pair.rank == 2]
+    assert {key: [n for n in adapter.pairs if re.match(rf"(.*\.)?({key})$", n)] for key in config["rank_pattern"]} == {
+        f"^{re.escape(name)}": [name] for name in names
+    }
+    assert not any(re.match(rf"(.*\.)?({key})$", f"other.{n}") for key in config["rank_pattern"] for n in names)
+    assert (config["r"], config["lora_alpha"], set(config["alpha_pattern"].values())) == (3, 6.0, {4.0})
 
 
 def test_minilm_is_saved_under_its_hub_name(tiny_bert: Path, tmp_path: Path) -> None:

@@ -20,20 +20,26 @@ from factories import (
 )
 from torch import Tensor
 
+from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.aggregators.participant_mean import ParticipantMean
+from hellora.algebra import prototypes_of, with_prototypes
 from hellora.allocators.everything import Everything
 from hellora.allocators.exclusive import Exclusive
 from hellora.allocators.fed_hello import FedHello
 from hellora.allocators.random_layers import RandomLayers
+from hellora.dispatchers.prototype import Prototype
 from hellora.dispatchers.whole import Whole
 from hellora.errors import InputError, RunError
-from hellora.protocols import Allocator, Method, RoundView, Scores
+from hellora.protocols import Allocator, Answers, Method, RoundView, Scores
 from hellora.rounds import Federation, allocate, federate, sample_cohort
 from hellora.server_step import ServerStep
 from hellora.types import (
     Adapter,
+    AdapterSpec,
     Allocation,
+    Budget,
     ClientFailure,
+    ClientProfile,
     ClientUpdate,
     HeadPolicy,
     LoraPair,
@@ -448,3 +454,61 @@ def test_min_clients_also_counts_where_fewer_are_asked() -> None:
     run = federation(Exclusive(), rounds=12, fleet=fleet_of(1, 1, 1, 1, 1, 3), cohort=2, min_clients=2)
     with pytest.raises(RunError, match="had 1 usable updates, min_clients is 2"):
         reports_of(run)
+
+
+# --- prototypes
+
+
+UNEQUAL = tuple(ClientProfile(10 + i, 5, Budget(rank=rank)) for i, rank in enumerate((1, 1, 2, 2, 4, 4)))
+HELORA = Method(Everything(), Prototype(), MutualDistillation())
+
+
+def test_an_aggregator_that_distils_gets_what_it_returned_and_the_answers() -> None:
+    """Here distilling adds 1 to every B, so that it shows in the state, and in what the next round sends."""
+    asked: list[tuple[Adapter, Answers, int]] = []
+
+    def distil(adapter: Adapter, answers: Answers, seed: int) -> Adapter:
+        asked.append((adapter, answers, seed))
+        return with_prototypes({rank: raised(found) for rank, found in prototypes_of(adapter, SPEC).items()})
+
+    def raised(adapter: Adapter) -> Adapter:
+        return replace(adapter, pairs={name: replace(pair, B=pair.B + 1) for name, pair in adapter.pairs.items()})
+
+    run = federation(method=HELORA, fleet=UNEQUAL, cohort=6, rounds=2)
+    backend = FakeBackend(UNEQUAL, SPEC)
+    reports = list(federate(START, run, backend, no_scores_of, distil))
+    for report, (aggregated, answers, _), before in zip(reports, asked, [START, reports[0].state], strict=True):
+        assert [update.client for _, update in answers] == [p.id for p in UNEQUAL]
+        expected = HELORA.aggregator.aggregate(before.adapter, answers, SPEC, 0)
+        assert bits(aggregated.tensors()) == bits(expected.tensors())
+        assert list(report.state.adapter.prototypes) == [1, 2]
+        for rank, found in prototypes_of(report.state.adapter, SPEC).items():
+            assert bits(found.tensors()) == bits(raised(prototypes_of(aggregated, SPEC)[rank]).tensors())
+    assert asked[0][2] != asked[1][2], "a seed for every round"
+    known = prototypes_of(reports[0].state.adapter, SPEC)
+    for task, profile in zip(backend.calls[1], UNEQUAL, strict=True):
+        assert isinstance(profile.budget.rank, int)
+        assert bits(task.adapter.tensors()) == bits(known[profile.budget.rank].tensors())
+
+
+def test_only_an_aggregator_that_distils_needs_a_model_for_it() -> None:
+    assert len(reports_of(federation())) == 1
+    with pytest.raises(InputError, match="this aggregator distils: give federate"):
+        reports_of(federation(method=HELORA, fleet=UNEQUAL))
+
+
+@pytest.mark.parametrize("step", [ServerStep(), ServerStep(lr=0.5, momentum=0.5)])
+def test_what_else_an_adapter_holds_stays_through_a_round(step: ServerStep) -> None:
+    """Only a dispatcher may leave something of it out."""
+    residual = {SPEC.modules[0].name: START.adapter.pairs[SPEC.modules[0].name]}
+
+    class KeepsResidual(ParticipantMean):
+        def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+            return replace(super().aggregate(adapter, answers, spec, seed), residual=adapter.residual)
+
+    method = Method(Everything(), Whole(), KeepsResidual(), step, "frozen")
+    state = replace(START, adapter=replace(START.adapter, residual=residual))
+    backend = FakeBackend(FLEET, SPEC)
+    (report,) = federate(state, federation(method=method), backend, no_scores_of)
+    assert report.state.adapter.residual is residual
+    assert all(task.adapter.residual is residual for task in backend.calls[0])

@@ -1,5 +1,7 @@
 """The server step, in numbers worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -89,3 +91,12 @@ def test_inputs_are_not_mutated() -> None:
 def test_settings_are_checked(lr: float, momentum: float) -> None:
     with pytest.raises(ValueError, match="lr must be greater than 0"):
         ServerStep(lr, momentum)
+
+
+def test_residual_and_prototypes_are_the_aggregators() -> None:
+    residual, prototypes = {"m": START.pairs["n"]}, {1: AGGREGATED}
+    aggregated = replace(AGGREGATED, residual=residual, prototypes=prototypes)
+    for step in (ServerStep(), ServerStep(lr=0.5)):
+        result, _ = step.apply(START, aggregated, FIRST_ONLY, {}, SPEC)
+        assert result.residual is residual
+        assert result.prototypes is prototypes

@@ -10,7 +10,7 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hellora.data.sources import Corpus, DataSettings, load_corpus
+from hellora.data.sources import UNLABELLED, Corpus, DataSettings, load_corpus
 from hellora.errors import InputError
 
 
@@ -162,6 +162,80 @@ def test_a_named_test_split_must_be_there(folder: Path) -> None:
         load_corpus(DataSettings(name=str(folder), test_split="held_out"), "text", seed=0)
 
 
+# --- public data -----------------------------------------------------------------------------------------------------
+
+
+def with_public(folder: Path, rows: list[dict[str, Any]], **settings: Any) -> Corpus:
+    """The corpus of the folder with these rows as its split `public`."""
+    write(folder / "public.jsonl", rows)
+    return load_corpus(DataSettings(name=str(folder), public="public", **settings), "text", seed=0)
+
+
+def test_without_a_name_there_is_no_public_data(folder: Path) -> None:
+    corpus = load_corpus(DataSettings(name=str(folder)), "text", seed=0)
+    assert (len(corpus.public), corpus.public_source) == (0, "none")
+
+
+def test_public_data_from_a_named_split_or_another_source(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rows = [{"text": f"public {row}", "label": 2} for row in range(9)]
+    corpus = with_public(folder, rows, public_examples=4)
+    assert len(set(corpus.public["text"])) == 4
+    assert corpus.public["label"][:] == [2] * 4
+    assert corpus.public_source == f"4 examples: {folder.name}/public.jsonl"
+    assert len(corpus.test) == 36, "the test split is as it is without"
+    elsewhere = write(tmp_path_factory.mktemp("elsewhere") / "any.jsonl", rows)
+    corpus = load_corpus(DataSettings(name=str(folder), public=elsewhere), "text", seed=0)
+    assert len(corpus.public) == 9
+    with pytest.raises(InputError, match=r"data\.public: there is no file or folder \./nothing"):
+        load_corpus(DataSettings(name=str(folder), public="./nothing"), "text", seed=0)
+
+
+def test_public_data_needs_no_labels(folder: Path) -> None:
+    corpus = with_public(folder, [{"text": f"public {row}"} for row in range(5)])
+    assert corpus.public["label"][:] == [UNLABELLED] * 5
+    assert corpus.public_source == f"5 examples, 5 without a label: {folder.name}/public.jsonl"
+
+
+def test_a_public_label_that_is_no_class_is_none(folder: Path) -> None:
+    """The clients' classes are 0, 1 and 2."""
+    labels = [1, 7, None, 0]
+    corpus = with_public(folder, [{"text": f"public {row}", "label": label} for row, label in enumerate(labels)])
+    assert corpus.public["label"][:] == [1, UNLABELLED, UNLABELLED, 0]
+    assert corpus.public_source.startswith("4 examples, 2 without a label")
+    assert corpus.labels == ("0", "1", "2")
+
+
+def test_named_classes_of_public_data_go_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, train=[1, 0, 1], test=[0, 1], other=[2, 1, -1, 0])
+    monkeypatch.setattr(datasets, "load_dataset", renamed(datasets.load_dataset))
+    corpus = load_corpus(DataSettings(name="owner/corpus", public="other"), "text", seed=0)
+    assert corpus.public["label"][:] == [UNLABELLED, 1, UNLABELLED, 0]  # "never" occurs in no training example
+
+
+def renamed(load: Any) -> Any:
+    """The same splits, the texts of `other` being its own."""
+
+    def loaded(*arguments: Any) -> Any:
+        splits = load(*arguments)
+        other = splits["other"]
+        own = Dataset.from_dict({"text": ["o"] * len(other), "label": other["label"][:]}, other.features)
+        return DatasetDict({**splits, "other": own})
+
+    return loaded
+
+
+@pytest.mark.parametrize(("whose", "owner"), [("train", "the clients' own training"), ("test", "the test")])
+def test_public_data_must_not_be_the_clients_nor_what_is_tested_on(whose: str, owner: str, folder: Path) -> None:
+    copy = (folder / f"{whose}.jsonl").read_text().splitlines()
+    unlabelled = [{"text": json.loads(line)["text"]} for line in copy[:20]]
+    with pytest.raises(
+        InputError, match=rf"data\.public: 20 of the 20 examples in 'public' are {owner} examples: name"
+    ):
+        with_public(folder, unlabelled)
+
+
 # --- columns ---------------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +372,8 @@ def test_one_example_is_too_few(tmp_path: Path) -> None:
         ({"test_split": "train"}, "train_split and test_split must differ, both are 'train'"),
         ({"proxy": "train"}, "proxy must not be the clients' training data, 'train'"),
         ({"proxy": "stdlib_docs"}, "proxy must not be the clients' training data, 'stdlib_docs'"),
+        ({"public": "stdlib_docs"}, "public must not be the clients' training data, 'stdlib_docs'"),
+        ({"public_examples": 0}, "public_examples must be at least 1, not 0"),
     ],
 )
 def test_settings_have_ranges(fields: dict[str, Any], message: str) -> None:

@@ -183,3 +183,14 @@ def test_tokens_are_counted_that_are_predicted(ending: BaseModel) -> None:
     batch = TASK.collate(ending, encoded.examples)
     with torch.no_grad():
         assert encoded.num_tokens == int(TASK.outputs(ending, batch).weights.sum()) == 4 + 8
+
+
+def test_logits_are_those_that_predict_supervised_tokens(ending: BaseModel) -> None:
+    """The first example's response is its tokens 6 to 9, predicted at 5 to 8; the second's are 4 to 11."""
+    examples = TASK.encode(ending, ROWS).examples
+    batch = TASK.collate(ending, examples)
+    with torch.no_grad():
+        found = TASK.logits(ending, batch)
+        everything = ending.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    assert found.shape == (4 + 8, ending.net.config.vocab_size)
+    assert_close(found, torch.cat([everything[0, 5:9], everything[1, 3:11]]))

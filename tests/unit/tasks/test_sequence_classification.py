@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
+from hellora.data.sources import UNLABELLED
 from hellora.resident import BaseModel
 from hellora.tasks.sequence_classification import SequenceClassification
 
@@ -118,3 +119,11 @@ def test_a_decoder_classifies_by_its_last_real_token(tiny_llama: Path, tmp_path:
         together = OWN.outputs(base, OWN.collate(base, examples)).loss_sums
         alone = torch.cat([OWN.outputs(base, OWN.collate(base, [example])).loss_sums for example in examples])
     assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_an_unlabelled_example_has_no_loss(mean: BaseModel) -> None:
+    rows = Dataset.from_dict({"text": ["we saw the boat", "the moon"], "label": [UNLABELLED, 1]})
+    batch = MEAN.collate(mean, MEAN.encode(mean, rows).examples)
+    outputs = MEAN.outputs(mean, batch)
+    assert outputs.loss_sums[0] == 0
+    assert outputs.loss_sums[1] > 0

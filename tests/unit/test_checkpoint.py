@@ -25,6 +25,7 @@ STATE = ServerState(
     },
     reports={3: torch.tensor([1.0, torch.nan], dtype=torch.float64), 12: torch.zeros(2)},
     private={4: {"weight": torch.rand(2, 3), "bias": torch.rand(2)}, 10: {"weight": torch.rand(2, 3)}},
+    reported_ranks={12: 3, 4: 1},
 )
 RECORD: dict[str, Any] = {"lines": 7, "initial": {"loss": 2.5}, "name": "größe", "none": None}
 
@@ -46,8 +47,9 @@ def loaded(folder: Path) -> tuple[ServerState, dict[str, Any]]:
         ),
         replace(STATE, adapter=Adapter({"head.0.q": LoraPair(torch.rand(2, 3), torch.rand(4, 2), 0.1)}, ADAPTER.head)),
         replace(STATE, memory={"a": torch.arange(6.0).view(2, 3).T}),  # not contiguous
+        replace(STATE, adapter=replace(ADAPTER, residual=ADAPTER.pairs, prototypes={2: ADAPTER, 1: ADAPTER})),
     ],
-    ids=["full", "first", "empty", "bf16", "a module named head", "transposed"],
+    ids=["full", "first", "empty", "bf16", "a module named head", "transposed", "shared tensors"],
 )
 def test_round_trip(state: ServerState, tmp_path: Path) -> None:
     save_state(tmp_path / "new" / "checkpoint", state, RECORD)
@@ -59,6 +61,7 @@ def test_round_trip(state: ServerState, tmp_path: Path) -> None:
     assert found.adapter.head.keys() == state.adapter.head.keys()
     assert found.private.keys() == state.private.keys()
     assert found.reports.keys() == state.reports.keys()
+    assert found.reported_ranks == state.reported_ranks
 
 
 def state_as_float64(state: ServerState) -> Any:

@@ -28,6 +28,12 @@ def delta_weight(pair: LoraPair) -> Tensor:
     return pair.scale * (pair.B @ pair.A)
 
 
+def delta_norm(pair: LoraPair) -> float:
+    """‖ΔW‖_F, as scale · √tr((BᵀB)(AAᵀ)): from two (rank, rank) matrices, never from ΔW itself."""
+    A, B = pair.A.double(), pair.B.double()
+    return pair.scale * float(((B.T @ B) * (A @ A.T)).sum().clamp(min=0).sqrt())
+
+
 def components(pair: LoraPair, index: Tensor) -> LoraPair:
     """The rank components of `pair` that `index` names: integers, or a boolean of shape (rank,)."""
     return LoraPair(pair.A[index], pair.B[:, index], pair.scale)
@@ -53,6 +59,11 @@ def trained_part(adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
             pair = adapter.pairs[module.name]
             pairs[module.name] = components(pair, trained_components(pair, trained[module.layer]))
     return Adapter(pairs)
+
+
+def mean_head(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The weighted mean of the adapters' heads, by parameter name."""
+    return {name: weighted_mean([a.head[name] for a in adapters], weights) for name in adapters[0].head}
 
 
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

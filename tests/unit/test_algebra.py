@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from factories import bits, random_adapter, tiny_spec
 
-from hellora.algebra import components, delta_weight, new_adapter, trained_part, weighted_mean
+from hellora.algebra import components, delta_norm, delta_weight, new_adapter, trained_part, weighted_mean
 from hellora.types import LoraPair
 
 SPEC = tiny_spec()
@@ -78,3 +78,10 @@ def test_weighted_mean_by_hand() -> None:
 def test_weighted_mean_sums_in_float64() -> None:
     values = [1e8, 1.0, -1e8]  # in float32 the 1 would be lost
     assert weighted_mean([torch.tensor([v]) for v in values], [1.0] * 3).item() == torch.tensor(1 / 3).item()
+
+
+def test_delta_norm_is_the_dense_norm() -> None:
+    for pair in random_adapter(SPEC, 3).pairs.values():
+        dense = pair.scale * pair.B.double().numpy() @ pair.A.double().numpy()
+        np.testing.assert_allclose(delta_norm(pair), np.linalg.norm(dense), rtol=1e-12)
+    assert delta_norm(LoraPair(torch.ones(2, 3), torch.zeros(4, 2), 2.0)) == 0.0

@@ -30,6 +30,12 @@ def delta_weight(pair: LoraPair) -> Tensor:
     return pair.scale * (pair.B @ pair.A)
 
 
+def delta_norm(pair: LoraPair) -> float:
+    """‖ΔW‖_F, as scale · √tr((BᵀB)(AAᵀ)): from two (rank, rank) matrices, never from ΔW itself."""
+    A, B = pair.A.double(), pair.B.double()
+    return pair.scale * float(((B.T @ B) * (A @ A.T)).sum().clamp(min=0).sqrt())
+
+
 def components(pair: LoraPair, index: Tensor) -> LoraPair:
     """The rank components of `pair` that `index` names: integers, or a boolean of shape (rank,)."""
     return LoraPair(pair.A[index], pair.B[:, index], pair.scale)
@@ -93,6 +99,11 @@ def with_prototypes(by_rank: Mapping[int, Adapter]) -> Adapter:
     """The inverse of `prototypes_of`: the adapter of the largest rank, with the others as its prototypes."""
     *smaller, largest = sorted(by_rank)
     return replace(by_rank[largest], prototypes={rank: by_rank[rank] for rank in smaller})
+
+
+def mean_head(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The weighted mean of the adapters' heads, by parameter name."""
+    return {name: weighted_mean([a.head[name] for a in adapters], weights) for name in adapters[0].head}
 
 
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

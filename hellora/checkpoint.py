@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from hellora.backends.wire import flatten, unflatten
+from hellora.backends.wire import flatten, on_their_own, unflatten
 from hellora.errors import InputError
 from hellora.types import ServerState
 
@@ -39,9 +40,10 @@ def save_state(folder: Path, state: ServerState, record: Mapping[str, Any]) -> N
     tensors, scales = flatten(state.adapter, "adapter/")
     tensors |= {f"memory/{name}": value for name, value in state.memory.items()}
     tensors |= {f"reports/{client}": value for client, value in state.reports.items()}
+    tensors |= {f"reported_ranks/{client}": torch.tensor(rank) for client, rank in state.reported_ranks.items()}
     for client, head in state.private.items():
         tensors |= {f"private/{client}/{name}": value for name, value in head.items()}
-    data = save({name: value.contiguous() for name, value in tensors.items()})
+    data = save(on_their_own(tensors))
     file = folder / f"state-{state.round:06d}.safetensors"
     write_atomically(file, data)
     fields = {
@@ -72,7 +74,7 @@ def load_state(folder: Path) -> tuple[ServerState, dict[str, Any]] | None:
             raise ValueError(f"the sha256 of {fields['tensors']} differs")
         tensors = load(data)
         adapter = unflatten(tensors, fields["scales"], "adapter/")
-        owned: dict[str, dict[str, Any]] = {"memory": {}, "reports": {}, "private": {}}
+        owned: dict[str, dict[str, Any]] = {"memory": {}, "reports": {}, "private": {}, "reported_ranks": {}}
         for name, value in tensors.items():
             owner, _, rest = name.partition("/")
             if owner in owned:
@@ -82,7 +84,8 @@ def load_state(folder: Path) -> tuple[ServerState, dict[str, Any]] | None:
             client, _, parameter = name.partition("/")
             private.setdefault(int(client), {})[parameter] = value
         reports = {int(client): value for client, value in owned["reports"].items()}
-        state = ServerState(int(fields["round"]), adapter, owned["memory"], reports, private)
+        ranks = {int(client): int(value) for client, value in owned["reported_ranks"].items()}
+        state = ServerState(int(fields["round"]), adapter, owned["memory"], reports, private, ranks)
         return state, fields["record"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(

@@ -3,7 +3,7 @@ global adapter, score its layers."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hellora.protocols import Scores
-from hellora.resident import BaseModel, PerExampleError
+from hellora.resident import BaseModel, LoraLinear, PerExampleError
 from hellora.seeds import rng_for
 from hellora.tasks import Batch, Encoded, Outputs, Task
 from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Precision, TrainSettings
@@ -57,12 +57,15 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
             task.adapter, task.trained, task.head != "frozen", factors=task.factors, bypass=task.bypass
         ) as dressed,
     ):
+        tail = tail_of(dressed.lora, settings).detach() if settings.tail_penalty else None
         optimizer = make_optimizer(dressed.parameters, settings)
         for indices in training_batches(encoded, settings, task.seed):
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
             with autocast(base, settings.precision):
                 outputs = kind.outputs(base, batch)
             loss = outputs.loss_sums.sum() / outputs.weights.sum()
+            if tail is not None:
+                loss = loss + settings.tail_penalty * tail_of(dressed.lora, settings)
             torch.autograd.backward(loss)
             if task.report_layer_scores:
                 squares += squared_norms(dressed.lora, spec)
@@ -75,13 +78,16 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
             if not math.isfinite(total):
                 raise TrainingError(f"the loss became {total} at step {steps}; a smaller train.lr may help")
             loss_sum, weight_sum = loss_sum + total, weight_sum + weight
+        rank = None
+        if tail is not None and tail_of(dressed.lora, settings) < tail:
+            rank = kept_rank(int(task.trained.sum(axis=1).max()), settings)
         adapter = dressed.read()
     scores = None
     if task.report_layer_scores:
         scores = torch.from_numpy(np.where(task.trained.any(axis=1), squares / steps, np.nan))
     seconds = time.perf_counter() - started
     metrics = {"loss": loss_sum / weight_sum, "steps": steps, "seconds": round(seconds, 3)}
-    return ClientUpdate(task.round, task.client, len(encoded), adapter, metrics, scores, encoded.num_tokens)
+    return ClientUpdate(task.round, task.client, len(encoded), adapter, metrics, scores, encoded.num_tokens, rank)
 
 
 def evaluate(
@@ -167,6 +173,18 @@ def make_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> t
             parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
     return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def kept_rank(rank: int, settings: TrainSettings) -> int:
+    """What is left of a rank without its tail, q = max(min_rank, ⌊γ rank⌋), at most `rank` (HetLoRA)."""
+    return min(rank, max(settings.min_rank, math.floor(settings.tail_share * rank)))
+
+
+def tail_of(lora: Mapping[str, LoraLinear], settings: TrainSettings) -> torch.Tensor:
+    """Σ over modules of ‖B[:, q:]‖_F ‖A[q:]‖_F, with q = `kept_rank` of the components trained (HetLoRA)."""
+    norm = torch.linalg.matrix_norm
+    kept = [(module, kept_rank(len(module.A), settings)) for module in lora.values()]
+    return torch.stack([norm(module.B[:, q:]) * norm(module.A[q:]) for module, q in kept]).sum()
 
 
 def training_batches(encoded: Encoded, settings: TrainSettings, seed: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -42,6 +42,7 @@ class RoundView:
     layer_scores: Callable[[], Scores]  # (layers,): the Fisher pass on proxy data; runs only when called
     memory: Memory = field(default_factory=dict)
     reports: Mapping[int, Tensor] = field(default_factory=dict)  # last round's scores by client, (layers,)
+    reported_ranks: Mapping[int, int] = field(default_factory=dict)  # the ranks that clients reported last round
 
     @property
     def capacities(self) -> tuple[int, ...]:
@@ -140,6 +141,11 @@ class Method:
         if self.trains == "alternate":
             return "A" if round % 2 else "B"
         return self.trains
+
+    def moving(self, round: int) -> frozenset[str]:
+        """Which of the server's factors A and B a round may change: those that are trained in it and shared."""
+        both = frozenset("AB")
+        return both.intersection(*("AB" if which == "both" else which for which in (self.factors(round), self.shares)))
 
 
 class Backend(ABC):

@@ -39,18 +39,27 @@ class LoraLinear(nn.Module):
 
 
 class Bypass(nn.Module):
-    """In the place of a transformer block that a client leaves out: what comes in goes out (FedRA)."""
+    """In the place of a transformer block that a client leaves out: what comes in goes out (FedRA).
+
+    Whoever asks it for an attribute, such as the kind of attention mask to pass, gets the block's.
+    """
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = [block]  # in a list, so that it is no submodule
         self.returns_tuple: bool | None = None
 
-    def forward(self, hidden: Tensor, *rest: Any, **named: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.block[0], name)
+
+    def forward(self, hidden_states: Tensor, *rest: Any, **named: Any) -> Any:
         if self.returns_tuple is None:  # once: some blocks answer with a tuple, others with a tensor
             with torch.no_grad():
-                self.returns_tuple = isinstance(self.block[0](hidden, *rest, **named), tuple)
-        return (hidden,) if self.returns_tuple else hidden
+                self.returns_tuple = isinstance(self.block[0](hidden_states, *rest, **named), tuple)
+        return (hidden_states,) if self.returns_tuple else hidden_states
 
 
 class PerExampleError(RuntimeError):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hellora.algebra import trained_components, trained_part
+from hellora.algebra import trained_part
 from hellora.diagnostics import aggregation_error
 from hellora.errors import InputError, RunError
 from hellora.protocols import Answers, Backend, Method, RoundView, Scores
@@ -54,16 +54,22 @@ class Federation:
             raise InputError("rounds, cohort, min_clients and attempts must be at least 1")
         if sorted({p.id for p in self.fleet}) != [p.id for p in self.fleet]:
             raise InputError("the fleet must be in the order of its ids, each id once")
-        if not any(p.budget.capacity(self.spec.num_layers) for p in self.fleet):
-            raise InputError("no client can train a layer: give at least one group in fleet.layers more than 0")
+        if not self.able:
+            raise InputError(
+                "no client can train a layer: give at least one group more than 0 in fleet.layers and fleet.ranks"
+            )
+
+    @property
+    def able(self) -> tuple[ClientProfile, ...]:
+        """The clients that can train something, by id."""
+        return tuple(p for p in self.fleet if p.budget.trains(self.spec.num_layers, self.spec.max_rank))
 
 
 def sample_cohort(run: Federation, round: int, attempt: int = 0) -> tuple[ClientProfile, ...]:
     """Uniform without replacement among the clients that can train something, by id."""
-    able = [p for p in run.fleet if p.budget.capacity(run.spec.num_layers)]
-    size = min(run.cohort, len(able))
+    able = run.able
     order = np.argsort(rng_for(run.seed, "cohort", round, attempt).random(len(able)), kind="stable")
-    return tuple(able[i] for i in sorted(order[:size]))
+    return tuple(able[i] for i in sorted(order[: run.cohort]))
 
 
 def allocate(
@@ -81,6 +87,7 @@ def allocate(
         layer_scores=lambda: layer_scores(state.adapter),
         memory=select(state.memory, "allocator"),
         reports=state.reports,
+        reported_ranks=state.reported_ranks,
     )
     allocation, memory = run.method.allocator.allocate(view)
     allocation.check(cohort, run.spec)
@@ -94,8 +101,8 @@ def dispatch(run: Federation, state: ServerState, allocation: Allocation) -> lis
         row = allocation.row(client)
         if not row.any():
             continue
-        adapter = run.method.dispatcher.dispatch(state.adapter, row, run.spec)
-        adapter = with_private(adapter, state.private.get(client, {}))
+        mine = with_private(state.adapter, state.private.get(client, {}))
+        adapter = run.method.dispatcher.dispatch(mine, row, run.spec)
         tasks.append(
             ClientTask(
                 round=state.round,
@@ -135,6 +142,9 @@ def problem_with(update: ClientUpdate, task: ClientTask, spec: AdapterSpec) -> s
             return f"{name} has nan or infinite values"
     if update.layer_scores is not None and update.layer_scores.shape != (spec.num_layers,):
         return f"layer scores have shape {tuple(update.layer_scores.shape)}, expected ({spec.num_layers},)"
+    given = int(task.trained.sum(axis=1).max())
+    if update.rank is not None and not (isinstance(update.rank, int) and 1 <= update.rank <= given):
+        return f"reported rank {update.rank!r}, expected 1 to {given}"
     return None
 
 
@@ -180,13 +190,26 @@ def fold(
         aggregated = run.method.aggregator.aggregate(adapter, shared(answers, run, state), run.spec, seed)
         if run.method.aggregator.distils:
             aggregated = distil(aggregated, answers, seed_for(run.seed, "distil", state.round))
-        adapter, velocity = run.method.server_step.apply(adapter, aggregated, trained, velocity, run.spec)
+        moving = run.method.moving(state.round)
+        if run.method.aggregator.keeps_components:
+            aggregated = with_still_factors(aggregated, adapter, moving)
+        adapter, velocity = run.method.server_step.apply(adapter, aggregated, trained, velocity, run.spec, moving)
     for task, update in answers:
-        if own := private_part(task, update, run):
+        if own := private_part(task, update, run, state):
             private[update.client] = {**private.get(update.client, {}), **own}
     memory |= {f"velocity/{name}": value for name, value in velocity.items()}
     reports = {u.client: u.layer_scores for _, u in answers if u.layer_scores is not None}
-    return ServerState(state.round + 1, adapter, memory, reports, private)
+    ranks = {u.client: u.rank for _, u in answers if u.rank is not None}
+    return ServerState(state.round + 1, adapter, memory, reports, private, ranks)
+
+
+def with_still_factors(aggregated: Adapter, old: Adapter, moving: frozenset[str]) -> Adapter:
+    """The aggregated adapter with each factor that does not move as it was, whatever its aggregator pads or mixes."""
+    pairs = {}
+    for name, pair in aggregated.pairs.items():
+        still = old.pairs[name]
+        pairs[name] = LoraPair(pair.A if "A" in moving else still.A, pair.B if "B" in moving else still.B, pair.scale)
+    return replace(aggregated, pairs=pairs)
 
 
 def shared(answers: Answers, run: Federation, state: ServerState) -> Answers:
@@ -205,21 +228,24 @@ def shared(answers: Answers, run: Federation, state: ServerState) -> Answers:
     return seen
 
 
-def private_part(task: ClientTask, update: ClientUpdate, run: Federation) -> dict[str, Tensor]:
-    """What of its own a client keeps for its next task, by flat name: its head, the factor that is not shared."""
+def private_part(task: ClientTask, update: ClientUpdate, run: Federation, state: ServerState) -> dict[str, Tensor]:
+    """What of its own a client keeps for its next task, by flat name: its head, the factor that is not shared.
+
+    That factor has all rank components of the bank: what the client trained, and the rest as it had or found it.
+    """
     own: dict[str, Tensor] = {}
     if run.method.head == "local":
         own |= {f"head.{name}": value for name, value in update.adapter.head.items()}
     if run.method.shares != "both":
+        before = with_private(state.adapter, state.private.get(update.client, {}))
         for module in run.spec.modules:
             if (new := update.adapter.pairs.get(module.name)) is None:
                 continue
-            sent = task.adapter.pairs[module.name]
-            rows = trained_components(sent, task.trained[module.layer])
+            old, rows = before.pairs[module.name], torch.tensor(task.trained[module.layer])
             if run.method.shares == "A":
-                own[f"{module.name}.lora_B"] = sent.B.masked_scatter(rows[None, :].expand_as(sent.B), new.B)
+                own[f"{module.name}.lora_B"] = old.B.masked_scatter(rows[None, :].expand_as(old.B), new.B)
             else:
-                own[f"{module.name}.lora_A"] = sent.A.masked_scatter(rows[:, None].expand_as(sent.A), new.A)
+                own[f"{module.name}.lora_A"] = old.A.masked_scatter(rows[:, None].expand_as(old.A), new.A)
     return own
 
 

@@ -12,8 +12,8 @@ from hellora.types import Adapter, AdapterSpec, LoraPair, Mask, Memory
 class ServerStep:
     """v ← momentum · v + (aggregated - adapter);  adapter ← adapter + lr · v.
 
-    Only components that somebody trained move, and only their velocity changes: a layer left alone in a
-    round stays bit-identical. With lr = 1 and momentum = 0 the aggregated adapter is taken as it is.
+    Only components that somebody trained move, and only their velocity changes: a layer, or a factor, left alone in
+    a round stays bit-identical. With lr = 1 and momentum = 0 the aggregated adapter is taken as it is.
     """
 
     lr: float = 1.0
@@ -24,9 +24,15 @@ class ServerStep:
             raise ValueError("the server's lr must be greater than 0, and its momentum in [0, 1)")
 
     def apply(
-        self, adapter: Adapter, aggregated: Adapter, trained: Mask, velocity: Memory, spec: AdapterSpec
+        self,
+        adapter: Adapter,
+        aggregated: Adapter,
+        trained: Mask,
+        velocity: Memory,
+        spec: AdapterSpec,
+        factors: frozenset[str] = frozenset("AB"),
     ) -> tuple[Adapter, Memory]:
-        """One step. `trained` (layers, max_rank): the components that any counted update trained.
+        """One step. `trained` (layers, max_rank): the components that any counted update trained; of them, `factors`.
 
         Returns the next adapter, and the velocity by flat tensor name (empty without momentum). Residual and prototypes
         are those of `aggregated`.
@@ -46,8 +52,8 @@ class ServerStep:
         pairs = {}
         for name, pair in adapter.pairs.items():
             moves = torch.tensor(trained[spec.layer_of[name]])
-            A = step(f"{name}.lora_A", pair.A, aggregated.pairs[name].A, moves[:, None])
-            B = step(f"{name}.lora_B", pair.B, aggregated.pairs[name].B, moves[None, :])
+            A = step(f"{name}.lora_A", pair.A, aggregated.pairs[name].A, moves[:, None] & ("A" in factors))
+            B = step(f"{name}.lora_B", pair.B, aggregated.pairs[name].B, moves[None, :] & ("B" in factors))
             pairs[name] = LoraPair(A, B, pair.scale)
         always = torch.tensor(bool(trained.any()))
         head = {n: step(f"head.{n}", old, aggregated.head[n], always) for n, old in adapter.head.items()}

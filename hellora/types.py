@@ -112,10 +112,20 @@ class Budget:
         return num_layers if self.layers is None else max(0, min(self.layers, num_layers))
 
     def ranks(self, num_layers: int, max_rank: int) -> npt.NDArray[np.int64]:
-        """How many rank components of each layer this budget allows, (layers,)."""
+        """How many rank components of each layer this budget allows, (layers,).
+
+        Raises:
+            InputError: it has one rank per layer, but of another number of layers.
+        """
         limit = max_rank if self.rank is None else self.rank
+        if isinstance(limit, tuple) and len(limit) != num_layers:
+            raise InputError(f"a group of fleet.ranks has {len(limit)} ranks for {num_layers} layers: give one each")
         ranks: npt.NDArray[np.int64] = np.clip(np.broadcast_to(np.asarray(limit), num_layers), 0, max_rank)
         return ranks
+
+    def trains(self, num_layers: int, max_rank: int) -> bool:
+        """True if this budget allows to train anything at all."""
+        return self.capacity(num_layers) > 0 and bool(self.ranks(num_layers, max_rank).any())
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +173,11 @@ class Allocation:
                     f"the allocator gave client {profile.id} {np.count_nonzero(ranks)} layers, "
                     f"but its budget is {profile.budget.layers}"
                 )
-            if (ranks > profile.budget.ranks(spec.num_layers, spec.max_rank)).any():
+            allowed = profile.budget.ranks(spec.num_layers, spec.max_rank)
+            for layer in np.flatnonzero(ranks > allowed)[:1]:
                 raise InputError(
-                    f"the allocator gave client {profile.id} rank {ranks.max()}, "
-                    f"but its budget is {profile.budget.rank}"
+                    f"the allocator gave client {profile.id} rank {ranks[layer]} in layer {layer}, "
+                    f"but its budget there is {allowed[layer]}"
                 )
 
 
@@ -183,14 +194,22 @@ class TrainSettings:
     steps: int | None = None
     clip_norm: float | None = None  # largest L2 norm of all trained gradients together
     precision: Precision = "auto"  # auto: bf16 autocast where the device has it
+    # HetLoRA (arXiv 2401.06432) adds λ Σ_modules ‖B[:, q:]‖_F ‖A[q:]‖_F to the loss, with q = max(min_rank, ⌊γ rank⌋).
+    # A client where that sum is smaller after training than before reports q as its rank.
+    tail_penalty: float = 0.0  # λ; 0 = no penalty, no report
+    tail_share: float = 0.99  # γ
+    min_rank: int = 1  # the published runs have 5
 
     def __post_init__(self) -> None:
-        for name in ("lr", "batch_size", "epochs", "steps", "clip_norm"):
+        for name in ("lr", "batch_size", "epochs", "steps", "clip_norm", "min_rank"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, not {value}")
-        if self.momentum < 0 or self.weight_decay < 0:
-            raise ValueError("momentum and weight_decay must not be negative")
+        for name in ("momentum", "weight_decay", "tail_penalty"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, but it is {getattr(self, name)}")
+        if not 0 <= self.tail_share < 1:
+            raise ValueError(f"tail_share must be in [0, 1), not {self.tail_share}")
         if self.momentum and self.optimizer != "sgd":
             raise ValueError("momentum is a setting of optimizer = 'sgd'; AdamW has its own")
 
@@ -225,6 +244,7 @@ class ClientUpdate:
     metrics: Mapping[str, float] = field(default_factory=dict)  # loss, steps, seconds
     layer_scores: Tensor | None = None  # (layers,): mean squared gradient norm; nan where not trained
     num_tokens: int | None = None  # supervised tokens among its data; language models only
+    rank: int | None = None  # what it wants to train from now on, at most what it had (HetLoRA); None = as before
 
     @property
     def weight(self) -> float:
@@ -250,6 +270,7 @@ class ServerState:
     memory: Memory = field(default_factory=dict)
     reports: Mapping[int, Tensor] = field(default_factory=dict)  # last round's layer scores by client, (layers,)
     private: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)  # simulated clients' own tensors, flat
+    reported_ranks: Mapping[int, int] = field(default_factory=dict)  # last round's `ClientUpdate.rank` by client
 
 
 @dataclass(frozen=True, slots=True, eq=False)

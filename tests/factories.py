@@ -60,9 +60,10 @@ def random_adapter(spec: AdapterSpec, seed: int) -> Adapter:
     return Adapter(pairs, {"weight": normal(2, 3), "bias": normal(2)})
 
 
-def fleet_of(*layers: int | None) -> tuple[ClientProfile, ...]:
-    """One client per budget; their ids are not their positions, and their sizes differ."""
-    return tuple(ClientProfile(10 + 3 * i, 5 + 7 * i, Budget(layers=c)) for i, c in enumerate(layers))
+def fleet_of(*budgets: Budget | int | None) -> tuple[ClientProfile, ...]:
+    """One client per budget, a number is one of layers; their ids are not their positions, and their sizes differ."""
+    full = [b if isinstance(b, Budget) else Budget(layers=b) for b in budgets]
+    return tuple(ClientProfile(10 + 3 * i, 5 + 7 * i, budget) for i, budget in enumerate(full))
 
 
 def no_scores() -> Scores:
@@ -73,6 +74,7 @@ def view_of(
     fleet: Sequence[ClientProfile],
     *,
     num_layers: int = 12,
+    max_rank: int = 2,
     round: int = 0,
     rounds: int = 500,
     seed: int = 0,
@@ -80,6 +82,7 @@ def view_of(
     layer_scores: Callable[[], Scores] = no_scores,
     memory: Memory | None = None,
     reports: Mapping[int, Tensor] | None = None,
+    reported_ranks: Mapping[int, int] | None = None,
 ) -> RoundView:
     """What an allocator sees; by default the whole fleet is the cohort."""
     return RoundView(
@@ -87,11 +90,12 @@ def view_of(
         rounds=rounds,
         cohort=tuple(fleet if cohort is None else cohort),
         fleet=tuple(fleet),
-        spec=tiny_spec(num_layers, max_rank=2),
+        spec=tiny_spec(num_layers, max_rank),
         seed=seed,
         layer_scores=layer_scores,
         memory=memory or {},
         reports=reports or {},
+        reported_ranks=reported_ranks or {},
     )
 
 
@@ -114,7 +118,8 @@ def bits(tensors: Mapping[Any, Tensor]) -> dict[Any, tuple[torch.dtype, torch.Si
 def state_bits(state: ServerState) -> tuple[int, dict[Any, tuple[torch.dtype, torch.Size, bytes]]]:
     """All of a state, comparable bit for bit."""
     private = {("private", client, name): t for client, head in state.private.items() for name, t in head.items()}
-    return state.round, bits({**state.adapter.tensors(), **state.memory, **state.reports, **private})
+    ranks = {("rank", client): torch.tensor(rank) for client, rank in state.reported_ranks.items()}
+    return state.round, bits({**state.adapter.tensors(), **state.memory, **state.reports, **private, **ranks})
 
 
 def variants(package: ModuleType, base: type) -> Iterator[Any]:
@@ -181,7 +186,14 @@ class FakeBackend(Backend):
             return tensor + 0.1 * torch.randn(tensor.shape, generator=rng)
 
         part = trained_part(task.adapter, task.trained, self.spec)
-        pairs = {name: LoraPair(moved(pair.A), moved(pair.B), pair.scale) for name, pair in part.pairs.items()}
+        pairs = {
+            name: LoraPair(
+                pair.A if task.factors == "B" else moved(pair.A),
+                pair.B if task.factors == "A" else moved(pair.B),
+                pair.scale,
+            )
+            for name, pair in part.pairs.items()
+        }
         head = {} if task.head == "frozen" else {name: moved(t) for name, t in task.adapter.head.items()}
         scores = None
         if task.report_layer_scores:

@@ -2,20 +2,20 @@
 
     θ_j ← Σ_{i∈C_j} w_i θ_ij / Σ_{i∈C_j} w_i   where C_j = {i : client i trained layer j};  θ_j unchanged if C_j = ∅
 
-A and B are averaged factor-wise. The rule is applied per rank component, so it also serves unequal ranks
-(RBLA, arXiv 2408.08699).
+A and B are averaged factor-wise. The rule is applied per rank component. With prefixes of unequal ranks it is therefore
+RBLA (arXiv 2408.08699), which others call RB-LoRA: component q is the mean over the clients of rank q or more.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from hellora.algebra import weighted_mean
+from hellora.algebra import mean_head
 from hellora.protocols import Aggregator, Answers
-from hellora.types import Adapter, AdapterSpec, LoraPair
+from hellora.types import Adapter, AdapterSpec, ClientUpdate, LoraPair, ModuleSpec
 
 Weighting = Literal["samples", "uniform"]
 
@@ -34,20 +34,26 @@ class ParticipantMean(Aggregator):
         if not answers:
             return adapter
         by_id = sorted(answers, key=lambda answer: answer[1].client)
-        weights = [u.weight if self.weighting == "samples" else 1.0 for _, u in by_id]
         pairs = {}
         for module in spec.modules:
-            old = adapter.pairs[module.name]
-            parts = [
-                (torch.tensor(task.trained[module.layer]), update.adapter.pairs[module.name], weight)
-                for (task, update), weight in zip(by_id, weights, strict=True)
-                if module.name in update.adapter.pairs
-            ]
-            A = component_mean(old.A, [(rows, pair.A, weight) for rows, pair, weight in parts])
-            B = component_mean(old.B.T, [(rows, pair.B.T, weight) for rows, pair, weight in parts])
+            old, parts = adapter.pairs[module.name], trained_pairs(by_id, module)
+            A = component_mean(old.A, [(rows, pair.A, self.weight(update)) for update, rows, pair in parts])
+            B = component_mean(old.B.T, [(rows, pair.B.T, self.weight(update)) for update, rows, pair in parts])
             pairs[module.name] = LoraPair(A, B.T.contiguous(), old.scale)
-        head = {name: weighted_mean([u.adapter.head[name] for _, u in by_id], weights) for name in adapter.head}
-        return Adapter(pairs, head)
+        head = mean_head([update.adapter for _, update in by_id], [self.weight(update) for _, update in by_id])
+        return replace(adapter, pairs=pairs, head=head)
+
+    def weight(self, update: ClientUpdate) -> float:
+        return update.weight if self.weighting == "samples" else 1.0
+
+
+def trained_pairs(answers: Answers, module: ModuleSpec) -> list[tuple[ClientUpdate, Tensor, LoraPair]]:
+    """Of every client that trained a module: its update, which components it trained (max_rank,) bool, their pair."""
+    return [
+        (update, torch.tensor(task.trained[module.layer]), update.adapter.pairs[module.name])
+        for task, update in answers
+        if module.name in update.adapter.pairs
+    ]
 
 
 def component_mean(old: Tensor, parts: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:

@@ -81,7 +81,7 @@ class Fisher(Allocator):
             return view.memory
         unseen = torch.full((view.spec.num_layers,), torch.nan, dtype=torch.float64)
         old: Scores = view.memory.get("reported", unseen).numpy()
-        clients = [client for client in view.fleet if client.id in view.reports]
+        clients = sorted((c for c in view.fleet if c.id in view.reports), key=lambda client: client.id)
         reports = np.array([view.reports[client.id].double().numpy() for client in clients])
         reports = reports.reshape(-1, view.spec.num_layers)
         given = np.isfinite(reports)

@@ -2,7 +2,7 @@
 
     S_i ~ uniform over the sets of c_i of the L layers
 
-This is FedRA's allocation. The original also leaves the other blocks out of the client's model.
+This is FedRA's allocation. The original also leaves the other blocks out of the client's model: dispatcher `bypass`.
 """
 
 from dataclasses import dataclass

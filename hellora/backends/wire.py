@@ -34,8 +34,13 @@ def unflatten(tensors: Mapping[str, Tensor], scales: Mapping[str, float], prefix
     return Adapter(pairs, head, residual, prototypes)
 
 
+def on_their_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: contiguous, and no two with the same storage (a head of prototypes)."""
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
 def to_bytes(tensors: Mapping[str, Tensor], fields: Mapping[str, Any]) -> bytes:
-    return save({n: t.contiguous() for n, t in tensors.items()}, metadata={"fields": json.dumps(fields)})
+    return save(on_their_own(tensors), metadata={"fields": json.dumps(fields)})
 
 
 def from_bytes(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -82,6 +87,7 @@ def pack_answer(answer: ClientUpdate | ClientFailure, task: ClientTask) -> bytes
         "num_examples": answer.num_examples,
         "num_tokens": answer.num_tokens,
         "metrics": dict(answer.metrics),
+        "rank": answer.rank,
         "scales": scales,
     }
     return to_bytes(tensors, fields)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 import hellora.allocators
 from hellora.allocators.exclusive import Exclusive
 from hellora.protocols import Allocator, RoundView
+from hellora.types import Budget
 
 laws = settings(derandomize=True, deadline=None, database=None, max_examples=40)
 every_allocator = pytest.mark.parametrize("allocator", list(variants(hellora.allocators, Allocator)), ids=repr)
@@ -24,15 +25,16 @@ class Situation:
     """A view in plain numbers, so that a test can build it in another order."""
 
     num_layers: int
-    layers: list[int | None]  # budget per client of the fleet
+    max_rank: int
+    budgets: list[Budget]  # per client of the fleet
     chosen: list[int]  # positions of the cohort in the fleet
-    reported: list[int]  # positions of the clients with reports
+    reported: list[int]  # positions of the clients with reports, of scores and of a rank
     round: int
     seed: int
 
     def view(self, order: random.Random | None = None) -> RoundView:
         """The view; given `order`, with the cohort, fleet and reports shuffled."""
-        fleet = list(fleet_of(*self.layers))
+        fleet = list(fleet_of(*self.budgets))
         cohort = [fleet[i] for i in self.chosen]
         reporters = [fleet[i].id for i in self.reported]
         if order is not None:
@@ -42,12 +44,14 @@ class Situation:
         return view_of(
             fleet,
             num_layers=self.num_layers,
+            max_rank=self.max_rank,
             round=self.round,
             rounds=20,
             seed=self.seed,
             cohort=cohort,
             layer_scores=lambda: np.random.default_rng(self.seed).random(self.num_layers),
             reports=reports,
+            reported_ranks={client: 1 + client % self.max_rank for client in reporters},
         )
 
     def report(self, client: int) -> torch.Tensor:
@@ -57,13 +61,17 @@ class Situation:
 
 @st.composite
 def situations(draw: st.DrawFn, full_client: bool) -> Situation:
-    num_layers = draw(st.integers(1, 13))
-    budgets = st.one_of(st.none(), st.integers(0, num_layers + 3))
-    layers = draw(st.lists(budgets, max_size=6))
-    layers.append(num_layers if full_client else draw(st.integers(1, num_layers)))  # a fleet can train something
-    positions = st.lists(st.integers(0, len(layers) - 1), unique=True)
+    num_layers, max_rank = draw(st.integers(1, 13)), draw(st.integers(1, 6))
+    rank = st.integers(0, max_rank + 2)
+    ranks = st.one_of(st.none(), rank, st.lists(rank, min_size=num_layers, max_size=num_layers).map(tuple))
+    layers = st.one_of(st.none(), st.integers(0, num_layers + 3))
+    budgets = draw(st.lists(st.builds(Budget, layers, ranks), max_size=6))
+    able = num_layers if full_client else draw(st.integers(1, num_layers))
+    budgets.append(Budget(able, draw(st.one_of(st.none(), st.integers(1, max_rank)))))  # a fleet can train something
+    positions = st.lists(st.integers(0, len(budgets) - 1), unique=True)
     chosen, reported = draw(positions), draw(positions)
-    return Situation(num_layers, layers, chosen, reported, draw(st.integers(0, 19)), draw(st.integers(0, 99)))
+    seed = draw(st.integers(0, 99))
+    return Situation(num_layers, max_rank, budgets, chosen, reported, draw(st.integers(0, 19)), seed)
 
 
 def situations_for(allocator: Allocator) -> st.SearchStrategy[Situation]:

@@ -25,6 +25,7 @@ STATE = ServerState(
     },
     reports={3: torch.tensor([1.0, torch.nan], dtype=torch.float64), 12: torch.zeros(2)},
     private={4: {"weight": torch.rand(2, 3), "bias": torch.rand(2)}, 10: {"weight": torch.rand(2, 3)}},
+    reported_ranks={12: 3, 4: 1},
 )
 RESIDUAL = {"block.1.query": replace(random_adapter(tiny_spec(), seed=1).pairs["block.1.query"], scale=1.0)}
 PROTOTYPES = {rank: random_adapter(tiny_spec(max_rank=rank), seed=rank) for rank in (1, 3)}
@@ -49,8 +50,9 @@ def loaded(folder: Path) -> tuple[ServerState, dict[str, Any]]:
         replace(STATE, adapter=Adapter({"head.0.q": LoraPair(torch.rand(2, 3), torch.rand(4, 2), 0.1)}, ADAPTER.head)),
         replace(STATE, adapter=replace(ADAPTER, residual=RESIDUAL, prototypes=PROTOTYPES)),
         replace(STATE, memory={"a": torch.arange(6.0).view(2, 3).T}),  # not contiguous
+        replace(STATE, adapter=replace(ADAPTER, residual=ADAPTER.pairs, prototypes={1: ADAPTER, 2: ADAPTER})),
     ],
-    ids=["full", "first", "empty", "bf16", "a module named head", "prototypes", "transposed"],
+    ids=["full", "first", "empty", "bf16", "a module named head", "prototypes", "transposed", "shared tensors"],
 )
 def test_round_trip(state: ServerState, tmp_path: Path) -> None:
     save_state(tmp_path / "new" / "checkpoint", state, RECORD)
@@ -64,6 +66,7 @@ def test_round_trip(state: ServerState, tmp_path: Path) -> None:
     assert {n: p.scale for n, p in found.adapter.residual.items()} == dict.fromkeys(state.adapter.residual, 1.0)
     assert found.private.keys() == state.private.keys()
     assert found.reports.keys() == state.reports.keys()
+    assert found.reported_ranks == state.reported_ranks
 
 
 def state_as_float64(state: ServerState) -> Any:

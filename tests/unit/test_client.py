@@ -17,6 +17,7 @@ from factories import bits
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from hellora.algebra import new_adapter
 from hellora.client import (
     WINDOW,
     ClientWork,
@@ -25,14 +26,16 @@ from hellora.client import (
     evaluate,
     evaluation_batches,
     fisher_scores,
+    kept_rank,
     shuffled_batches,
     sum_of_squares,
+    tail_of,
     train_client,
     training_batches,
 )
 from hellora.model import Kind, ModelSettings
 from hellora.protocols import Scores
-from hellora.resident import BaseModel
+from hellora.resident import BaseModel, LoraLinear
 from hellora.tasks import Batch, Columns, Encoded, Example, Outputs, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.sequence_classification import SequenceClassification
@@ -545,3 +548,68 @@ def test_fisher_scores_are_the_example_by_example_loop(model: str, kind: Task, r
     assert bits(dict(base.net.named_parameters())) == unchanged
     assert got.shape == (base.spec.num_layers,)
     assert len(set(got)) == len(got)
+
+
+# ------------------------------------------------------------------------------------------- HetLoRA: tail and its rank
+
+
+@pytest.mark.parametrize(
+    ("rank", "share", "least", "kept"),
+    [
+        (50, 0.99, 5, 49),
+        (8, 0.99, 1, 7),
+        (8, 0.5, 1, 4),
+        (8, 0.5, 5, 5),
+        (5, 0.99, 5, 5),
+        (3, 0.9, 5, 3),
+        (1, 0.0, 1, 1),
+    ],
+)
+def test_what_is_left_of_a_rank_without_its_tail(rank: int, share: float, least: int, kept: int) -> None:
+    assert kept_rank(rank, TrainSettings(tail_share=share, min_rank=least)) == kept
+
+
+def test_the_tail_by_hand() -> None:
+    """Rank 3 keeps 1: tails B (2, 2) of norm 5 and A (2, 2) of norm 2. Rank 1 has no tail."""
+    first = LoraLinear(
+        nn.Identity(), torch.tensor([[9.0, 9], [0, 2], [0, 0]]), torch.tensor([[9.0, 3, 0], [9, 0, 4]]), 2.0, 0.0
+    )
+    second = LoraLinear(nn.Identity(), torch.ones(1, 2), torch.ones(2, 1), 2.0, 0.0)
+    settings = TrainSettings(tail_penalty=1.0, tail_share=0.5)
+    assert tail_of({"a": first}, settings) == 10.0
+    assert tail_of({"a": first, "b": first, "c": second}, settings) == 20.0
+    assert tail_of({"c": second}, settings) == 0.0
+
+
+def test_the_penalty_adds_its_gradient_to_one_step(base: BaseModel) -> None:
+    """Of λ ‖B_t‖ ‖A_t‖ that is λ ‖B_t‖ A_t / ‖A_t‖ for A_t, and likewise for B_t, module by module."""
+    rows = bases.texts(4)
+    task = bases.task_of(base, [1, 2], steps=1, optimizer="sgd", lr=0.1, weight_decay=0.0)
+    flat, _ = gradients(base, task, rows)
+    penalised = replace(task, train=replace(task.train, tail_penalty=0.3, tail_share=0.5))
+    plain, update = train_client(task, base, KIND, rows), train_client(penalised, base, KIND, rows)
+    for name, got in update.adapter.pairs.items():
+        A, B = task.adapter.pairs[name].A, task.adapter.pairs[name].B
+        expected_A, expected_B = A - 0.1 * flat[f"{name}.lora_A"], B - 0.1 * flat[f"{name}.lora_B"]
+        expected_A[1:] -= 0.1 * 0.3 * B[:, 1:].norm() * A[1:] / A[1:].norm()
+        expected_B[:, 1:] -= 0.1 * 0.3 * A[1:].norm() * B[:, 1:] / B[:, 1:].norm()
+        assert_close(got.A, expected_A, atol=1e-6, rtol=1e-5)
+        assert_close(got.B, expected_B, atol=1e-6, rtol=1e-5)
+        assert_close(got.A[:1], plain.adapter.pairs[name].A[:1], atol=1e-6, rtol=1e-5)
+    assert update.metrics["loss"] == plain.metrics["loss"], "the penalty is not in the reported loss"
+
+
+def test_a_client_whose_tail_has_shrunk_reports_a_smaller_rank(base: BaseModel) -> None:
+    row = bases.mixed_row(base)  # 0, 3, 1 and 2 of 3 components
+
+    def reported(adapter: Adapter, **settings: Any) -> int | None:
+        task = bases.task_of(base, row, adapter, **{"steps": 6, "lr": 0.01, "tail_share": 0.9, **settings})
+        return train_client(task, base, KIND, bases.texts(8)).rank
+
+    acting = bases.acting_adapter(base)
+    assert reported(acting, tail_penalty=30.0) == 2
+    assert reported(acting, tail_penalty=30.0, tail_share=0.0) == 1
+    assert reported(acting, tail_penalty=30.0, min_rank=3) is None  # nothing may go
+    assert reported(acting) is None  # nobody asked
+    new = new_adapter(base.spec, base.initial_head(), 0)
+    assert reported(new, tail_penalty=1e-6) is None  # from B = 0 a tail can only grow

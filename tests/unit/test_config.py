@@ -205,6 +205,9 @@ def test_an_unknown_strategy_is_named_with_the_nearest_valid_one(key: str, value
         ("data.alpha", "skewed"),
         ("fleet.layers", 6),
         ("fleet.layers", [2, "all"]),
+        ("fleet.ranks", 4),
+        ("fleet.ranks", [2, "all"]),
+        ("fleet.ranks", [2, [1, 2.5]]),
         ("method.allocator", 3),
         ("method.head", "shared"),
         ("method.warmup", "long"),
@@ -314,6 +317,10 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({"fleet": {"layers": [0, 0]}}, "no client can train"),
         ({"fleet": {"layers": [2, 4], "shares": [1]}}, "shares has 1 numbers for 2 groups"),
         ({"fleet": {"layers": [2, 4], "shares": [0, 0]}}, "shares must not be negative, nor all 0"),
+        ({"fleet": {"ranks": [2, 4], "shares": [1, 1, 1]}}, "shares has 3 numbers for 2 groups"),
+        ({"fleet": {"layers": [2, 4, 6], "ranks": [2, 4]}}, "layers has 3 groups, ranks has 2: give one each"),
+        ({"fleet": {"ranks": [0, [0, 0]]}}, "ranks is 0 for every group, so no client can train"),
+        ({"fleet": {"ranks": [2, [1, -1]]}}, "ranks must not be negative"),
         ({"train": {"momentum": 0.9}}, "momentum is a setting of optimizer = 'sgd'"),
         ({"task": {"name": "causal_lm"}, "method": {"head": "local"}}, "a language model has no head of its own"),
         ({"data": {"public": "train"}}, "public must not be the clients' training data"),
@@ -366,6 +373,32 @@ def test_capacities_are_dealt_by_seed() -> None:
     assert hands[0] != sorted(hands[0], key=lambda budget: budget.layers or 0)  # dealt out, not in blocks
 
 
+@pytest.mark.parametrize(
+    ("fleet", "groups"),
+    [
+        ({"ranks": [2, 4, 8]}, [Budget(rank=2), Budget(rank=4), Budget(rank=8)]),
+        ({"ranks": [[1, 1, 2, 2], [4, 4, 4, 4]]}, [Budget(rank=(1, 1, 2, 2)), Budget(rank=(4, 4, 4, 4))]),
+        ({"ranks": [3, [0, 0, 2, 2]], "layers": [2, 4]}, [Budget(2, 3), Budget(4, (0, 0, 2, 2))]),
+        ({"ranks": [0, 5], "layers": [4, 2]}, [Budget(4, 0), Budget(2, 5)]),
+    ],
+)
+def test_rank_budgets_by_group(fleet: dict[str, Any], groups: list[Budget], tmp_path: Path) -> None:
+    """Layers and ranks of a group go together; they are dealt out as layers are, and read back as they were."""
+    experiment = check("ranks", {"fleet": fleet})
+    budgets = experiment.fleet.budgets(12, seed=3)
+    assert Counter(budgets) == dict.fromkeys(groups, 12 // len(groups))
+    numbered = FleetSettings(layers=tuple(range(1, len(groups) + 1))).budgets(12, seed=3)
+    assert budgets == [groups[(budget.layers or 0) - 1] for budget in numbered]
+    again = read_experiment(file_of(tmp_path, experiment.to_toml()))
+    assert again.fleet == experiment.fleet
+    assert again.same_run(experiment)
+
+
+def test_rank_budgets_from_the_command_line(tmp_path: Path) -> None:
+    settings = parse_settings(["fleet.ranks=[2, [1, 2], 8]"])
+    assert read_experiment(file_of(tmp_path, ISSUE_EXAMPLE), settings).fleet.ranks == (2, (1, 2), 8)
+
+
 # ----------------------------------------------------------------------------------------------------- written and read
 
 
@@ -375,7 +408,7 @@ def resolved_experiments() -> list[Experiment]:
         "method": {"allocator": "fisher", "scores": "clients", "refresh": 2, "head": "local", "weighting": "uniform"},
         "model": {"alpha": 12.5, "targets": ["query", "key"], "classes": 30},
         "data": {"partitioner": "column", "column": "author", "max_examples": 10, "prompt": 'say "{x}"\n\\'},
-        "fleet": {"layers": [1, 0, 5], "shares": [0.5, 1, 2]},
+        "fleet": {"layers": [1, 0, 5], "shares": [0.5, 1, 2], "ranks": [2, 0, [1, 2, 3]]},
         "train": {"steps": 4, "clip_norm": 1, "optimizer": "sgd", "momentum": 0.9},
         "server": {"momentum": 0.5},
     }

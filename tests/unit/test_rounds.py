@@ -20,18 +20,25 @@ from factories import (
 )
 from torch import Tensor
 
+from hellora.aggregators.context_pad import ContextPad
 from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.aggregators.participant_mean import ParticipantMean
+from hellora.aggregators.sparsity_weighted import SparsityWeighted
+from hellora.aggregators.zero_pad import ZeroPad
 from hellora.algebra import prototypes_of, with_prototypes
 from hellora.allocators.everything import Everything
 from hellora.allocators.exclusive import Exclusive
 from hellora.allocators.fed_hello import FedHello
 from hellora.allocators.random_layers import RandomLayers
+from hellora.allocators.random_ranks import RandomRanks
+from hellora.allocators.self_pruning import SelfPruning
+from hellora.dispatchers.bypass import Bypass
 from hellora.dispatchers.prototype import Prototype
+from hellora.dispatchers.truncate import Truncate
 from hellora.dispatchers.whole import Whole
 from hellora.errors import InputError, RunError
-from hellora.protocols import Allocator, Answers, Method, RoundView, Scores
-from hellora.rounds import Federation, allocate, federate, sample_cohort
+from hellora.protocols import Aggregator, Allocator, Answers, Dispatcher, Method, RoundView, Scores, Trains
+from hellora.rounds import Federation, allocate, federate, sample_cohort, with_private
 from hellora.server_step import ServerStep
 from hellora.types import (
     Adapter,
@@ -41,6 +48,7 @@ from hellora.types import (
     ClientFailure,
     ClientProfile,
     ClientUpdate,
+    Factors,
     HeadPolicy,
     LoraPair,
     Memory,
@@ -58,9 +66,14 @@ def federation(
     allocator: Allocator | None = None,
     head: HeadPolicy = "aggregate",
     server_step: ServerStep = ServerStep(),
+    dispatcher: Dispatcher | None = None,
+    aggregator: Aggregator | None = None,
+    trains: Trains = "both",
+    shares: Factors = "both",
     **changes: Any,
 ) -> Federation:
-    method = Method(allocator or RandomLayers(), Whole(), ParticipantMean(), server_step, head)
+    strategies = allocator or RandomLayers(), dispatcher or Whole(), aggregator or ParticipantMean()
+    method = Method(*strategies, server_step, head, trains, shares)
     run = Federation(SPEC, FLEET, method, rounds=1, cohort=4, seed=7, train=TrainSettings())
     return replace(run, **changes)
 
@@ -89,7 +102,8 @@ def reloaded(state: ServerState) -> ServerState:
     pairs = {n: LoraPair(flat[f"{n}.A"], flat[f"{n}.B"], p.scale) for n, p in state.adapter.pairs.items()}
     adapter = Adapter(pairs, load(state.adapter.head))
     private = {client: load(head) for client, head in state.private.items()}
-    return ServerState(state.round, adapter, load(state.memory), load(state.reports), private)
+    ranks = dict(state.reported_ranks)
+    return ServerState(state.round, adapter, load(state.memory), load(state.reports), private, ranks)
 
 
 @pytest.mark.parametrize("head", ["aggregate", "local"])
@@ -512,3 +526,183 @@ def test_what_else_an_adapter_holds_stays_through_a_round(step: ServerStep) -> N
     (report,) = federate(state, federation(method=method), backend, no_scores_of)
     assert report.state.adapter.residual is residual
     assert all(task.adapter.residual is residual for task in backend.calls[0])
+
+
+# --- unequal ranks
+
+
+def ranked(*ranks: int | tuple[int, ...] | None) -> tuple[ClientProfile, ...]:
+    return fleet_of(*(Budget(rank=rank) for rank in ranks))
+
+
+def test_a_client_without_any_rank_is_never_asked() -> None:
+    run = federation(fleet=ranked(0, 2, (0, 0, 0), (0, 1, 0)), cohort=4)
+    assert [p.id for p in sample_cohort(run, 0)] == [13, 19]
+    with pytest.raises(InputError, match="no client can train a layer"):
+        federation(fleet=ranked(0, (0, 0, 0)))
+    with pytest.raises(InputError, match=r"fleet\.ranks has 2 ranks for 3 layers"):
+        federation(fleet=ranked((1, 2)))
+
+
+@pytest.mark.parametrize("dispatcher", [Whole(), Truncate()], ids=repr)
+def test_rank_budgets_decide_what_is_trained_and_what_travels(dispatcher: Dispatcher) -> None:
+    """19 values per rank component and layer, 8 of the head, 4 bytes each."""
+    run = federation(Everything(), dispatcher=dispatcher, fleet=ranked(1, None, (2, 0, 4)), cohort=3)
+    backend = FakeBackend(run.fleet, SPEC)
+    (report,) = federate(START, run, backend, no_scores_of)
+    ranks = {10: [1, 1, 1], 13: [4, 4, 4], 16: [2, 0, 4]}
+    assert dict(zip(report.allocation.clients, report.allocation.ranks.tolist(), strict=True)) == ranks
+    assert report.counted.uplink_bytes == {client: 4 * (19 * sum(row) + 8) for client, row in ranks.items()}
+    sent = {10: 3, 13: 12, 16: 2 + 4 + 4} if dispatcher == Truncate() else dict.fromkeys(ranks, 12)
+    assert report.counted.downlink_bytes == {client: 4 * (19 * count + 8) for client, count in sent.items()}
+    if dispatcher == Truncate():
+        assert backend.calls[0][0].adapter.pairs["block.0.query"].A.shape == (1, 5)
+    assert report.counted.updated == (10, 13, 16)
+
+
+def test_updates_of_clients_that_bypass_blocks_are_aggregated() -> None:
+    run = federation(dispatcher=Bypass(), fleet=fleet_of(1, 2, 1, 2), rounds=3)
+    whole = federation(fleet=run.fleet, rounds=3)
+    backend = FakeBackend(run.fleet, SPEC)
+    reports = list(federate(START, run, backend, no_scores_of))
+    for tasks in backend.calls:
+        for task in tasks:
+            assert task.bypass
+            assert {SPEC.layer_of[name] for name in task.adapter.pairs} == set(np.flatnonzero(task.trained.any(axis=1)))
+    expected = reports_of(whole)
+    assert [state_bits(r.state) for r in reports] == [state_bits(r.state) for r in expected]
+    assert [r.counted.updated for r in reports] == [(10, 13, 16, 19)] * 3
+    assert all(r.downlink_bytes < e.downlink_bytes for r, e in zip(reports, expected, strict=True))
+
+
+def test_reported_ranks_reach_the_next_allocation_and_a_checkpoint() -> None:
+    def pruning(updates: list[ClientUpdate]) -> list[Answer]:
+        return [replace(u, rank=2 if u.client == 10 else None) for u in updates]
+
+    run = federation(SelfPruning(), dispatcher=Truncate(), fleet=ranked(3, 4), cohort=2, rounds=3)
+    reports = reports_of(run, pruning)
+    assert [r.allocation.ranks[:, 0].tolist() for r in reports] == [[3, 4], [2, 4], [2, 4]]
+    assert [dict(r.state.reported_ranks) for r in reports] == [{10: 2}] * 3
+    resumed = list(federate(reloaded(reports[0].state), run, FakeBackend(run.fleet, SPEC, pruning), no_scores_of))
+    assert [state_bits(r.state) for r in resumed] == [state_bits(r.state) for r in reports[1:]]
+
+
+@pytest.mark.parametrize("rank", [0, 4, -1, 2.0, "2"])
+def test_a_rank_that_was_not_given_is_rejected(rank: Any) -> None:
+    run = federation(Everything(), fleet=ranked((1, 3, 2), 4), cohort=2)
+    (report,) = reports_of(run, lambda updates: [replace(updates[0], rank=rank), replace(updates[1], rank=4)])
+    assert report.counted.rejected == {10: f"reported rank {rank!r}, expected 1 to 3"}
+    assert report.state.reported_ranks == {13: 4}
+
+
+# --- one factor: FFA-LoRA, RoLoRA, FedSA-LoRA
+
+
+def factors_of(adapter: Adapter, factor: str) -> dict[Any, Any]:
+    return bits({name: t for name, t in adapter.tensors().items() if name.endswith(f".lora_{factor}")})
+
+
+STEPS = pytest.mark.parametrize("server_step", [ServerStep(), ServerStep(0.7, 0.9)], ids=repr)
+AGGREGATORS = pytest.mark.parametrize(
+    "aggregator", [ParticipantMean(), ZeroPad(), ContextPad("linear"), SparsityWeighted()], ids=repr
+)
+
+
+@STEPS
+@AGGREGATORS
+def test_a_factor_that_is_never_trained_is_bit_identical_for_ever(
+    aggregator: Aggregator, server_step: ServerStep
+) -> None:
+    """FFA-LoRA, also where padding would dilute A; the update carries B alone: 9 of the 19 values."""
+    run = federation(
+        Everything(), aggregator=aggregator, server_step=server_step, fleet=ranked(2, 4), trains="B", rounds=3
+    )
+    before = START
+    for report in reports_of(run):
+        assert factors_of(report.state.adapter, "A") == factors_of(START.adapter, "A")
+        assert factors_of(report.state.adapter, "B") != factors_of(before.adapter, "B")
+        assert report.counted.uplink_bytes == {10: 4 * (9 * 3 * 2 + 8), 13: 4 * (9 * 3 * 4 + 8)}
+        assert report.counted.downlink_bytes == dict.fromkeys((10, 13), 4 * (19 * 3 * 4 + 8))
+        before = report.state
+
+
+@STEPS
+@AGGREGATORS
+def test_alternating_begins_with_B(aggregator: Aggregator, server_step: ServerStep) -> None:
+    run = federation(
+        Everything(), aggregator=aggregator, server_step=server_step, fleet=ranked(2, 4), trains="alternate", rounds=4
+    )
+    backend = FakeBackend(run.fleet, SPEC)
+    before = START.adapter
+    for report in federate(START, run, backend, no_scores_of):
+        moves, still = ("A", "B") if report.round % 2 else ("B", "A")
+        assert {task.factors for task in backend.calls[-1]} == {moves}
+        assert factors_of(report.state.adapter, moves) != factors_of(before, moves)
+        assert factors_of(report.state.adapter, still) == factors_of(before, still)
+        per_component = 10 if moves == "A" else 9
+        assert report.counted.uplink_bytes == {10: 4 * (per_component * 6 + 8), 13: 4 * (per_component * 12 + 8)}
+        before = report.state.adapter
+
+
+def test_zero_padding_of_one_factor_is_the_exact_mean_of_products() -> None:
+    """(Σ p_k B_k) A₀ = Σ p_k B_k A₀[:r_k], with unequal ranks (FFA-LoRA)."""
+    run = federation(
+        Everything(), aggregator=ZeroPad(), dispatcher=Truncate(), fleet=ranked(1, 3, 4), cohort=3, trains="B"
+    )
+    backend = FakeBackend(run.fleet, SPEC)
+    (report,) = federate(START, run, backend, no_scores_of)
+    updates = [backend.trained(task) for task in backend.calls[0]]
+    total = sum(update.num_examples for update in updates)
+    for name, pair in report.state.adapter.pairs.items():
+        deltas = [update.num_examples / total * dense(update.adapter.pairs[name]) for update in updates]
+        np.testing.assert_allclose(dense(pair), sum(deltas), rtol=1e-5, atol=1e-6)
+
+
+def dense(pair: LoraPair) -> Any:
+    return pair.scale * pair.B.double().numpy() @ pair.A.double().numpy()
+
+
+@STEPS
+@pytest.mark.parametrize("allocator", [RandomLayers(), RandomRanks()], ids=repr)
+@pytest.mark.parametrize(("shares", "keeps"), [("A", "B"), ("B", "A")])
+def test_the_factor_that_is_not_shared_stays_with_its_client(
+    shares: Factors, keeps: str, allocator: Allocator, server_step: ServerStep
+) -> None:
+    """FedSA-LoRA shares A. Layers, components and dispatched shapes change from round to round."""
+    fleet = fleet_of(Budget(1, 2), Budget(2, (4, 1, 3)), Budget(3))
+    run = federation(
+        allocator, server_step=server_step, dispatcher=Truncate(), fleet=fleet, cohort=2, rounds=8, shares=shares
+    )
+    backend = FakeBackend(fleet, SPEC)
+    own: dict[int, dict[str, Tensor]] = {}
+    before, came_back = START.adapter, 0
+    for report in federate(START, run, backend, no_scores_of):
+        assert not report.counted.rejected
+        assert factors_of(report.state.adapter, keeps) == factors_of(START.adapter, keeps)
+        assert factors_of(report.state.adapter, shares) != factors_of(before, shares)
+        for task in backend.calls[-1]:
+            came_back += task.client in own
+            mine = own.setdefault(task.client, {n: t.clone() for n, t in START.adapter.tensors().items()})
+            update = backend.trained(task)
+            values = 0
+            for module in SPEC.modules:
+                name, rows = f"{module.name}.lora_{keeps}", torch.tensor(task.trained[module.layer])
+                values += int(rows.sum()) * (5 if shares == "A" else module.d_out)
+                got = task.adapter.tensors()[name]
+                sent = rows if rows.any() else ~rows
+                assert torch.equal(got, mine[name][sent] if keeps == "A" else mine[name][:, sent])
+                if rows.any():
+                    trained = update.adapter.pairs[module.name]
+                    if keeps == "A":
+                        mine[name][rows] = trained.A
+                    else:
+                        mine[name][:, rows] = trained.B
+            assert report.counted.uplink_bytes[task.client] == 4 * (values + 8)
+        for client, tensors in report.state.private.items():
+            assert bits(tensors) == bits({name: own[client][name] for name in tensors})
+            whole = with_private(report.state.adapter, tensors)  # as it is evaluated and exported
+            assert {name: t.shape for name, t in whole.tensors().items()} == {
+                name: t.shape for name, t in START.adapter.tensors().items()
+            }
+        before = report.state.adapter
+    assert came_back > 5

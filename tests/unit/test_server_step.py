@@ -56,6 +56,22 @@ def test_momentum_over_two_steps() -> None:
     assert velocity["head.bias"].tolist() == [2.0]
 
 
+def test_a_factor_left_alone_keeps_value_and_velocity() -> None:
+    step = ServerStep(lr=0.5, momentum=0.5)
+    _, velocity = step.apply(START, AGGREGATED, FIRST_ONLY, {}, SPEC)
+    result, after = step.apply(START, AGGREGATED, FIRST_ONLY, velocity, SPEC, frozenset("B"))
+    assert result.pairs["m"].A.flatten().tolist() == [1.0, 2.0]
+    assert result.pairs["m"].B.flatten().tolist() == [4.0, 2.0]  # v = 0.5 · 4 + 4 = 6
+    assert torch.equal(after["m.lora_A"], velocity["m.lora_A"])
+    assert after["m.lora_B"].flatten().tolist() == [6.0, 0.0]
+
+
+def test_a_residual_is_taken_as_it_is() -> None:
+    aggregated = replace(AGGREGATED, residual=START.pairs)
+    result, _ = ServerStep(lr=0.5).apply(START, aggregated, FIRST_ONLY, {}, SPEC)
+    assert bits(replace(result, pairs={}, head={}).tensors()) == bits(Adapter({}, residual=START.pairs).tensors())
+
+
 def test_components_nobody_trained_keep_value_and_velocity() -> None:
     step = ServerStep(lr=0.3, momentum=0.9)
     spec = tiny_spec()

@@ -28,7 +28,7 @@ def test_an_allocation_within_every_budget() -> None:
     ("allocation", "message"),
     [
         (Allocation((4, 9), mask([4, 1, 4], [0, 0, 0])), "gave client 4 3 layers, but its budget is 2"),
-        (Allocation((4, 9), mask([0, 0, 0], [0, 3, 0])), "gave client 9 rank 3, but its budget is 2"),
+        (Allocation((4, 9), mask([0, 0, 0], [0, 3, 0])), "gave client 9 rank 3 in layer 1, but its budget there is 2"),
         (Allocation((9, 4), mask([0, 0, 0], [0, 0, 0])), "expected bool"),
         (Allocation((4,), mask([0, 0, 0], [0, 0, 0])), "expected bool"),
         (Allocation((4, 9), mask([0, 0, 0], [0, 0, 0])[:1]), r"mask \(1, 3, 4\) bool, expected bool \(2, 3, 4\)"),
@@ -48,6 +48,28 @@ def test_scattered_rank_components_count_as_rank() -> None:
     allocation = Allocation((4, 9), scattered)
     allocation.check(PROFILES, SPEC)
     assert allocation.ranks.tolist() == [[0, 0, 0], [2, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("rank", "ranks"),
+    [(None, [4, 4, 4]), (0, [0, 0, 0]), (-1, [0, 0, 0]), (3, [3, 3, 3]), (9, [4, 4, 4]), ((0, 2, 9), [0, 2, 4])],
+)
+def test_ranks_of_a_budget(rank: int | tuple[int, ...] | None, ranks: list[int]) -> None:
+    assert Budget(rank=rank).ranks(num_layers=3, max_rank=4).tolist() == ranks
+    assert Budget(rank=rank).trains(num_layers=3, max_rank=4) == any(ranks)
+    assert not Budget(layers=0, rank=rank).trains(num_layers=3, max_rank=4)
+
+
+def test_one_rank_per_layer_of_another_model_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a group of fleet\.ranks has 2 ranks for 3 layers: give one each"):
+        Budget(rank=(1, 2)).ranks(num_layers=3, max_rank=4)
+
+
+def test_an_allocation_is_held_against_each_layers_own_rank() -> None:
+    profiles = (ClientProfile(0, 10, Budget(rank=(1, 2, 4))), ClientProfile(1, 10))
+    Allocation((0, 1), mask([1, 2, 4], [4, 4, 4])).check(profiles, SPEC)
+    with pytest.raises(InputError, match="gave client 0 rank 2 in layer 0, but its budget there is 1"):
+        Allocation((0, 1), mask([2, 0, 4], [4, 4, 4])).check(profiles, SPEC)
 
 
 def test_whole_layers_and_rows() -> None:
@@ -102,6 +124,10 @@ def test_layer_of() -> None:
         (lambda: TrainSettings(weight_decay=-0.1), "must not be negative"),
         (lambda: TrainSettings(optimizer="sgd", momentum=-0.1), "must not be negative"),
         (lambda: TrainSettings(momentum=0.9), "momentum is a setting of optimizer = 'sgd'"),
+        (lambda: TrainSettings(tail_penalty=-1), "tail_penalty must not be negative, but it is -1"),
+        (lambda: TrainSettings(tail_penalty=float("nan")), "tail_penalty must not be negative"),
+        (lambda: TrainSettings(tail_share=1.0), r"tail_share must be in \[0, 1\), not 1.0"),
+        (lambda: TrainSettings(min_rank=0), "min_rank must be greater than 0, not 0"),
     ],
 )
 def test_train_settings_are_checked(make: Callable[[], TrainSettings], message: str) -> None:

@@ -13,6 +13,10 @@ from torch import Tensor
 
 from hellora.algebra import trained_part
 from hellora.backends.wire import flatten, pack_answer, pack_task, unflatten, unpack_answer, unpack_task
+from hellora.dispatchers.bypass import Bypass
+from hellora.dispatchers.truncate import Truncate
+from hellora.dispatchers.whole import Whole
+from hellora.protocols import Dispatcher
 from hellora.types import Adapter, ClientFailure, ClientTask, ClientUpdate, Factors, LoraPair, TrainSettings
 
 SPEC = tiny_spec()
@@ -71,6 +75,9 @@ def train_settings(draw: st.DrawFn) -> TrainSettings:
         steps=draw(st.none() | st.integers(1, 9)),
         clip_norm=draw(st.none() | st.floats(1e-9, 9)),
         precision=draw(st.sampled_from(["auto", "fp32", "bf16"])),
+        tail_penalty=draw(st.floats(0, 1)),
+        tail_share=draw(st.floats(0, 1, exclude_max=True)),
+        min_rank=draw(st.integers(1, 9)),
     )
 
 
@@ -101,6 +108,7 @@ def updates(draw: st.DrawFn) -> ClientUpdate:
         metrics=draw(st.dictionaries(st.text(), FLOATS | st.integers())),
         layer_scores=draw(st.none() | tensors(5, dtype=torch.float64)),
         num_tokens=draw(st.none() | IDS),
+        rank=draw(st.none() | st.integers(1, 64)),
     )
 
 
@@ -141,11 +149,13 @@ def test_an_update_comes_back(update: ClientUpdate) -> None:
     assert exact(unpack_answer(pack_answer(update, TASK), TASK, SPEC)) == exact(update)
 
 
+@pytest.mark.parametrize("dispatcher", [Whole(), Truncate(), Bypass()], ids=repr)
 @pytest.mark.parametrize("factors", ["A", "B"])
-def test_a_factor_that_is_not_trained_does_not_travel(factors: Factors) -> None:
+def test_a_factor_that_is_not_trained_does_not_travel(factors: Factors, dispatcher: Dispatcher) -> None:
     """What comes out has the factor that was sent in its place, where the client trained."""
     row = np.array([[True, False, True, False]] * 2 + [[False] * 4])
-    task = replace(task_for(0, random_adapter(SPEC, 1), row), factors=factors)
+    task = replace(task_for(0, dispatcher.dispatch(random_adapter(SPEC, 1), row, SPEC), row), factors=factors)
+    assert exact(unpack_task(pack_task(task))) == exact(task)
     update = update_of(task, random_adapter(SPEC, 2), SPEC)
     sent = trained_part(task.adapter, row, SPEC).pairs
     whole = {

@@ -1,0 +1,34 @@
+"""HetLoRA (Cho et al., EMNLP 2024, arXiv 2401.06432): zero padding, weighted by the size of each client's update.
+
+    X_q = Σ_k p_k X_kq with p_k = ‖ΔW_k‖_F / Σ_i ‖ΔW_i‖_F,  ΔW_k = scale · B_k A_k,  X = A, B
+
+X_kq = 0 where client k has no component q. ΔW_k belongs to one weight matrix, so p_k is reckoned module by module, over
+the clients that trained the module. Examples count for the head only. Where every ΔW_k is zero, all p_k are equal.
+"""
+
+from dataclasses import dataclass, replace
+
+from hellora.aggregators.context_pad import padded_mean
+from hellora.aggregators.participant_mean import trained_pairs
+from hellora.algebra import delta_norm, mean_head
+from hellora.protocols import Aggregator, Answers
+from hellora.types import Adapter, AdapterSpec
+
+
+@dataclass(frozen=True)
+class SparsityWeighted(Aggregator):
+    """Zero padding in which clients with a larger update weigh more."""
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        if not answers:
+            return adapter
+        by_id = sorted(answers, key=lambda answer: answer[1].client)
+        pairs = {}
+        for module in spec.modules:
+            found = trained_pairs(by_id, module)
+            norms = [delta_norm(pair) for _, _, pair in found]
+            weights = norms if any(norms) else [1.0] * len(norms)
+            parts = [(rows, pair, weight) for (_, rows, pair), weight in zip(found, weights, strict=True)]
+            pairs[module.name] = padded_mean(adapter.pairs[module.name], parts, "zero", gamma=1.0)
+        head = mean_head([update.adapter for _, update in by_id], [update.weight for _, update in by_id])
+        return replace(adapter, pairs=pairs, head=head)

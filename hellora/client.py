@@ -3,9 +3,9 @@ global adapter, score its layers."""
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 from hellora.protocols import Scores
 from hellora.resident import BaseModel, PerExampleError
 from hellora.seeds import rng_for
-from hellora.tasks import Batch, Encoded, Task
+from hellora.tasks import Batch, Encoded, Task, class_recall
 from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Precision, TrainSettings
 
 WINDOW = 16  # batches that are sorted by length together
@@ -24,6 +24,18 @@ WINDOW = 16  # batches that are sorted by length together
 
 class TrainingError(RuntimeError):
     """A client's training cannot go on; the client is rejected for the round."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an adapter makes of some rows; `recall` is of every class that occurs in them (classification only).
+
+    Where each client has a model of its own, `metrics` is the mean and `clients` has each one's, by client id.
+    """
+
+    metrics: dict[str, float]
+    recall: Mapping[int, float] = field(default_factory=dict)
+    clients: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +98,8 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
 
 def evaluate(
     adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
-) -> dict[str, float]:
-    """Metrics of an adapter on rows: the whole adapter folded in, no gradients, the shortest texts first."""
+) -> Evaluation:
+    """An adapter on rows: the whole adapter folded in, no gradients, the shortest texts first."""
     encoded = kind.encode(base, rows)
     loss_sum = weight_sum = 0.0
     predictions: list[int] = []
@@ -103,7 +115,8 @@ def evaluate(
                 predictions += outputs.predictions.tolist()
                 references += batch["labels"].tolist()
         answers = kind.answer_metrics(base, rows)
-    return kind.metrics(loss_sum / weight_sum, predictions, references) | answers
+    metrics = kind.metrics(loss_sum / weight_sum, predictions, references) | answers
+    return Evaluation(metrics, class_recall(predictions, references))
 
 
 def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> Scores:

@@ -43,6 +43,8 @@ class DataSettings:
     )
     proxy_examples: int = 100  # at most; 0 = no proxy data
     max_examples: int | None = None  # of the training split, drawn by seed
+    validation: float = 0.0  # part of the training split that is held out before the clients get theirs
+    evaluate_on: Literal["test", "validation"] = "test"  # validation: to choose settings without a look at the test
     clients: int = 20
     partitioner: str = "dirichlet"
 
@@ -56,6 +58,10 @@ class DataSettings:
             raise ValueError(f"proxy_examples must not be negative, not {self.proxy_examples}")
         if self.max_examples is not None and self.max_examples < 1:
             raise ValueError(f"max_examples must be at least 1, not {self.max_examples}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be 0 or a part below 1, not {self.validation}")
+        if self.evaluate_on == "validation" and not self.validation:
+            raise ValueError("evaluate_on = 'validation' needs a validation split: set validation, such as 0.1")
         if self.clients < 1:
             raise ValueError(f"clients must be at least 1, not {self.clients}")
         if self.train_split == self.test_split:
@@ -74,7 +80,7 @@ class Corpus:
     """What a run reads, in canonical columns."""
 
     train: Dataset  # of all clients together
-    test: Dataset
+    test: Dataset  # what models are evaluated on: the test split, or the validation split where that is asked for
     proxy: Dataset  # the server's own; may be empty
     labels: tuple[str, ...]  # class names; () where there is no label
     proxy_source: str  # one line for the record
@@ -110,6 +116,11 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple
         proxy_source = f"a slice of the test split of {settings.name}, removed from it"
     if settings.max_examples is not None:
         _, train = _cut(train, settings.max_examples, seed, "max_examples")
+    if settings.validation:
+        train, validation = _cut(train, max(1, round(settings.validation * len(train))), seed, "validation")
+        test = validation if settings.evaluate_on == "validation" else test
+        if not len(train):
+            raise InputError(f"data.validation: {settings.name} has too few examples to hold out a validation split")
     return Corpus(train, test, proxy, reader.labels, f"{len(proxy)} examples: {proxy_source}" if len(proxy) else "none")
 
 

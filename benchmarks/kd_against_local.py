@@ -114,7 +114,7 @@ def trained_alone(setup: Setup, task: ClientTask) -> Adapter:
 def accuracy(setup: Setup, adapter: Adapter) -> float:
     """On the test split."""
     size = setup.experiment.compute.eval_batch_size
-    return evaluate(adapter, setup.base, setup.experiment.task, setup.corpus.test, size)["accuracy"]
+    return evaluate(adapter, setup.base, setup.experiment.task, setup.corpus.test, size).metrics["accuracy"]
 
 
 def main() -> None:

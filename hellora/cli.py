@@ -91,6 +91,76 @@ def plan(
         )
 
 
+@app.command()
+def compare(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="a comparison (TOML), or the preset or experiment to compare methods on"),
+    ],
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", metavar="NAME=SECTION.KEY=VALUE,…", help="a method, or NAME=preset=PRESET"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--setting", metavar="NAME=SECTION.KEY=VALUE,…", help="a setting to compare in")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="SEED,…", help="[default: 0,1,2]")] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECTION.KEY=VALUE,…", help="values to try for every method, on a validation split"),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="uplink|BYTES", help="compare at equal uplink: the least of all, or so much")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="the comparison's folder [default: runs/compare-NAME]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the comparison in the folder")] = False,
+) -> None:
+    """Compare methods over seeds and settings: a run for each, and a table with 95 % intervals."""
+    quieten()
+    from hellora.compare import run_comparison
+    from hellora.comparison import parse_grid, parse_named, read_comparison
+    from hellora.comparison_table import on_screen
+    from hellora.config import parse_settings, parse_value
+
+    changes = {
+        "experiment": parse_settings(overrides or ()),
+        "methods": parse_named("--method", methods or ()),
+        "settings": parse_named("--setting", settings or ()),
+        "tune": {"grid": parse_grid(tune)} if tune else {},
+    }
+    single = {
+        "seeds": [parse_value(seed.strip()) for seed in seeds.split(",")] if seeds is not None else None,
+        "budget": budget and parse_value(budget),
+    }
+    comparison = read_comparison(source, changes | {key: value for key, value in single.items() if value is not None})
+    folder = out or default_folder(f"compare-{Path(source).stem}", resume)
+    console = plain_console()
+    cells = len(comparison.cells)
+    sizes = {"setting": comparison.settings, "method": comparison.methods, "seed": comparison.seeds}
+    console.print(
+        " × ".join(f"{len(names)} {what}{'s' * (len(names) > 1)}" for what, names in sizes.items())
+        + f" = {cells} runs{f', after {comparison.tuning_runs} to tune' if comparison.tune else ''} → {folder}",
+        highlight=False,
+    )
+    try:
+        result = run_comparison(comparison, folder, lambda line: console.print(line, highlight=False), resume)
+    except KeyboardInterrupt:
+        again = shlex.join(["hellora", "compare", str(folder / "comparison.toml"), "--out", str(folder), "--resume"])
+        console.print(f"stopped; go on with: {again}", highlight=False)
+        raise typer.Exit(130) from None
+    if not console.is_terminal:
+        console.width = 200  # a file has no edge
+    for table in on_screen(result.rows):
+        console.print(table)
+    for note in result.notes:
+        console.print(note, highlight=False)
+    console.print(f"table: {folder / 'table.md'}, also as .csv and .json", highlight=False)
+    if result.failed:
+        console.print(f"{len(result.failed)} of {cells} runs failed; --resume tries them again", highlight=False)
+        raise typer.Exit(1)
+
+
 @app.command("list")
 def list_() -> None:
     """List methods, tasks, partitioners and presets, one line each."""

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import nn
 from hellora.protocols import Scores
 from hellora.resident import BaseModel, LoraLinear, PerExampleError
 from hellora.seeds import rng_for
-from hellora.tasks import Batch, Encoded, Outputs, Task
+from hellora.tasks import Batch, Encoded, Outputs, Task, class_recall
 from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Precision, TrainSettings
 
 WINDOW = 16  # batches that are sorted by length together
@@ -24,6 +24,18 @@ WINDOW = 16  # batches that are sorted by length together
 
 class TrainingError(RuntimeError):
     """A client's training cannot go on; the client is rejected for the round."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an adapter makes of some rows; `recall` is of every class that occurs in them (classification only).
+
+    Where each client has a model of its own, `metrics` is the mean and `clients` has each one's, by client id.
+    """
+
+    metrics: dict[str, float]
+    recall: Mapping[int, float] = field(default_factory=dict)
+    clients: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +104,11 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
 
 def evaluate(
     adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
-) -> dict[str, float]:
-    """Metrics of an adapter on rows, the whole adapter folded in."""
+) -> Evaluation:
+    """An adapter on rows, the whole adapter folded in."""
     with torch.no_grad(), base.dressed(adapter):
-        metrics = measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size, precision)
-        return metrics | kind.answer_metrics(base, rows)
+        found = measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size, precision)
+        return replace(found, metrics={**found.metrics, **kind.answer_metrics(base, rows)})
 
 
 def measure(
@@ -106,8 +118,8 @@ def measure(
     rows: Any,
     batch_size: int,
     precision: Precision = "auto",
-) -> dict[str, float]:
-    """Metrics of what `outputs_of` says of each batch, the shortest texts first. The caller switches gradients off."""
+) -> Evaluation:
+    """What `outputs_of` says of each batch, measured, the shortest texts first. The caller switches gradients off."""
     encoded = kind.encode(base, rows)
     loss_sum = weight_sum = 0.0
     predictions: list[int] = []
@@ -121,7 +133,8 @@ def measure(
         if outputs.predictions is not None:
             predictions += outputs.predictions.tolist()
             references += batch["labels"].tolist()
-    return kind.metrics(loss_sum / weight_sum, predictions, references)
+    metrics = kind.metrics(loss_sum / weight_sum, predictions, references)
+    return Evaluation(metrics, class_recall(predictions, references))
 
 
 def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> Scores:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.algebra import prototypes_of, with_prototypes
-from hellora.client import autocast, make_optimizer, measure, seeded, shuffled_batches, to_device
+from hellora.client import Evaluation, autocast, make_optimizer, measure, seeded, shuffled_batches, to_device
 from hellora.errors import RunError
 from hellora.protocols import Answers
 from hellora.resident import BaseModel
@@ -165,7 +165,7 @@ def evaluate_ensemble(
     rows: Any,
     batch_size: int,
     precision: Precision = "auto",
-) -> dict[str, float]:
+) -> Evaluation:
     """Metrics of the prototypes together: of the plain mean of their logits."""
 
     def outputs(batch: Batch) -> Outputs:

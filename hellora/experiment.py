@@ -1,7 +1,7 @@
 """Floor 5: from a checked experiment to what a run is made of: model, data, fleet, and how to evaluate a state."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ import torch
 from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.algebra import new_adapter, prototypes_of
 from hellora.backends.local import LocalBackend
-from hellora.client import ClientWork, evaluate, fisher_scores
+from hellora.client import ClientWork, Evaluation, evaluate, fisher_scores
 from hellora.config import Experiment
 from hellora.data.partitioning import client_rows
-from hellora.data.sources import Corpus, load_corpus
+from hellora.data.sources import Corpus, DataSettings, load_corpus
 from hellora.distillation import Distillation, evaluate_ensemble
 from hellora.errors import InputError
 from hellora.protocols import Answers, Scores
@@ -65,20 +65,30 @@ class Setup:
         """Fisher scores on the server's proxy data, (layers,)."""
         return fisher_scores(adapter, self.base, self.experiment.task, self.corpus.proxy, FISHER_BATCH)
 
-    def evaluate(self, state: ServerState) -> dict[str, float]:
-        """Metrics on the test split; with personal heads, of every client on its own held-out rows, by their number."""
-        kind, size = self.experiment.task, self.experiment.compute.eval_batch_size
-        precision = self.experiment.train.precision
+    def evaluate(self, state: ServerState) -> Evaluation:
+        """On the test split; where clients have models of their own, each on its own held-out rows, and their mean."""
         if not self.held_out:
-            return evaluate(state.adapter, self.base, kind, self.corpus.test, size, precision)
-        totals: dict[str, float] = {}
+            return self.evaluate_adapter(state.adapter, self.corpus.test)
+        clients = {}
         for client, rows in enumerate(self.held_out):
-            adapter = with_private(state.adapter, state.private.get(client, {}))
             if len(rows):
-                found = evaluate(adapter, self.base, kind, self.work.data.select(rows), size, precision)
-                for name, value in found.items():
-                    totals[name] = totals.get(name, 0.0) + value * len(rows)
-        return {name: total / sum(map(len, self.held_out)) for name, total in totals.items()}
+                adapter = with_private(state.adapter, state.private.get(client, {}))
+                clients[client] = self.evaluate_adapter(adapter, self.work.data.select(rows)).metrics
+        return Evaluation(self.mean_by_rows(clients), clients=clients)
+
+    def evaluate_adapter(self, adapter: Adapter, rows: Any) -> Evaluation:
+        """One adapter on rows of a `datasets.Dataset`."""
+        size, precision = self.experiment.compute.eval_batch_size, self.experiment.train.precision
+        return evaluate(adapter, self.base, self.experiment.task, rows, size, precision)
+
+    def mean_by_rows(self, clients: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+        """The mean of clients' own metrics, weighted by the number of their held-out rows."""
+        totals: dict[str, float] = {}
+        for client, metrics in clients.items():
+            for name, value in metrics.items():
+                totals[name] = totals.get(name, 0.0) + value * len(self.held_out[client])
+        count = sum(len(self.held_out[client]) for client in clients)
+        return {name: total / count for name, total in totals.items()}
 
     def evaluate_prototypes(self, state: ServerState) -> dict[str, Any]:
         """On the test split: metrics of every prototype, by its rank, and of their ensemble. {} for a lone adapter."""
@@ -88,8 +98,8 @@ class Setup:
         settings = (self.base, self.experiment.task, rows, size, self.experiment.train.precision)
         prototypes = prototypes_of(state.adapter, self.base.spec)
         return {
-            "prototypes": {str(rank): evaluate(prototype, *settings) for rank, prototype in prototypes.items()},
-            "ensemble": evaluate_ensemble(list(prototypes.values()), *settings),
+            "prototypes": {str(rank): evaluate(prototype, *settings).metrics for rank, prototype in prototypes.items()},
+            "ensemble": evaluate_ensemble(list(prototypes.values()), *settings).metrics,
         }
 
     def backend(self) -> LocalBackend:
@@ -119,7 +129,7 @@ def prepare(experiment: Experiment) -> Setup:
     parts = client_rows(experiment.partitioner, corpus.train, experiment.data.clients, seed_for(seed, "partition"))
     held_out: Parts = []
     if experiment.method.personal:
-        parts, held_out = hold_out(parts, seed)
+        parts, held_out = hold_out(parts, experiment.data, seed)
     base = experiment.task.load(experiment.model, corpus.labels, seed_for(seed, "head"))
     profiles = fleet(experiment, [len(part) for part in parts])
     run = federation(experiment, base, profiles)
@@ -174,14 +184,23 @@ def head_check(experiment: Experiment, corpus: Corpus) -> None:
         )
 
 
-def hold_out(parts: Parts, seed: int) -> tuple[Parts, Parts]:
-    """Every client's rows as (training, held out); a client with one row trains on it and holds out none."""
+def hold_out(parts: Parts, data: DataSettings, seed: int) -> tuple[Parts, Parts]:
+    """Every client's rows as (training, held out); a client with one row trains on it and holds out none.
+
+    Where there is a validation split, one half of what is held out is for the test, the other for validation.
+    """
+    half = slice(1 if data.evaluate_on == "validation" else 0, None, 2) if data.validation else slice(None)
     train, held = [], []
     for client, part in enumerate(parts):
         order = rng_for(seed, "held out", client).permutation(part)
         count = min(max(1, round(HELD_OUT * len(part))), len(part) - 1)
         train.append(np.sort(order[count:]))
-        held.append(np.sort(order[:count]))
+        held.append(np.sort(order[:count][half]))
+    if not any(map(len, held)):
+        raise InputError(
+            f"data.clients: {len(parts)} clients, with models of their own, have too few examples to hold out any to "
+            f"evaluate them on: lower it"
+        )
     return train, held
 
 

@@ -52,10 +52,11 @@ class TerminalProgress:
 
     def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
         spec, run, corpus = setup.base.spec, setup.federation, setup.corpus
+        on = setup.experiment.data.evaluate_on
         capacities = sorted({p.budget.capacity(spec.num_layers) for p in run.fleet})
         self.console.print(
             f"{len(run.fleet)} clients of capacity {'/'.join(map(str, capacities))} of {spec.num_layers} layers; "
-            f"{len(corpus.train)} training, {len(corpus.test)} test examples; proxy data: {corpus.proxy_source}",
+            f"{len(corpus.train)} training, {len(corpus.test)} {on} examples; proxy data: {corpus.proxy_source}",
             highlight=False,
         )
         self.console.print(f"{'start' if not first_round else 'was':>9}  {shown(initial)}", highlight=False)

@@ -2,7 +2,7 @@
 
 experiment.toml   every setting, defaults written out       checkpoint/   the state to go on from
 rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
-summary.json      initial and final metrics, totals; written last
+summary.json      initial and final metrics, totals, whom the result serves how well; written last
 """
 
 import json
@@ -21,11 +21,13 @@ from filelock import FileLock, Timeout
 
 import hellora
 from hellora.checkpoint import load_state, save_state, write_atomically
+from hellora.client import Evaluation
 from hellora.config import Experiment, read_experiment
 from hellora.diagnostics import energy, idle_rounds
 from hellora.errors import InputError
 from hellora.experiment import Setup, prepare, threads
 from hellora.export import save_adapter
+from hellora.groups import served
 from hellora.model import resolve_name
 from hellora.protocols import Backend
 from hellora.rounds import federate
@@ -41,7 +43,7 @@ from hellora.types import (
 )
 
 Line = dict[str, Any]  # of rounds.jsonl
-LEFT_OVER = (".draft", ".lock")  # what a run that was killed before it began can leave
+LEFT_OVER = (".draft", ".lock", ".log")  # what a run that was killed before it began can leave
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
 
 
@@ -186,6 +188,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress) -> Map
     progress.loading(experiment, folder.path)
     setup = prepare(experiment)
     folder.begin(experiment, lines)
+    evaluation = None
     with setup.backend() as backend:
         state, record = saved or start(setup, folder)
         progress.started(setup, record["initial"], state.round)
@@ -194,20 +197,21 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress) -> Map
         for report in federate(state, setup.federation, reporting, setup.layer_scores, setup.distil):
             state = report.state
             due = state.round % experiment.run.eval_every == 0 or state.round == experiment.run.rounds
-            metrics = setup.evaluate(state) if due else None
+            evaluation = setup.evaluate(state) if due else None
             now = time.perf_counter()
+            metrics = evaluation.metrics if evaluation else None
             lines.append(round_line(report, setup.base.spec, metrics, now - clock, lines[-1] if lines else None))
             clock = now
             folder.append(lines[-1])
             save_state(folder.checkpoint, state, record)
             progress.round_finished(lines[-1])
-    return finish(setup, folder, state, record["initial"], lines)
+    return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines)
 
 
 def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:
     """The state before round 0, evaluated and saved."""
     state = setup.initial_state()
-    record = {"initial": setup.evaluate(state)}
+    record = {"initial": setup.evaluate(state).metrics}
     save_state(folder.checkpoint, state, record)
     return state, record
 
@@ -250,7 +254,12 @@ def attempt_fields(attempt: Attempt) -> Line:
 
 
 def finish(
-    setup: Setup, folder: RunFolder, state: ServerState, initial: Mapping[str, float], lines: Sequence[Line]
+    setup: Setup,
+    folder: RunFolder,
+    state: ServerState,
+    evaluation: Evaluation,
+    initial: Mapping[str, float],
+    lines: Sequence[Line],
 ) -> Mapping[str, Any]:
     """Write the adapter and, last, the summary."""
     draft = folder.path / "adapter.draft"
@@ -258,7 +267,7 @@ def finish(
         shutil.rmtree(old, ignore_errors=True)
     save_adapter(draft, setup, state, folder.adapter)
     draft.rename(folder.adapter)
-    corpus = setup.corpus
+    corpus, on = setup.corpus, setup.experiment.data.evaluate_on
     summary = {
         "experiment": setup.experiment.name,
         "base_model": resolve_name(setup.experiment.model.name),
@@ -266,6 +275,7 @@ def finish(
         "rounds": len(lines),
         "initial": initial,
         "final": lines[-1]["metrics"],
+        **served(setup, state, evaluation),
         **setup.evaluate_prototypes(state),
         "uplink_bytes": sum(line["uplink_bytes"] for line in lines),
         "downlink_bytes": sum(line["downlink_bytes"] for line in lines),
@@ -276,7 +286,7 @@ def finish(
             "classes": len(corpus.labels),
             "proxy": corpus.proxy_source,
             "public": corpus.public_source,
-            "evaluated_on": "the clients' held-out examples" if setup.held_out else "the test split",
+            "evaluated_on": "the clients' held-out examples" if setup.held_out else f"the {on} split",
         },
         "versions": {"hellora": hellora.__version__, "python": platform.python_version()}
         | {name: version(name) for name in LIBRARIES},

@@ -47,6 +47,8 @@ class DataSettings:
     public: str = ""  # a split or another source, for methods that distil on public data
     public_examples: int = 1000  # at most
     max_examples: int | None = None  # of the training split, drawn by seed
+    validation: float = 0.0  # part of the training split that is held out before the clients get theirs
+    evaluate_on: Literal["test", "validation"] = "test"  # validation: to choose settings without a look at the test
     clients: int = 20
     partitioner: str = "dirichlet"
 
@@ -61,6 +63,10 @@ class DataSettings:
         for name in ("public_examples", "max_examples", "clients"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation must be 0 or a part below 1, not {self.validation}")
+        if self.evaluate_on == "validation" and not self.validation:
+            raise ValueError("evaluate_on = 'validation' needs a validation split: set validation, such as 0.1")
         if self.train_split == self.test_split:
             raise ValueError(f"train_split and test_split must differ, both are '{self.train_split}'")
         for name in ("proxy", "public"):
@@ -78,7 +84,7 @@ class Corpus:
     """What a run reads, in canonical columns."""
 
     train: Dataset  # of all clients together
-    test: Dataset
+    test: Dataset  # what models are evaluated on: the test split, or the validation split where that is asked for
     proxy: Dataset  # the server's own, to score layers on; may be empty
     public: Dataset  # the server's own, to train on; may be empty, or UNLABELLED
     labels: tuple[str, ...]  # class names; () where there is no label
@@ -126,6 +132,11 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple
         proxy_source = f"a slice of the test split of {settings.name}, removed from it"
     if settings.max_examples is not None:
         _, train = _cut(train, settings.max_examples, seed, "max_examples")
+    if settings.validation:
+        train, validation = _cut(train, max(1, round(settings.validation * len(train))), seed, "validation")
+        test = validation if settings.evaluate_on == "validation" else test
+        if not len(train):
+            raise InputError(f"data.validation: {settings.name} has too few examples to hold out a validation split")
     proxy_source = f"{len(proxy)} examples: {proxy_source}" if len(proxy) else "none"
     return Corpus(train, test, proxy, public, reader.labels, proxy_source, public_source)
 

@@ -106,6 +106,12 @@ def classification_metrics(loss: float, predictions: Sequence[int], references: 
     }
 
 
+def class_recall(predictions: Sequence[int], references: Sequence[int]) -> dict[int, float]:
+    """The part of each class that was recognised, for the classes that occur in `references`."""
+    said, true = np.asarray(predictions), np.asarray(references)
+    return {int(label): float((said[true == label] == label).mean()) for label in np.unique(true)}
+
+
 def length_limit(base: BaseModel, max_length: int) -> int:
     """`max_length`, or what the model's positions and its tokenizer allow if that is less. In tokens."""
     positions = getattr(base.net.config, "max_position_embeddings", None)

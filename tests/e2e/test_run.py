@@ -427,6 +427,8 @@ def test_a_language_model_learns_from_instructions(hellora: Command, llama_run: 
     assert hellora(*llama_run, "--out", tmp_path / "out").status == 0
     summary = summary_of(tmp_path / "out")
     assert summary["final"].keys() == {"loss", "perplexity", "rouge_l"}
+    assert [group["metrics"]["loss"] for group in summary["groups"]] == [summary["final"]["loss"]] * 3
+    assert (summary["clients"], summary["worst_client"]) == ({}, None)
     assert summary["final"]["loss"] < summary["initial"]["loss"]
 
 

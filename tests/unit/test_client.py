@@ -166,7 +166,7 @@ def test_the_reported_loss_is_the_mean_over_examples(base: BaseModel) -> None:
     rows = bases.texts(5)
     task = bases.task_of(base, [3], lr=1e-12)
     reported = train_client(task, base, KIND, rows).metrics["loss"]
-    assert reported == pytest.approx(evaluate(task.adapter, base, KIND, rows, 5)["loss"], abs=1e-5)
+    assert reported == pytest.approx(evaluate(task.adapter, base, KIND, rows, 5).metrics["loss"], abs=1e-5)
 
 
 def gradients(base: BaseModel, task: ClientTask, rows: Any) -> tuple[dict[str, Tensor], Scores]:
@@ -386,11 +386,17 @@ def test_evaluate_is_the_unbatched_loop(batch_size: int, tiny_bert: Path) -> Non
             logits = adapter.head["weight"] @ net(**ids).last_hidden_state[0].mean(0) + adapter.head["bias"]
             losses.append(-float(logits.log_softmax(0)[row["label"]]))
             hits.append(int(logits.argmax()) == row["label"])
-    metrics = evaluate(adapter, base, KIND, rows, batch_size)
+    evaluation = evaluate(adapter, base, KIND, rows, batch_size)
+    metrics = evaluation.metrics
     assert metrics["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
     assert metrics["accuracy"] == pytest.approx(np.mean(hits))
     assert 0 < metrics["accuracy"] < 1
     assert metrics.keys() == {"loss", "accuracy", "macro_f1", "micro_f1"}
+    for label, recall in evaluation.recall.items():
+        assert recall == pytest.approx(
+            np.mean([hit for hit, row in zip(hits, rows, strict=True) if row["label"] == label])
+        )
+    assert len(evaluation.recall) == 3
 
 
 def test_evaluation_of_a_language_model_is_by_token(tiny_llama: Path) -> None:
@@ -406,7 +412,9 @@ def test_evaluation_of_a_language_model_is_by_token(tiny_llama: Path) -> None:
             count = sum(label != -100 for label in example["labels"])
             total += count * float(net(**kind.collate(base, [example])).loss)
             tokens += count
-    metrics = evaluate(bases.acting_adapter(base), base, kind, rows, 2)
+    evaluation = evaluate(bases.acting_adapter(base), base, kind, rows, 2)
+    metrics = evaluation.metrics
+    assert evaluation.recall == {}
     assert metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
     assert metrics["perplexity"] == pytest.approx(np.exp(total / tokens), rel=1e-4)
     assert 0 <= metrics["rouge_l"] <= 1

@@ -345,8 +345,8 @@ def test_the_ensemble_is_the_mean_of_the_logits(steady: BaseModel) -> None:
     batch = TEXTS.collate(steady, TEXTS.encode(steady, rows).examples)
     z = sum(said(p, steady, batch) for p in prototypes) / 3
     labels = np.array(rows["label"])
-    found = evaluate_ensemble(prototypes, steady, TEXTS, rows, 7)
+    found = evaluate_ensemble(prototypes, steady, TEXTS, rows, 7).metrics
     assert found["accuracy"] == pytest.approx((z.argmax(-1) == labels).mean())
     assert found["loss"] == pytest.approx(-np.log(softmax(z))[np.arange(30), labels].mean(), rel=1e-5)
-    alone = evaluate_ensemble(prototypes[:1], steady, TEXTS, rows, 7)
-    assert alone == pytest.approx(evaluate(prototypes[0], steady, TEXTS, rows, 7), rel=1e-5)
+    alone = evaluate_ensemble(prototypes[:1], steady, TEXTS, rows, 7).metrics
+    assert alone == pytest.approx(evaluate(prototypes[0], steady, TEXTS, rows, 7).metrics, rel=1e-5)

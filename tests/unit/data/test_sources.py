@@ -157,6 +157,21 @@ def test_max_examples_are_drawn_from_the_training_split_by_seed(folder: Path) ->
     assert corpora[0].labels == ("0", "1", "2")
 
 
+def test_a_validation_split_is_cut_from_the_training_split(folder: Path) -> None:
+    plain, test, tuning = (
+        load_corpus(DataSettings(name=str(folder), **settings), "text", seed=0)  # type: ignore[arg-type]
+        for settings in ({}, {"validation": 0.25}, {"validation": 0.25, "evaluate_on": "validation"})
+    )
+    assert [len(texts) for texts in contents(tuning)] == [45, 15, 4]
+    assert set(contents(tuning)[0] + contents(tuning)[1]) == set(contents(plain)[0])
+    assert contents(test) == [contents(tuning)[0], *contents(plain)[1:]]  # the same to train on, and the test split
+    assert contents(tuning)[2] == contents(plain)[2]
+    few = DataSettings(name=str(folder), max_examples=8, validation=0.5)
+    assert len(load_corpus(few, "text", seed=0).train) == 4
+    with pytest.raises(InputError, match=r"data\.validation: .* too few examples to hold out a validation split"):
+        load_corpus(DataSettings(name=str(folder), max_examples=1, validation=0.5), "text", seed=0)
+
+
 def test_a_named_test_split_must_be_there(folder: Path) -> None:
     with pytest.raises(InputError, match=r"data\.test_split: .* has no split 'held_out' \(it has train\): name one"):
         load_corpus(DataSettings(name=str(folder), test_split="held_out"), "text", seed=0)
@@ -369,6 +384,9 @@ def test_one_example_is_too_few(tmp_path: Path) -> None:
         ({"proxy_examples": -1}, "proxy_examples must not be negative"),
         ({"max_examples": 0}, "max_examples must be at least 1, not 0"),
         ({"clients": 0}, "clients must be at least 1, not 0"),
+        ({"validation": 1.0}, "validation must be 0 or a part below 1, not 1.0"),
+        ({"validation": -0.1}, "validation must be 0 or a part below 1, not -0.1"),
+        ({"evaluate_on": "validation"}, "needs a validation split: set validation"),
         ({"test_split": "train"}, "train_split and test_split must differ, both are 'train'"),
         ({"proxy": "train"}, "proxy must not be the clients' training data, 'train'"),
         ({"proxy": "stdlib_docs"}, "proxy must not be the clients' training data, 'stdlib_docs'"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from factories import state_bits
+from factories import bits, state_bits
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import BertModel
@@ -113,6 +113,15 @@ def test_resuming_is_bit_identical(
     assert state_bits(final_state(out)) == state_bits(final_state(undisturbed))
     assert summary_of(out)["prototypes"] == summary_of(undisturbed)["prototypes"]
     assert summary_of(out)["ensemble"] == summary_of(undisturbed)["ensemble"]
+
+
+def test_a_frozen_head_is_the_same_in_every_prototype(hellora: Command, helora: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert hellora(*helora, "--out", out, "--set", "method.head=frozen", "--set", "rounds=1").status == 0
+    adapter = final_state(out).adapter
+    first = prepare(read_experiment(str(out / "experiment.toml"))).initial_state().adapter
+    for prototype in (adapter, *adapter.prototypes.values()):
+        assert bits(prototype.head) == bits(first.head)
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,20 @@ def test_rank_budgets_are_obeyed_and_the_adapter_loads(
 def test_every_aggregator_serves_unequal_ranks_and_layers(
     hellora: Command, small: Path, tmp_path: Path, tiny_bert: Path, aggregator: str
 ) -> None:
-    out = tmp_path / "out"
-    run(hellora, small, out, f"method.aggregator={aggregator}", "fleet.ranks=[2, 4, 3]", "method.dispatcher=truncate")
+    out, settings = tmp_path / "out", [f"method.aggregator={aggregator}", "method.dispatcher=truncate"]
+    if aggregator == "mutual_distillation":
+        settings = [f"method.aggregator={aggregator}", "method.dispatcher=prototype", f"data.public={public_texts(tmp_path)}"]
+    if aggregator == "fed_svd":
+        settings.append("method.trains=B")
+    run(hellora, small, out, "fleet.ranks=[2, 4, 3]", *settings)
     assert_peft_loads(out, tiny_bert)
+
+
+def public_texts(folder: Path) -> Path:
+    rows = [{"text": f"the {a} near a {b}"} for a in TOPICS["sea"] for b in TOPICS["sky"]]
+    path = folder / "public.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def test_fedra_sends_and_trains_some_blocks_only(

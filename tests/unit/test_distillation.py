@@ -1,5 +1,6 @@
 """Mutual distillation on a tiny BERT and a tiny Llama, against formulas by hand."""
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.algebra import prototype_of, prototypes_of
-from hellora.client import evaluate
+from hellora.client import evaluate, seeded
 from hellora.data.sources import UNLABELLED
 from hellora.distillation import (
     Distillation,
@@ -168,6 +169,22 @@ def test_students_train_with_dropout_that_the_seed_decides(shaky: BaseModel, tin
     assert bits(on_public(shaky).distil(adapter, [], seed=1).tensors()) == bits(with_dropout.tensors())
     without = on_public(bases.load(tiny_bert, rank=4, alpha=8.0)).distil(adapter, [], seed=1)
     assert bits(without.tensors()) != bits(with_dropout.tensors())
+
+
+def test_every_student_and_round_has_its_own_seed(shaky: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the generator of everybody else is as it was."""
+    seeds: list[int] = []
+
+    def recorded(seed: int, device: torch.device) -> AbstractContextManager[None]:
+        seeds.append(seed)
+        return seeded(seed, device)
+
+    monkeypatch.setattr("hellora.distillation.seeded", recorded)
+    before = torch.get_rng_state()
+    for seed in (1, 2):
+        on_public(shaky).distil(of_ranks(shaky, 1, 2), [], seed)
+    assert len(set(seeds)) == len(seeds) == 6
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_seed_decides_the_batches(steady: BaseModel) -> None:

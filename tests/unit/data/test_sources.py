@@ -54,7 +54,7 @@ def test_classes_are_sorted_values(tmp_path: Path, values: list[Any], names: tup
     assert sorted(everything["label"]) == sorted(names.index(str(value)) for value in values * 10)
 
 
-def hub(monkeypatch: pytest.MonkeyPatch, **labels: list[int]) -> None:
+def hub(monkeypatch: pytest.MonkeyPatch, **labels: list[int | None]) -> None:
     """A data set on the hub whose labels are a ClassLabel with names in their own order."""
     features = Features({"text": Value("string"), "label": ClassLabel(names=["zebra", "ape", "never"])})
     splits = {name: Dataset.from_dict({"text": ["t"] * len(v), "label": v}, features) for name, v in labels.items()}
@@ -223,10 +223,16 @@ def test_a_public_label_that_is_no_class_is_none(folder: Path) -> None:
 
 
 def test_named_classes_of_public_data_go_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(monkeypatch, train=[1, 0, 1], test=[0, 1], other=[2, 1, -1, 0])
+    hub(monkeypatch, train=[1, 0, 1], test=[0, 1], other=[2, 1, -1, None, 0])
     monkeypatch.setattr(datasets, "load_dataset", renamed(datasets.load_dataset))
     corpus = load_corpus(DataSettings(name="owner/corpus", public="other"), "text", seed=0)
-    assert corpus.public["label"][:] == [UNLABELLED, 1, UNLABELLED, 0]  # "never" occurs in no training example
+    assert corpus.public["label"][:] == [
+        UNLABELLED,
+        1,
+        UNLABELLED,
+        UNLABELLED,
+        0,
+    ]  # "never" occurs in no training example
 
 
 def renamed(load: Any) -> Any:

@@ -8,32 +8,28 @@ import torch
 from torch import Tensor
 
 from hellora.seeds import seed_for
-from hellora.types import Adapter, AdapterSpec, LoraPair, Mask
+from hellora.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
 
 
 def new_adapter(spec: AdapterSpec, head: Mapping[str, Tensor], seed: int) -> Adapter:
-    """The adapter before round 0: B = 0 and A uniform in ±1/√d_in, as PEFT starts it; the same on every machine.
+    """The adapter before round 0: B = 0 and A drawn, as PEFT starts it; the same on every machine."""
+    return Adapter({module.name: new_pair(module, spec, seed) for module in spec.modules}, dict(head))
 
-    A module's A depends on the seed and its name only, not on which other modules are adapted.
+
+def new_pair(module: ModuleSpec, spec: AdapterSpec, seed: int) -> LoraPair:
+    """A module's pair before training: B = 0 and A uniform in ±1/√d_in.
+
+    A depends on the seed and the module's name only, not on which other modules are adapted.
     """
-    pairs = {}
-    for module in spec.modules:
-        generator = torch.Generator().manual_seed(seed_for(seed, "lora_A", module.name))
-        bound = module.d_in**-0.5
-        A = torch.empty(spec.max_rank, module.d_in).uniform_(-bound, bound, generator=generator)
-        pairs[module.name] = LoraPair(A, torch.zeros(module.d_out, spec.max_rank), spec.scale)
-    return Adapter(pairs, dict(head))
+    generator = torch.Generator().manual_seed(seed_for(seed, "lora_A", module.name))
+    bound = module.d_in**-0.5
+    A = torch.empty(spec.max_rank, module.d_in).uniform_(-bound, bound, generator=generator)
+    return LoraPair(A, torch.zeros(module.d_out, spec.max_rank), spec.scale)
 
 
 def delta_weight(pair: LoraPair) -> Tensor:
     """ΔW = scale · B @ A as a dense (d_out, d_in) matrix."""
     return pair.scale * (pair.B @ pair.A)
-
-
-def delta_norm(pair: LoraPair) -> float:
-    """‖ΔW‖_F, as scale · √tr((BᵀB)(AAᵀ)): from two (rank, rank) matrices, never from ΔW itself."""
-    A, B = pair.A.double(), pair.B.double()
-    return pair.scale * float(((B.T @ B) * (A @ A.T)).sum().clamp(min=0).sqrt())
 
 
 def components(pair: LoraPair, index: Tensor) -> LoraPair:
@@ -112,3 +108,9 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     for tensor, weight in zip(tensors, weights, strict=True):
         total += weight * tensor.to(torch.float64)
     return (total / sum(weights)).to(tensors[0].dtype)
+
+
+def in_float64(adapter: Adapter) -> Adapter:
+    """The adapter with its pairs in float64, so that their mean is not rounded yet."""
+    pairs = {name: LoraPair(pair.A.double(), pair.B.double(), pair.scale) for name, pair in adapter.pairs.items()}
+    return replace(adapter, pairs=pairs)

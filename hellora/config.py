@@ -287,16 +287,21 @@ def contradictions(experiment: Experiment) -> None:
     if run.cohort > data.clients:
         raise InputError(f"cohort = {run.cohort} is more than data.clients = {data.clients}: lower cohort")
     check_prototypes(method, data.public)
-    steady = method.aggregator.keeps_components and method.dispatcher.keeps_components
-    if not method.dispatcher.keeps_components and method.aggregator.keeps_components:
+    aggregator = method.aggregator
+    if not method.dispatcher.keeps_components and aggregator.averages_components:
         raise InputError(
             "method.dispatcher sends other rank components than the bank's, and the aggregator averages by component: "
             "choose an aggregator of products, such as product_update"
         )
-    if not steady and method.server_step != ServerStep():
-        raise InputError("server.lr and server.momentum go by rank component, and this method factorises anew: remove")
-    if not steady and (method.trains != "both" or method.shares != "both"):
-        raise InputError("method.trains and method.shares need an aggregator that keeps rank components: remove them")
+    if not aggregator.keeps_components and method.server_step != ServerStep():
+        raise InputError(
+            "server.lr and server.momentum go by rank component, which this aggregator does not keep: remove"
+        )
+    if not aggregator.keeps_components and method.shares != "both":
+        raise InputError("method.shares needs an aggregator that keeps rank components: remove it")
+    if method.trains not in aggregator.trains:
+        allowed = " or ".join(map(repr, aggregator.trains))
+        raise InputError(f"method.trains = {method.trains!r}, but the aggregator needs {allowed}: change one of them")
     if method.shares != "both" and method.trains not in ("both", "alternate") and method.trains != method.shares:
         raise InputError(f"method.trains = {method.trains!r}, but only {method.shares!r} is shared: nothing would be")
     if not any(budget.capacity(1) for budget in experiment.fleet.budgets(data.clients, run.seed)):

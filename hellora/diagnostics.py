@@ -1,16 +1,12 @@
-"""Floor 2: what goes quietly wrong when unequal adapters are averaged, in numbers cheap enough for every round.
-
-Products of factors are measured without building them: ‖U V‖_F² = tr((Uᵀ U) (V Vᵀ)), and the singular values of U V are
-those of the small R_U R_Vᵀ, with U = Q_U R_U and Vᵀ = Q_V R_V.
-"""
+"""Floor 2: what goes quietly wrong when unequal adapters are averaged, in numbers cheap enough for every round."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hellora.aggregators.participant_mean import component_mean
+from hellora.low_rank import norm, stacked, thin_svd
 from hellora.protocols import Answers
 from hellora.types import Adapter, AdapterSpec, Allocation, LoraPair
 
@@ -35,16 +31,10 @@ def aggregation_error(answers: Answers, spec: AdapterSpec) -> float | None:
         blank = torch.zeros(spec.max_rank, 1, dtype=torch.float64)
         A = component_mean(blank.expand(-1, module.d_in), [(rows, pair.A, weight) for rows, pair, weight in parts])
         B = component_mean(blank.expand(-1, module.d_out), [(rows, pair.B.T, weight) for rows, pair, weight in parts])
-        U = [pair.B.double() * (pair.scale * weight / total) for _, pair, weight in parts]
-        V = [pair.A.double() for _, pair, _ in parts]
-        exact += squared_norm(torch.cat(U, 1), torch.cat(V))
-        error += squared_norm(torch.cat([*U, -spec.scale * B.T], 1), torch.cat([*V, A]))
+        products = [(weight / total, pair) for _, pair, weight in parts]
+        exact += norm(stacked(products)) ** 2
+        error += norm(stacked([*products, (-1.0, LoraPair(A, B.T, spec.scale))])) ** 2
     return (error / exact) ** 0.5 if exact > 0 else None
-
-
-def squared_norm(U: Tensor, V: Tensor) -> float:
-    """‖U V‖_F² of U (d_out, rank) and V (rank, d_in)."""
-    return max(0.0, float(((U.T @ U) * (V @ V.T)).sum()))
 
 
 def energy(adapter: Adapter, spec: AdapterSpec) -> list[float]:
@@ -55,27 +45,12 @@ def energy(adapter: Adapter, spec: AdapterSpec) -> list[float]:
     """
     leading, total = torch.zeros(spec.max_rank, dtype=torch.float64), 0.0
     for name, pair in adapter.pairs.items():
-        squares = singular_values(with_residual(name, pair, adapter)).square()
+        residual = [adapter.residual[name]] if name in adapter.residual else []
+        squares = thin_svd([(1.0, part) for part in (pair, *residual)]).S.square()
         total += float(squares.sum())
         leading[: len(squares)] += squares[: spec.max_rank]
     shares: list[float] = (leading / total).tolist() if total > 0 else leading.tolist()
     return shares
-
-
-def with_residual(name: str, pair: LoraPair, adapter: Adapter) -> LoraPair:
-    """The pair with the module's residual behind it, as one pair of scale 1."""
-    A, B = pair.A.double(), pair.scale * pair.B.double()
-    if name in adapter.residual:
-        rest = adapter.residual[name]
-        A, B = torch.cat([A, rest.A.double()]), torch.cat([B, rest.scale * rest.B.double()], 1)
-    return LoraPair(A, B, 1.0)
-
-
-def singular_values(pair: LoraPair) -> Tensor:
-    """Of s B A, descending, float64; as many as the smallest of rank, d_out and d_in."""
-    R_B, R_A = torch.linalg.qr(pair.B.double()).R, torch.linalg.qr(pair.A.double().T).R
-    values: Tensor = pair.scale * torch.linalg.svdvals(R_B @ R_A.T)
-    return values
 
 
 def idle_rounds(allocation: Allocation, updated: Sequence[int], before: Sequence[int] | None) -> list[int]:

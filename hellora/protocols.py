@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -108,8 +108,15 @@ class Aggregator(ABC):
 
     keeps_components: ClassVar[bool] = True
     """True: a rank component stays itself from round to round, and one that nobody trained is bit-identical. False: the
-    bank is factorised anew (SVD), so that nothing may be remembered by component; a layer that nobody trained is
-    bit-identical all the same."""
+    bank is factorised anew (SVD), or hands a part to the residual, so that nothing may be remembered by component; a
+    layer that nobody trained is bit-identical all the same."""
+
+    averages_components: ClassVar[bool] = True
+    """True: components are averaged one by one, so that the dispatcher must send the bank's own. False: only the
+    products B A of clients count, whatever their components are."""
+
+    trains: ClassVar[tuple[Trains, ...]] = get_args(Trains)
+    """What `method.trains` may be."""
 
     distils: ClassVar[bool] = False
     """True: it keeps a prototype for every rank, and what it returns is to be distilled on public data."""

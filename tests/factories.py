@@ -10,9 +10,11 @@ from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hellora.algebra import trained_part
 from hellora.protocols import Backend, RoundView, Scores
@@ -108,6 +110,28 @@ def update_of(task: ClientTask, values: Adapter, spec: AdapterSpec, num_examples
     """The update that carries `values` where the task trains."""
     adapter = replace(trained_part(values, task.trained, spec), head=values.head)
     return ClientUpdate(task.round, task.client, num_examples, adapter)
+
+
+def effective(adapter: Adapter) -> dict[str, npt.NDArray[np.float64]]:
+    """What each module adds to its weight, pair and residual together: dense (d_out, d_in), in float64."""
+    dense = {}
+    for name, pair in adapter.pairs.items():
+        acting = [pair, adapter.residual[name]] if name in adapter.residual else [pair]
+        dense[name] = np.sum([p.scale * p.B.double().numpy() @ p.A.double().numpy() for p in acting], axis=0)
+    return dense
+
+
+class LargestTensor(TorchDispatchMode):
+    """While entered, notes the largest number of elements that an operation of torch returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
 
 
 def bits(tensors: Mapping[Any, Tensor]) -> dict[Any, tuple[torch.dtype, torch.Size, bytes]]:

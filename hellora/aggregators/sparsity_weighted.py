@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from hellora.aggregators.context_pad import padded_mean
 from hellora.aggregators.participant_mean import trained_pairs
-from hellora.algebra import delta_norm, mean_head
+from hellora.algebra import mean_head
+from hellora.low_rank import norm
 from hellora.protocols import Aggregator, Answers
 from hellora.types import Adapter, AdapterSpec
 
@@ -26,7 +27,7 @@ class SparsityWeighted(Aggregator):
         pairs = {}
         for module in spec.modules:
             found = trained_pairs(by_id, module)
-            norms = [delta_norm(pair) for _, _, pair in found]
+            norms = [norm(pair) for _, _, pair in found]
             weights = norms if any(norms) else [1.0] * len(norms)
             parts = [(rows, pair, weight) for (_, rows, pair), weight in zip(found, weights, strict=True)]
             pairs[module.name] = padded_mean(adapter.pairs[module.name], parts, "zero", gamma=1.0)

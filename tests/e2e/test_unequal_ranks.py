@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import TOPICS
 from transformers import AutoModel
 
 from hellora import registry
@@ -70,7 +71,11 @@ def test_every_aggregator_serves_unequal_ranks_and_layers(
 ) -> None:
     out, settings = tmp_path / "out", [f"method.aggregator={aggregator}", "method.dispatcher=truncate"]
     if aggregator == "mutual_distillation":
-        settings = [f"method.aggregator={aggregator}", "method.dispatcher=prototype", f"data.public={public_texts(tmp_path)}"]
+        settings = [
+            f"method.aggregator={aggregator}",
+            "method.dispatcher=prototype",
+            f"data.public={public_texts(tmp_path)}",
+        ]
     if aggregator == "fed_svd":
         settings.append("method.trains=B")
     run(hellora, small, out, "fleet.ranks=[2, 4, 3]", *settings)

@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from factories import (
+    LargestTensor,
     assert_is_a_strategy_file,
     bits,
+    effective,
     random_adapter,
     strategies,
     task_for,
@@ -17,22 +19,36 @@ from factories import (
 )
 
 import hellora.aggregators
+from hellora.aggregators.refine import Refine
 from hellora.aggregators.sparsity_weighted import SparsityWeighted
 from hellora.protocols import Aggregator, Answers
-from hellora.types import Adapter, LoraPair, Mask
+from hellora.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
 
 SPEC = tiny_spec()
 FULL = np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool)
 GLOBAL = random_adapter(SPEC, seed=1000)
 AGGREGATORS = list(variants(hellora.aggregators, Aggregator))
-BY_EXAMPLES = [a for a in AGGREGATORS if not isinstance(a, SparsityWeighted)]  # that one weighs by what clients hold
+# SparsityWeighted weighs by what clients hold; Refine lies between a mean of factors and one of products.
+BY_EXAMPLES = [a for a in AGGREGATORS if not isinstance(a, SparsityWeighted | Refine)]
 every_aggregator = pytest.mark.parametrize("aggregator", AGGREGATORS, ids=repr)
 
 
-def answers_with(rows: Sequence[Mask], examples: Sequence[int]) -> Answers:
+def values_of(aggregator: Aggregator, client: int) -> Adapter:
+    """A client's random values, as they may come back to this aggregator: where only B trains, A is the server's."""
+    return as_it_trains(aggregator, random_adapter(SPEC, client))
+
+
+def as_it_trains(aggregator: Aggregator, adapter: Adapter) -> Adapter:
+    if "both" in aggregator.trains:
+        return adapter
+    assert aggregator.trains == ("B",)
+    return replace(adapter, pairs={name: replace(pair, A=GLOBAL.pairs[name].A) for name, pair in adapter.pairs.items()})
+
+
+def answers_with(aggregator: Aggregator, rows: Sequence[Mask], examples: Sequence[int]) -> Answers:
     """One answer per row, from clients 0, 1, …, each with its own random values."""
     tasks = [task_for(client, GLOBAL, row) for client, row in enumerate(rows)]
-    return [(t, update_of(t, random_adapter(SPEC, t.client), SPEC, n)) for t, n in zip(tasks, examples, strict=True)]
+    return [(t, update_of(t, values_of(aggregator, t.client), SPEC, n)) for t, n in zip(tasks, examples, strict=True)]
 
 
 def random_rows(seed: int, count: int) -> list[Mask]:
@@ -48,11 +64,11 @@ def scaled(adapter: Adapter, factor: float) -> Adapter:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_order_of_updates_is_irrelevant(aggregator: Aggregator, seed: int) -> None:
     """Clients 0 and 1 are huge and cancel each other, so in float64 the order of the terms decides what is left."""
-    answers = list(answers_with([FULL, FULL, *random_rows(seed, 4)], examples=[9, 9, 41, 7, 100, 13]))
+    answers = list(answers_with(aggregator, [FULL, FULL, *random_rows(seed, 4)], examples=[9, 9, 41, 7, 100, 13]))
     huge = random_adapter(SPEC, 0)
     for client, factor in ((0, 2.0**90), (1, -(2.0**90))):
         task, update = answers[client]
-        answers[client] = (task, replace(update, adapter=scaled(huge, factor)))
+        answers[client] = (task, replace(update, adapter=as_it_trains(aggregator, scaled(huge, factor))))
     expected = bits(aggregator.aggregate(GLOBAL, answers, SPEC, 0).tensors())
     for order in (range(5, -1, -1), np.random.default_rng(seed).permutation(6)):
         assert bits(aggregator.aggregate(GLOBAL, [answers[i] for i in order], SPEC, 0).tensors()) == expected
@@ -61,23 +77,32 @@ def test_the_order_of_updates_is_irrelevant(aggregator: Aggregator, seed: int) -
 @every_aggregator
 @pytest.mark.parametrize("examples", [1, 3, 49, 12_345])
 def test_one_full_client_gives_its_adapter_back(aggregator: Aggregator, examples: int) -> None:
-    answers = answers_with([FULL], [examples])
-    assert bits(aggregator.aggregate(GLOBAL, answers, SPEC, 0).tensors()) == bits(random_adapter(SPEC, 0).tensors())
+    """Bit by bit; where the bank is made anew, in what it does."""
+    sent = values_of(aggregator, 0)
+    got = aggregator.aggregate(GLOBAL, answers_with(aggregator, [FULL], [examples]), SPEC, 0)
+    if aggregator.keeps_components:
+        assert bits(got.tensors()) == bits(sent.tensors())
+    assert bits(got.head) == bits(sent.head)
+    for name, expected in effective(sent).items():
+        assert np.linalg.norm(effective(got)[name] - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
 @every_aggregator
 def test_what_nobody_trained_is_bit_identical(aggregator: Aggregator) -> None:
+    """A layer always; a rank component where components stay themselves."""
     rows = random_rows(seed=7, count=3)
     for row in rows:
         row[1] = False  # a layer
         row[2, 3] = False  # a rank component
-    result = aggregator.aggregate(GLOBAL, answers_with(rows, [3, 5, 7]), SPEC, 0)
+    result = aggregator.aggregate(GLOBAL, answers_with(aggregator, rows, [3, 5, 7]), SPEC, 0)
     for module in SPEC.modules:
         old, new = GLOBAL.pairs[module.name], result.pairs[module.name]
         untouched = ~np.logical_or.reduce(rows)[module.layer]
-        assert bits({0: new.A[untouched], 1: new.B[:, untouched]}) == bits(
-            {0: old.A[untouched], 1: old.B[:, untouched]}
-        )
+        if aggregator.keeps_components or untouched.all():
+            assert bits({0: new.A[untouched], 1: new.B[:, untouched]}) == bits(
+                {0: old.A[untouched], 1: old.B[:, untouched]}
+            )
+    assert not any(SPEC.layer_of[name] == 1 for name in result.residual)
 
 
 @every_aggregator
@@ -87,7 +112,7 @@ def test_without_answers_nothing_changes(aggregator: Aggregator) -> None:
 
 @every_aggregator
 def test_inputs_are_not_mutated(aggregator: Aggregator) -> None:
-    answers = answers_with(random_rows(seed=3, count=3), [3, 5, 7])
+    answers = answers_with(aggregator, random_rows(seed=3, count=3), [3, 5, 7])
     inputs = [GLOBAL.tensors(), *(update.adapter.tensors() for _, update in answers)]
     rows = [task.trained.copy() for task, _ in answers]
     before = [bits(tensors) for tensors in inputs]
@@ -98,19 +123,42 @@ def test_inputs_are_not_mutated(aggregator: Aggregator) -> None:
 
 @pytest.mark.parametrize("aggregator", BY_EXAMPLES, ids=repr)
 def test_equal_ranks_and_weights_reduce_to_fedavg(aggregator: Aggregator) -> None:
-    answers = answers_with([FULL] * 4, [9] * 4)
-    result = aggregator.aggregate(GLOBAL, answers, SPEC, 0).tensors()
-    for name, got in result.items():
-        mean = np.mean([random_adapter(SPEC, client).tensors()[name].double().numpy() for client in range(4)], axis=0)
+    """To the mean of every factor, or of every product as well as the bank's rank can hold it.
+
+    Refine claims neither: it lies between the two.
+    """
+    result = aggregator.aggregate(GLOBAL, answers_with(aggregator, [FULL] * 4, [9] * 4), SPEC, 0)
+    clients = [values_of(aggregator, client) for client in range(4)]
+    tensors = result.tensors() if aggregator.keeps_components else {f"head.{n}": t for n, t in result.head.items()}
+    for name, got in tensors.items():
+        mean = np.mean([client.tensors()[name].double().numpy() for client in clients], axis=0)
         np.testing.assert_allclose(got.numpy(), mean, rtol=1e-6, atol=1e-7)
+    if not aggregator.keeps_components:
+        for name, got_product in effective(result).items():
+            mean = np.mean([effective(client)[name] for client in clients], axis=0)
+            unavoidable = np.linalg.norm(np.linalg.svd(mean, compute_uv=False)[SPEC.max_rank :])
+            assert np.linalg.norm(got_product - mean) <= unavoidable + 1e-5 * np.linalg.norm(mean)
 
 
 @every_aggregator
 def test_results_are_contiguous_as_a_checkpoint_would_load_them(aggregator: Aggregator) -> None:
     pairs = {name: replace(pair, B=pair.B.T.contiguous().T) for name, pair in GLOBAL.pairs.items()}
     strided = replace(GLOBAL, pairs=pairs)
-    result = aggregator.aggregate(strided, answers_with(random_rows(seed=3, count=3), [3, 5, 7]), SPEC, 0)
+    answers = answers_with(aggregator, random_rows(seed=3, count=3), [3, 5, 7])
+    result = aggregator.aggregate(strided, answers, SPEC, 0)
     assert all(tensor.is_contiguous() for tensor in result.tensors().values())
+
+
+@every_aggregator
+def test_no_dense_matrix_is_ever_built(aggregator: Aggregator) -> None:
+    """No tensor reaches d_out × d_in, with three clients of rank 2 in a module of 60 × 50."""
+    spec = AdapterSpec((ModuleSpec("m", 0, d_in=50, d_out=60),), ("layer",), max_rank=2, scale=2.0)
+    bank = random_adapter(spec, 0)
+    tasks = [task_for(client, bank, np.ones((1, 2), dtype=bool)) for client in range(3)]
+    answers = [(task, update_of(task, random_adapter(spec, 1 + task.client), spec)) for task in tasks]
+    with LargestTensor() as largest:
+        aggregator.aggregate(bank, answers, spec, 0)
+    assert 2 * 50 <= largest.elements < 50 * 60
 
 
 def test_one_documented_frozen_dataclass_per_module() -> None:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from factories import assert_is_a_strategy_file, bits, random_adapter, strategies, tiny_spec, variants
+from factories import LargestTensor, assert_is_a_strategy_file, bits, random_adapter, strategies, tiny_spec, variants
 
 import hellora.dispatchers
 from hellora.protocols import Dispatcher
+from hellora.types import AdapterSpec, ModuleSpec
 
 SPEC = tiny_spec()
 every_dispatcher = pytest.mark.parametrize("dispatcher", list(variants(hellora.dispatchers, Dispatcher)), ids=repr)
@@ -24,6 +25,15 @@ def test_inputs_are_not_mutated(dispatcher: Dispatcher) -> None:
     row = np.random.default_rng(0).random((SPEC.num_layers, SPEC.max_rank)) < 0.5
     dispatcher.dispatch(adapter, row, SPEC)
     assert bits(adapter.tensors()) == bits(random_adapter(SPEC, 0).tensors())
+
+
+@every_dispatcher
+def test_no_dense_matrix_is_ever_built(dispatcher: Dispatcher) -> None:
+    spec = AdapterSpec((ModuleSpec("m", 0, d_in=50, d_out=60),), ("layer",), max_rank=4, scale=2.0)
+    adapter = random_adapter(spec, 0)
+    with LargestTensor() as largest:
+        dispatcher.dispatch(adapter, np.array([[True, True, False, False]]), spec)
+    assert largest.elements < 50 * 60
 
 
 def test_one_documented_frozen_dataclass_per_module() -> None:

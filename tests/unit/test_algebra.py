@@ -8,7 +8,6 @@ from factories import bits, random_adapter, tiny_spec
 
 from hellora.algebra import (
     components,
-    delta_norm,
     delta_weight,
     joined,
     new_adapter,
@@ -121,10 +120,3 @@ def test_prototypes_by_rank() -> None:
     assert not of_three.prototypes
     for name, pair in of_three.pairs.items():
         assert bits({0: pair.A, 1: pair.B}) == bits({0: bank.pairs[name].A[:3], 1: bank.pairs[name].B[:, :3]})
-
-
-def test_delta_norm_is_the_dense_norm() -> None:
-    for pair in random_adapter(SPEC, 3).pairs.values():
-        dense = pair.scale * pair.B.double().numpy() @ pair.A.double().numpy()
-        np.testing.assert_allclose(delta_norm(pair), np.linalg.norm(dense), rtol=1e-12)
-    assert delta_norm(LoraPair(torch.ones(2, 3), torch.zeros(4, 2), 2.0)) == 0.0

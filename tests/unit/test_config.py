@@ -332,12 +332,39 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({**PUBLIC, "method": {**HELORA_KD, "trains": "B"}}, "do not go with an aggregator that distils"),
         ({**PUBLIC, "method": {**HELORA_KD, "shares": "A"}}, "do not go with an aggregator that distils"),
         ({**PUBLIC, "method": {**HELORA_KD, "head": "local"}}, "do not go with an aggregator that distils"),
+        ({"method": {"dispatcher": "svd"}}, "choose an aggregator of products, such as product_update"),
+        (
+            {"method": {"dispatcher": "svd", "aggregator": "fed_svd", "trains": "B"}},
+            "choose an aggregator of products, such as product_update",
+        ),
+        ({"method": {"aggregator": "product_svd"}, "server": {"lr": 0.5}}, "server.lr and server.momentum go by rank"),
+        ({"method": {"aggregator": "residual"}, "server": {"momentum": 0.5}}, "server.lr and server.momentum go by"),
+        ({"method": {"aggregator": "stack", "shares": "A"}}, "method.shares needs an aggregator that keeps rank"),
+        ({"method": {"aggregator": "fed_svd"}}, "method.trains = 'both', but the aggregator needs 'B'"),
+        (
+            {"method": {"aggregator": "stack", "trains": "alternate"}},
+            "method.trains = 'alternate', but the aggregator needs 'both' or 'B'",
+        ),
     ],
 )
 def test_settings_that_cannot_work_together_are_refused(table: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError) as refusal:
         check("bad", table)
     assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"aggregator": "fed_svd", "trains": "B", "dispatcher": "truncate", "period": 5},
+        {"aggregator": "product_update", "trains": "alternate", "dispatcher": "svd", "eta": 0.5},
+        {"aggregator": "stack", "trains": "B", "dispatcher": "svd", "energy": 0.9, "residual_rank": 64},
+        {"aggregator": "residual", "trains": "A"},
+        {"aggregator": "refine", "trains": "alternate", "ridge": 1.0},
+    ],
+)
+def test_factors_train_one_at_a_time_wherever_that_is_sound(method: dict[str, Any]) -> None:
+    assert check("good", {"method": method}).method.trains == method.get("trains")
 
 
 @pytest.mark.parametrize("scores", ["clients", None])

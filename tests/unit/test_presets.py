@@ -11,11 +11,12 @@ import torch
 from transformers import BertConfig, DistilBertConfig, LlamaConfig, PretrainedConfig, ViTConfig
 
 from hellora.allocators.fed_hello import FedHello
-from hellora.config import Experiment, presets, read_experiment
+from hellora.config import Experiment, own_table, presets, read_experiment
 from hellora.experiment import plan
 from hellora.model import resolve_name
 from hellora.resident import BaseModel
 from hellora.tasks import Task
+from hellora.types import Budget
 
 LLAMA_1B = {
     "hidden_size": 2048,
@@ -46,8 +47,37 @@ def read_offline(name: str, folder: Path, **settings: Any) -> Experiment:
     return read_experiment(name, {"model.name": str(folder), **settings})
 
 
-def test_every_preset_is_covered() -> None:
-    assert sorted(ARCHITECTURES) == presets()
+METHODS = sorted(set(presets()) - set(ARCHITECTURES))
+
+
+def test_every_preset_is_a_papers_experiment_or_a_method_on_the_quickstart() -> None:
+    assert set(ARCHITECTURES) <= set(presets())
+    assert all(own_table(name)["base"] == "quickstart" for name in METHODS)
+    assert len(METHODS) > 20
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_preset_of_a_method_is_planned_from_a_config_alone(name: str, tmp_path: Path) -> None:
+    """Thirds of the clients can train a third, two thirds or all: of the layers, or of the rank in every layer."""
+    (tmp_path / "config.json").write_text(json.dumps(BertConfig(**MINILM).to_dict()))
+    experiment = read_experiment(name, {"model.name": str(tmp_path)})
+    federation, allocation = plan(experiment, 3)
+    assert len(allocation.clients) == experiment.run.cohort
+    for client, ranks in zip(allocation.clients, allocation.ranks, strict=True):
+        budget = federation.fleet[client].budget
+        assert np.count_nonzero(ranks) == budget.capacity(6)
+        assert ranks.max() == (budget.rank or experiment.model.rank)
+    budgets = {profile.budget for profile in federation.fleet}
+    if name == "fedit":
+        assert budgets == {Budget()}
+    else:
+        assert budgets in ({Budget(layers=c) for c in (2, 4, 6)}, {Budget(rank=r) for r in (4, 8, 12)})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_preset_names_nothing_but_what_its_method_is(name: str) -> None:
+    assert set(own_table(name)) <= {"base", "model", "fleet", "method", "train", "data"}
+    assert set(own_table(name).get("model", {})) == {"rank"}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -9,6 +9,7 @@ table.csv   table.json   table.md                 the result
 import json
 import re
 import time
+import tomllib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,6 +111,10 @@ def begin(comparison: Comparison, out: Path, resume: bool) -> None:
     empty = not out.exists() or (out.is_dir() and all(file.suffix == ".draft" for file in out.iterdir()))
     if not record.is_file() and not empty:
         raise InputError(f"{out} exists and is not a comparison of hellora: choose another --out")
+    if record.is_file() and any((out / "cells").glob("*/*/*")):
+        before = tomllib.loads(record.read_text())
+        if before.get("tune") != tomllib.loads(comparison.to_toml()).get("tune"):
+            raise InputError(f"{out} has runs with values from another [tune]: choose another --out")
     known = [(cell_folder(out, cell), comparison.of(cell, {})) for cell in comparison.cells if not comparison.tune]
     known += [
         (tuning_folder(out, cell, point), comparison.of(cell, point, "validation"))

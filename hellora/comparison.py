@@ -109,11 +109,12 @@ class Comparison:
         """
         method, setting = settings_of(self.methods[cell.method]), settings_of(self.settings[cell.setting])
         preset = method.pop("preset", None)
-        last = {**point, "seed": cell.seed}
+        ours: Table = {"seed": cell.seed}
         if self.tune:
-            last |= {"data.validation": self.tune.validation, "data.evaluate_on": evaluate_on}
+            ours |= {"data.validation": self.tune.validation, "data.evaluate_on": evaluate_on}
+        last = {**point, **ours}
         try:
-            twice = [key for key, count in Counter([*method, *setting, *last]).items() if count > 1]
+            twice = [key for key, count in Counter([*method, *setting, *point, *ours]).items() if count > 1]
             if twice:
                 raise InputError(f"{twice[0]} is set more than once (by the method, the setting, [tune] or the seeds)")
             table = self.experiment
@@ -143,7 +144,13 @@ def parts_of(preset: Any) -> Table:
         return {}
     if not isinstance(preset, str):
         raise InputError(f"preset must be the name of a preset or file, not {preset!r}")
-    return settings_of({name: part for name, part in own_table(preset).items() if name in CARRIED})
+    chain = [own_table(preset)]
+    while isinstance(base := chain[-1].get("base"), str) and "base" in (below := own_table(base)):
+        chain.append(below)  # a preset on another method's preset is that method too
+    table: Table = {}
+    for changes in reversed(chain):
+        table = override(table, settings_of({name: part for name, part in changes.items() if name in CARRIED}))
+    return settings_of(table)
 
 
 def read_comparison(source: str, changes: Mapping[str, Any]) -> Comparison:
@@ -187,6 +194,9 @@ def parse_named(option: str, texts: Sequence[str]) -> dict[str, Table]:
         pairs = [part.partition("=") for part in NEXT_SETTING.split(rest)] if rest.strip() else []
         if not equals or not all(key.strip() and sign for key, sign, _ in pairs):
             raise InputError(f"{option} {text!r}: write it as name=section.key=value,section.key=value")
+        keys = [key.strip() for key, _, _ in pairs]
+        if name.strip() in tables or len(set(keys)) < len(keys):
+            raise InputError(f"{option} {text!r}: {name.strip()} or a setting of it is given twice: leave one out")
         tables[name.strip()] = {key.strip(): parse_value(value.strip()) for key, _, value in pairs}
     return tables
 

@@ -91,10 +91,11 @@ def is_above(mine: Mapping[int, float], theirs: Mapping[int, float], lower_is_be
 def uplink_budgets(runs: Mapping[Cell, Run]) -> dict[Cell, int]:
     """For each run the least uplink that any method's whole run took in its setting with its seed, in bytes."""
     least: dict[tuple[str, int], int] = {}
-    for cell, run in runs.items():
+    alike = {cell: run for cell, run in runs.items() if run.summary["data"]["evaluated_on"] != CLIENTS_OWN}
+    for cell, run in (alike or runs).items():
         key, total = (cell.setting, cell.seed), run.summary["uplink_bytes"]
         least[key] = min(total, least.get(key, total))
-    return {cell: least[cell.setting, cell.seed] for cell in runs}
+    return {cell: least[cell.setting, cell.seed] for cell in runs if (cell.setting, cell.seed) in least}
 
 
 # ---------------------------------------------------------------------------------------------------- from runs to rows
@@ -135,7 +136,7 @@ def rows_of(
     tuned: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
 ) -> list[Row]:
     """A row per setting and method, in the order in which they first occur among the finished runs."""
-    found = {cell: numbers(run, budgets[cell] if budgets else None) for cell, run in runs.items()}
+    found = {cell: numbers(run, budgets.get(cell) if budgets else None) for cell, run in runs.items()}
     for cell, values in found.items():
         at_home = found.get(Cell(IID, cell.method, cell.seed))
         if cell.setting != IID and at_home and at_home.get("accuracy") and "accuracy" in values:
@@ -163,8 +164,10 @@ def marked(row: Row, rows: Sequence[Row], found: Mapping[Cell, Mapping[str, floa
     """The row with its marks: best of its setting, above random_layers. Only equal test data can be compared."""
     lower = row.metric in LOWER_IS_BETTER
     beside = [other for other in rows if (other.setting, other.evaluated_on) == (row.setting, row.evaluated_on)]
-    means = [other.values[row.metric].mean for other in beside]
-    best = len(beside) > 1 and row.values[row.metric].mean == (min if lower else max)(means)
+    whole = max(other.values[row.metric].n for other in beside)  # one that lacks seeds is not the best of all
+    means = [other.values[row.metric].mean for other in beside if other.values[row.metric].n == whole]
+    mine = row.values[row.metric]
+    best = len(beside) > 1 and mine.n == whole and mine.mean == (min if lower else max)(means)
     above = None
     if row.method != REFERENCE and any(other.method == REFERENCE for other in beside):
 

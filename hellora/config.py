@@ -14,6 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
@@ -299,11 +300,28 @@ def contradictions(experiment: Experiment) -> None:
         )
     if not aggregator.keeps_components and method.shares != "both":
         raise InputError("method.shares needs an aggregator that keeps rank components: remove it")
+    if method.shares not in aggregator.shares:
+        raise InputError(f"method.shares = {method.shares!r} does not go with this aggregator: remove it")
+    if aggregator.pads and method.dispatcher.sends_untrained:
+        raise InputError(
+            "this aggregator pads what a client lacks, so only what it trains may be sent: "
+            "set method.dispatcher = 'truncate'"
+        )
     if method.trains not in aggregator.trains:
         allowed = " or ".join(map(repr, aggregator.trains))
         raise InputError(f"method.trains = {method.trains!r}, but the aggregator needs {allowed}: change one of them")
     if method.shares != "both" and method.trains not in ("both", "alternate") and method.trains != method.shares:
         raise InputError(f"method.trains = {method.trains!r}, but only {method.shares!r} is shared: nothing would be")
+    largest = max((int(np.max(ranks)) for ranks in experiment.fleet.ranks), default=experiment.model.rank)
+    if largest > experiment.model.rank:
+        raise InputError(
+            f"fleet.ranks has {largest}, but model.rank = {experiment.model.rank}: set model.rank = {largest}"
+        )
+    if aggregator.distils and largest < experiment.model.rank:
+        raise InputError(
+            f"fleet.ranks ends at {largest}, so nobody would train the prototype of model.rank = "
+            f"{experiment.model.rank}: set model.rank = {largest}"
+        )
     if not any(budget.capacity(1) for budget in experiment.fleet.budgets(data.clients, run.seed)):
         raise InputError("fleet.shares leaves every client with 0 layers: give a group that can train a larger share")
     if method.allocator.needs_proxy and data.proxy_examples == 0:

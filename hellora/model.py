@@ -3,6 +3,7 @@ a trained adapter as PEFT does."""
 
 import hashlib
 import importlib.util
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -268,6 +269,9 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
+    written = json.loads((folder / "adapter_config.json").read_text())
+    written["target_modules"].sort()  # PEFT holds them in a set, whose order differs from process to process
+    (folder / "adapter_config.json").write_text(json.dumps(written, indent=2, sort_keys=True))
     tensors = {}
     for module, pair in pairs.items():
         tensors[f"base_model.model.{module}.lora_A.weight"] = pair.A.contiguous()

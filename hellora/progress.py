@@ -54,8 +54,10 @@ class TerminalProgress:
         spec, run, corpus = setup.base.spec, setup.federation, setup.corpus
         on = setup.experiment.data.evaluate_on
         capacities = sorted({p.budget.capacity(spec.num_layers) for p in run.fleet})
+        ranks = sorted({int(p.budget.ranks(spec.num_layers, spec.max_rank).max()) for p in run.fleet})
         self.console.print(
-            f"{len(run.fleet)} clients of capacity {'/'.join(map(str, capacities))} of {spec.num_layers} layers; "
+            f"{len(run.fleet)} clients of capacity {'/'.join(map(str, capacities))} of {spec.num_layers} layers, "
+            f"rank {'/'.join(map(str, ranks))}; "
             f"{len(corpus.train)} training, {len(corpus.test)} {on} examples; proxy data: {corpus.proxy_source}",
             highlight=False,
         )

@@ -93,6 +93,7 @@ class Dispatcher(ABC):
 
     bypasses: ClassVar[bool] = False  # True: the client leaves out the blocks in which it trains nothing
     keeps_components: ClassVar[bool] = True  # False: what it sends is not made of the bank's own rank components
+    sends_untrained: ClassVar[bool] = True  # False: a pair in which a client trains has only what it trains
     sends_prototypes: ClassVar[bool] = False  # True: a client of a smaller rank gets the prototype of its rank
 
     @abstractmethod
@@ -115,11 +116,20 @@ class Aggregator(ABC):
     """True: components are averaged one by one, so that the dispatcher must send the bank's own. False: only the
     products B A of clients count, whatever their components are."""
 
-    trains: ClassVar[tuple[Trains, ...]] = get_args(Trains)
-    """What `method.trains` may be."""
+    trains: ClassVar[tuple[Trains, ...]] = ("both", "B", "alternate")
+    """What `method.trains` may be. A alone never is: as long as B is 0, it has no gradient."""
+
+    shares: ClassVar[tuple[Factors, ...]] = get_args(Factors)
+    """What `method.shares` may be."""
+
+    pads: ClassVar[bool] = False
+    """True: a component of a trained module that a client did not train counts as padding, so it must not be sent."""
 
     distils: ClassVar[bool] = False
     """True: it keeps a prototype for every rank, and what it returns is to be distilled on public data."""
+
+    def check(self, spec: AdapterSpec) -> None:  # noqa: B027  most can serve any
+        """Raise InputError where this cannot serve adapters of such a shape."""
 
     @abstractmethod
     def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:

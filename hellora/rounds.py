@@ -52,6 +52,7 @@ class Federation:
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:
             raise InputError("rounds, cohort, min_clients and attempts must be at least 1")
+        self.method.aggregator.check(self.spec)
         if sorted({p.id for p in self.fleet}) != [p.id for p in self.fleet]:
             raise InputError("the fleet must be in the order of its ids, each id once")
         if not self.able:

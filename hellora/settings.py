@@ -43,7 +43,9 @@ class FleetSettings:
         if self.layers and not any(self.layers):
             raise ValueError("layers is 0 for every group, so no client can train: give at least one group more than 0")
         if self.layers and self.ranks and len(self.layers) != len(self.ranks):
-            raise ValueError(f"layers has {len(self.layers)} groups, ranks has {len(self.ranks)}: give one each")
+            raise ValueError(
+                f"layers has {len(self.layers)} groups, ranks has {len(self.ranks)}: give one each, or set one to []"
+            )
         if any(rank < 0 for ranks in self.ranks for rank in (ranks if isinstance(ranks, tuple) else (ranks,))):
             raise ValueError("ranks must not be negative")
         if self.ranks and not any(np.any(ranks) for ranks in self.ranks):

@@ -20,7 +20,7 @@ turn all padded components towards one direction.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ Padding = Literal["pad_a_only", "zero", "mean", "linear", "adjacent"]
 @dataclass(frozen=True)
 class ContextPad(Aggregator):
     """Clients of lower rank are padded with their own context and count less; higher ranks weigh more."""
+
+    pads: ClassVar[bool] = True
 
     padding: Padding = "pad_a_only"
     kappa: float = 1.0  # κ: a client's weight grows with the κ-th power of its rank in the module

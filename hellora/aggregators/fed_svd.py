@@ -16,6 +16,7 @@ from torch import Tensor
 from hellora.aggregators.participant_mean import Weighting
 from hellora.algebra import new_pair
 from hellora.contributions import Contribution, aggregated_head, check_weighting, contributions
+from hellora.errors import InputError
 from hellora.low_rank import ThinSVD, thin_svd
 from hellora.protocols import Aggregator, Answers, Trains
 from hellora.types import Adapter, AdapterSpec, LoraPair
@@ -38,6 +39,14 @@ class FedSvd(Aggregator):
         check_weighting(self.weighting)
         if self.period < 1:
             raise ValueError(f"period must be at least 1, not {self.period}")
+
+    def check(self, spec: AdapterSpec) -> None:
+        narrowest = min(module.d_in for module in spec.modules)
+        if spec.max_rank > narrowest:
+            raise InputError(
+                f"model.rank = {spec.max_rank} is more than the {narrowest} inputs of a module, so that fed_svd has no "
+                f"orthonormal rows to begin with: set model.rank = {narrowest} or less"
+            )
 
     def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
         if not answers:

@@ -7,18 +7,22 @@ the clients that trained the module. Examples count for the head only. Where eve
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from hellora.aggregators.context_pad import padded_mean
 from hellora.aggregators.participant_mean import trained_pairs
 from hellora.algebra import mean_head
 from hellora.low_rank import norm
 from hellora.protocols import Aggregator, Answers
-from hellora.types import Adapter, AdapterSpec
+from hellora.types import Adapter, AdapterSpec, Factors
 
 
 @dataclass(frozen=True)
 class SparsityWeighted(Aggregator):
     """Zero padding in which clients with a larger update weigh more."""
+
+    pads: ClassVar[bool] = True
+    shares: ClassVar[tuple[Factors, ...]] = ("both",)  # the size of B A says nothing where one factor is private
 
     def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
         if not answers:

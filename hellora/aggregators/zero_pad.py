@@ -7,6 +7,7 @@ round, in A and in B. The mean of one factor is exact where the other is the sam
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hellora.aggregators.context_pad import ContextPad
 from hellora.protocols import Aggregator, Answers
@@ -16,6 +17,8 @@ from hellora.types import Adapter, AdapterSpec
 @dataclass(frozen=True)
 class ZeroPad(Aggregator):
     """Every client counts in every rank component, with zeros where it has none; what few train is diluted."""
+
+    pads: ClassVar[bool] = True
 
     def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
         return ContextPad("zero", kappa=0.0, gamma=1.0).aggregate(adapter, answers, spec, seed)

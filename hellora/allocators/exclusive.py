@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hellora.errors import InputError
 from hellora.protocols import Allocator, RoundView
-from hellora.types import Allocation, Memory
+from hellora.types import AdapterSpec, Allocation, Budget, Memory
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,16 @@ class Exclusive(Allocator):
 
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
         num_layers = view.spec.num_layers
-        if num_layers not in view.fleet_capacities:
+        if not any(affords_all(client.budget, view.spec) for client in view.fleet):
             raise InputError(
-                f"allocator 'exclusive' needs a client that can train all {num_layers} layers, and the fleet has none"
+                f"allocator 'exclusive' needs a client that can train all {num_layers} layers at the full rank, "
+                f"and the fleet has none"
             )
-        return view.allocation([range(num_layers if c == num_layers else 0) for c in view.capacities]), {}
+        rows = [range(num_layers if affords_all(client.budget, view.spec) else 0) for client in view.cohort]
+        return view.allocation(rows), {}
+
+
+def affords_all(budget: Budget, spec: AdapterSpec) -> bool:
+    """True for a budget without a limit that would be felt."""
+    ranks = budget.ranks(spec.num_layers, spec.max_rank)
+    return budget.capacity(spec.num_layers) == spec.num_layers and bool((ranks == spec.max_rank).all())

@@ -117,14 +117,14 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple
     if settings.public:
         public_split = _named_split(settings.public, "public", settings, splits)
         public = reader.read(public_split, may_lack_labels=True)
-        _refuse_copies(public, "public", settings.public, train, "the clients' own training examples")
-        _refuse_copies(public, "public", settings.public, test, "the test examples")
+        public = _without_copies(public, "public", settings.public, train, "the clients' own training examples")
+        public = _without_copies(public, "public", settings.public, test, "the test examples")
         _, public = _cut(public, settings.public_examples, seed, "public")
         public_source = _described(public, public_split)
     proxy_split = _proxy_split(settings, splits, test_name)
     if proxy_split is not None:
         proxy = reader.read(proxy_split)
-        _refuse_copies(proxy, "proxy", settings.proxy or "proxy", train, "the clients' own training examples")
+        proxy = _without_copies(proxy, "proxy", settings.proxy or "proxy", train, "the clients' own training examples")
         _, proxy = _cut(proxy, settings.proxy_examples, seed, "proxy")
         proxy_source = proxy_split.where
     else:
@@ -158,15 +158,20 @@ def _named_split(name: str, setting: str, settings: DataSettings, splits: Mappin
         raise InputError(f"data.{setting}: {str(error).removeprefix('data.name: ')}") from error
 
 
-def _refuse_copies(data: Dataset, setting: str, name: str, taken: Dataset, whose: str) -> None:
-    """The server's data must not be what the clients or the test hold, by whatever path it is named, nor a copy."""
+def _without_copies(data: Dataset, setting: str, name: str, taken: Dataset, whose: str) -> Dataset:
+    """The server's data without what the clients or the test hold; refused where that is most of it.
+
+    Examples are compared by content, so it does not matter by what path they are named.
+    """
     held = set(_contents(taken))
-    shared = sum(content in held for content in _contents(data))
+    own = [row for row, content in enumerate(_contents(data)) if content not in held]
+    shared = len(data) - len(own)
     if 2 * shared > len(data):
         raise InputError(
             f"data.{setting}: {shared} of the {len(data)} examples in '{name}' are {whose}: "
             f"name data that the server may see"
         )
+    return data.select(own) if shared else data
 
 
 def _described(public: Dataset, split: Split) -> str:

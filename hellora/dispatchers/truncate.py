@@ -7,6 +7,7 @@ whole.
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -18,6 +19,8 @@ from hellora.types import Adapter, AdapterSpec, Mask
 @dataclass(frozen=True)
 class Truncate(Dispatcher):
     """Only the rank components that the client trains go down; the others do not act at the client."""
+
+    sends_untrained: ClassVar[bool] = False
 
     def dispatch(self, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
         pairs = dict(adapter.pairs)

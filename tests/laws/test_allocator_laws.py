@@ -67,7 +67,8 @@ def situations(draw: st.DrawFn, full_client: bool) -> Situation:
     layers = st.one_of(st.none(), st.integers(0, num_layers + 3))
     budgets = draw(st.lists(st.builds(Budget, layers, ranks), max_size=6))
     able = num_layers if full_client else draw(st.integers(1, num_layers))
-    budgets.append(Budget(able, draw(st.one_of(st.none(), st.integers(1, max_rank)))))  # a fleet can train something
+    some_rank = st.none() if full_client else st.one_of(st.none(), st.integers(1, max_rank))
+    budgets.append(Budget(able, draw(some_rank)))  # a fleet can train something
     positions = st.lists(st.integers(0, len(budgets) - 1), unique=True)
     chosen, reported = draw(positions), draw(positions)
     seed = draw(st.integers(0, 99))

@@ -74,6 +74,32 @@ def test_a_preset_gives_its_method_and_training_alone(write: Any) -> None:
     }
 
 
+def test_a_preset_on_another_methods_preset_is_that_method_too(tmp_path: Path) -> None:
+    """hetlora stands on the quickstart; what stands on hetlora keeps its method, and changes what it says."""
+    mine = tmp_path / "mine.toml"
+    mine.write_text('base = "hetlora"\n[train]\nlr = 5e-3\n')
+    comparison = Comparison(
+        {"fleet": {"ranks": [2, 8]}}, {"mine": {"preset": str(mine)}, "theirs": {"preset": "hetlora"}}
+    )
+    of_mine, theirs = (comparison.of(Cell("base", name, 0), {}) for name in ("mine", "theirs"))
+    assert of_mine.method == theirs.method
+    assert of_mine.table["method"]["allocator"] == "self_pruning"
+    assert (of_mine.train.lr, of_mine.train.tail_penalty) == (5e-3, theirs.train.tail_penalty)
+
+
+@pytest.mark.parametrize("key", ["seed", "data.validation", "data.evaluate_on"])
+def test_a_grid_cannot_set_what_the_comparison_sets(key: str) -> None:
+    comparison = Comparison({}, {"plain": {}}, tune=Tuning({key: (1, 2)}))
+    with pytest.raises(InputError, match=f"{key} is set more than once"):
+        comparison.check()
+
+
+@pytest.mark.parametrize("texts", [["a=train.lr=1e-3", "a=train.lr=2e-2"], ["a=preset=fedit,preset=rbla"]])
+def test_what_is_named_twice_is_refused(texts: list[str]) -> None:
+    with pytest.raises(InputError, match="given twice: leave one out"):
+        parse_named("--method", texts)
+
+
 def test_tuned_values_and_the_split_that_they_are_chosen_on(write: Any) -> None:
     comparison = read_comparison(write(FILE + TUNE), {})
     assert comparison.points == [{"train.lr": lr, "train.epochs": epochs} for lr in (1e-3, 1e-2) for epochs in (1, 2)]

@@ -319,6 +319,17 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({"fleet": {"layers": [2, 4], "shares": [0, 0]}}, "shares must not be negative, nor all 0"),
         ({"fleet": {"ranks": [2, 4], "shares": [1, 1, 1]}}, "shares has 3 numbers for 2 groups"),
         ({"fleet": {"layers": [2, 4, 6], "ranks": [2, 4]}}, "layers has 3 groups, ranks has 2: give one each"),
+        ({"fleet": {"ranks": [4, 8, 12]}}, "fleet.ranks has 12, but model.rank = 8: set model.rank = 12"),
+        ({"method": {"trains": "A"}}, "method.trains = 'A', but the aggregator needs 'both' or 'B' or 'alternate'"),
+        ({"method": {"aggregator": "zero_pad"}}, "set method.dispatcher = 'truncate'"),
+        (
+            {"method": {"aggregator": "sparsity_weighted", "dispatcher": "truncate", "shares": "A"}},
+            "method.shares = 'A' does not go with this aggregator",
+        ),
+        (
+            {**PUBLIC, "method": HELORA_KD, "fleet": {"ranks": [1, 2]}},
+            "so nobody would train the prototype of model.rank",
+        ),
         ({"fleet": {"ranks": [0, [0, 0]]}}, "ranks is 0 for every group, so no client can train"),
         ({"fleet": {"ranks": [2, [1, -1]]}}, "ranks must not be negative"),
         ({"train": {"momentum": 0.9}}, "momentum is a setting of optimizer = 'sgd'"),
@@ -359,7 +370,7 @@ def test_settings_that_cannot_work_together_are_refused(table: dict[str, Any], w
         {"aggregator": "fed_svd", "trains": "B", "dispatcher": "truncate", "period": 5},
         {"aggregator": "product_update", "trains": "alternate", "dispatcher": "svd", "eta": 0.5},
         {"aggregator": "stack", "trains": "B", "dispatcher": "svd", "energy": 0.9, "residual_rank": 64},
-        {"aggregator": "residual", "trains": "A"},
+        {"aggregator": "residual", "trains": "B"},
         {"aggregator": "refine", "trains": "alternate", "ridge": 1.0},
     ],
 )

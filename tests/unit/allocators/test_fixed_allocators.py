@@ -12,6 +12,7 @@ from hellora.allocators.geometric import Geometric, Pattern, pattern_layers
 from hellora.allocators.straggler import Straggler
 from hellora.errors import InputError
 from hellora.protocols import Allocator, RoundView
+from hellora.types import Budget
 
 ALL = list(range(12))
 
@@ -76,3 +77,11 @@ def test_rows_cover_every_rank_component() -> None:
     allocation, _ = Geometric().allocate(view_of(fleet_of(6)))
     assert allocation.mask.shape == (1, 12, 2)
     assert np.array_equal(allocation.ranks, [[2, 2, 2, 0, 0, 0, 0, 0, 0, 2, 2, 2]])
+
+
+def test_exclusive_asks_for_every_layer_at_the_full_rank() -> None:
+    fleet = fleet_of(Budget(), Budget(rank=1), Budget(layers=3, rank=2), Budget(layers=2))
+    allocation, _ = Exclusive().allocate(view_of(fleet, num_layers=3))
+    assert allocation.ranks.tolist() == [[2, 2, 2], [0, 0, 0], [2, 2, 2], [0, 0, 0]]
+    with pytest.raises(InputError, match="at the full rank, and the fleet has none"):
+        Exclusive().allocate(view_of(fleet[1:2], num_layers=3))

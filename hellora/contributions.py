@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from hellora.aggregators.participant_mean import Weighting
 from hellora.algebra import components, mean_head, new_pair, trained_components
 from hellora.low_rank import Term, thin_svd, to_bank
 from hellora.protocols import Answers
 from hellora.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
+
+Weighting = Literal["samples", "uniform"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

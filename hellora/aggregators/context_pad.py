@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from hellora.aggregators.participant_mean import component_mean, trained_pairs
-from hellora.algebra import mean_head
+from hellora.contributions import aggregated_head, in_order
 from hellora.protocols import Aggregator, Answers
 from hellora.types import Adapter, AdapterSpec, LoraPair
 
@@ -52,13 +52,12 @@ class ContextPad(Aggregator):
     def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
         if not answers:
             return adapter
-        by_id = sorted(answers, key=lambda answer: answer[1].client)
+        by_id = in_order(answers)
         pairs = {}
         for module in spec.modules:
             parts = [(rows, pair, u.weight * pair.rank**self.kappa) for u, rows, pair in trained_pairs(by_id, module)]
             pairs[module.name] = padded_mean(adapter.pairs[module.name], parts, self.padding, self.gamma)
-        head = mean_head([update.adapter for _, update in by_id], [update.weight for _, update in by_id])
-        return replace(adapter, pairs=pairs, head=head)
+        return replace(adapter, pairs=pairs, head=aggregated_head(answers, "samples"))
 
 
 def padded_mean(

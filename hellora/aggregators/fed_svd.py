@@ -13,9 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hellora.aggregators.participant_mean import Weighting
 from hellora.algebra import new_pair
-from hellora.contributions import Contribution, aggregated_head, check_weighting, contributions
+from hellora.contributions import Contribution, Weighting, aggregated_head, check_weighting, contributions
 from hellora.errors import InputError
 from hellora.low_rank import ThinSVD, thin_svd
 from hellora.protocols import Aggregator, Answers, Trains

@@ -8,16 +8,13 @@ RBLA (arXiv 2408.08699), which others call RB-LoRA: component q is the mean over
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from hellora.algebra import mean_head
+from hellora.contributions import Weighting, aggregated_head, check_weighting, in_order
 from hellora.protocols import Aggregator, Answers
 from hellora.types import Adapter, AdapterSpec, ClientUpdate, LoraPair, ModuleSpec
-
-Weighting = Literal["samples", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -27,21 +24,19 @@ class ParticipantMean(Aggregator):
     weighting: Weighting = "samples"
 
     def __post_init__(self) -> None:
-        if self.weighting not in get_args(Weighting):
-            raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, not {self.weighting!r}")
+        check_weighting(self.weighting)
 
     def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
         if not answers:
             return adapter
-        by_id = sorted(answers, key=lambda answer: answer[1].client)
+        by_id = in_order(answers)
         pairs = {}
         for module in spec.modules:
             old, parts = adapter.pairs[module.name], trained_pairs(by_id, module)
             A = component_mean(old.A, [(rows, pair.A, self.weight(update)) for update, rows, pair in parts])
             B = component_mean(old.B.T, [(rows, pair.B.T, self.weight(update)) for update, rows, pair in parts])
             pairs[module.name] = LoraPair(A, B.T.contiguous(), old.scale)
-        head = mean_head([update.adapter for _, update in by_id], [self.weight(update) for _, update in by_id])
-        return replace(adapter, pairs=pairs, head=head)
+        return replace(adapter, pairs=pairs, head=aggregated_head(answers, self.weighting))
 
     def weight(self, update: ClientUpdate) -> float:
         return update.weight if self.weighting == "samples" else 1.0

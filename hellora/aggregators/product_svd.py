@@ -8,8 +8,7 @@ B_k A_k is all that acts at client k. The SVD is split evenly, √Σ on both sid
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hellora.aggregators.participant_mean import Weighting
-from hellora.contributions import check_weighting, factorised_anew, mean_held
+from hellora.contributions import Weighting, check_weighting, factorised_anew, mean_held
 from hellora.protocols import Aggregator, Answers
 from hellora.types import Adapter, AdapterSpec
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from hellora.aggregators.participant_mean import Weighting
-from hellora.contributions import check_weighting, factorised_anew, mean_moved
+from hellora.contributions import Weighting, check_weighting, factorised_anew, mean_moved
 from hellora.protocols import Aggregator, Answers
 from hellora.types import Adapter, AdapterSpec
 

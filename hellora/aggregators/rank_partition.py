@@ -13,8 +13,7 @@ from typing import ClassVar
 
 import torch
 
-from hellora.aggregators.participant_mean import Weighting
-from hellora.contributions import Contribution, check_weighting, factorised_anew
+from hellora.contributions import Contribution, Weighting, check_weighting, factorised_anew
 from hellora.low_rank import Term, thin_svd
 from hellora.protocols import Aggregator, Answers
 from hellora.types import Adapter, AdapterSpec, LoraPair

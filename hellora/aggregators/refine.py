@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hellora.aggregators.participant_mean import ParticipantMean, Weighting
+from hellora.aggregators.participant_mean import ParticipantMean
 from hellora.algebra import in_float64
-from hellora.contributions import Contribution, check_weighting, contributions, mean_moved
+from hellora.contributions import Contribution, Weighting, check_weighting, contributions, mean_moved
 from hellora.low_rank import stacked
 from hellora.protocols import Aggregator, Answers
 from hellora.types import Adapter, AdapterSpec, LoraPair

@@ -9,9 +9,9 @@ missed is counted from the changes: ΔW + Σ_k p_k (s_k B_k A_k − D_k) − s B
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from hellora.aggregators.participant_mean import ParticipantMean, Weighting
+from hellora.aggregators.participant_mean import ParticipantMean
 from hellora.algebra import in_float64
-from hellora.contributions import check_weighting, contributions, mean_moved
+from hellora.contributions import Weighting, check_weighting, contributions, mean_moved
 from hellora.low_rank import grown, thin_svd
 from hellora.protocols import Aggregator, Answers
 from hellora.types import Adapter, AdapterSpec, LoraPair

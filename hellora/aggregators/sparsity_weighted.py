@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from hellora.aggregators.context_pad import padded_mean
 from hellora.aggregators.participant_mean import trained_pairs
-from hellora.algebra import mean_head
+from hellora.contributions import aggregated_head, in_order
 from hellora.low_rank import norm
 from hellora.protocols import Aggregator, Answers
 from hellora.types import Adapter, AdapterSpec, Factors
@@ -27,7 +27,7 @@ class SparsityWeighted(Aggregator):
     def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
         if not answers:
             return adapter
-        by_id = sorted(answers, key=lambda answer: answer[1].client)
+        by_id = in_order(answers)
         pairs = {}
         for module in spec.modules:
             found = trained_pairs(by_id, module)
@@ -35,5 +35,4 @@ class SparsityWeighted(Aggregator):
             weights = norms if any(norms) else [1.0] * len(norms)
             parts = [(rows, pair, weight) for (_, rows, pair), weight in zip(found, weights, strict=True)]
             pairs[module.name] = padded_mean(adapter.pairs[module.name], parts, "zero", gamma=1.0)
-        head = mean_head([update.adapter for _, update in by_id], [update.weight for _, update in by_id])
-        return replace(adapter, pairs=pairs, head=head)
+        return replace(adapter, pairs=pairs, head=aggregated_head(answers, "samples"))

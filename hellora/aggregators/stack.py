@@ -12,9 +12,8 @@ where every client trained all of it; what nobody trained of the bank is not los
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from hellora.aggregators.participant_mean import Weighting
 from hellora.algebra import new_pair
-from hellora.contributions import aggregated_head, check_weighting, contributions, mean_moved
+from hellora.contributions import Weighting, aggregated_head, check_weighting, contributions, mean_moved
 from hellora.low_rank import grown, thin_svd
 from hellora.protocols import Aggregator, Answers, Trains
 from hellora.types import Adapter, AdapterSpec

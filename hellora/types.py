@@ -101,11 +101,16 @@ class AdapterSpec:
 class Budget:
     """What a client can afford to train: layers, and rank components in each of them (None = no limit).
 
-    `rank` is one number for every layer, or one per layer.
+    `rank` is one number for every layer, or one per layer. `memory_bytes` is what training may take beyond the
+    interpreter and its libraries: base weights, adapter, gradients, optimizer, activations. `seconds` of local training
+    and `uplink_bytes` are per round.
     """
 
     layers: int | None = None
     rank: int | tuple[int, ...] | None = None
+    memory_bytes: int | None = None
+    seconds: float | None = None
+    uplink_bytes: int | None = None
 
     def capacity(self, num_layers: int) -> int:
         """How many of `num_layers` layers this budget allows."""
@@ -214,6 +219,27 @@ class TrainSettings:
             raise ValueError("momentum is a setting of optimizer = 'sgd'; AdamW has its own")
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a client trains its row within its memory. All but `int8_activations` and `bf16` leave the gradients as they
+    are, up to the order of sums.
+
+    recompute          blocks that keep only their input, and are run again in backward: `frozen` those that train
+                       nothing, above the shallowest that trains; `all` those that train, too
+    int8_activations   what backward needs is kept as int8, in groups with a scale each
+    bf16               bfloat16 autocast
+    micro_batch        examples in one forward and backward pass; None = the whole batch. The step is the same
+    prefix_cache       where the output of the blocks below the shallowest trained one is kept over local epochs
+    """
+
+    recompute: Literal["none", "frozen", "all"] = "none"
+    int8_activations: bool = False
+    bf16: bool = False
+    micro_batch: int | None = None
+    prefix_cache: Literal["none", "memory", "disk"] = "none"
+    prefix_cache_bytes: int | None = None  # what does not fit is computed again; None = no limit
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientTask:
     """All that one client needs for one round, and nothing of other clients.
@@ -231,6 +257,7 @@ class ClientTask:
     report_layer_scores: bool = False
     factors: Factors = "both"
     bypass: bool = False  # blocks with nothing to train are left out of the client's model
+    policy: Policy = Policy()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

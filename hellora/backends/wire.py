@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from hellora.algebra import trained_part
-from hellora.types import Adapter, AdapterSpec, ClientFailure, ClientTask, ClientUpdate, LoraPair, TrainSettings
+from hellora.types import Adapter, AdapterSpec, ClientFailure, ClientTask, ClientUpdate, LoraPair, Policy, TrainSettings
 
 
 def flatten(adapter: Adapter, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -60,6 +60,7 @@ def pack_task(task: ClientTask) -> bytes:
         "report_layer_scores": task.report_layer_scores,
         "factors": task.factors,
         "bypass": task.bypass,
+        "policy": asdict(task.policy),
         "scales": scales,
     }
     return to_bytes({**tensors, "/trained": torch.from_numpy(task.trained)}, fields)
@@ -69,7 +70,8 @@ def unpack_task(data: bytes) -> ClientTask:
     tensors, fields = from_bytes(data)
     trained = tensors.pop("/trained").numpy()
     adapter = unflatten(tensors, fields.pop("scales"))
-    return ClientTask(adapter=adapter, trained=trained, train=TrainSettings(**fields.pop("train")), **fields)
+    train, policy = TrainSettings(**fields.pop("train")), Policy(**fields.pop("policy"))
+    return ClientTask(adapter=adapter, trained=trained, train=train, policy=policy, **fields)
 
 
 def pack_answer(answer: ClientUpdate | ClientFailure, task: ClientTask) -> bytes:

@@ -17,7 +17,7 @@ from hellora.dispatchers.bypass import Bypass
 from hellora.dispatchers.truncate import Truncate
 from hellora.dispatchers.whole import Whole
 from hellora.protocols import Dispatcher
-from hellora.types import Adapter, ClientFailure, ClientTask, ClientUpdate, Factors, LoraPair, TrainSettings
+from hellora.types import Adapter, ClientFailure, ClientTask, ClientUpdate, Factors, LoraPair, Policy, TrainSettings
 
 SPEC = tiny_spec()
 TASK = task_for(0, random_adapter(SPEC, 0), np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool))
@@ -95,6 +95,7 @@ def tasks(draw: st.DrawFn) -> ClientTask:
         report_layer_scores=draw(st.booleans()),
         factors=draw(st.sampled_from(["both", "A", "B"])),
         bypass=draw(st.booleans()),
+        policy=draw(st.builds(Policy, recompute=st.sampled_from(["none", "frozen", "all"]), micro_batch=st.just(4))),
     )
 
 

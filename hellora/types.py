@@ -230,6 +230,8 @@ class Policy:
     bf16               bfloat16 autocast
     micro_batch        examples in one forward and backward pass; None = the whole batch. The step is the same
     prefix_cache       where the output of the blocks below the shallowest trained one is kept over local epochs
+    fold               frozen rank components are added to a copy of their weight, which costs memory; False: they are
+                       kept beside it, which costs time
     """
 
     recompute: Literal["none", "frozen", "all"] = "none"
@@ -238,6 +240,7 @@ class Policy:
     micro_batch: int | None = None
     prefix_cache: Literal["none", "memory", "disk"] = "none"
     prefix_cache_bytes: int | None = None  # what does not fit is computed again; None = no limit
+    fold: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -34,7 +34,8 @@ def delta_weight(pair: LoraPair) -> Tensor:
 
 def components(pair: LoraPair, index: Tensor) -> LoraPair:
     """The rank components of `pair` that `index` names: integers, or a boolean of shape (rank,)."""
-    return LoraPair(pair.A[index], pair.B[:, index], pair.scale)
+    where = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
+    return LoraPair(pair.A[where], pair.B[:, where], pair.scale)
 
 
 def joined(pair: LoraPair, other: LoraPair) -> LoraPair:

@@ -15,6 +15,7 @@ Mask = npt.NDArray[np.bool_]
 HeadPolicy = Literal["aggregate", "frozen", "local"]
 Factors = Literal["both", "A", "B"]  # which factors of its LoRA pairs a client trains
 Precision = Literal["auto", "fp32", "bf16"]
+Recompute = Literal["none", "frozen", "all"]
 Memory = Mapping[str, Tensor]  # what a strategy wants to find again next round; part of the checkpoint
 
 
@@ -234,7 +235,7 @@ class Policy:
                        kept beside it, which costs time
     """
 
-    recompute: Literal["none", "frozen", "all"] = "none"
+    recompute: Recompute = "none"
     int8_activations: bool = False
     bf16: bool = False
     micro_batch: int | None = None

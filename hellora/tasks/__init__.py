@@ -67,6 +67,10 @@ class Task(ABC):
         """Examples as one padded batch, on the CPU."""
 
     @abstractmethod
+    def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
+        """A batch of this shape on the base's device, every example as long as it can be, with nothing in it."""
+
+    @abstractmethod
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         """One forward pass: (rows, classes). A row is an example; of a language model, a supervised token."""
 

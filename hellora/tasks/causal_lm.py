@@ -67,6 +67,10 @@ class CausalLM(Task):
             "labels": padded([example["labels"] for example in examples], IGNORED),
         }
 
+    def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
+        blank = torch.zeros(examples, tokens, dtype=torch.long, device=base.device)
+        return {"input_ids": blank, "attention_mask": torch.zeros_like(blank), "labels": torch.zeros_like(blank)}
+
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         logits: Tensor = base.net(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False

@@ -45,6 +45,14 @@ class ImageClassification(Task):
         pixels = base.processor(images, return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels, "labels": torch.tensor([example["label"] for example in examples])}
 
+    def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
+        height, width = image_size(base.net.config)
+        channels = getattr(base.net.config, "num_channels", 3)
+        return {
+            "pixel_values": torch.zeros(examples, channels, height, width, device=base.device),
+            "labels": torch.zeros(examples, dtype=torch.long, device=base.device),
+        }
+
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         logits: Tensor = base.net(pixel_values=batch["pixel_values"].to(base.dtype)).logits
         return logits
@@ -54,3 +62,9 @@ class ImageClassification(Task):
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return classification_metrics(loss, predictions, references)
+
+
+def image_size(config: Any) -> tuple[int, int]:
+    """(height, width) of the images that a model was made for; 224 where its config does not say."""
+    size = getattr(config, "image_size", 224)
+    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -41,8 +41,8 @@ class SequenceClassification(Task):
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
         net, head_modules = load_network(settings, self.kind(), labels, seed, weights)
         head = None
-        if self.head_type == "mean_pooling" and weights:
-            with torch.random.fork_rng(devices=[]):
+        if self.head_type == "mean_pooling":
+            with torch.random.fork_rng(devices=[]), torch.device("cpu" if weights else "meta"):
                 torch.manual_seed(seed)
                 head = nn.Linear(net.config.hidden_size, settings.classes or len(labels)).requires_grad_(False)
         processor = load_tokenizer(settings) if weights else None
@@ -66,6 +66,11 @@ class SequenceClassification(Task):
         inputs = [{key: value for key, value in example.items() if key != "label"} for example in examples]
         batch: Batch = dict(base.processor.pad(inputs, return_tensors="pt"))
         return {**batch, "labels": torch.tensor([example["label"] for example in examples])}
+
+    def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
+        blank = torch.zeros(examples, tokens, dtype=torch.long, device=base.device)
+        labels = torch.zeros(examples, dtype=torch.long, device=base.device)
+        return {"input_ids": blank, "attention_mask": torch.zeros_like(blank), "labels": labels}
 
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         inputs = {key: value for key, value in batch.items() if key != "labels"}

@@ -1,0 +1,265 @@
+"""Floor 4: count a model's cost laws (`cost.py`). A few steps without values (`tracing.py`), each with another row, say
+what each block holds in every part that it can play; no weights are needed, and nothing is computed.
+
+    every block trains    first: block 0     trained: the others
+    block j trains        first: block j     frozen: those above
+    nothing trains        off: all
+
+each plain and recomputed, at two batch sizes and two ranks. Blocks of the same class and shapes cost the same, so that
+two of each kind are kept and the others are taken out: a model of 80 equal blocks is counted as fast as one of 2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from hellora.client import autocast
+from hellora.cost import BlockLaws, CostModel, Floats, Numerics, Part, StepLaws
+from hellora.protocols import Method
+from hellora.resident import BaseModel, Bypass
+from hellora.tasks import Task
+from hellora.tracing import HeldBytes, StepTrace, trace_step, without_values
+from hellora.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec, Policy, Recompute, TrainSettings
+
+ALIKE = 2  # blocks of a kind that are traced
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The largest batch of a client: so many examples of so many tokens (images have as many as the model makes)."""
+
+    examples: int
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A model with few blocks of each kind, without values, that costs per block what the whole one does."""
+
+    base: BaseModel
+    kinds: tuple[int, ...]  # (layers of the whole model,): the kind of each block
+    of_kind: tuple[tuple[int, ...], ...]  # the sample's blocks of each kind
+
+
+def calibrate(
+    base: BaseModel,
+    task: Task,
+    shape: Shape,
+    method: Method,
+    train: TrainSettings,
+    device: str = "cpu",
+    numerics: Sequence[Numerics] = (Numerics(),),
+) -> CostModel:
+    """The cost laws of a base without weights (meta device) for batches of `shape`, on a device of the kind "cpu" or
+    "cuda".
+
+    `base` is changed, and of no further use.
+    """
+    spec = base.spec
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    where = device if device == "cpu" or torch.cuda.is_available() else "cpu"
+    for module in (base.net, base.head) if base.head is not None else (base.net,):
+        without_values(module, mode, where)
+    weights = [*base.net.parameters(), *base.net.buffers(), *(base.head.parameters() if base.head else ())]
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in weights}
+    width = base.net.get_submodule(spec.modules[0].name).get_parameter("weight").element_size()
+    sample = sample_of(base)
+    tracer = Tracer(sample.base, task, shape, method, train, device, mode)
+    operations, rest, hidden, tokens = tracer.operations()
+    return CostModel(
+        spec=spec,
+        steps={which: tracer.laws(sample, which) for which in numerics},
+        weights_bytes=sum(storages.values()),
+        weight_item_bytes=width,
+        head_parameters=0 if method.head == "frozen" else sum(tensor.numel() for tensor in tracer.head().values()),
+        optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),
+        block_operations=operations[[sample.of_kind[kind][-1] for kind in sample.kinds]],
+        head_operations=rest,
+        hidden_bytes=hidden,
+        tokens=tokens,
+        factors=method.trains if method.trains in ("A", "B") else "both",
+        sends_untrained=method.dispatcher.sends_untrained,
+        bypasses=method.dispatcher.bypasses,
+    )
+
+
+def sample_of(base: BaseModel) -> Sample:
+    """The base with at most ALIKE blocks of a kind; the others let their input pass."""
+    spec = base.spec
+    blocks = [base.net.get_submodule(name) for name in spec.layers]
+    signatures = [(type(block), tuple(tuple(p.shape) for p in block.parameters())) for block in blocks]
+    distinct = list(dict.fromkeys(signatures))
+    kinds = tuple(distinct.index(signature) for signature in signatures)
+    kept: list[int] = []
+    of_kind: list[list[int]] = [[] for _ in distinct]
+    for layer, kind in enumerate(kinds):
+        if len(of_kind[kind]) < ALIKE:
+            of_kind[kind].append(len(kept))
+            kept.append(layer)
+        else:
+            owner, _, leaf = spec.layers[layer].rpartition(".")
+            setattr(base.net.get_submodule(owner), leaf, Bypass(blocks[layer]))
+    modules = tuple(replace(m, layer=kept.index(m.layer)) for m in spec.modules if m.layer in kept)
+    few = AdapterSpec(modules, tuple(spec.layers[layer] for layer in kept), spec.max_rank, spec.scale)
+    base.spec = few
+    return Sample(base, kinds, tuple(map(tuple, of_kind)))
+
+
+@dataclass(frozen=True, eq=False)
+class Tracer:
+    """Steps of a base without values, as `client.train_client` would take them."""
+
+    base: BaseModel
+    task: Task
+    shape: Shape
+    method: Method
+    train: TrainSettings
+    device: str
+    mode: FakeTensorMode
+
+    def head(self) -> dict[str, Tensor]:
+        """The head's parameters by name, in float32."""
+        base = self.base
+        parameters = dict((base.head if base.head is not None else base.net).named_parameters())
+        return {name: torch.empty_like(parameters[name], dtype=torch.float32) for name in base.head_names}
+
+    def adapter(self) -> Adapter:
+        def pair(module: ModuleSpec) -> LoraPair:
+            rank = self.base.spec.max_rank
+            A, B = (torch.empty(size, device=self.base.device) for size in ((rank, module.d_in), (module.d_out, rank)))
+            return LoraPair(A, B, self.base.spec.scale)
+
+        with self.mode:
+            return Adapter({module.name: pair(module) for module in self.base.spec.modules}, self.head())
+
+    def step(self, rows: Mask, policy: Policy, examples: int) -> StepTrace:
+        """What one step holds that trains `rows` (layers, max_rank)."""
+        base, method = self.base, self.method
+        with base.dressed(
+            self.adapter(),
+            rows,
+            method.head != "frozen",
+            factors=method.trains if method.trains in ("A", "B") else "both",
+            bypass=method.dispatcher.bypasses,
+        ):
+
+            def loss() -> Tensor:
+                batch = self.task.blank_batch(base, examples, self.shape.tokens)
+                with autocast(base, "bf16" if policy.bf16 else self.train.precision):
+                    outputs = self.task.outputs(base, batch)
+                return outputs.loss_sums.sum() / outputs.weights.sum()
+
+            with self.mode:
+                return trace_step(base, loss, self.device)
+
+    def row(self, layers: Sequence[int], rank: int) -> Mask:
+        rows = np.zeros((self.base.spec.num_layers, self.base.spec.max_rank), dtype=bool)
+        rows[list(layers), :rank] = True
+        return rows
+
+    def traced(self, layers: Sequence[int], policy: Policy) -> "Laws":
+        """The laws of a row: what a step holds at two batch sizes, and at two ranks."""
+        few, many = 1, max(self.shape.examples, 2)
+        full, least = self.base.spec.max_rank, 1
+        a = self.step(self.row(layers, full), policy, few)
+        b = self.step(self.row(layers, full), policy, many)
+        c = self.step(self.row(layers, least), policy, many) if layers and full > least else b
+        return Laws(a, b, c, few, many, full, least)
+
+    def laws(self, sample: Sample, numerics: Numerics) -> StepLaws:
+        """The laws of all parts, for the layers of the whole model."""
+        plain = Policy(bf16=numerics.bf16, int8_activations=numerics.int8_activations)
+        every = range(self.base.spec.num_layers)
+        typical = [blocks[len(blocks) // 2] for blocks in sample.of_kind]
+        none = self.traced([], plain)
+        found: dict[tuple[Part, bool], list[tuple[Laws, int]]] = {("off", False): [(none, j) for j in typical]}
+        wholes = []
+        for again in (False, True):
+            whole = self.traced(every, replace(plain, recompute="all" if again else "none"))
+            lowest = self.traced([0], replace(plain, recompute="frozen" if again else "none"))
+            wholes.append((whole, again))
+            found["trained", again] = [(whole, j) for j in typical]
+            found["frozen", again] = [(lowest, j) for j in typical]
+            recompute: Recompute = "all" if again else "none"
+            found["first", again] = [
+                (whole if blocks[0] == 0 else self.traced([blocks[0]], replace(plain, recompute=recompute)), blocks[0])
+                for blocks in sample.of_kind
+            ]
+        by_kind = {part: [{name: laws.law(name)[:, j] for name in HELD} for laws, j in found[part]] for part in found}
+        blocks = {
+            part: BlockLaws(*(np.stack([each[kind][name] for kind in sample.kinds], axis=1) for name in HELD))
+            for part, each in by_kind.items()
+        }
+        # Autograd keeps nothing of blocks that are off. Whoever calls the blocks may hold on to what goes into the first.
+        blocks["off", False].keep[:] = 0.0
+        blocks["off", False].keep[:, 0] = none.law("keep")[:, 0]
+        kind_of = {block: kind for kind, of_kind in enumerate(sample.of_kind) for block in of_kind}
+        # The head begins when all blocks have left what they keep.
+        heads = [none.law("head") - none.law("keep")[:, 0]]
+        for whole, again in wholes:
+            parts: list[Part] = ["trained" if j else "first" for j in every]
+            heads.append(whole.law("head") - sum(by_kind[parts[j], again][kind_of[j]]["keep"] for j in every))
+        starts, enters = ([laws.law(name) for laws in (none, wholes[0][0])] for name in ("start", "enter"))
+        return StepLaws(blocks, np.max(starts, axis=0), np.max(enters, axis=0), np.max(heads, axis=0))
+
+    def operations(self) -> tuple[Floats, float, int, int]:
+        """Forward of one example: operations of each block, of the rest; bytes and tokens between two blocks."""
+        base, task = self.base, self.task
+        blocks = [base.net.get_submodule(name) for name in base.spec.layers]
+        counter = FlopCounterMode(display=False)
+        marks = np.zeros((len(blocks), 2))
+        hidden: list[Tensor] = []
+        hooks = []
+        for j, block in enumerate(blocks):
+            hooks.append(block.register_forward_pre_hook(note(marks, j, 0, counter)))
+            hooks.append(block.register_forward_hook(note(marks, j, 1, counter)))
+        hooks.append(blocks[0].register_forward_hook(lambda _m, _i, out: hidden.append(first_tensor(out))))
+        with torch.no_grad(), self.mode, HeldBytes(), counter:
+            task.outputs(base, task.blank_batch(base, 1, self.shape.tokens))
+        for hook in hooks:
+            hook.remove()
+        each = marks[:, 1] - marks[:, 0]
+        tokens = hidden[0].shape[1] if hidden[0].ndim == 3 else self.shape.tokens
+        return each, float(counter.get_total_flops() - each.sum()), hidden[0].nbytes, tokens
+
+
+HELD = ("keep", "forward", "backward")
+
+
+@dataclass(frozen=True, eq=False)
+class Laws:
+    """Three traces of a row, (few, full), (many, full) and (many, least) in examples and rank, as coefficients."""
+
+    a: StepTrace
+    b: StepTrace
+    c: StepTrace
+    few: int
+    many: int
+    full: int
+    least: int
+
+    def law(self, name: str) -> Floats:
+        """Coefficients (4, …) of 1, n, r and n·r; what grows with the rank grows with the examples, too."""
+        a, b, c = (np.asarray(getattr(trace, name), dtype=np.float64) for trace in (self.a, self.b, self.c))
+        by_rank = (b - c) / (self.many * max(self.full - self.least, 1))
+        by_examples = (b - a) / (self.many - self.few) - by_rank * self.full
+        constant = b - self.many * (by_examples + by_rank * self.full)
+        return np.stack([constant, by_examples, np.zeros_like(b), by_rank])
+
+
+def note(marks: Floats, j: int, which: int, counter: FlopCounterMode) -> Any:
+    def hook(*_: Any) -> None:
+        marks[j, which] = counter.get_total_flops()
+
+    return hook
+
+
+def first_tensor(output: Any) -> Tensor:
+    tensor: Tensor = output if isinstance(output, Tensor) else output[0]
+    return tensor

@@ -1,0 +1,207 @@
+"""Floor 1: what a row of an allocation costs its client: bytes held, bytes sent, operations.
+
+    peak(S) = standing + max over moments of the step
+    standing  weights + copies of weights with frozen components folded in + received adapter
+              + trained parameters × (value + gradient + optimizer)
+    moments   enter + Σ_{k<j} keep_k + max(forward_j, backward_j)   for every block j
+              enter + Σ_k keep_k + head                             between the last block and its gradient
+
+What a block keeps depends on its part in the row. `off`: nothing below it trains, nor does it, so autograd keeps
+nothing of it. `first`: it trains, and what comes in has no gradient. `frozen`: it trains nothing, and hands a gradient
+down. `trained`: it does both. The shallowest trained block therefore decides most of a row's memory (Fed-HeLLo's
+geometric patterns differ in it; see docs/budgets.md). Each of keep, forward, backward and head is a law
+
+    bytes(examples n, trained rank r) = c_0 + c_1 n + (c_2 + c_3 n) r
+
+whose coefficients are counted once per model, batch shape and precision (`calibration.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hellora.types import AdapterSpec, Factors, Policy
+
+Part = Literal["off", "first", "frozen", "trained"]
+Floats = npt.NDArray[np.float64]
+Ranks = npt.NDArray[np.int64]  # (layers,): what a client trains; 0 is frozen
+
+FLOAT = 4  # bytes of an adapter's number
+
+
+@dataclass(frozen=True, eq=False)
+class BlockLaws:
+    """Coefficients (4, layers) of what blocks hold in one part of a row."""
+
+    keep: Floats
+    forward: Floats
+    backward: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class StepLaws:
+    """What a step holds at one precision; `blocks` by (part, recomputed). `start`, `enter` and `head` are (4,)."""
+
+    blocks: Mapping[tuple[Part, bool], BlockLaws]
+    start: Floats
+    enter: Floats
+    head: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """The part of a policy that changes the size of what is kept."""
+
+    bf16: bool = False
+    int8_activations: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a client does in a round: so many examples, in batches of so many, so often."""
+
+    examples: int
+    batch_size: int
+    epochs: float = 1.0  # passes over the examples
+
+    @property
+    def batch(self) -> int:
+        """Examples in its largest batch."""
+        return max(1, min(self.batch_size, self.examples))
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a client's round costs: the most bytes held at once, floating point operations, bytes sent up."""
+
+    peak_bytes: int
+    operations: float
+    uplink_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """The cost of any row and policy for one model, task, batch shape and method."""
+
+    spec: AdapterSpec
+    steps: Mapping[Numerics, StepLaws]
+    weights_bytes: int  # of the base, with its head
+    weight_item_bytes: int  # of one number of an adapted weight, where a copy of it is folded
+    head_parameters: int  # that train
+    optimizer_numbers: int  # kept per trained parameter: 2 of AdamW
+    block_operations: Floats  # (layers,): forward of one example through each block
+    head_operations: float  # forward of one example through all the rest
+    hidden_bytes: int  # of one example between two blocks
+    tokens: int  # per example
+    factors: Factors = "both"
+    sends_untrained: bool = True  # the dispatcher sends rank components that are not trained, to be folded
+    bypasses: bool = False  # blocks that train nothing are left out
+
+    def cost(self, ranks: Ranks, policy: Policy, work: Work) -> Cost:
+        """What a client pays that trains `ranks` (layers,) under `policy`."""
+        return Cost(self.peak_bytes(ranks, policy, work), self.operations(ranks, policy, work), self.uplink(ranks))
+
+    def uplink(self, ranks: Ranks) -> int:
+        """Bytes of the update: the trained components and the head."""
+        return FLOAT * (self.trained_parameters(ranks, self.factors) + self.head_parameters)
+
+    def trained_parameters(self, ranks: Ranks, factors: Factors = "both") -> int:
+        """Numbers in the trained components of all modules; of one factor only where only that one is asked for."""
+        return int(ranks @ self.widths[factors])
+
+    @cached_property
+    def widths(self) -> Mapping[Factors, Ranks]:
+        """Numbers of one rank component of all modules of each layer, (layers,)."""
+        A, B = (self.sums_by_layer([getattr(m, size) for m in self.spec.modules]) for size in ("d_in", "d_out"))
+        return {"A": A, "B": B, "both": A + B}
+
+    @cached_property
+    def areas(self) -> Ranks:
+        """Numbers of the adapted weights of each layer, (layers,)."""
+        return self.sums_by_layer([m.d_in * m.d_out for m in self.spec.modules])
+
+    def sums_by_layer(self, values: Sequence[int]) -> Ranks:
+        sums = np.zeros(self.spec.num_layers, dtype=np.int64)
+        np.add.at(sums, [module.layer for module in self.spec.modules], values)
+        return sums
+
+    # ------------------------------------------------------------------------------------------------------- memory
+
+    def standing_bytes(self, ranks: Ranks, policy: Policy) -> int:
+        """What is held all through training."""
+        sent = np.where((ranks > 0) & (not self.sends_untrained), ranks, self.spec.max_rank)
+        if self.bypasses:
+            sent = np.where(ranks > 0, sent, 0)
+        received = FLOAT * int(sent @ self.widths["both"])
+        copies = self.weight_item_bytes * int((sent > ranks) @ self.areas) if policy.fold else 0
+        moving = self.trained_parameters(ranks, self.factors) + self.head_parameters
+        still = self.trained_parameters(ranks) - self.trained_parameters(ranks, self.factors)
+        trained = FLOAT * (still + moving * (2 + self.optimizer_numbers))
+        return self.weights_bytes + copies + received + trained
+
+    def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
+        """The most bytes that training holds at once: base weights, adapter, gradients, optimizer, activations."""
+        examples = min(policy.micro_batch or work.batch, work.batch)
+        laws = self.steps[Numerics(policy.bf16, policy.int8_activations)]
+        n = np.array([1.0, examples, 0.0, 0.0])
+        enter = float(n @ laws.enter)
+        coefficient = np.stack([np.ones(len(ranks)), np.full(len(ranks), examples), ranks, ranks * examples])
+        keep, moments = np.zeros(len(ranks)), np.zeros(len(ranks))
+        for part, where in self.parts(ranks).items():
+            if self.bypasses and part in ("off", "frozen"):
+                continue
+            again = part != "off" and (policy.recompute == "all" or (policy.recompute == "frozen" and part == "frozen"))
+            block = laws.blocks[part, again]
+            keep[where] = (block.keep * coefficient).sum(0)[where]
+            moments[where] = np.maximum((block.forward * coefficient).sum(0), (block.backward * coefficient).sum(0))[
+                where
+            ]
+        before = enter + np.concatenate([[0.0], np.cumsum(keep)])
+        step = max(float(n @ laws.start), float((before[:-1] + moments).max()), before[-1] + float(n @ laws.head))
+        return round(self.standing_bytes(ranks, policy) + step + self.cached_bytes(ranks, policy, work))
+
+    def cached_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
+        """What a prefix cache holds in memory."""
+        if policy.prefix_cache != "memory" or not self.parts(ranks)["off"].any():
+            return 0
+        whole = work.examples * self.hidden_bytes
+        return whole if policy.prefix_cache_bytes is None else min(whole, policy.prefix_cache_bytes)
+
+    def parts(self, ranks: Ranks) -> dict[Part, npt.NDArray[np.bool_]]:
+        """Which blocks play which part, (layers,) each. In a row that trains nothing all are off."""
+        trains = ranks > 0
+        first = int(np.argmax(trains)) if trains.any() else len(ranks)
+        place = np.arange(len(ranks))
+        return {
+            "off": place < first,
+            "first": place == first,
+            "frozen": (place > first) & ~trains,
+            "trained": (place > first) & trains,
+        }
+
+    # --------------------------------------------------------------------------------------------------------- time
+
+    def operations(self, ranks: Ranks, policy: Policy, work: Work) -> float:
+        """Floating point operations of a round. Backward through a frozen block costs what forward does; a recomputed
+        block runs forward twice; a LoRA pair costs a pass forward and two backward."""
+        parts = self.parts(ranks)
+        forward = self.block_operations
+        per_example = np.zeros(len(ranks))
+        per_example[parts["first"] | parts["trained"]] = 2.0
+        if not self.bypasses:
+            per_example[parts["frozen"]] = 2.0
+        again = {"none": parts["first"] & False, "frozen": parts["frozen"], "all": ~parts["off"]}[policy.recompute]
+        per_example += again * (per_example > 0)
+        off_passes = 0.0 if self.bypasses else work.epochs
+        if policy.prefix_cache != "none":
+            whole = work.examples * self.hidden_bytes
+            limit = whole if policy.prefix_cache_bytes is None else policy.prefix_cache_bytes
+            kept = min(1.0, limit / whole) if whole else 1.0
+            off_passes = min(work.epochs, 1.0) * kept + work.epochs * (1 - kept)
+        lora = 6.0 * self.tokens * self.trained_parameters(ranks)
+        step = float(forward @ per_example) + lora + 3.0 * self.head_operations
+        return work.examples * (work.epochs * step + off_passes * float(forward @ parts["off"]))

@@ -1,0 +1,243 @@
+"""Floor 4: one training step without values. Fake tensors have shapes, a device and a lifetime but no memory, so the
+bytes that a step would hold at any moment can be counted, block by block, for a model of any size in a fraction of a
+second. The same count of a step with values (`HeldBytes`) is what the allocator holds, to the byte.
+
+    enter_j      bytes held when block j begins, since the step began
+    keep_j       bytes that block j leaves behind for the backward pass, enter_{j+1} − enter_j
+    forward_j    the most that is held while block j runs, less enter_j
+    backward_j   the most that is held while the gradient goes back through block j, less enter_j
+    head         the most that is held between the last block's forward and its backward, less enter_0
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hellora.resident import BaseModel
+
+aten = torch.ops.aten
+Bytes = npt.NDArray[np.float64]
+
+
+class HeldBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that come to be under it, as long as they live: what an allocator would hold.
+
+    `peaks` has the most for each value that `phase` took. Operations that need a value which a fake tensor has not get
+    one: a number is 0, and a boolean index selects everything.
+    """
+
+    def __init__(self, known: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        self.held = 0
+        self.phase: Any = None
+        self.peaks: dict[Any, int] = {}
+        self.sizes: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+
+    def enter_phase(self, phase: Any) -> None:
+        self.phase = phase
+        self.peaks[phase] = max(self.peaks.get(phase, self.held), self.held)
+
+    @property
+    def peak(self) -> int:
+        return max(self.peaks.values(), default=self.held)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            return 0
+        if func in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default) and isinstance(
+            args[0], FakeTensor
+        ):
+            args = (args[0], everything_of(args[1]), *args[2:])
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.count(leaf)
+        return result
+
+    def count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self.sizes:
+            self.sizes[key] = storage.nbytes()
+            self.held += storage.nbytes()
+            self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.held)
+            weakref.finalize(storage, self.forget, key)
+
+    def forget(self, key: int) -> None:
+        self.held -= self.sizes.pop(key)
+
+
+def everything_of(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Indices in which each boolean one selects all, as numbers: what a mask selects is not known without values."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        if index is not None and index.dtype == torch.bool:
+            found += [index.new_empty(index.numel(), dtype=torch.long) for _ in range(index.ndim)]
+        else:
+            found.append(index)
+    return found
+
+
+class FusedAttention(torch.autograd.Function):
+    """What every fused attention kernel keeps: its inputs, its output, and one number per query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        batch, heads, tokens, _ = query.shape
+        out = query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
+        ctx.save_for_backward(query, key, value, mask, out, query.new_empty(batch, heads, tokens, dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value = ctx.saved_tensors[:3]
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
+
+
+class DeviceKernels(TorchFunctionMode):
+    """Operations as a device of the kind "cpu" or "cuda" would run them, where fake tensors choose another kernel."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        if func is nn.functional.scaled_dot_product_attention:
+            return self.attention(func, *args, **named)
+        if func is nn.functional.dropout and self.device == "cuda":
+            named.pop("inplace", None)
+            return fused_dropout(*args, **named)
+        return func(*args, **named)
+
+    def attention(self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: Any) -> Tensor:
+        named |= dict(zip(("attn_mask", "dropout_p"), args, strict=False))
+        by_cpu = self.device == "cpu" and named.get("dropout_p", 0.0) > 0  # no fused kernel of the CPU drops out
+        if not isinstance(query, FakeTensor) or query.ndim != 4 or by_cpu:
+            result: Tensor = func(query, key, value, **named)
+            return result
+        kind = query.device.type
+        if torch.is_autocast_enabled(kind):
+            query, key, value = (t.to(torch.get_autocast_dtype(kind)) for t in (query, key, value))
+        mask = named.get("attn_mask")
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.where(mask, 0.0, torch.full((), -torch.inf, dtype=query.dtype, device=query.device))
+        attended: Tensor = FusedAttention.apply(query, key, value, mask)
+        return attended
+
+
+def fused_dropout(x: Tensor, p: float = 0.5, training: bool = True, _inplace: bool = False) -> Tensor:
+    """Dropout as a CUDA device keeps it: with a boolean mask."""
+    if not training or p == 0.0:
+        return x
+    dropped: Tensor = torch.native_dropout(x, p, training)[0]
+    return dropped
+
+
+@dataclass(frozen=True, eq=False)
+class StepTrace:
+    """What one step held, in bytes; arrays are (layers,). See the top of this file."""
+
+    start: int  # the most before block 0 begins
+    enter: int  # when block 0 begins
+    keep: Bytes
+    forward: Bytes
+    backward: Bytes
+    head: int
+    peak: int
+
+
+def trace_step(base: BaseModel, step: Callable[[], Tensor], device: str) -> StepTrace:
+    """Count what `step`, which returns the loss of a forward pass on a base that is dressed, and its backward hold.
+
+    Gradients are there before it begins, so that they are no part of it. `device` is the kind of device whose kernels
+    to assume for fake tensors: cpu or cuda.
+    """
+    blocks = [base.net.get_submodule(name) for name in base.spec.layers]
+    weights = [*base.net.parameters(), *base.net.buffers()] + ([*base.head.parameters()] if base.head else [])
+    held = HeldBytes(weights)
+    count = len(blocks)
+    enter = np.zeros(count + 1)
+    with ExitStack() as stack:
+        for j, block in enumerate(blocks):
+            stack.enter_context(phases_of(block, j, count, enter, held))
+        stack.enter_context(gradients_of(weights))
+        stack.enter_context(DeviceKernels(device))
+        stack.enter_context(held)
+        held.enter_phase("start")
+        loss = step()
+        if loss.requires_grad:
+            torch.autograd.backward(loss)
+    peaks = held.peaks
+    forward = np.array([peaks["forward", j] for j in range(count)]) - enter[:-1]
+    backward = np.array([peaks.get(("backward", j), enter[j]) for j in range(count)]) - enter[:-1]
+    return StepTrace(
+        start=peaks["start"],
+        enter=int(enter[0]),
+        keep=np.diff(enter),
+        forward=forward,
+        backward=backward,
+        head=int(peaks["head"] - enter[0]),
+        peak=held.peak,
+    )
+
+
+@contextmanager
+def phases_of(block: nn.Module, j: int, count: int, enter: Bytes, held: HeldBytes) -> Iterator[None]:
+    """Note when block j of `count` begins and ends, forward and backward."""
+
+    def begins(*_: Any) -> None:
+        enter[j] = held.held
+        held.enter_phase(("forward", j))
+
+    def ends(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if j == count - 1:
+            enter[count] = held.held
+            held.enter_phase("head")
+        hidden = output if isinstance(output, Tensor) else output[0]
+        if hidden.requires_grad:
+            hidden.register_hook(lambda _gradient: held.enter_phase(("backward", j)))
+
+    hooks = [block.register_forward_pre_hook(begins), block.register_forward_hook(ends)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def gradients_of(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Give each parameter that trains a gradient of 0 while this lasts."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.grad = None
+
+
+def without_values(module: nn.Module, mode: FakeTensorMode, device: str) -> None:
+    """Replace a module's parameters and buffers by fake ones on `device`; tied ones stay tied."""
+    fakes: dict[int, Tensor] = {}
+    with mode:
+        for owner in module.modules():
+            for table in (owner._parameters, owner._buffers):
+                for name, old in table.items():
+                    if old is not None:
+                        fake = fakes.setdefault(id(old), torch.empty_like(old, device=device))
+                        is_parameter = isinstance(old, nn.Parameter)
+                        table[name] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake

@@ -5,7 +5,7 @@ what each block holds in every part that it can play; no weights are needed, and
     block j trains        first: block j     frozen: those above
     nothing trains        off: all
 
-each plain and recomputed, at two batch sizes and two ranks. Blocks of the same class and shapes cost the same, so that
+each at two batch sizes and two ranks. Blocks of the same class and shapes cost the same, so that
 two of each kind are kept and the others are taken out: a model of 80 equal blocks is counted as fast as one of 2.
 """
 
@@ -19,13 +19,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from hellora.client import autocast
-from hellora.cost import BlockLaws, CostModel, Floats, Numerics, Part, StepLaws
+from hellora.client import numerics
+from hellora.cost import BlockLaws, CostModel, Floats, Keeping, Part, StepLaws
 from hellora.protocols import Method
 from hellora.resident import BaseModel, Bypass
 from hellora.tasks import Task
 from hellora.tracing import HeldBytes, StepTrace, trace_step, without_values
-from hellora.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec, Policy, Recompute, TrainSettings
+from hellora.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec, Policy, TrainSettings
 
 ALIKE = 2  # blocks of a kind that are traced
 
@@ -54,7 +54,6 @@ def calibrate(
     method: Method,
     train: TrainSettings,
     device: str = "cpu",
-    numerics: Sequence[Numerics] = (Numerics(),),
 ) -> CostModel:
     """The cost laws of a base without weights (meta device) for batches of `shape`, on a device of the kind "cpu" or
     "cuda".
@@ -74,7 +73,7 @@ def calibrate(
     operations, rest, hidden, tokens = tracer.operations()
     return CostModel(
         spec=spec,
-        steps={which: tracer.laws(sample, which) for which in numerics},
+        steps=CountedLaws(tracer, sample),
         weights_bytes=sum(storages.values()),
         weight_item_bytes=width,
         head_parameters=0 if method.head == "frozen" else sum(tensor.numel() for tensor in tracer.head().values()),
@@ -147,13 +146,14 @@ class Tracer:
             method.head != "frozen",
             factors=method.trains if method.trains in ("A", "B") else "both",
             bypass=method.dispatcher.bypasses,
+            policy=policy,
         ):
 
             def loss() -> Tensor:
                 batch = self.task.blank_batch(base, examples, self.shape.tokens)
-                with autocast(base, "bf16" if policy.bf16 else self.train.precision):
+                with numerics(base, policy, self.train, torch.Generator(base.device)):
                     outputs = self.task.outputs(base, batch)
-                return outputs.loss_sums.sum() / outputs.weights.sum()
+                return outputs.loss_sums.sum()
 
             with self.mode:
                 return trace_step(base, loss, self.device)
@@ -163,50 +163,15 @@ class Tracer:
         rows[list(layers), :rank] = True
         return rows
 
-    def traced(self, layers: Sequence[int], policy: Policy) -> "Laws":
+    def traced(self, layers: Sequence[int], how: Keeping) -> "Laws":
         """The laws of a row: what a step holds at two batch sizes, and at two ranks."""
+        policy = Policy(how.recompute, how.int8_activations, how.bf16)
         few, many = 1, max(self.shape.examples, 2)
         full, least = self.base.spec.max_rank, 1
         a = self.step(self.row(layers, full), policy, few)
         b = self.step(self.row(layers, full), policy, many)
         c = self.step(self.row(layers, least), policy, many) if layers and full > least else b
         return Laws(a, b, c, few, many, full, least)
-
-    def laws(self, sample: Sample, numerics: Numerics) -> StepLaws:
-        """The laws of all parts, for the layers of the whole model."""
-        plain = Policy(bf16=numerics.bf16, int8_activations=numerics.int8_activations)
-        every = range(self.base.spec.num_layers)
-        typical = [blocks[len(blocks) // 2] for blocks in sample.of_kind]
-        none = self.traced([], plain)
-        found: dict[tuple[Part, bool], list[tuple[Laws, int]]] = {("off", False): [(none, j) for j in typical]}
-        wholes = []
-        for again in (False, True):
-            whole = self.traced(every, replace(plain, recompute="all" if again else "none"))
-            lowest = self.traced([0], replace(plain, recompute="frozen" if again else "none"))
-            wholes.append((whole, again))
-            found["trained", again] = [(whole, j) for j in typical]
-            found["frozen", again] = [(lowest, j) for j in typical]
-            recompute: Recompute = "all" if again else "none"
-            found["first", again] = [
-                (whole if blocks[0] == 0 else self.traced([blocks[0]], replace(plain, recompute=recompute)), blocks[0])
-                for blocks in sample.of_kind
-            ]
-        by_kind = {part: [{name: laws.law(name)[:, j] for name in HELD} for laws, j in found[part]] for part in found}
-        blocks = {
-            part: BlockLaws(*(np.stack([each[kind][name] for kind in sample.kinds], axis=1) for name in HELD))
-            for part, each in by_kind.items()
-        }
-        # Autograd keeps nothing of blocks that are off. Whoever calls the blocks may hold on to what goes into the first.
-        blocks["off", False].keep[:] = 0.0
-        blocks["off", False].keep[:, 0] = none.law("keep")[:, 0]
-        kind_of = {block: kind for kind, of_kind in enumerate(sample.of_kind) for block in of_kind}
-        # The head begins when all blocks have left what they keep.
-        heads = [none.law("head") - none.law("keep")[:, 0]]
-        for whole, again in wholes:
-            parts: list[Part] = ["trained" if j else "first" for j in every]
-            heads.append(whole.law("head") - sum(by_kind[parts[j], again][kind_of[j]]["keep"] for j in every))
-        starts, enters = ([laws.law(name) for laws in (none, wholes[0][0])] for name in ("start", "enter"))
-        return StepLaws(blocks, np.max(starts, axis=0), np.max(enters, axis=0), np.max(heads, axis=0))
 
     def operations(self) -> tuple[Floats, float, int, int]:
         """Forward of one example: operations of each block, of the rest; bytes and tokens between two blocks."""
@@ -263,3 +228,55 @@ def note(marks: Floats, j: int, which: int, counter: FlopCounterMode) -> Any:
 def first_tensor(output: Any) -> Tensor:
     tensor: Tensor = output if isinstance(output, Tensor) else output[0]
     return tensor
+
+
+class CountedLaws(dict[Keeping, StepLaws]):
+    """The laws of a model under every way of keeping activations, each counted when it is first asked for."""
+
+    def __init__(self, tracer: Tracer, sample: Sample) -> None:
+        super().__init__()
+        self.tracer, self.sample = tracer, sample
+
+    def __missing__(self, how: Keeping) -> StepLaws:
+        self[how] = self.plain(how) if how.recompute == "none" else self.recomputed(how)
+        return self[how]
+
+    @property
+    def typical(self) -> list[int]:
+        """The sample's block that stands for each kind: one that is not the first, if there is any."""
+        return [blocks[-1] for blocks in self.sample.of_kind]
+
+    def plain(self, how: Keeping) -> StepLaws:
+        """Laws without recomputation."""
+        every, firsts = range(self.tracer.base.spec.num_layers), [blocks[0] for blocks in self.sample.of_kind]
+        none, whole = self.tracer.traced([], how), self.tracer.traced(every, how)
+        lowest = self.tracer.traced([0], how)
+        blocks: dict[Part, BlockLaws] = {
+            "off": self.blocks([(none, j) for j in self.typical]),
+            "first": self.blocks([(self.tracer.traced([j], how) if j else whole, j) for j in firsts]),
+            "frozen": self.blocks([(lowest, j) for j in self.typical]),
+            "trained": self.blocks([(whole, j) for j in self.typical]),
+        }
+        # Autograd keeps nothing of blocks that are off; but whoever calls them may hold on to what goes into the first.
+        blocks["off"].keep[:] = 0.0
+        blocks["off"].keep[:, 0] = none.law("keep")[:, 0]
+        head = np.maximum(none.law("head") - none.law("keep").sum(1), whole.law("head") - whole.law("keep").sum(1))
+        start, enter = (np.maximum(none.law(name), whole.law(name)) for name in ("start", "enter"))
+        return StepLaws(blocks, start, enter, head)
+
+    def recomputed(self, how: Keeping) -> StepLaws:
+        """Blocks that are run again keep less; the others are as without recomputation."""
+        before = self[replace(how, recompute="frozen" if how.recompute == "all" else "none")]
+        if how.recompute == "frozen":
+            lowest = self.tracer.traced([0], how)
+            return replace(before, blocks={**before.blocks, "frozen": self.blocks([(lowest, j) for j in self.typical])})
+        every, firsts = range(self.tracer.base.spec.num_layers), [blocks[0] for blocks in self.sample.of_kind]
+        whole = self.tracer.traced(every, how)
+        first = self.blocks([(self.tracer.traced([j], how) if j else whole, j) for j in firsts])
+        trained = self.blocks([(whole, j) for j in self.typical])
+        return replace(before, blocks={**before.blocks, "first": first, "trained": trained})
+
+    def blocks(self, found: Sequence[tuple["Laws", int]]) -> BlockLaws:
+        """The laws of all layers from a trace and a block of the sample for each kind."""
+        by_kind = [{name: laws.law(name)[:, j] for name in HELD} for laws, j in found]
+        return BlockLaws(*(np.stack([by_kind[kind][name] for kind in self.sample.kinds], axis=1) for name in HELD))

@@ -18,7 +18,7 @@ from hellora.protocols import Scores
 from hellora.resident import BaseModel, LoraLinear, PerExampleError
 from hellora.seeds import rng_for, seed_for
 from hellora.tasks import Batch, Encoded, Outputs, Task, class_recall
-from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Precision, TrainSettings
+from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Policy, Precision, TrainSettings
 
 WINDOW = 16  # batches that are sorted by length together
 
@@ -61,7 +61,6 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
     started = time.perf_counter()
     encoded = kind.encode(base, rows)
     spec, settings, policy = base.spec, task.train, task.policy
-    precision: Precision = "bf16" if policy.bf16 else settings.precision
     rounding = torch.Generator(base.device).manual_seed(seed_for(task.seed, "int8"))
     squares = np.zeros(spec.num_layers)
     loss_sum = weight_sum = 0.0
@@ -78,8 +77,7 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
             total = weight = 0.0
             for part in micro_batches(indices, policy.micro_batch):
                 batch = to_device(kind.collate(base, [encoded.examples[i] for i in part]), base.device)
-                keeping = int8_activations(rounding) if policy.int8_activations else nullcontext()
-                with keeping, autocast(base, precision):
+                with numerics(base, policy, settings, rounding):
                     outputs = kind.outputs(base, batch)
                 loss = outputs.loss_sums.sum()
                 torch.autograd.backward(loss)
@@ -258,6 +256,14 @@ def autocast(base: BaseModel, precision: Precision) -> AbstractContextManager[No
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
     wanted = precision == "bf16" or (precision == "auto" and has_bf16) or base.dtype != torch.float32
     return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)
+
+
+@contextmanager
+def numerics(base: BaseModel, policy: Policy, settings: TrainSettings, rounding: torch.Generator) -> Iterator[None]:
+    """A forward pass in the precision, and with activations kept in the form, that a client's policy asks for."""
+    keeping = int8_activations(rounding) if policy.int8_activations else nullcontext()
+    with keeping, autocast(base, "bf16" if policy.bf16 else settings.precision):
+        yield
 
 
 @contextmanager

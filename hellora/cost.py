@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hellora.types import AdapterSpec, Factors, Policy
+from hellora.types import AdapterSpec, Factors, Policy, Recompute
 
 Part = Literal["off", "first", "frozen", "trained"]
 Floats = npt.NDArray[np.float64]
@@ -44,20 +44,25 @@ class BlockLaws:
 
 @dataclass(frozen=True, eq=False)
 class StepLaws:
-    """What a step holds at one precision; `blocks` by (part, recomputed). `start`, `enter` and `head` are (4,)."""
+    """What a step holds under one way of keeping activations. `start`, `enter` and `head` are (4,)."""
 
-    blocks: Mapping[tuple[Part, bool], BlockLaws]
+    blocks: Mapping[Part, BlockLaws]
     start: Floats
     enter: Floats
     head: Floats
 
 
 @dataclass(frozen=True, slots=True)
-class Numerics:
-    """The part of a policy that changes the size of what is kept."""
+class Keeping:
+    """The part of a policy that decides what is kept of an activation."""
 
-    bf16: bool = False
+    recompute: Recompute = "none"
     int8_activations: bool = False
+    bf16: bool = False
+
+    @staticmethod
+    def of(policy: Policy) -> "Keeping":
+        return Keeping(policy.recompute, policy.int8_activations, policy.bf16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ class CostModel:
     """The cost of any row and policy for one model, task, batch shape and method."""
 
     spec: AdapterSpec
-    steps: Mapping[Numerics, StepLaws]
+    steps: Mapping[Keeping, StepLaws]
     weights_bytes: int  # of the base, with its head
     weight_item_bytes: int  # of one number of an adapted weight, where a copy of it is folded
     head_parameters: int  # that train
@@ -146,7 +151,7 @@ class CostModel:
     def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
         """The most bytes that training holds at once: base weights, adapter, gradients, optimizer, activations."""
         examples = min(policy.micro_batch or work.batch, work.batch)
-        laws = self.steps[Numerics(policy.bf16, policy.int8_activations)]
+        laws = self.steps[Keeping.of(policy)]
         n = np.array([1.0, examples, 0.0, 0.0])
         enter = float(n @ laws.enter)
         coefficient = np.stack([np.ones(len(ranks)), np.full(len(ranks), examples), ranks, ranks * examples])
@@ -154,8 +159,7 @@ class CostModel:
         for part, where in self.parts(ranks).items():
             if self.bypasses and part in ("off", "frozen"):
                 continue
-            again = part != "off" and (policy.recompute == "all" or (policy.recompute == "frozen" and part == "frozen"))
-            block = laws.blocks[part, again]
+            block = laws.blocks[part]
             keep[where] = (block.keep * coefficient).sum(0)[where]
             moments[where] = np.maximum((block.forward * coefficient).sum(0), (block.backward * coefficient).sum(0))[
                 where

@@ -105,7 +105,7 @@ class Packed:
         short = -len(flat) % GROUP
         groups = (nn.functional.pad(flat, (0, short)) if short else flat).view(-1, GROUP).float()
         largest = torch.linalg.vector_norm(groups, torch.inf, dim=1, keepdim=True)
-        if not bool(largest.isfinite().all()):
+        if bool((~largest.isfinite()).any()):
             return None
         scales = (largest / 127).clamp_(min=torch.finfo(torch.float32).tiny)
         noise = torch.rand(groups.shape, generator=generator, device=flat.device)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.overrides import TorchFunctionMode
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -41,6 +41,7 @@ class HeldBytes(TorchDispatchMode):
         super().__init__()
         self.held = 0
         self.phase: Any = None
+        self.before_next: Callable[[], None] | None = None  # called once, before the next storage comes to be
         self.peaks: dict[Any, int] = {}
         self.sizes: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
@@ -69,6 +70,9 @@ class HeldBytes(TorchDispatchMode):
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key not in self.sizes:
+            if self.before_next is not None:
+                self.before_next()
+                self.before_next = None
             self.sizes[key] = storage.nbytes()
             self.held += storage.nbytes()
             self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.held)
@@ -105,28 +109,16 @@ class FusedAttention(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
 
 
-class DeviceKernels(TorchFunctionMode):
+@contextmanager
+def kernels_of(device: str) -> Iterator[None]:
     """Operations as a device of the kind "cpu" or "cuda" would run them, where fake tensors choose another kernel."""
+    attention, dropout = F.scaled_dot_product_attention, F.dropout
 
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.device = device
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = dict(kwargs or {})
-        if func is nn.functional.scaled_dot_product_attention:
-            return self.attention(func, *args, **named)
-        if func is nn.functional.dropout and self.device == "cuda":
-            named.pop("inplace", None)
-            return fused_dropout(*args, **named)
-        return func(*args, **named)
-
-    def attention(self, func: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: Any) -> Tensor:
+    def device_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: Any) -> Tensor:
         named |= dict(zip(("attn_mask", "dropout_p"), args, strict=False))
-        by_cpu = self.device == "cpu" and named.get("dropout_p", 0.0) > 0  # no fused kernel of the CPU drops out
+        by_cpu = device == "cpu" and named.get("dropout_p", 0.0) > 0  # no fused kernel of the CPU drops out
         if not isinstance(query, FakeTensor) or query.ndim != 4 or by_cpu:
-            result: Tensor = func(query, key, value, **named)
-            return result
+            return attention(query, key, value, **named)
         kind = query.device.type
         if torch.is_autocast_enabled(kind):
             query, key, value = (t.to(torch.get_autocast_dtype(kind)) for t in (query, key, value))
@@ -136,13 +128,16 @@ class DeviceKernels(TorchFunctionMode):
         attended: Tensor = FusedAttention.apply(query, key, value, mask)
         return attended
 
+    def fused_dropout(x: Tensor, p: float = 0.5, training: bool = True, _inplace: bool = False) -> Tensor:
+        return torch.native_dropout(x, p, training)[0] if training and p else x  # its mask is boolean
 
-def fused_dropout(x: Tensor, p: float = 0.5, training: bool = True, _inplace: bool = False) -> Tensor:
-    """Dropout as a CUDA device keeps it: with a boolean mask."""
-    if not training or p == 0.0:
-        return x
-    dropped: Tensor = torch.native_dropout(x, p, training)[0]
-    return dropped
+    try:
+        F.scaled_dot_product_attention = device_attention
+        if device == "cuda":
+            F.dropout = fused_dropout
+        yield
+    finally:
+        F.scaled_dot_product_attention, F.dropout = attention, dropout
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +168,7 @@ def trace_step(base: BaseModel, step: Callable[[], Tensor], device: str) -> Step
         for j, block in enumerate(blocks):
             stack.enter_context(phases_of(block, j, count, enter, held))
         stack.enter_context(gradients_of(weights))
-        stack.enter_context(DeviceKernels(device))
+        stack.enter_context(kernels_of(device))
         stack.enter_context(held)
         held.enter_phase("start")
         loss = step()
@@ -201,10 +196,13 @@ def phases_of(block: nn.Module, j: int, count: int, enter: Bytes, held: HeldByte
         enter[j] = held.held
         held.enter_phase(("forward", j))
 
+    def head_begins() -> None:
+        enter[count] = held.held
+        held.enter_phase("head")
+
     def ends(_module: nn.Module, _inputs: Any, output: Any) -> None:
         if j == count - 1:
-            enter[count] = held.held
-            held.enter_phase("head")
+            held.before_next = head_begins  # by then the caller has let go of what went into the block
         hidden = output if isinstance(output, Tensor) else output[0]
         if hidden.requires_grad:
             hidden.register_hook(lambda _gradient: held.enter_phase(("backward", j)))

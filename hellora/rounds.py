@@ -3,6 +3,7 @@ caller's loop."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from hellora.algebra import trained_part
 from hellora.diagnostics import aggregation_error
-from hellora.errors import InputError, RunError
+from hellora.errors import HelloraError, InputError, RunError
 from hellora.protocols import Answers, Backend, Method, RoundView, Scores
 from hellora.seeds import rng_for, seed_for
 from hellora.sharing import private_part, shared, travelling_bytes, with_private
@@ -65,6 +66,20 @@ class Federation:
         return tuple(p for p in self.fleet if p.budget.trains(self.spec.num_layers, self.spec.max_rank))
 
 
+@contextmanager
+def naming(strategy: object, round: int) -> Iterator[None]:
+    """Whatever a strategy raises, other than hellora's own errors, becomes a RunError that names it."""
+    try:
+        yield
+    except HelloraError:
+        raise
+    except Exception as error:
+        cls, why = type(strategy), " ".join(str(error).split())
+        raise RunError(
+            f"round {round}: {cls.__module__}:{cls.__qualname__} raised {type(error).__name__}: {why}"
+        ) from error
+
+
 def sample_cohort(run: Federation, round: int, attempt: int = 0) -> tuple[ClientProfile, ...]:
     """Uniform without replacement among the clients that can train something, by id."""
     able = run.able
@@ -89,8 +104,9 @@ def allocate(
         reports=state.reports,
         reported_ranks=state.reported_ranks,
     )
-    allocation, memory = run.method.allocator.allocate(view)
-    allocation.check(cohort, run.spec)
+    with naming(run.method.allocator, state.round):
+        allocation, memory = run.method.allocator.allocate(view)
+        allocation.check(cohort, run.spec)
     return allocation, memory
 
 
@@ -102,7 +118,8 @@ def dispatch(run: Federation, state: ServerState, allocation: Allocation) -> lis
         if not row.any():
             continue
         mine = with_private(state.adapter, state.private.get(client, {}))
-        adapter = run.method.dispatcher.dispatch(mine, row, run.spec)
+        with naming(run.method.dispatcher, state.round):
+            adapter = run.method.dispatcher.dispatch(mine, row, run.spec)
         tasks.append(
             ClientTask(
                 round=state.round,
@@ -188,7 +205,8 @@ def fold(
         trained = np.logical_or.reduce([task.trained for task, _ in answers])
         seed = seed_for(run.seed, "aggregate", state.round)
         seen = shared(answers, run.method, adapter, run.spec)
-        aggregated = run.method.aggregator.aggregate(adapter, seen, run.spec, seed)
+        with naming(run.method.aggregator, state.round):
+            aggregated = run.method.aggregator.aggregate(adapter, seen, run.spec, seed)
         if run.method.aggregator.distils:
             aggregated = distil(aggregated, answers, seed_for(run.seed, "distil", state.round))
         moving = run.method.moving(state.round)
@@ -230,7 +248,8 @@ def federate(
     allocation asks nobody to train (Exclusive, a cohort of weak clients) ends unchanged.
 
     Raises:
-        RunError: a round failed `attempts` times; the last yielded state is the one to resume from.
+        RunError: a round failed `attempts` times, or a strategy raised; the last yielded state is the one to resume
+            from.
     """
     while state.round < run.rounds:
         attempts: list[Attempt] = []

@@ -604,3 +604,61 @@ def test_exit_status_and_streams_as_a_shell_sees_them(small: Path, tmp_path: Pat
     code.write_text(code_of(tmp_path / "out") + "\nprint(logits.shape)\n")
     answer = subprocess.run([sys.executable, code], capture_output=True, text=True, timeout=120, check=False)
     assert (answer.returncode, answer.stdout) == (0, "torch.Size([2, 3])\n"), answer.stderr
+
+
+FAULTY = """
+from pathlib import Path
+
+from hellora.aggregators.participant_mean import ParticipantMean
+from hellora.allocators.everything import Everything
+from hellora.dispatchers.whole import Whole
+
+
+def fail(when):
+    if when and not Path("mended").exists():
+        raise ValueError("two\\nlines")
+
+
+class Aggregates(ParticipantMean):
+    def aggregate(self, adapter, answers, spec, seed):
+        fail(answers[0][0].round == 1)
+        return super().aggregate(adapter, answers, spec, seed)
+
+
+class Allocates(Everything):
+    def allocate(self, view):
+        fail(view.round == 1)
+        return super().allocate(view)
+
+
+class Dispatches(Whole):
+    def dispatch(self, adapter, trained, spec):
+        fail(any(pair.B.any() for pair in adapter.pairs.values()))  # from round 1 on
+        return super().dispatch(adapter, trained, spec)
+"""
+
+
+@pytest.mark.parametrize(
+    "setting", ["aggregator=faulty:Aggregates", "allocator=faulty:Allocates", "dispatcher=faulty:Dispatches"]
+)
+def test_a_strategy_that_raises_stops_the_run_in_one_line_and_it_goes_on_when_mended(
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    out = tmp_path / "out"
+    arguments = ["run", small, "--out", out, "--set", f"method.{setting}", "--resume"]
+    stopped = hellora(*arguments)
+    name = setting.partition("=")[2]
+    assert stopped.status == 1
+    expected = f"error: round 1: {name} raised ValueError: two lines: mend it and --resume (traceback: {out}/error.log)"
+    assert stopped.err == f"{expected}\n"
+    assert 'raise ValueError("two' in (out / "error.log").read_text()
+    kept = (out / "rounds.jsonl").read_text()
+    assert kept.count("\n") == 1
+    (tmp_path / "mended").touch()
+    assert hellora(*arguments).status == 0
+    assert (out / "rounds.jsonl").read_text().startswith(kept)
+    assert not (out / "error.log").exists()

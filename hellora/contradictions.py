@@ -52,12 +52,21 @@ def contradictions(experiment: "Experiment") -> None:
             f"fleet.ranks ends at {largest}, so nobody would train the prototype of model.rank = "
             f"{experiment.model.rank}: set model.rank = {largest}"
         )
-    if not any(budget.capacity(1) for budget in experiment.fleet.budgets(data.clients, run.seed)):
-        raise InputError("fleet.shares leaves every client with 0 layers: give a group that can train a larger share")
+    budgets = experiment.fleet.budgets(data.clients, run.seed)
+    if not any(budget.capacity(1) and (budget.rank is None or np.any(budget.rank)) for budget in budgets):
+        raise InputError(
+            "fleet: no client can train, each has 0 layers or rank 0: give a group that has neither a larger share in "
+            "fleet.shares"
+        )
     if method.allocator.needs_proxy and data.proxy_examples == 0:
         raise InputError(
             "data.proxy_examples = 0, but the allocator scores layers on proxy data: "
             "raise it, or set method.scores = 'clients'"
+        )
+    if method.allocator.needs_proxy and method.personal:
+        raise InputError(
+            "the allocator scores layers on the server's model, but with method.head = 'local' or method.shares "
+            "clients train models of their own: set method.scores = 'clients', or choose another allocator"
         )
     if method.head != "aggregate" and experiment.task.columns == "instruction":
         raise InputError(f"method.head = {method.head!r}, but a language model has no head of its own: remove it")

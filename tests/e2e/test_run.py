@@ -211,7 +211,8 @@ def test_an_aggregated_head_is_trained_and_a_frozen_one_is_not(hellora: Command,
 
 def test_local_heads_stay_with_their_clients(hellora: Command, small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert hellora("run", small, "--out", out, *changed("method.head", "local")).status == 0
+    settings = [*changed("method.head", "local"), *changed("method.scores", "clients")]
+    assert hellora("run", small, "--out", out, *settings).status == 0
     seen = {client for line in lines_of(out) for client in line["updated"]}
     personal = out / "adapter" / "personal"
     assert names_in(personal) == {f"client-{client:05d}" for client in seen}

@@ -552,6 +552,15 @@ def test_plan_needs_neither_data_nor_weights(
     assert not (tmp_path / "runs").exists()
 
 
+def test_plan_says_that_ranks_pruned_later_are_unknown(hellora: Command, small: Path) -> None:
+    settings = [*changed("method.allocator", "self_pruning"), *changed("train.tail_penalty", 0.1)]
+    note = "To what rank clients prune themselves, only training shows"
+    assert note in hellora("plan", small, "--round", 1, *settings).out
+    assert note not in hellora("plan", small, *settings).out  # nobody has pruned before round 0
+    assert note not in hellora("plan", small, "--round", 1, *settings[:2]).out  # nor without the penalty
+    assert note not in hellora("plan", small, "--round", 1, *settings[2:]).out
+
+
 def test_list_has_a_line_for_everything(hellora: Command) -> None:
     answer = hellora("list")
     assert answer.status == 0

@@ -89,6 +89,8 @@ def plan(
         console.print(
             "Layer scores need weights and data. Here all layers score alike, so this is the pattern without scores."
         )
+    if federation.method.allocator.prunes and federation.train.tail_penalty and round:
+        console.print("To what rank clients prune themselves, only training shows. Here all train up to their budget.")
 
 
 @app.command()

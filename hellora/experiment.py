@@ -20,8 +20,9 @@ from hellora.distillation import Distillation, evaluate_ensemble
 from hellora.errors import InputError
 from hellora.protocols import Answers, Scores
 from hellora.resident import BaseModel
-from hellora.rounds import Federation, allocate, with_private
+from hellora.rounds import Federation, allocate
 from hellora.seeds import rng_for, seed_for
+from hellora.sharing import with_private
 from hellora.types import Adapter, Allocation, ClientProfile, ServerState
 
 FISHER_BATCH = 16  # examples with a copy of the adapter each

@@ -7,7 +7,7 @@ from typing import Any
 
 from hellora.experiment import Setup
 from hellora.model import resolve_name, save_peft
-from hellora.rounds import with_private
+from hellora.sharing import with_private
 from hellora.tasks import length_limit
 from hellora.tasks.sequence_classification import SequenceClassification
 from hellora.types import ServerState

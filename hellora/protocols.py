@@ -73,6 +73,8 @@ class RoundView:
 class Allocator(ABC):
     """Who trains which rank components of which layer."""
 
+    prunes: ClassVar[bool] = False  # True: a client trains no more than the rank that it reported
+
     @property
     def needs_reports(self) -> bool:
         """True if clients must return one score per trained layer."""
@@ -82,6 +84,13 @@ class Allocator(ABC):
     def needs_proxy(self) -> bool:
         """True if it calls `view.layer_scores()`, so that proxy data must be there before the run starts."""
         return False
+
+    def pruned_ranks(self, memory: Memory, reported: Mapping[int, int]) -> Mapping[int, int]:
+        """The rank that clients have pruned themselves to, by id; others train up to their budget.
+
+        It follows from what the allocator remembers and what clients reported last.
+        """
+        return {}
 
     @abstractmethod
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:

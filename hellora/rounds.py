@@ -3,17 +3,18 @@ caller's loop."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hellora.algebra import trained_part
 from hellora.diagnostics import aggregation_error
-from hellora.errors import InputError, RunError
+from hellora.errors import HelloraError, InputError, RunError
 from hellora.protocols import Answers, Backend, Method, RoundView, Scores
 from hellora.seeds import rng_for, seed_for
+from hellora.sharing import private_part, shared, travelling_bytes, with_private
 from hellora.types import (
     Adapter,
     AdapterSpec,
@@ -23,7 +24,6 @@ from hellora.types import (
     ClientProfile,
     ClientTask,
     ClientUpdate,
-    Factors,
     LoraPair,
     Memory,
     RoundReport,
@@ -66,6 +66,20 @@ class Federation:
         return tuple(p for p in self.fleet if p.budget.trains(self.spec.num_layers, self.spec.max_rank))
 
 
+@contextmanager
+def naming(strategy: object, round: int) -> Iterator[None]:
+    """Whatever a strategy raises, other than hellora's own errors, becomes a RunError that names it."""
+    try:
+        yield
+    except HelloraError:
+        raise
+    except Exception as error:
+        cls, why = type(strategy), " ".join(str(error).split())
+        raise RunError(
+            f"round {round}: {cls.__module__}:{cls.__qualname__} raised {type(error).__name__}: {why}"
+        ) from error
+
+
 def sample_cohort(run: Federation, round: int, attempt: int = 0) -> tuple[ClientProfile, ...]:
     """Uniform without replacement among the clients that can train something, by id."""
     able = run.able
@@ -90,8 +104,9 @@ def allocate(
         reports=state.reports,
         reported_ranks=state.reported_ranks,
     )
-    allocation, memory = run.method.allocator.allocate(view)
-    allocation.check(cohort, run.spec)
+    with naming(run.method.allocator, state.round):
+        allocation, memory = run.method.allocator.allocate(view)
+        allocation.check(cohort, run.spec)
     return allocation, memory
 
 
@@ -103,7 +118,8 @@ def dispatch(run: Federation, state: ServerState, allocation: Allocation) -> lis
         if not row.any():
             continue
         mine = with_private(state.adapter, state.private.get(client, {}))
-        adapter = run.method.dispatcher.dispatch(mine, row, run.spec)
+        with naming(run.method.dispatcher, state.round):
+            adapter = run.method.dispatcher.dispatch(mine, row, run.spec)
         tasks.append(
             ClientTask(
                 round=state.round,
@@ -188,7 +204,9 @@ def fold(
     if answers:
         trained = np.logical_or.reduce([task.trained for task, _ in answers])
         seed = seed_for(run.seed, "aggregate", state.round)
-        aggregated = run.method.aggregator.aggregate(adapter, shared(answers, run, state), run.spec, seed)
+        seen = shared(answers, run.method, adapter, run.spec)
+        with naming(run.method.aggregator, state.round):
+            aggregated = run.method.aggregator.aggregate(adapter, seen, run.spec, seed)
         if run.method.aggregator.distils:
             aggregated = distil(aggregated, answers, seed_for(run.seed, "distil", state.round))
         moving = run.method.moving(state.round)
@@ -196,8 +214,9 @@ def fold(
             aggregated = with_still_factors(aggregated, adapter, moving)
         adapter, velocity = run.method.server_step.apply(adapter, aggregated, trained, velocity, run.spec, moving)
     for task, update in answers:
-        if own := private_part(task, update, run, state):
-            private[update.client] = {**private.get(update.client, {}), **own}
+        had = private.get(update.client, {})
+        if own := private_part(task, update, run.method, with_private(state.adapter, had), run.spec):
+            private[update.client] = {**had, **own}
     memory |= {f"velocity/{name}": value for name, value in velocity.items()}
     reports = {u.client: u.layer_scores for _, u in answers if u.layer_scores is not None}
     ranks = {u.client: u.rank for _, u in answers if u.rank is not None}
@@ -213,68 +232,9 @@ def with_still_factors(aggregated: Adapter, old: Adapter, moving: frozenset[str]
     return replace(aggregated, pairs=pairs)
 
 
-def shared(answers: Answers, run: Federation, state: ServerState) -> Answers:
-    """The answers as the aggregator may see them: what is not shared stands as the server's own."""
-    method = run.method
-    if method.head == "aggregate" and method.shares == "both":
-        return answers
-    seen = []
-    for task, update in answers:
-        head = update.adapter.head if method.head == "aggregate" else state.adapter.head
-        pairs = dict(update.adapter.pairs)
-        if method.shares != "both":
-            for name, mine in trained_part(state.adapter, task.trained, run.spec).pairs.items():
-                pairs[name] = replace(pairs[name], B=mine.B) if method.shares == "A" else replace(pairs[name], A=mine.A)
-        seen.append((task, replace(update, adapter=Adapter(pairs, head))))
-    return seen
-
-
-def private_part(task: ClientTask, update: ClientUpdate, run: Federation, state: ServerState) -> dict[str, Tensor]:
-    """What of its own a client keeps for its next task, by flat name: its head, the factor that is not shared.
-
-    That factor has all rank components of the bank: what the client trained, and the rest as it had or found it.
-    """
-    own: dict[str, Tensor] = {}
-    if run.method.head == "local":
-        own |= {f"head.{name}": value for name, value in update.adapter.head.items()}
-    if run.method.shares != "both":
-        before = with_private(state.adapter, state.private.get(update.client, {}))
-        for module in run.spec.modules:
-            if (new := update.adapter.pairs.get(module.name)) is None:
-                continue
-            old, rows = before.pairs[module.name], torch.tensor(task.trained[module.layer])
-            if run.method.shares == "A":
-                own[f"{module.name}.lora_B"] = old.B.masked_scatter(rows[None, :].expand_as(old.B), new.B)
-            else:
-                own[f"{module.name}.lora_A"] = old.A.masked_scatter(rows[:, None].expand_as(old.A), new.A)
-    return own
-
-
-def with_private(adapter: Adapter, own: Mapping[str, Tensor]) -> Adapter:
-    """An adapter with a client's own tensors, by flat name, in place of the shared ones."""
-    if not own:
-        return adapter
-    pairs = {
-        name: LoraPair(own.get(f"{name}.lora_A", pair.A), own.get(f"{name}.lora_B", pair.B), pair.scale)
-        for name, pair in adapter.pairs.items()
-    }
-    return replace(adapter, pairs=pairs, head={n: own.get(f"head.{n}", t) for n, t in adapter.head.items()})
-
-
 def select(memory: Memory, owner: str) -> Memory:
     """The part of the state's memory that belongs to one owner, under the owner's own names."""
     return {key.removeprefix(f"{owner}/"): value for key, value in memory.items() if key.startswith(f"{owner}/")}
-
-
-def travelling_bytes(adapter: Adapter, method: Method, factors: Factors) -> int:
-    """What of an adapter crosses the seam: not what stays with its client, not a factor that is not trained."""
-    total = 0
-    for name, tensor in adapter.tensors().items():
-        kept_head = method.head == "local" and name.startswith("head.")
-        factor = {".lora_A": "A", ".lora_B": "B"}.get(name[-7:], "both")
-        if not kept_head and all("both" in (factor, which) or factor == which for which in (method.shares, factors)):
-            total += tensor.numel() * tensor.element_size()
-    return total
 
 
 def federate(
@@ -288,7 +248,8 @@ def federate(
     allocation asks nobody to train (Exclusive, a cohort of weak clients) ends unchanged.
 
     Raises:
-        RunError: a round failed `attempts` times; the last yielded state is the one to resume from.
+        RunError: a round failed `attempts` times, or a strategy raised; the last yielded state is the one to resume
+            from.
     """
     while state.round < run.rounds:
         attempts: list[Attempt] = []

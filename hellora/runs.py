@@ -3,6 +3,7 @@
 experiment.toml   every setting, defaults written out       checkpoint/   the state to go on from
 rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
 summary.json      initial and final metrics, totals, whom the result serves how well; written last
+error.log         the traceback of a strategy that stopped the run
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import platform
 import shutil
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ from hellora.checkpoint import load_state, save_state, write_atomically
 from hellora.client import Evaluation
 from hellora.config import Experiment, read_experiment
 from hellora.diagnostics import energy, idle_rounds
-from hellora.errors import InputError
+from hellora.errors import InputError, RunError
 from hellora.experiment import Setup, prepare, threads
 from hellora.export import save_adapter
 from hellora.groups import served
@@ -83,6 +85,21 @@ class RunFolder:
     def experiment(self) -> Path:
         return self.path / "experiment.toml"
 
+    @property
+    def error(self) -> Path:
+        return self.path / "error.log"
+
+    @contextmanager
+    def tracing(self) -> Iterator[None]:
+        """Keep the traceback of what was raised behind a RunError, for whoever has to mend it."""
+        try:
+            yield
+        except RunError as error:
+            if (cause := error.__cause__) is None:
+                raise
+            self.error.write_text("".join(traceback.format_exception(cause)))
+            raise RunError(f"{error}: mend it and --resume (traceback: {self.error})") from cause
+
     @contextmanager
     def claim(self, experiment: Experiment, resume: bool) -> Iterator[Experiment | None]:
         """Hold this folder for `experiment`, alone; the experiment as it was begun there, or None.
@@ -134,8 +151,9 @@ class RunFolder:
             raise InputError(f"{self.rounds} is damaged ({error}): remove {self.path} to start again") from error
 
     def begin(self, experiment: Experiment, lines: Sequence[Line]) -> None:
-        """Write the experiment, and of rounds.jsonl the lines that count."""
+        """Write the experiment, and of rounds.jsonl the lines that count; an old error counts no more."""
         try:
+            self.error.unlink(missing_ok=True)
             write_atomically(self.experiment, experiment.to_toml().encode())
             write_atomically(self.rounds, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
         except OSError as error:
@@ -169,10 +187,10 @@ def run_experiment(experiment: Experiment, out: Path, progress: Progress, resume
 
     Raises:
         InputError: settings, data, model or folder do not fit; nothing has been computed.
-        RunError: a round got too few usable updates; everything before it is kept.
+        RunError: a round got too few usable updates, or a strategy raised; everything before it is kept.
     """
     folder = RunFolder(out)
-    with folder.claim(experiment, resume) as begun:
+    with folder.claim(experiment, resume) as begun, folder.tracing():
         if folder.summary.exists():
             return folder.read_summary()
         same = begun.compute.threads if begun else 0  # results depend on the threads

@@ -8,6 +8,9 @@ c_i layers without replacement. Γ stays in force until the next refresh. It com
 report of the layers they trained: the mean over the reporting clients, weighted by their examples and smoothed over
 rounds; a layer that nobody reported yet counts as the mean of the others. Where Γ says nothing (no report yet, not
 finite, all equal) the probabilities are those of `randomized_geometric`.
+
+Scores on proxy data are of the server's model. Where clients keep a head or a factor of their own there is none: the
+server's head, or its B, is as it began, and with B = 0 the gradient of A is 0. Then only clients can score.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,9 @@ nobody reports, and every client keeps the rank of its budget. A client that can
 deepest.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,9 +23,14 @@ from hellora.types import Allocation, Memory
 class SelfPruning(Allocator):
     """The first components of every layer, up to the rank that the client has pruned itself to."""
 
+    prunes: ClassVar[bool] = True
+
+    def pruned_ranks(self, memory: Memory, reported: Mapping[int, int]) -> Mapping[int, int]:
+        known = dict(memory["ranks"].tolist()) if "ranks" in memory else {}
+        return {**known, **reported}
+
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        known = dict(view.memory["ranks"].tolist()) if "ranks" in view.memory else {}
-        ranks = {**known, **view.reported_ranks}
+        ranks = self.pruned_ranks(view.memory, view.reported_ranks)
         whole, _ = Everything().allocate(view)
         limits = np.array([ranks.get(client, view.spec.max_rank) for client in whole.clients], dtype=np.int64)
         mask = whole.mask & (np.arange(view.spec.max_rank) < limits[:, None, None])

@@ -8,21 +8,19 @@ training split. Public data is what the server trains on; its examples may be UN
 """
 
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 
 from hellora.data.loading import Split, load_splits
+from hellora.data.server_data import UNLABELLED, described, named_split, proxy_split, without_copies
 from hellora.errors import InputError
 from hellora.seeds import rng_for
 
 Columns = Literal["text", "image", "instruction"]
-UNLABELLED = -100  # the label of a public example without one, or with one that is no class of the clients'
 
 
 @dataclass(frozen=True)
@@ -115,18 +113,18 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple
             raise InputError(f"data.name: {settings.name} has too few examples to hold out a test split")
     public, public_source = train.select(()), "none"
     if settings.public:
-        public_split = _named_split(settings.public, "public", settings, splits)
-        public = reader.read(public_split, may_lack_labels=True)
-        public = _without_copies(public, "public", settings.public, train, "the clients' own training examples")
-        public = _without_copies(public, "public", settings.public, test, "the test examples")
+        public_from = named_split(settings.public, "public", splits, settings.train_split)
+        public = reader.read(public_from, may_lack_labels=True)
+        public = without_copies(public, "public", settings.public, train, "the clients' own training examples")
+        public = without_copies(public, "public", settings.public, test, "the test examples")
         _, public = _cut(public, settings.public_examples, seed, "public")
-        public_source = _described(public, public_split)
-    proxy_split = _proxy_split(settings, splits, test_name)
-    if proxy_split is not None:
-        proxy = reader.read(proxy_split)
-        proxy = _without_copies(proxy, "proxy", settings.proxy or "proxy", train, "the clients' own training examples")
+        public_source = described(public, public_from)
+    proxy_from = proxy_split(settings.proxy, splits, test_name, settings.train_split)
+    if proxy_from is not None:
+        proxy = reader.read(proxy_from)
+        proxy = without_copies(proxy, "proxy", settings.proxy or "proxy", train, "the clients' own training examples")
         _, proxy = _cut(proxy, settings.proxy_examples, seed, "proxy")
-        proxy_source = proxy_split.where
+        proxy_source = proxy_from.where
     else:
         test, proxy = _cut(test, min(settings.proxy_examples, len(test) // 10), seed, "proxy")
         proxy_source = f"a slice of the test split of {settings.name}, removed from it"
@@ -139,59 +137,6 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple
             raise InputError(f"data.validation: {settings.name} has too few examples to hold out a validation split")
     proxy_source = f"{len(proxy)} examples: {proxy_source}" if len(proxy) else "none"
     return Corpus(train, test, proxy, public, reader.labels, proxy_source, public_source)
-
-
-def _proxy_split(settings: DataSettings, splits: Mapping[str, Split], test_name: str | None) -> Split | None:
-    """The split with the server's own data; None where it has to be a slice of the test split."""
-    if settings.proxy in ("", test_name):
-        return None if settings.proxy else splits.get("proxy")
-    return _named_split(settings.proxy, "proxy", settings, splits)
-
-
-def _named_split(name: str, setting: str, settings: DataSettings, splits: Mapping[str, Split]) -> Split:
-    """A split of the source, or else of another source, which the setting `data.<setting>` names."""
-    if name in splits:
-        return splits[name]
-    try:
-        return load_splits(name, "", settings.train_split, ())[settings.train_split]
-    except InputError as error:
-        raise InputError(f"data.{setting}: {str(error).removeprefix('data.name: ')}") from error
-
-
-def _without_copies(data: Dataset, setting: str, name: str, taken: Dataset, whose: str) -> Dataset:
-    """The server's data without what the clients or the test hold; refused where that is most of it.
-
-    Examples are compared by content, so it does not matter by what path they are named.
-    """
-    held = set(_contents(taken))
-    own = [row for row, content in enumerate(_contents(data)) if content not in held]
-    shared = len(data) - len(own)
-    if 2 * shared > len(data):
-        raise InputError(
-            f"data.{setting}: {shared} of the {len(data)} examples in '{name}' are {whose}: "
-            f"name data that the server may see"
-        )
-    return data.select(own) if shared else data
-
-
-def _described(public: Dataset, split: Split) -> str:
-    """One line for the record."""
-    labels = public["label"][:] if "label" in public.column_names else []
-    unlabelled = f", {labels.count(UNLABELLED)} without a label" if UNLABELLED in labels else ""
-    return f"{len(public)} examples{unlabelled}: {split.where}"
-
-
-def _contents(data: Dataset) -> Iterator[bytes]:
-    """A digest of what each row says, its label aside. An image file on disk is known by where it lies."""
-    columns = [column for column in ("text", "text_pair", "prompt", "response", "image") if column in data.column_names]
-    rows = data.select_columns(columns)
-    if "image" in columns:
-        rows = rows.cast_column("image", Image(decode=False))
-    for row in rows:
-        image = row.get("image") or {}
-        if image:
-            row["image"] = image["bytes"] or str(Path(image["path"]).resolve())
-        yield blake2b(repr(row).encode(), digest_size=16).digest()
 
 
 def _cut(data: Dataset, count: int, seed: int, purpose: str) -> tuple[Dataset, Dataset]:

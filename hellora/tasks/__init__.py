@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hellora.data.sources import UNLABELLED
+from hellora.data.server_data import UNLABELLED
 from hellora.model import Kind, ModelSettings
 from hellora.resident import BaseModel
 

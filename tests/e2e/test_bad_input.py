@@ -34,7 +34,7 @@ def check_refusal(answer: Any, *words: str) -> None:
         (["method.allocator=nowhere.mod:Mine"], ["allocator = 'nowhere.mod:Mine' cannot be imported"]),
         (["fleet.layers=[0]"], ["fleet", "give at least one group more than 0"]),
         (["fleet.layers=[0, 0, 0]"], ["fleet", "give at least one group more than 0"]),
-        (["fleet.layers=[0, 4]", "fleet.shares=[1, 0]"], ["fleet.shares leaves every client with 0 layers"]),
+        (["fleet.layers=[0, 4]", "fleet.shares=[1, 0]"], ["fleet: no client can train"]),
         (["cohort=7"], ["cohort = 7 is more than data.clients = 6", "lower cohort"]),
         (["rounds=many"], ["rounds", "'many'"]),
         (["train.lr=-1"], ["lr must be greater than 0"]),

@@ -211,7 +211,8 @@ def test_an_aggregated_head_is_trained_and_a_frozen_one_is_not(hellora: Command,
 
 def test_local_heads_stay_with_their_clients(hellora: Command, small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert hellora("run", small, "--out", out, *changed("method.head", "local")).status == 0
+    settings = [*changed("method.head", "local"), *changed("method.scores", "clients")]
+    assert hellora("run", small, "--out", out, *settings).status == 0
     seen = {client for line in lines_of(out) for client in line["updated"]}
     personal = out / "adapter" / "personal"
     assert names_in(personal) == {f"client-{client:05d}" for client in seen}
@@ -551,6 +552,15 @@ def test_plan_needs_neither_data_nor_weights(
     assert not (tmp_path / "runs").exists()
 
 
+def test_plan_says_that_ranks_pruned_later_are_unknown(hellora: Command, small: Path) -> None:
+    settings = [*changed("method.allocator", "self_pruning"), *changed("train.tail_penalty", 0.1)]
+    note = "To what rank clients prune themselves, only training shows"
+    assert note in hellora("plan", small, "--round", 1, *settings).out
+    assert note not in hellora("plan", small, *settings).out  # nobody has pruned before round 0
+    assert note not in hellora("plan", small, "--round", 1, *settings[:2]).out  # nor without the penalty
+    assert note not in hellora("plan", small, "--round", 1, *settings[2:]).out
+
+
 def test_list_has_a_line_for_everything(hellora: Command) -> None:
     answer = hellora("list")
     assert answer.status == 0
@@ -604,3 +614,61 @@ def test_exit_status_and_streams_as_a_shell_sees_them(small: Path, tmp_path: Pat
     code.write_text(code_of(tmp_path / "out") + "\nprint(logits.shape)\n")
     answer = subprocess.run([sys.executable, code], capture_output=True, text=True, timeout=120, check=False)
     assert (answer.returncode, answer.stdout) == (0, "torch.Size([2, 3])\n"), answer.stderr
+
+
+FAULTY = """
+from pathlib import Path
+
+from hellora.aggregators.participant_mean import ParticipantMean
+from hellora.allocators.everything import Everything
+from hellora.dispatchers.whole import Whole
+
+
+def fail(when):
+    if when and not Path("mended").exists():
+        raise ValueError("two\\nlines")
+
+
+class Aggregates(ParticipantMean):
+    def aggregate(self, adapter, answers, spec, seed):
+        fail(answers[0][0].round == 1)
+        return super().aggregate(adapter, answers, spec, seed)
+
+
+class Allocates(Everything):
+    def allocate(self, view):
+        fail(view.round == 1)
+        return super().allocate(view)
+
+
+class Dispatches(Whole):
+    def dispatch(self, adapter, trained, spec):
+        fail(any(pair.B.any() for pair in adapter.pairs.values()))  # from round 1 on
+        return super().dispatch(adapter, trained, spec)
+"""
+
+
+@pytest.mark.parametrize(
+    "setting", ["aggregator=faulty:Aggregates", "allocator=faulty:Allocates", "dispatcher=faulty:Dispatches"]
+)
+def test_a_strategy_that_raises_stops_the_run_in_one_line_and_it_goes_on_when_mended(
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    out = tmp_path / "out"
+    arguments = ["run", small, "--out", out, "--set", f"method.{setting}", "--resume"]
+    stopped = hellora(*arguments)
+    name = setting.partition("=")[2]
+    assert stopped.status == 1
+    expected = f"error: round 1: {name} raised ValueError: two lines: mend it and --resume (traceback: {out}/error.log)"
+    assert stopped.err == f"{expected}\n"
+    assert 'raise ValueError("two' in (out / "error.log").read_text()
+    kept = (out / "rounds.jsonl").read_text()
+    assert kept.count("\n") == 1
+    (tmp_path / "mended").touch()
+    assert hellora(*arguments).status == 0
+    assert (out / "rounds.jsonl").read_text().startswith(kept)
+    assert not (out / "error.log").exists()

@@ -18,7 +18,7 @@ from torch import Tensor
 from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.algebra import prototype_of, prototypes_of
 from hellora.client import evaluate, seeded
-from hellora.data.sources import UNLABELLED
+from hellora.data.server_data import UNLABELLED
 from hellora.distillation import (
     Distillation,
     Target,

@@ -117,6 +117,29 @@ def test_a_group_is_measured_by_the_ranks_it_receives(prepared: Prepare, counted
     assert len(losses) == 4
 
 
+def test_a_client_that_pruned_its_rank_is_measured_by_what_is_left(prepared: Prepare) -> None:
+    """Client 0 said so in the last round, client 1 before that, and again: the last word counts."""
+    method = {"allocator": "self_pruning", "aggregator": "sparsity_weighted", "dispatcher": "truncate"}
+    setup = prepared(fleet={"layers": [], "ranks": [4]}, method=method, train={"tail_penalty": 0.1})
+    remembered = {"allocator/ranks": torch.tensor([[1, 3], [2, 2]])}
+    state = replace(acting_state(setup), memory=remembered, reported_ranks={0: 1, 1: 2})
+    found = served(setup, state, setup.evaluate(state))
+    assert [(g["layers"], g["rank"], g["clients"]) for g in found["groups"]] == [(4, 1, 1), (4, 2, 2), (4, 4, 3)]
+    pairs = {name: components(pair, torch.arange(1)) for name, pair in state.adapter.pairs.items()}
+    alone = setup.evaluate_adapter(replace(state.adapter, pairs=pairs), setup.corpus.test)
+    assert found["groups"][0]["metrics"] == alone.metrics != found["groups"][2]["metrics"]
+
+
+def test_clients_that_leave_blocks_out_are_measured_on_the_whole_model(
+    prepared: Prepare, counted: list[Adapter]
+) -> None:
+    setup = prepared(method={"dispatcher": "bypass"})
+    state = acting_state(setup)
+    evaluation = setup.evaluate(state)
+    assert all(group["metrics"] == evaluation.metrics for group in served(setup, state, evaluation)["groups"])
+    assert len(counted) == 1
+
+
 def test_a_client_that_can_train_nothing_is_measured_by_the_global_adapter(
     prepared: Prepare, counted: list[Adapter]
 ) -> None:

@@ -38,8 +38,9 @@ from hellora.dispatchers.truncate import Truncate
 from hellora.dispatchers.whole import Whole
 from hellora.errors import InputError, RunError
 from hellora.protocols import Aggregator, Allocator, Answers, Dispatcher, Method, RoundView, Scores, Trains
-from hellora.rounds import Federation, allocate, federate, sample_cohort, with_private
+from hellora.rounds import Federation, allocate, federate, sample_cohort
 from hellora.server_step import ServerStep
+from hellora.sharing import with_private
 from hellora.types import (
     Adapter,
     AdapterSpec,

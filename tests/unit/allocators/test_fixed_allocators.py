@@ -73,6 +73,15 @@ def test_straggler_follows_the_weakest_client_of_the_fleet_not_of_the_cohort() -
     assert rows(Straggler(), view_of(fleet, cohort=fleet[2:3])) == [even]
 
 
+def test_straggler_trains_the_smallest_rank_of_each_layer() -> None:
+    """The client of no layers and the one of rank 0 can train nothing, so they hold nobody back."""
+    fleet = fleet_of(Budget(), Budget(rank=(3, 2, 0, 4)), Budget(3, 3), Budget(0, 1), Budget(4, 0))
+    allocation, _ = Straggler().allocate(view_of(fleet, num_layers=4, max_rank=4))
+    assert allocation.ranks.tolist() == [[3, 2, 0, 0]] * 3 + [[0, 0, 0, 0]] * 2
+    only_the_first, _ = Straggler().allocate(view_of(fleet, num_layers=4, max_rank=4, cohort=fleet[:1]))
+    assert only_the_first.ranks.tolist() == [[3, 2, 0, 0]]
+
+
 def test_rows_cover_every_rank_component() -> None:
     allocation, _ = Geometric().allocate(view_of(fleet_of(6)))
     assert allocation.mask.shape == (1, 12, 2)

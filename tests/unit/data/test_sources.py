@@ -10,7 +10,8 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hellora.data.sources import UNLABELLED, Corpus, DataSettings, load_corpus
+from hellora.data.server_data import UNLABELLED
+from hellora.data.sources import Corpus, DataSettings, load_corpus
 from hellora.errors import InputError
 
 

@@ -4,6 +4,8 @@ For each data set: a tenth of the training split becomes public data, the rest g
 three things are measured on the test split: every prototype and their ensemble; the models that the clients of that
 round trained and sent, before anything was averaged; and models that the same clients would have had alone, trained
 from the start with the same number of steps as the whole run gave them per round.
+
+With --out, what is in the file already is not measured again, so that seeds can be added one by one.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from datasets import load_dataset
 
 from hellora.client import evaluate
@@ -91,6 +94,7 @@ def run(setup: Setup) -> dict[str, Any]:
         "best prototype": max(prototypes.values()),
         "local models, as sent in the last round": mean(sent),
         "local models, trained alone": mean(alone),
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -124,15 +128,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, help="write the numbers to this JSON file")
     options = parser.parse_args()
-    results = []
-    for name in [options.only] if options.only else EXPERIMENTS:
-        for seed in options.seeds:
-            found = measure(name, options.data, seed)
-            results.append({"data": name, "seed": seed, **found})
-            print(json.dumps(results[-1], indent=1), flush=True)
-            if options.out:
-                options.out.parent.mkdir(parents=True, exist_ok=True)
-                options.out.write_text(json.dumps(results, indent=1) + "\n")
+    runs = json.loads(options.out.read_text())["runs"] if options.out and options.out.exists() else []
+    known = {(found["data"], found["seed"]) for found in runs}
+    asked = [(name, seed) for seed in options.seeds for name in ([options.only] if options.only else EXPERIMENTS)]
+    for name, seed in asked:
+        if (name, seed) in known:
+            continue
+        runs.append({"data": name, "seed": seed, **measure(name, options.data, seed)})
+        print(json.dumps(runs[-1], indent=1), flush=True)
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            seeds = " ".join(str(seed) for seed in sorted({found["seed"] for found in runs}))
+            record = {"command": f"python benchmarks/kd_against_local.py {options.data} --seeds {seeds}", "runs": runs}
+            options.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 comparison.toml                                   what is compared
 cells/<setting>/<method>/seed-<s>/                a run; what it would have printed is in its run.log
 tuning/<setting>/<method>/<values>/seed-<s>/      a run that was evaluated on the validation split
-table.csv   table.json   table.md                 the result
+table.csv   table.json   table.md                 the result, of the runs that have ended so far
 """
 
 import json
@@ -33,7 +33,7 @@ from hellora.comparison_table import (
     uplink_budgets,
 )
 from hellora.config import Experiment, Table, read_experiment
-from hellora.errors import HelloraError, InputError
+from hellora.errors import HelloraError, InputError, RunError
 from hellora.progress import TerminalProgress, in_bytes
 from hellora.runs import RunFolder, run_experiment
 
@@ -70,51 +70,68 @@ class Tally:
 
 
 def run_comparison(comparison: Comparison, out: Path, say: Say, resume: bool = False) -> Result:
-    """Run what is not done yet, and write the table. A run that fails is reported, and the others go on.
+    """Run what is not done yet. A run that fails is reported, and the others go on.
+
+    What was done before comes first, and the table is written anew before every run that is not, and at the end: so it
+    never has less than an interrupted comparison left.
 
     Raises:
         InputError: the folder holds something else; nothing has been computed.
+        RunError: the table cannot be written; the runs are kept.
     """
-    begin(comparison, out, resume)
+    comparison = begin(comparison, out, resume)
     tally = Tally(comparison.tuning_runs + len(comparison.cells), say)
     chosen, lost = tuned_values(comparison, out, tally)
-    runs: dict[Cell, Run] = {}
-    failed: dict[Cell, str] = {}
-    for cell in comparison.cells:
+    done = [cell for cell in comparison.cells if RunFolder(cell_folder(out, cell)).summary.exists()]
+    outcomes: dict[Cell, Run | str] = {}
+    for cell in sorted(comparison.cells, key=lambda cell: cell not in done):
+        if cell not in done:
+            write_table(result_of(comparison, outcomes, chosen, lost), out)
         point = chosen[cell.setting, cell.method]
         if point is None:
-            outcome: Run | str = "no tuning run of this method ended, so there is nothing to choose"
-            tally.finished(cell, "", f"failed: {outcome}", None)
+            outcomes[cell] = why = "no tuning run of this method ended, so there is nothing to choose"
+            tally.finished(cell, "", f"failed: {why}", None)
         else:
-            outcome = run_cell(comparison.of(cell, point), cell_folder(out, cell), cell, "", tally)
-        if isinstance(outcome, Run):
-            runs[cell] = outcome
-        else:
-            failed[cell] = outcome
-    tuned = {key: point for key, point in chosen.items() if point}
-    budgets = None
-    if comparison.budget is not None:
-        fixed = comparison.budget
-        budgets = dict.fromkeys(runs, fixed) if isinstance(fixed, int) else uplink_budgets(runs)
-    rows = rows_of(runs, budgets, tuned)
-    notes = footnotes(rows, [*remarks(comparison), *lost, *(f"failed: {named(c)}: {why}" for c, why in failed.items())])
-    result = Result(rows, notes, failed)
+            outcomes[cell] = run_cell(comparison.of(cell, point), cell_folder(out, cell), cell, "", tally)
+    result = result_of(comparison, outcomes, chosen, lost)
     write_table(result, out)
     return result
 
 
-def begin(comparison: Comparison, out: Path, resume: bool) -> None:
-    """Make the folder this comparison's. One that is resumed may have grown, but what it has run must stay as it is."""
+def result_of(
+    comparison: Comparison, outcomes: Mapping[Cell, Run | str], chosen: Chosen, lost: Sequence[str]
+) -> Result:
+    """What the runs that have ended come to, in the order of the comparison's cells; says so if it is not all."""
+    ended = [(cell, outcomes[cell]) for cell in comparison.cells if cell in outcomes]
+    runs = {cell: outcome for cell, outcome in ended if isinstance(outcome, Run)}
+    failed = {cell: outcome for cell, outcome in ended if isinstance(outcome, str)}
+    budgets = None
+    if comparison.budget is not None:
+        fixed = comparison.budget
+        budgets = dict.fromkeys(runs, fixed) if isinstance(fixed, int) else uplink_budgets(runs)
+    rows = rows_of(runs, budgets, {key: point for key, point in chosen.items() if point})
+    notes = footnotes(rows, [*remarks(comparison), *lost, *(f"failed: {named(c)}: {why}" for c, why in failed.items())])
+    if len(ended) < len(comparison.cells):
+        notes.insert(0, f"not complete: {len(runs)} of {len(comparison.cells)} runs are in this table so far.")
+    return Result(rows, notes, failed)
+
+
+def begin(comparison: Comparison, out: Path, resume: bool) -> Comparison:
+    """Make the folder this comparison's. One that is resumed may have grown, but what it has run must stay as it is.
+
+    Returns the comparison with the seeds of its tuning written out. Where [tune] names none they are those that it
+    began with: another list of seeds must not choose other values.
+    """
     record = out / "comparison.toml"
     if record.is_file() and not resume:
         raise InputError(f"{out} holds a comparison already: go on with --resume, or choose another --out")
     empty = not out.exists() or (out.is_dir() and all(file.suffix == ".draft" for file in out.iterdir()))
     if not record.is_file() and not empty:
         raise InputError(f"{out} exists and is not a comparison of hellora: choose another --out")
-    if record.is_file() and any((out / "cells").glob("*/*/*")):
-        before = tomllib.loads(record.read_text())
-        if before.get("tune") != tomllib.loads(comparison.to_toml()).get("tune"):
-            raise InputError(f"{out} has runs with values from another [tune]: choose another --out")
+    before = tomllib.loads(record.read_text()).get("tune") if record.is_file() else None
+    comparison = comparison.with_tuning_seeds((before or {}).get("seeds", ()))
+    if any((out / "cells").glob("*/*/*")) and before != tomllib.loads(comparison.to_toml()).get("tune"):
+        raise InputError(f"{out} has runs with values from another [tune]: choose another --out")
     known = [(cell_folder(out, cell), comparison.of(cell, {})) for cell in comparison.cells if not comparison.tune]
     known += [
         (tuning_folder(out, cell, point), comparison.of(cell, point, "validation"))
@@ -130,6 +147,7 @@ def begin(comparison: Comparison, out: Path, resume: bool) -> None:
         write_atomically(record, comparison.to_toml().encode())
     except OSError as error:
         raise InputError(f"cannot write to {out}: {error.strerror}") from error
+    return comparison
 
 
 def cell_folder(out: Path, cell: Cell) -> Path:
@@ -217,9 +235,12 @@ def attempt(experiment: Experiment, folder: Path) -> Run | str:
 
 def write_table(result: Result, out: Path) -> None:
     failed = {str(cell_folder(Path(), cell)): why for cell, why in result.failed.items()}
-    write_atomically(out / "table.csv", as_csv(result.rows).encode())
-    write_atomically(out / "table.json", json.dumps(as_table(result.rows, result.notes, failed), indent=1).encode())
-    write_atomically(out / "table.md", as_markdown(result.rows, result.notes).encode())
+    try:
+        write_atomically(out / "table.csv", as_csv(result.rows).encode())
+        write_atomically(out / "table.json", json.dumps(as_table(result.rows, result.notes, failed), indent=1).encode())
+        write_atomically(out / "table.md", as_markdown(result.rows, result.notes).encode())
+    except OSError as error:
+        raise RunError(f"cannot write the table to {out}: {error.strerror}; --resume goes on from here") from error
 
 
 def remarks(comparison: Comparison) -> list[str]:

@@ -44,7 +44,7 @@ class Tuning:
 
     grid: dict[str, tuple[Any, ...]]
     validation: float = 0.1  # part of the training data that is held out, in tuning runs and all others
-    seeds: tuple[int, ...] = ()  # () = the first seed of the comparison
+    seeds: tuple[int, ...] = ()  # () = the first seed that the comparison began with
 
     def __post_init__(self) -> None:
         if not self.grid or not all(self.grid.values()):
@@ -100,6 +100,12 @@ class Comparison:
     @property
     def tuning_runs(self) -> int:
         return len(self.tuning_cells) * len(self.points)
+
+    def with_tuning_seeds(self, begun: Sequence[int] = ()) -> "Comparison":
+        """The same with the seeds of its tuning written out: its own, else those `begun` with, else the first."""
+        if self.tune is None or self.tune.seeds:
+            return self
+        return replace(self, tune=replace(self.tune, seeds=tuple(begun) or self.seeds[:1]))
 
     def of(self, cell: Cell, point: Table, evaluate_on: str = "test") -> Experiment:
         """A cell's experiment: the base; over it the method's preset, the setting, the method, the tuned values.

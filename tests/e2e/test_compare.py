@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 
 import hellora.backends.local
 from hellora.client import ClientWork
@@ -110,7 +111,8 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
     again = stopped.out.splitlines()[-1].removeprefix("stopped; go on with: hellora ").split()
     assert again[-1] == "--resume"
     assert len(cells_in(out)) == 2
-    assert not (out / "table.md").exists()
+    assert "\n- not complete: 2 of 4 runs are in this table so far.\n" in (out / "table.md").read_text()
+    assert [(row["setting"], row["method"]) for row in rows_of(out)] == [("iid", "random_layers"), ("iid", "still")]
     first = (out / "cells/iid/random_layers/seed-0/summary.json").stat().st_mtime_ns
     done = len(trained) - 1
     resumed = hellora(*again)
@@ -120,6 +122,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
     assert (out / "cells/iid/random_layers/seed-0/summary.json").stat().st_mtime_ns == first
     assert hellora("compare", small, *FOUR, "--seeds", "0", "--out", alone).status == 0
     assert results(out) == results(alone)
+    assert all("not complete" not in (out / name).read_text() for name in RESULTS)
 
 
 def test_a_comparison_may_grow(hellora: Command, small: Path, tmp_path: Path) -> None:
@@ -129,6 +132,58 @@ def test_a_comparison_may_grow(hellora: Command, small: Path, tmp_path: Path) ->
     assert grown.status == 0
     assert sum("(done before)" in line for line in progress_of(grown)) == 1
     assert [(row["method"], row["n"]) for row in rows_of(out)] == [("random_layers", "2"), ("still", "2")]
+
+
+def test_a_comparison_that_grows_keeps_its_table_meanwhile(
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method is put before one that has all its runs, and the first new run is interrupted."""
+    out = tmp_path / "out"
+    rest = (*ONE_ROUND, "--seeds", "0,1", "--out", out)
+    assert hellora("compare", small, *METHODS[:2], *rest).status == 0
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClientWork, "train", stop)
+        grown = hellora("compare", small, *METHODS[2:], *METHODS[:2], *rest, "--resume")
+    assert grown.status == 130
+    assert ["random_layers" in line for line in progress_of(grown)] == [True, True]
+    assert [(row["method"], row["n"]) for row in rows_of(out)] == [("random_layers", "2")]
+    assert "not complete: 2 of 4 runs" in json.loads((out / "table.json").read_text())["notes"][0]
+
+
+def test_what_may_change_in_a_run_may_change_in_a_comparison(hellora: Command, small: Path, tmp_path: Path) -> None:
+    """Where it is computed and when a run gives up; what is done stays, and new runs have the new values."""
+    out = tmp_path / "out"
+    one = ("compare", small, *METHODS[:2], *ONE_ROUND, "--out", out)
+    assert hellora(*one, "--seeds", "0").status == 0
+    changed = ("--set", "min_clients=2", "--set", "attempts=5", "--set", "compute.eval_batch_size=7")
+    resumed = hellora(*one, *changed, "--seeds", "0,1", "--resume")
+    assert resumed.status == 0, resumed.err
+    assert ["(done before)" in line for line in progress_of(resumed)] == [True, False]
+    old, new = (read_experiment(str(out / f"cells/base/random_layers/seed-{seed}/experiment.toml")) for seed in (0, 1))
+    assert [(e.run.min_clients, e.run.attempts, e.compute.eval_batch_size) for e in (old, new)] == [
+        (1, 3, old.compute.eval_batch_size),
+        (2, 5, 7),
+    ]
+
+
+def test_a_table_that_cannot_be_written_stops_the_comparison(
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        if path.suffix == ".csv":
+            raise OSError(28, "No space left on device")
+        path.write_bytes(data)
+
+    monkeypatch.setattr("hellora.compare.write_atomically", full)
+    answer = hellora("compare", small, *METHODS, *ONE_ROUND, "--out", tmp_path / "out")
+    assert (answer.status, progress_of(answer)) == (1, [])
+    assert answer.err == (
+        f"error: cannot write the table to {tmp_path / 'out'}: No space left on device; --resume goes on from here\n"
+    )
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, lr: float, error: Exception, inside: bool) -> None:
@@ -197,6 +252,25 @@ def test_tuning_chooses_on_the_validation_split_and_for_each_method(
     assert not list((out / "tuning").glob("*/*/*/seed-1"))
     assert "tuned: the best on a validation split (0.1 of the training data" in answer.out
     assert "train.lr in [1e-09, 0.05]" in answer.out
+
+
+def test_another_list_of_seeds_does_not_tune_again(hellora: Command, small: Path, tmp_path: Path) -> None:
+    """The values stay those of the seed that it began with, unless [tune] asks for others, which is refused."""
+    out, mine = tmp_path / "out", tmp_path / "mine.toml"
+    one = ("compare", small, *METHODS[:2], *ONE_ROUND, "--tune", "train.lr=1e-9,0.05", "--out", out)
+    assert hellora(*one, "--seeds", "0").status == 0
+    other = hellora(*one, "--seeds", "1,0", "--resume")
+    assert other.status == 0, other.err
+    assert ["(done before)" in line for line in progress_of(other)] == [True, True, True, False]
+    assert not list((out / "tuning").glob("*/*/*/seed-1"))
+    record = tomllib.loads((out / "comparison.toml").read_text())
+    assert (record["seeds"], record["tune"]["seeds"]) == ([1, 0], [0])
+    assert "seeds [0]" in other.out
+    mine.write_text(tomli_w.dumps({**record, "tune": {**record["tune"], "seeds": [1]}}))
+    refused = hellora("compare", mine, "--out", out, "--resume")
+    assert (refused.status, refused.out.count("\n")) == (2, 1)
+    assert "has runs with values from another [tune]: choose another --out" in refused.err
+    assert tomllib.loads((out / "comparison.toml").read_text()) == record
 
 
 def test_a_value_that_a_run_fails_with_is_not_chosen(

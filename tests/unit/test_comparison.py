@@ -112,6 +112,18 @@ def test_tuned_values_and_the_split_that_they_are_chosen_on(write: Any) -> None:
     assert (test.data.evaluate_on, tuning.data.evaluate_on) == ("test", "validation")
 
 
+def test_the_seeds_of_a_tuning_are_its_own_then_those_begun_with_then_the_first(write: Any) -> None:
+    plain, tuned = (read_comparison(write(FILE + end), {}) for end in ("", TUNE))
+    own = read_comparison(write(FILE + TUNE + "seeds = [8]\n"), {})
+    for comparison, begun, expected in ((tuned, (), (3,)), (tuned, (9, 7), (9, 7)), (own, (9,), (8,))):
+        settled = comparison.with_tuning_seeds(begun)
+        assert {cell.seed for cell in settled.tuning_cells} == set(expected)
+        assert settled.tune is not None
+        assert settled.tune.seeds == expected
+        assert settled.cells == comparison.cells
+    assert plain.with_tuning_seeds((9,)) == plain
+
+
 def test_a_command_line_says_the_same_as_a_file(write: Any) -> None:
     changes = {
         "experiment": {"rounds": 2, "train.batch_size": 8},

@@ -65,8 +65,6 @@ def calibrate(
     where = device if device == "cpu" or torch.cuda.is_available() else "cpu"
     for module in (base.net, base.head) if base.head is not None else (base.net,):
         without_values(module, mode, where)
-    weights = [*base.net.parameters(), *base.net.buffers(), *(base.head.parameters() if base.head else ())]
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in weights}
     width = base.net.get_submodule(spec.modules[0].name).get_parameter("weight").element_size()
     sample = sample_of(base)
     tracer = Tracer(sample.base, task, shape, method, train, device, mode)
@@ -74,7 +72,7 @@ def calibrate(
     return CostModel(
         spec=spec,
         steps=CountedLaws(tracer, sample),
-        weights_bytes=sum(storages.values()),
+        weights_bytes=base.num_bytes,
         weight_item_bytes=width,
         head_parameters=0 if method.head == "frozen" else sum(tensor.numel() for tensor in tracer.head().values()),
         optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),

@@ -35,8 +35,9 @@ def run(
     """Run an experiment: progress here, results in the run's folder."""
     quieten()
     from hellora.config import parse_settings, read_experiment
-    from hellora.progress import TerminalProgress, in_bytes, shown
+    from hellora.progress import TerminalProgress, shown
     from hellora.runs import run_experiment
+    from hellora.units import in_bytes
 
     experiment = read_experiment(source, parse_settings(overrides or ()))
     folder = out or default_folder(experiment.name, resume)

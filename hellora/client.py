@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hellora.memory import peak_memory
 from hellora.policies import int8_activations, micro_batches
 from hellora.protocols import Scores
 from hellora.resident import BaseModel, LoraLinear, PerExampleError
@@ -66,6 +67,7 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
     loss_sum = weight_sum = 0.0
     steps = 0
     with (
+        peak_memory(base.device) as peak,
         seeded(task.seed, base.device),
         base.dressed(
             task.adapter, task.trained, task.head != "frozen", factors=task.factors, bypass=task.bypass, policy=policy
@@ -104,6 +106,8 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
         scores = torch.from_numpy(np.where(task.trained.any(axis=1), squares / steps, np.nan))
     seconds = time.perf_counter() - started
     metrics = {"loss": loss_sum / weight_sum, "steps": steps, "seconds": round(seconds, 3)}
+    if peak.bytes is not None:
+        metrics["peak_bytes"] = base.num_bytes + task.adapter.num_bytes + peak.bytes
     return ClientUpdate(task.round, task.client, len(encoded), adapter, metrics, scores, encoded.num_tokens, rank)
 
 

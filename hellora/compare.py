@@ -34,8 +34,9 @@ from hellora.comparison_table import (
 )
 from hellora.config import Experiment, Table, read_experiment
 from hellora.errors import HelloraError, InputError, RunError
-from hellora.progress import TerminalProgress, in_bytes
+from hellora.progress import TerminalProgress
 from hellora.runs import RunFolder, run_experiment
+from hellora.units import in_bytes
 
 Say = Callable[[str], None]  # what becomes of a line of progress
 Chosen = dict[tuple[str, str], Table | None]  # tuned values by setting and method

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import t as student
 
-from hellora.progress import in_bytes
+from hellora.units import in_bytes
 
 REFERENCE, IID = "random_layers", "iid"  # the method and the setting that have a meaning by their names
 LOWER_IS_BETTER = ("loss",)

@@ -25,7 +25,14 @@ from hellora.errors import InputError
 from hellora.model import ModelSettings
 from hellora.protocols import Method
 from hellora.server_step import ServerStep
-from hellora.settings import ComputeSettings, FleetSettings, MethodSettings, RunSettings, TaskSettings
+from hellora.settings import (
+    ComputeSettings,
+    FleetSettings,
+    MethodSettings,
+    PolicySettings,
+    RunSettings,
+    TaskSettings,
+)
 from hellora.tasks import Task
 from hellora.types import TrainSettings
 
@@ -43,6 +50,7 @@ class Experiment:
     data: DataSettings
     partitioner: Partitioner
     fleet: FleetSettings
+    policy: PolicySettings
     method: Method
     train: TrainSettings
     compute: ComputeSettings
@@ -68,6 +76,7 @@ SECTIONS: dict[str, type] = {
     "model": ModelSettings,
     "data": DataSettings,
     "fleet": FleetSettings,
+    "policy": PolicySettings,
     "method": MethodSettings,
     "server": ServerStep,
     "train": TrainSettings,

@@ -1,7 +1,7 @@
 """Floor 5: from a checked experiment to what a run is made of: model, data, fleet, and how to evaluate a state."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,15 @@ import torch
 from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.algebra import new_adapter, prototypes_of
 from hellora.backends.local import LocalBackend
+from hellora.calibration import Shape, calibrate
 from hellora.client import ClientWork, Evaluation, evaluate, fisher_scores
 from hellora.config import Experiment
 from hellora.data.partitioning import client_rows
 from hellora.data.sources import Corpus, DataSettings, load_corpus
 from hellora.distillation import Distillation, evaluate_ensemble
 from hellora.errors import InputError
+from hellora.memory import release_at_once
+from hellora.planner import Planner
 from hellora.protocols import Answers, Scores
 from hellora.resident import BaseModel
 from hellora.rounds import Federation, allocate
@@ -115,6 +118,7 @@ class Setup:
 def prepare(experiment: Experiment) -> Setup:
     """Load data and model. Raises InputError where they do not fit the settings; cheap checks come first."""
     torch.set_num_threads(threads(experiment))
+    release_at_once()
     seed = experiment.run.seed
     device_check(experiment.compute.device)
     column = getattr(experiment.partitioner, "column", None)
@@ -133,7 +137,9 @@ def prepare(experiment: Experiment) -> Setup:
         parts, held_out = hold_out(parts, experiment.data, seed)
     base = experiment.task.load(experiment.model, corpus.labels, seed_for(seed, "head"))
     profiles = fleet(experiment, [len(part) for part in parts])
-    run = federation(experiment, base, profiles)
+    run = federation(
+        experiment, base, profiles, planner(experiment, corpus.labels, lambda: longest(base, experiment, corpus))
+    )
     rehearse(run, 0)
     return Setup(experiment, corpus, ClientWork(base, experiment.task, corpus.train, parts), run, held_out)
 
@@ -143,8 +149,26 @@ def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
     if not 0 <= round < experiment.run.rounds:
         raise InputError(f"--round {round}: the rounds are 0 to {experiment.run.rounds - 1}")
     base = experiment.task.load(experiment.model, (), 0, weights=False)
-    run = federation(experiment, base, fleet(experiment, [0] * experiment.data.clients))
+    profiles = fleet(experiment, [0] * experiment.data.clients)
+    run = federation(experiment, base, profiles, planner(experiment, (), lambda: experiment.task.max_tokens))
     return run, rehearse(run, round)
+
+
+def planner(experiment: Experiment, labels: Sequence[str], tokens: Callable[[], int]) -> Planner | None:
+    """What says which rows and policies fit; None where no client has a budget in bytes or seconds."""
+    if not experiment.fleet.in_bytes_or_seconds and not experiment.method.allocator.needs_planner:
+        return None
+    bare = experiment.task.load(experiment.model, labels, 0, weights=False)
+    shape = Shape(experiment.train.batch_size, tokens())
+    device = torch.device(devices(experiment.compute.device)[0]).type
+    model = calibrate(bare, experiment.task, shape, experiment.method, experiment.train, device)
+    return Planner(model, experiment.train, experiment.policy.policy, experiment.policy.may)
+
+
+def longest(base: BaseModel, experiment: Experiment, corpus: Corpus) -> int:
+    """Tokens of the longest training example."""
+    lengths = experiment.task.encode(base, corpus.train).lengths
+    return experiment.task.max_tokens if lengths is None else int(lengths.max())
 
 
 def rehearse(run: Federation, round: int) -> Allocation:
@@ -152,7 +176,9 @@ def rehearse(run: Federation, round: int) -> Allocation:
     return allocate(run, ServerState(round, Adapter({})), lambda _: np.ones(run.spec.num_layers))[0]
 
 
-def federation(experiment: Experiment, base: BaseModel, profiles: tuple[ClientProfile, ...]) -> Federation:
+def federation(
+    experiment: Experiment, base: BaseModel, profiles: tuple[ClientProfile, ...], planner: Planner | None
+) -> Federation:
     run = experiment.run
     return Federation(
         spec=base.spec,
@@ -164,13 +190,16 @@ def federation(experiment: Experiment, base: BaseModel, profiles: tuple[ClientPr
         train=experiment.train,
         min_clients=run.min_clients,
         attempts=run.attempts,
+        policy=experiment.policy.policy,
+        planner=planner,
     )
 
 
 def fleet(experiment: Experiment, sizes: Sequence[int]) -> tuple[ClientProfile, ...]:
     """The profiles of all clients, by id."""
     budgets = experiment.fleet.budgets(len(sizes), experiment.run.seed)
-    return tuple(ClientProfile(i, size, budget) for i, (size, budget) in enumerate(zip(sizes, budgets, strict=True)))
+    speeds = experiment.fleet.speeds(len(sizes), experiment.run.seed)
+    return tuple(ClientProfile(i, *values) for i, values in enumerate(zip(sizes, budgets, speeds, strict=True)))
 
 
 def head_check(experiment: Experiment, corpus: Corpus) -> None:

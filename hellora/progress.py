@@ -18,6 +18,7 @@ from hellora.config import Experiment
 from hellora.experiment import Setup
 from hellora.runs import Line
 from hellora.types import ClientFailure, ClientUpdate
+from hellora.units import in_bytes
 
 
 class TerminalProgress:
@@ -94,13 +95,3 @@ class TerminalProgress:
 
 def shown(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "micro_f1")
-
-
-def in_bytes(count: int) -> str:
-    """A number of bytes for a person, in binary units."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

@@ -3,12 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from hellora.cost import Ranks
+from hellora.planner import Planner, largest
 from hellora.seeds import rng_for
 from hellora.server_step import ServerStep
 from hellora.types import (
@@ -26,6 +29,7 @@ from hellora.types import (
 )
 
 Scores = npt.NDArray[np.float64]
+LayersOf = Callable[[int], npt.ArrayLike]  # which layers, of how many
 Trains = Literal["both", "A", "B", "alternate"]
 
 
@@ -43,31 +47,45 @@ class RoundView:
     memory: Memory = field(default_factory=dict)
     reports: Mapping[int, Tensor] = field(default_factory=dict)  # last round's scores by client, (layers,)
     reported_ranks: Mapping[int, int] = field(default_factory=dict)  # the ranks that clients reported last round
+    planner: Planner | None = None  # what fits a budget in bytes and seconds; None where no client has one
 
-    @property
-    def capacities(self) -> tuple[int, ...]:
-        """How many layers each cohort client can train, in cohort order."""
-        return tuple(p.budget.capacity(self.spec.num_layers) for p in self.cohort)
+    def capacity(self, client: ClientProfile, layers_of: LayersOf) -> int:
+        """The most layers c of its budget that a client can train if it trains layers_of(c)."""
+        limit = client.budget.capacity(self.spec.num_layers)
+        return largest(limit, lambda c: self.fits(client, self.ranks(client, layers_of(c))))
 
-    @property
-    def fleet_capacities(self) -> tuple[int, ...]:
+    def fits(self, client: ClientProfile, ranks: Ranks) -> bool:
+        """True if a client can afford to train `ranks` (layers,) in bytes and seconds."""
+        return self.planner is None or self.planner.fits(client, ranks)
+
+    def fleet_capacities(self, layers_of: LayersOf) -> tuple[int, ...]:
         """The distinct capacities above 0 of the whole fleet, ascending: the papers' groups c_1 < … < c_G."""
-        return tuple(sorted({p.budget.capacity(self.spec.num_layers) for p in self.fleet} - {0}))
+        return tuple(sorted({self.capacity(client, layers_of) for client in self.fleet} - {0}))
+
+    def ranks(self, client: ClientProfile, layers: npt.ArrayLike) -> Ranks:
+        """The ranks of its budget in `layers`, and 0 in the others, (layers,)."""
+        ranks = np.zeros(self.spec.num_layers, dtype=np.int64)
+        chosen = np.asarray(layers, dtype=np.int64)
+        ranks[chosen] = client.budget.ranks(self.spec.num_layers, self.spec.max_rank)[chosen]
+        return ranks
 
     def rng(self, client: int, purpose: str, round: int | None = None) -> np.random.Generator:
         """A generator keyed by (experiment seed, round, client id), never by the order of calls."""
         return rng_for(self.seed, purpose, self.round if round is None else round, client)
 
-    def allocation(self, rows: Sequence[npt.ArrayLike]) -> Allocation:
-        """An allocation of whole layers, one sequence of layer indices per cohort client, to the rank of its budget."""
-        mask = np.zeros((len(self.cohort), self.spec.num_layers), dtype=bool)
-        for line, layers in zip(mask, rows, strict=True):
-            line[np.asarray(layers, dtype=np.int64)] = True
-        allocation = Allocation.of_layers(tuple(p.id for p in self.cohort), mask, self.spec.max_rank)
-        component = np.arange(self.spec.max_rank)
-        for row, profile in zip(allocation.mask, self.cohort, strict=True):
-            row &= component < profile.budget.ranks(self.spec.num_layers, self.spec.max_rank)[:, None]
-        return allocation
+    def allocation(self, ranks: Sequence[Ranks]) -> Allocation:
+        """The allocation in which each cohort client trains the first `ranks` (layers,) components."""
+        rows = np.array(ranks, dtype=np.int64).reshape(len(self.cohort), self.spec.num_layers)
+        mask = np.arange(self.spec.max_rank) < rows[:, :, None]
+        return Allocation(tuple(client.id for client in self.cohort), mask)
+
+    def largest_allocation(self, layers_of: Callable[[ClientProfile, int], npt.ArrayLike]) -> Allocation:
+        """Each cohort client trains layers_of(client, c) for the most layers c that it can afford, at its ranks."""
+        rows = []
+        for client in self.cohort:
+            count = self.capacity(client, partial(layers_of, client))
+            rows.append(self.ranks(client, layers_of(client, count)))
+        return self.allocation(rows)
 
 
 class Allocator(ABC):
@@ -78,6 +96,11 @@ class Allocator(ABC):
     @property
     def needs_reports(self) -> bool:
         """True if clients must return one score per trained layer."""
+        return False
+
+    @property
+    def needs_planner(self) -> bool:
+        """True if it asks `view.planner`, which is then there even if no client has a budget in bytes or seconds."""
         return False
 
     @property

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hellora.algebra import components, delta_weight, trained_components
+from hellora.memory import weights_bytes
 from hellora.policies import Beside, recomputed_layers, recomputing
 from hellora.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, Policy
 
@@ -126,6 +127,11 @@ class BaseModel:
     def dtype(self) -> torch.dtype:
         dtype: torch.dtype = next(self.net.parameters()).dtype
         return dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all weights, the head's too."""
+        return weights_bytes(self.net, self.head)
 
     def to(self, device: torch.device | str) -> "BaseModel":
         self.net.to(device)

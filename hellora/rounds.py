@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import torch
 from hellora.algebra import trained_part
 from hellora.diagnostics import aggregation_error
 from hellora.errors import HelloraError, InputError, RunError
+from hellora.planner import Offer, Planner
 from hellora.protocols import Answers, Backend, Method, RoundView, Scores
 from hellora.seeds import rng_for, seed_for
 from hellora.sharing import private_part, shared, travelling_bytes, with_private
@@ -26,6 +28,7 @@ from hellora.types import (
     ClientUpdate,
     LoraPair,
     Memory,
+    Policy,
     RoundReport,
     ServerState,
     TrainSettings,
@@ -48,6 +51,8 @@ class Federation:
     train: TrainSettings
     min_clients: int = 1  # usable updates that a round needs
     attempts: int = 3  # cohorts tried before a round is given up
+    policy: Policy = Policy()  # of every client, where no planner chooses
+    planner: Planner | None = None  # where a client has a budget in bytes or seconds
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:
@@ -56,14 +61,20 @@ class Federation:
         if sorted({p.id for p in self.fleet}) != [p.id for p in self.fleet]:
             raise InputError("the fleet must be in the order of its ids, each id once")
         if not self.able:
+            if self.planner is not None and any(self.counts(p) for p in self.fleet):
+                raise InputError("fleet: " + self.planner.explain(next(p for p in self.fleet if self.counts(p))))
             raise InputError(
                 "no client can train a layer: give at least one group more than 0 in fleet.layers and fleet.ranks"
             )
 
-    @property
+    @cached_property
     def able(self) -> tuple[ClientProfile, ...]:
         """The clients that can train something, by id."""
-        return tuple(p for p in self.fleet if p.budget.trains(self.spec.num_layers, self.spec.max_rank))
+        return tuple(p for p in self.fleet if self.counts(p) and (self.planner is None or self.planner.trains(p)))
+
+    def counts(self, client: ClientProfile) -> bool:
+        """True if the client's budget in layers and ranks allows to train anything."""
+        return client.budget.trains(self.spec.num_layers, self.spec.max_rank)
 
 
 @contextmanager
@@ -103,14 +114,32 @@ def allocate(
         memory=select(state.memory, "allocator"),
         reports=state.reports,
         reported_ranks=state.reported_ranks,
+        planner=run.planner,
     )
     with naming(run.method.allocator, state.round):
         allocation, memory = run.method.allocator.allocate(view)
         allocation.check(cohort, run.spec)
+        if run.planner is not None:
+            run.planner.check(cohort, allocation.mask)
     return allocation, memory
 
 
-def dispatch(run: Federation, state: ServerState, allocation: Allocation) -> list[ClientTask]:
+def offers(run: Federation, allocation: Allocation) -> Mapping[int, Offer]:
+    """How each client with anything to train trains it, and what that is predicted to cost; {} without a planner."""
+    if run.planner is None:
+        return {}
+    clients = {client.id: client for client in run.fleet}
+    found = {
+        client: run.planner.offer(clients[client], ranks)
+        for client, ranks in zip(allocation.clients, allocation.ranks, strict=True)
+        if ranks.any()
+    }
+    return {client: offer for client, offer in found.items() if offer is not None}
+
+
+def dispatch(
+    run: Federation, state: ServerState, allocation: Allocation, offered: Mapping[int, Offer]
+) -> list[ClientTask]:
     """Step 2: one task per client that trains anything this round, by id."""
     tasks = []
     for client in allocation.clients:
@@ -132,6 +161,7 @@ def dispatch(run: Federation, state: ServerState, allocation: Allocation) -> lis
                 report_layer_scores=run.method.allocator.needs_reports,
                 factors=run.method.factors(state.round),
                 bypass=run.method.dispatcher.bypasses,
+                policy=offered[client].policy if client in offered else run.policy,
             )
         )
     return tasks
@@ -255,7 +285,8 @@ def federate(
         attempts: list[Attempt] = []
         for number in range(run.attempts):
             allocation, allocator_memory = allocate(run, state, layer_scores, number)
-            tasks = dispatch(run, state, allocation)
+            offered = offers(run, allocation)
+            tasks = dispatch(run, state, allocation, offered)
             answers, failures, arrived = collect(tasks, backend.train(tasks), run.spec)
             factors = run.method.factors(state.round)
             attempts.append(
@@ -282,9 +313,18 @@ def federate(
             )
         error = aggregation_error(answers, run.spec)
         finished, state = state.round, fold(run, state, answers, allocator_memory, distil)
-        yield RoundReport(finished, state, allocation, client_metrics(answers), tuple(attempts), error)
+        policies = {task.client: task.policy for task in tasks}
+        metrics = client_metrics(answers, offered)
+        yield RoundReport(finished, state, allocation, metrics, tuple(attempts), error, policies)
 
 
-def client_metrics(answers: Answers) -> Mapping[int, Mapping[str, float]]:
-    """What each counted client measured, by id."""
-    return {update.client: {"examples": update.num_examples, **update.metrics} for _, update in answers}
+def client_metrics(answers: Answers, offered: Mapping[int, Offer]) -> Mapping[int, Mapping[str, float]]:
+    """What each counted client measured, by id, and what was predicted for it."""
+    metrics: dict[int, Mapping[str, float]] = {}
+    for _, update in answers:
+        predicted: dict[str, float] = {}
+        if (offer := offered.get(update.client)) is not None:
+            predicted["predicted_peak_bytes"] = offer.cost.peak_bytes
+            predicted |= {} if offer.seconds is None else {"predicted_seconds": round(offer.seconds, 3)}
+        metrics[update.client] = {"examples": update.num_examples, **update.metrics, **predicted}
+    return metrics

@@ -248,6 +248,7 @@ def round_line(
         "round": report.round,
         **attempt_fields(report.counted),
         "ranks": {str(client): row for client, row in zip(report.counted.cohort, ranks, strict=True)},
+        "policies": {str(client): policy.in_words for client, policy in report.policies.items()},
         "repeated": [attempt_fields(attempt) for attempt in report.attempts[:-1]],
         "metrics": metrics,
         "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},

@@ -5,9 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hellora.planner import EXACT, USES
 from hellora.protocols import Trains
 from hellora.seeds import rng_for
-from hellora.types import Budget, Factors, HeadPolicy
+from hellora.types import Budget, Factors, HeadPolicy, Policy
+from hellora.units import parse_bytes
+
+PER_GROUP = ("layers", "ranks", "memory", "seconds", "uplink", "speed")  # settings with one value per group
+ALWAYS = (*USES, "prefix_cache", "prefix_cache_on_disk")
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,30 @@ class FleetSettings:
     layers: tuple[int, ...] = ()  # how many layers a client of each group can train; () = all, for everyone
     shares: tuple[float, ...] = ()  # () = equal
     ranks: tuple[int | tuple[int, ...], ...] = ()  # the rank it can train, or one rank per layer; () = the model's
+    memory: tuple[str, ...] = ()  # what training may take, such as "6GiB"; () = no limit
+    seconds: tuple[float, ...] = ()  # of local training per round; () = no limit. Needs speed
+    uplink: tuple[str, ...] = ()  # what an update may take, such as "500KB"; () = no limit
+    speed: tuple[float, ...] = ()  # operations per second that a client of each group trains with; () = not known
 
     def __post_init__(self) -> None:
         if any(capacity < 0 for capacity in self.layers):
             raise ValueError("layers must not be negative")
         if self.layers and not any(self.layers):
             raise ValueError("layers is 0 for every group, so no client can train: give at least one group more than 0")
-        if self.layers and self.ranks and len(self.layers) != len(self.ranks):
+        sizes = {name: len(getattr(self, name)) for name in PER_GROUP if getattr(self, name)}
+        if len(set(sizes.values())) > 1:
+            said = ", ".join(f"{name} has {size} groups" for name, size in sizes.items())
+            raise ValueError(f"{said}: give one each, or set the others to []")
+        for name in ("memory", "uplink"):
+            for text in getattr(self, name):
+                parse_bytes(text, f"fleet.{name}")
+        for name in ("seconds", "speed"):
+            if not all(value > 0 for value in getattr(self, name)):
+                raise ValueError(f"{name} must be greater than 0 for every group")
+        if self.seconds and not self.speed:
             raise ValueError(
-                f"layers has {len(self.layers)} groups, ranks has {len(self.ranks)}: give one each, or set one to []"
+                "seconds needs speed, the operations per second of each group's device: "
+                "`hellora plan --measure` tells that of this one"
             )
         if any(rank < 0 for ranks in self.ranks for rank in (ranks if isinstance(ranks, tuple) else (ranks,))):
             raise ValueError("ranks must not be negative")
@@ -59,22 +79,77 @@ class FleetSettings:
 
     @property
     def groups(self) -> int:
-        return max(len(self.layers), len(self.ranks))
+        return max(len(getattr(self, name)) for name in PER_GROUP)
+
+    @property
+    def in_bytes_or_seconds(self) -> bool:
+        """True if a budget is more than layers and ranks."""
+        return bool(self.memory or self.seconds or self.uplink)
 
     def budget(self, group: int) -> Budget:
-        return Budget(self.layers[group] if self.layers else None, self.ranks[group] if self.ranks else None)
+        return Budget(
+            layers=self.layers[group] if self.layers else None,
+            rank=self.ranks[group] if self.ranks else None,
+            memory_bytes=parse_bytes(self.memory[group], "fleet.memory") if self.memory else None,
+            seconds=self.seconds[group] if self.seconds else None,
+            uplink_bytes=parse_bytes(self.uplink[group], "fleet.uplink") if self.uplink else None,
+        )
 
     def budgets(self, clients: int, seed: int) -> list[Budget]:
-        """One budget per client id: groups in proportion to their shares (largest remainder), dealt out by seed."""
+        """One budget per client id."""
+        return [self.budget(group) if self.groups else Budget() for group in self.members(clients, seed)]
+
+    def speeds(self, clients: int, seed: int) -> list[float | None]:
+        """Operations per second of each client, by id."""
+        return [self.speed[group] if self.speed else None for group in self.members(clients, seed)]
+
+    def members(self, clients: int, seed: int) -> list[int]:
+        """The group of each client, by id: in proportion to their shares (largest remainder), dealt out by seed."""
         if not self.groups:
-            return [Budget()] * clients
+            return [0] * clients
         shares = np.array(self.shares or [1.0] * self.groups)
         exact = clients * shares / shares.sum()
         counts = np.floor(exact).astype(int)
         for group in np.argsort(counts - exact, kind="stable")[: clients - counts.sum()]:
             counts[group] += 1
-        groups = rng_for(seed, "fleet").permutation(np.repeat(np.arange(len(counts)), counts))
-        return [self.budget(group) for group in groups]
+        groups: list[int] = rng_for(seed, "fleet").permutation(np.repeat(np.arange(len(counts)), counts)).tolist()
+        return groups
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """The [policy] table: how clients train within their memory."""
+
+    use: tuple[str, ...] = ()  # what every client does
+    may: tuple[str, ...] = EXACT  # what a client may do besides, where its budget asks for it
+    micro_batch: int | None = None  # examples in one pass, where `use` has micro_batch
+    prefix_cache_bytes: str | None = None  # what a prefix cache may take; None = no limit
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("use", ALWAYS), ("may", USES)):
+            for what in getattr(self, name):
+                if what not in allowed:
+                    raise ValueError(f"{name} has {what!r}: choose among {', '.join(allowed)}")
+        if ("micro_batch" in self.use) != (self.micro_batch is not None):
+            raise ValueError("use = ['micro_batch'] and micro_batch = a number of examples belong together: set both")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch must be at least 1 example, not {self.micro_batch}")
+        if self.prefix_cache_bytes is not None:
+            parse_bytes(self.prefix_cache_bytes, "policy.prefix_cache_bytes")
+
+    @property
+    def policy(self) -> Policy:
+        """What every client does."""
+        use, limit = set(self.use), self.prefix_cache_bytes
+        return Policy(
+            recompute="all" if "recompute_all" in use else "frozen" if "recompute_frozen" in use else "none",
+            int8_activations="int8_activations" in use,
+            bf16="bf16" in use,
+            micro_batch=self.micro_batch,
+            prefix_cache="memory" if "prefix_cache" in use else "disk" if "prefix_cache_on_disk" in use else "none",
+            prefix_cache_bytes=None if limit is None else parse_bytes(limit, "policy.prefix_cache_bytes"),
+            fold="beside" not in use,
+        )
 
 
 @dataclass(frozen=True)

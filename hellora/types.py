@@ -141,6 +141,7 @@ class ClientProfile:
     id: int
     num_examples: int
     budget: Budget = Budget()
+    speed: float | None = None  # floating point operations per second of its training; None = not known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -243,6 +244,15 @@ class Policy:
     prefix_cache_bytes: int | None = None  # what does not fit is computed again; None = no limit
     fold: bool = True
 
+    @property
+    def in_words(self) -> str:
+        """What is done, such as "recompute_frozen, micro_batch 4"; "plain" for nothing."""
+        parts = [f"recompute_{self.recompute}"] if self.recompute != "none" else []
+        parts += [name for name in ("int8_activations", "bf16") if getattr(self, name)]
+        parts += [] if self.micro_batch is None else [f"micro_batch {self.micro_batch}"]
+        parts += [f"prefix_cache ({self.prefix_cache})"] if self.prefix_cache != "none" else []
+        return ", ".join(parts + ["beside"] * (not self.fold)) or "plain"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientTask:
@@ -329,6 +339,7 @@ class RoundReport:
     client_metrics: Mapping[int, Mapping[str, float]]
     attempts: tuple[Attempt, ...]
     aggregation_error: float | None = None  # of a mean of factors against the exact mean of products
+    policies: Mapping[int, Policy] = field(default_factory=dict)  # of the clients that were asked to train
 
     @property
     def counted(self) -> Attempt:

@@ -8,13 +8,14 @@ layer, which is why the trained layers end at the output. Both papers also choos
 costs; here budgets say it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from hellora.allocators.everything import Everything
+from hellora.cost import Ranks
+from hellora.planner import largest
 from hellora.protocols import Allocator, RoundView
-from hellora.types import Allocation, Memory
+from hellora.types import Allocation, ClientProfile, Memory
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,17 @@ class DepthFromOutput(Allocator):
             raise ValueError(f"smallest must be greater than 0 and at most 1, not {self.smallest}")
 
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        whole, memory = Everything().allocate(view)
-        num_layers, max_rank = view.spec.num_layers, view.spec.max_rank
-        from_output = num_layers - 1 - np.arange(num_layers)
-        mask = whole.mask.copy()
-        for row, client, c in zip(mask, view.cohort, view.capacities, strict=True):
-            shares = np.clip(1 - (1 - self.smallest) * from_output / max(c - 1, 1), 0, 1)
-            ranks = np.floor(client.budget.ranks(num_layers, max_rank) * shares + 0.5)
-            row &= np.arange(max_rank) < np.maximum(ranks, 1)[:, None]
-        return replace(whole, mask=mask), memory
+        rows = []
+        for client in view.cohort:
+            ranks_of = partial(self.ranks, view, client)
+            limit = client.budget.capacity(view.spec.num_layers)
+            rows.append(ranks_of(largest(limit, lambda c, ranks_of=ranks_of: view.fits(client, ranks_of(c)))))  # noqa
+        return view.allocation(rows), {}
+
+    def ranks(self, view: RoundView, client: ClientProfile, count: int) -> Ranks:
+        """The ranks of a client that trains the deepest `count` layers, (layers,)."""
+        from_output = view.spec.num_layers - 1 - np.arange(view.spec.num_layers)
+        shares = np.clip(1 - (1 - self.smallest) * from_output / max(count - 1, 1), 0, 1)
+        budget = view.ranks(client, np.flatnonzero(from_output < count))
+        ranks: Ranks = np.minimum(budget, np.maximum(np.floor(budget * shares + 0.5), 1)).astype(np.int64)
+        return ranks

@@ -7,9 +7,11 @@ A weak client in the cohort gets an empty row.
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from hellora.errors import InputError
 from hellora.protocols import Allocator, RoundView
-from hellora.types import AdapterSpec, Allocation, Budget, Memory
+from hellora.types import Allocation, ClientProfile, Memory
 
 
 @dataclass(frozen=True)
@@ -17,17 +19,21 @@ class Exclusive(Allocator):
     """All or nothing; a cohort without a strong client leaves the round unchanged."""
 
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        num_layers = view.spec.num_layers
-        if not any(affords_all(client.budget, view.spec) for client in view.fleet):
+        spec = view.spec
+        whole, nothing = (np.full(spec.num_layers, rank, dtype=np.int64) for rank in (spec.max_rank, 0))
+
+        def affords_all(client: ClientProfile) -> bool:
+            budget = client.budget
+            within = budget.capacity(spec.num_layers) == spec.num_layers
+            return (
+                within
+                and bool((budget.ranks(spec.num_layers, spec.max_rank) == whole).all())
+                and view.fits(client, whole)
+            )
+
+        if not any(map(affords_all, view.fleet)):
             raise InputError(
-                f"allocator 'exclusive' needs a client that can train all {num_layers} layers at the full rank, "
+                f"allocator 'exclusive' needs a client that can train all {spec.num_layers} layers at the full rank, "
                 f"and the fleet has none"
             )
-        rows = [range(num_layers if affords_all(client.budget, view.spec) else 0) for client in view.cohort]
-        return view.allocation(rows), {}
-
-
-def affords_all(budget: Budget, spec: AdapterSpec) -> bool:
-    """True for a budget without a limit that would be felt."""
-    ranks = budget.ranks(spec.num_layers, spec.max_rank)
-    return budget.capacity(spec.num_layers) == spec.num_layers and bool((ranks == spec.max_rank).all())
+        return view.allocation([whole if affords_all(client) else nothing for client in view.cohort]), {}

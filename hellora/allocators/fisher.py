@@ -74,9 +74,9 @@ class Fisher(Allocator):
         if p is None:
             p = RandomizedGeometric(self.fallback).probabilities(view)
         drawn = int(memory["refreshed"]) if self.resample == "on_refresh" else view.round
-        clients = zip(view.cohort, view.capacities, strict=True)
-        rows = [sample_layers(p, c, view.rng(client.id, "layers", drawn)) for client, c in clients]
-        return view.allocation(rows), memory
+        return view.largest_allocation(
+            lambda client, c: sample_layers(p, c, view.rng(client.id, "layers", drawn))
+        ), memory
 
     def observe(self, view: RoundView) -> Memory:
         """The memory with last round's reports folded in: `reported` (layers,) is nan until a layer is first seen."""

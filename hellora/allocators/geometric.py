@@ -45,4 +45,4 @@ class Geometric(Allocator):
             raise ValueError(f"pattern must be one of {', '.join(get_args(Pattern))}, not {self.pattern!r}")
 
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        return view.allocation([pattern_layers(self.pattern, c, view.spec.num_layers) for c in view.capacities]), {}
+        return view.largest_allocation(lambda _, c: pattern_layers(self.pattern, c, view.spec.num_layers)), {}

@@ -20,5 +20,4 @@ class RandomLayers(Allocator):
 
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
         p = np.full(view.spec.num_layers, 1 / view.spec.num_layers)
-        clients = zip(view.cohort, view.capacities, strict=True)
-        return view.allocation([sample_layers(p, c, view.rng(client.id, "layers")) for client, c in clients]), {}
+        return view.largest_allocation(lambda client, c: sample_layers(p, c, view.rng(client.id, "layers"))), {}

@@ -28,13 +28,13 @@ class RandomizedGeometric(Allocator):
 
     def probabilities(self, view: RoundView) -> Scores:
         """p, (layers,)."""
-        num_layers, capacities = view.spec.num_layers, view.fleet_capacities
+        num_layers = view.spec.num_layers
         if self.pattern == "uniform":
             return np.full(num_layers, 1 / num_layers)
+        capacities = view.fleet_capacities(lambda c: pattern_layers(self.pattern, c, num_layers))
         held = np.concatenate([pattern_layers(self.pattern, c, num_layers) for c in capacities])
         return np.bincount(held, minlength=num_layers) / sum(capacities)
 
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
         p = self.probabilities(view)
-        clients = zip(view.cohort, view.capacities, strict=True)
-        return view.allocation([sample_layers(p, c, view.rng(client.id, "layers")) for client, c in clients]), {}
+        return view.largest_allocation(lambda client, c: sample_layers(p, c, view.rng(client.id, "layers"))), {}

@@ -6,9 +6,10 @@ Ranks likewise: in each layer everyone trains the smallest rank that those clien
 round, so the other layers and components are never trained: nothing at all where the clients have no layer in common.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from hellora.allocators.geometric import pattern_layers
 from hellora.protocols import Allocator, RoundView
@@ -21,8 +22,13 @@ class Straggler(Allocator):
 
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
         num_layers, max_rank = view.spec.num_layers, view.spec.max_rank
-        able = [p.budget for p in view.fleet if p.budget.trains(num_layers, max_rank)]
-        weakest = pattern_layers("uniform", min((b.capacity(num_layers) for b in able), default=0), num_layers)
-        ranks = np.min([b.ranks(num_layers, max_rank) for b in able], axis=0, initial=max_rank)
-        allocation = view.allocation([weakest if c else [] for c in view.capacities])
-        return replace(allocation, mask=allocation.mask & (np.arange(max_rank) < ranks[:, None])), {}
+
+        def evenly(count: int) -> npt.NDArray[np.int64]:
+            return pattern_layers("uniform", count, num_layers)
+
+        able = [client for client in view.fleet if view.capacity(client, evenly)]
+        weakest = evenly(min((view.capacity(client, evenly) for client in able), default=0))
+        ranks = np.zeros(num_layers, dtype=np.int64)
+        ranks[weakest] = np.min([c.budget.ranks(num_layers, max_rank) for c in able], axis=0, initial=max_rank)[weakest]
+        nothing = np.zeros_like(ranks)
+        return view.allocation([ranks if view.capacity(client, evenly) else nothing for client in view.cohort]), {}

@@ -50,6 +50,11 @@ class Task(ABC):
 
     columns: ClassVar[Columns]  # which columns of the data it reads
 
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of an example; 1 where examples are no texts."""
+        return 1
+
     @abstractmethod
     def kind(self) -> Kind:
         """Which Hugging Face class loads the model."""

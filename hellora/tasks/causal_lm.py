@@ -31,6 +31,10 @@ class CausalLM(Task):
         if self.max_length < 4 or self.answers < 0 or self.answer_tokens < 1:
             raise ValueError("max_length must be at least 4 tokens, answer_tokens 1, and answers not negative")
 
+    @property
+    def max_tokens(self) -> int:
+        return self.max_length
+
     def kind(self) -> Kind:
         return "causal_lm"
 

@@ -35,6 +35,10 @@ class SequenceClassification(Task):
         if self.max_length < 4:
             raise ValueError(f"max_length must be at least 4 tokens, not {self.max_length}")
 
+    @property
+    def max_tokens(self) -> int:
+        return self.max_length
+
     def kind(self) -> Kind:
         return "features" if self.head_type == "mean_pooling" else "sequence_classification"
 

@@ -1,0 +1,152 @@
+"""Floor 2: what a client can afford in bytes and seconds, and how it trains to afford it.
+
+A row of an allocation fits a client if under some policy its predicted peak, uplink and time are within the budget; of
+the policies that fit, the fastest is taken. What may be used is the run's choice (`[policy]`).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+
+from hellora.cost import Cost, CostModel, Ranks, Work
+from hellora.errors import InputError
+from hellora.types import Budget, ClientProfile, Mask, Policy, Recompute, TrainSettings
+from hellora.units import in_bytes
+
+RESERVE = 0.05  # of what a step holds, kept free for what the laws do not see
+MICRO_BATCH_SLOWDOWN = 0.12  # of a batch in two halves, four quarters …, each time
+INT8_SLOWDOWN = 0.5
+
+USES = ("recompute_frozen", "recompute_all", "micro_batch", "beside", "int8_activations", "bf16")
+EXACT = ("recompute_frozen", "recompute_all", "micro_batch", "beside")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """How a client can train a row, and what that is predicted to cost; `seconds` None: its speed is not known."""
+
+    policy: Policy
+    cost: Cost
+    seconds: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Planner:
+    """Chooses policies. `policy` is what every client does; `may` is what a client may do besides to stay in budget."""
+
+    model: CostModel
+    train: TrainSettings
+    policy: Policy = Policy()
+    may: tuple[str, ...] = EXACT
+    offers: dict[tuple[Budget, float | None, Work, bytes], Offer | None] = field(default_factory=dict)  # known so far
+
+    def offer(self, client: ClientProfile, ranks: Ranks) -> Offer | None:
+        """The fastest way to train `ranks` (layers,) within the client's budget; None if there is none."""
+        key = (client.budget, client.speed, self.work(client), ranks.astype(np.int64).tobytes())
+        if key not in self.offers:
+            fitting = (offer for offer in self.ways(client, ranks) if self.within(client.budget, offer))
+            self.offers[key] = min(fitting, key=lambda offer: self.slowness(client, offer), default=None)
+        return self.offers[key]
+
+    def fits(self, client: ClientProfile, ranks: Ranks) -> bool:
+        return not ranks.any() or self.offer(client, ranks) is not None
+
+    def trains(self, client: ClientProfile) -> bool:
+        """True if the client can train anything at all."""
+        ranks = np.zeros(self.model.spec.num_layers, dtype=np.int64)
+        ranks[-1] = 1
+        return self.fits(client, ranks)
+
+    def least(self, client: ClientProfile) -> Offer:
+        """What holds the fewest bytes of all that trains anything: one component of the deepest layer."""
+        ranks = np.zeros(self.model.spec.num_layers, dtype=np.int64)
+        ranks[-1] = 1
+        return min(self.ways(client, ranks), key=lambda offer: offer.cost.peak_bytes)
+
+    def ways(self, client: ClientProfile, ranks: Ranks) -> Iterator[Offer]:
+        """Every policy that may be used, with its cost."""
+        work = self.work(client)
+        for policy in self.policies:
+            if policy.micro_batch is not None and policy.micro_batch >= work.batch:
+                continue
+            cost = self.model.cost(ranks, policy, work)
+            seconds = None if client.speed is None else self.operations(cost, policy, work) / client.speed
+            yield Offer(policy, cost, seconds)
+
+    def within(self, budget: Budget, offer: Offer) -> bool:
+        cost = offer.cost
+        step = cost.peak_bytes - self.model.weights_bytes
+        if budget.memory_bytes is not None and cost.peak_bytes + RESERVE * step > budget.memory_bytes:
+            return False
+        if budget.seconds is not None and (offer.seconds is None or offer.seconds > budget.seconds):
+            return False
+        return budget.uplink_bytes is None or cost.uplink_bytes <= budget.uplink_bytes
+
+    def slowness(self, client: ClientProfile, offer: Offer) -> float:
+        return self.operations(offer.cost, offer.policy, self.work(client))
+
+    def operations(self, cost: Cost, policy: Policy, work: Work) -> float:
+        """Operations of a round, with what a policy adds besides operations as if it were more of them."""
+        passes = 1 if policy.micro_batch is None else math.ceil(work.batch / policy.micro_batch)
+        slower = 1 + MICRO_BATCH_SLOWDOWN * math.log2(passes) + INT8_SLOWDOWN * policy.int8_activations
+        return cost.operations * slower
+
+    def work(self, client: ClientProfile) -> Work:
+        """What the client does in a round; `steps` of batches count as passes over its examples."""
+        train, examples = self.train, client.num_examples or self.train.batch_size
+        batch = min(train.batch_size, examples)
+        epochs = float(train.epochs) if train.steps is None else train.steps * batch / examples
+        return Work(examples, train.batch_size, epochs)
+
+    @cached_property
+    def policies(self) -> tuple[Policy, ...]:
+        """Every policy that a client may use, over what all use."""
+        own, may = self.policy, set(self.may)
+        ways: tuple[Recompute, ...] = ("none", "frozen", "all")
+        recompute = [how for how in ways if how == own.recompute or f"recompute_{how}" in may]
+        halves = [2**i for i in range(math.ceil(math.log2(max(self.train.batch_size, 1))))]
+        micro = [own.micro_batch, *(size for size in halves if size < (own.micro_batch or math.inf))]
+        return tuple(
+            replace(own, recompute=how, micro_batch=size, fold=fold, int8_activations=int8, bf16=bf16)
+            for how, size, fold, int8, bf16 in product(
+                recompute,
+                micro if "micro_batch" in may else [own.micro_batch],
+                {own.fold, own.fold and "beside" not in may},
+                {own.int8_activations, "int8_activations" in may or own.int8_activations},
+                {own.bf16, "bf16" in may or own.bf16},
+            )
+        )
+
+    def check(self, clients: tuple[ClientProfile, ...], mask: Mask) -> None:
+        """Raise InputError unless every row of `mask` (clients, layers, max_rank) fits its client."""
+        for client, row in zip(clients, mask, strict=True):
+            if not self.fits(client, row.sum(axis=1)):
+                raise InputError(
+                    f"the allocator gave client {client.id} a row that does not fit its budget "
+                    f"({in_words(client.budget)}): it must ask view.largest() or view.planner what fits"
+                )
+
+    def explain(self, client: ClientProfile) -> str:
+        """Why nothing fits a client, and the least that would."""
+        least = self.least(client)
+        parts = [f"memory {in_bytes(math.ceil(least.cost.peak_bytes * (1 + RESERVE)))}"]
+        parts += [f"uplink {in_bytes(least.cost.uplink_bytes)}"]
+        parts += [] if least.seconds is None else [f"{least.seconds:.3g} s"]
+        return f"nothing fits a client with {in_words(client.budget)}: the least that would is {', '.join(parts)}"
+
+
+def in_words(budget: Budget) -> str:
+    """A budget in bytes and seconds for a person."""
+    parts = [] if budget.memory_bytes is None else [f"memory {in_bytes(budget.memory_bytes)}"]
+    parts += [] if budget.uplink_bytes is None else [f"uplink {in_bytes(budget.uplink_bytes)}"]
+    parts += [] if budget.seconds is None else [f"{budget.seconds:g} s per round"]
+    return ", ".join(parts) or "no limit in bytes or seconds"
+
+
+def largest(count: int, fits: Callable[[int], bool]) -> int:
+    """The largest c of 0 … count for which fits(c); 0 always fits."""
+    return next((c for c in range(count, 0, -1) if fits(c)), 0)

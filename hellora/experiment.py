@@ -117,6 +117,8 @@ def prepare(experiment: Experiment) -> Setup:
     torch.set_num_threads(threads(experiment))
     seed = experiment.run.seed
     device_check(experiment.compute.device)
+    if any(isinstance(ranks, tuple) for ranks in experiment.fleet.ranks):
+        plan(experiment, 0)  # one rank per layer: the model's config tells whether their number is right
     column = getattr(experiment.partitioner, "column", None)
     corpus = load_corpus(
         experiment.data, experiment.task.columns, seed_for(seed, "data"), keep=(column,) if column else ()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,13 +66,19 @@ def calibrate(
     for module in (base.net, base.head) if base.head is not None else (base.net,):
         without_values(module, mode, where)
     width = base.net.get_submodule(spec.modules[0].name).get_parameter("weight").element_size()
-    sample = sample_of(base)
-    tracer = Tracer(sample.base, task, shape, method, train, device, mode)
-    operations, rest, hidden, tokens = tracer.operations()
+    weights = base.num_bytes
+    tracer = Tracer(base, task, shape, method, train, device, mode)
+    try:
+        sample = sample_of(base, ALIKE)
+        operations, rest, hidden, tokens = tracer.operations()
+    except (RuntimeError, ValueError, TypeError, IndexError):  # a model whose blocks hand on more than hidden states
+        base.spec = spec
+        sample = sample_of(base, spec.num_layers)
+        operations, rest, hidden, tokens = tracer.operations()
     return CostModel(
         spec=spec,
         steps=CountedLaws(tracer, sample),
-        weights_bytes=base.num_bytes,
+        weights_bytes=weights,
         weight_item_bytes=width,
         head_parameters=0 if method.head == "frozen" else sum(tensor.numel() for tensor in tracer.head().values()),
         optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),
@@ -86,26 +92,31 @@ def calibrate(
     )
 
 
-def sample_of(base: BaseModel) -> Sample:
-    """The base with at most ALIKE blocks of a kind; the others let their input pass."""
+def sample_of(base: BaseModel, alike: int) -> Sample:
+    """The base with at most `alike` blocks of a kind; the others let their input pass."""
     spec = base.spec
-    blocks = [base.net.get_submodule(name) for name in spec.layers]
+    blocks = [whole(base.net.get_submodule(name)) for name in spec.layers]
     signatures = [(type(block), tuple(tuple(p.shape) for p in block.parameters())) for block in blocks]
     distinct = list(dict.fromkeys(signatures))
     kinds = tuple(distinct.index(signature) for signature in signatures)
     kept: list[int] = []
     of_kind: list[list[int]] = [[] for _ in distinct]
     for layer, kind in enumerate(kinds):
-        if len(of_kind[kind]) < ALIKE:
+        keep = len(of_kind[kind]) < alike
+        owner, _, leaf = spec.layers[layer].rpartition(".")
+        setattr(base.net.get_submodule(owner), leaf, blocks[layer] if keep else Bypass(blocks[layer]))
+        if keep:
             of_kind[kind].append(len(kept))
             kept.append(layer)
-        else:
-            owner, _, leaf = spec.layers[layer].rpartition(".")
-            setattr(base.net.get_submodule(owner), leaf, Bypass(blocks[layer]))
     modules = tuple(replace(m, layer=kept.index(m.layer)) for m in spec.modules if m.layer in kept)
     few = AdapterSpec(modules, tuple(spec.layers[layer] for layer in kept), spec.max_rank, spec.scale)
     base.spec = few
     return Sample(base, kinds, tuple(map(tuple, of_kind)))
+
+
+def whole(block: nn.Module) -> nn.Module:
+    """The block behind one that is left out."""
+    return block.block[0] if isinstance(block, Bypass) else block
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +188,8 @@ class Tracer:
         blocks = [base.net.get_submodule(name) for name in base.spec.layers]
         counter = FlopCounterMode(display=False)
         marks = np.zeros((len(blocks), 2))
+        with torch.no_grad(), self.mode, HeldBytes():  # blocks that are left out run once, to see what they return
+            task.outputs(base, task.blank_batch(base, 1, self.shape.tokens))
         hidden: list[Tensor] = []
         hooks = []
         for j, block in enumerate(blocks):

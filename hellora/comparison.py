@@ -65,7 +65,7 @@ class Comparison:
     methods: dict[str, Table] = field(default_factory=dict)
     settings: dict[str, Table] = field(default_factory=lambda: {"base": {}})
     seeds: tuple[int, ...] = (0, 1, 2)
-    budget: str | int | None = None  # "uplink", or bytes of uplink for each run; None = runs count whole
+    budget: str | int | float | None = None  # "uplink", or bytes of uplink for each run; None = runs count whole
     tune: Tuning | None = None
 
     def __post_init__(self) -> None:
@@ -78,8 +78,8 @@ class Comparison:
                 raise InputError(f"{name!r} must also name a folder: use letters, digits, and . _ + - inside")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds must be one or more, each once, not {list(self.seeds)}")
-        if self.budget not in (None, "uplink") and (isinstance(self.budget, str | bool) or self.budget < 1):
-            raise InputError(f"budget must be 'uplink' or a number of bytes, not {self.budget!r}")
+        if self.budget not in (None, "uplink") and (isinstance(self.budget, str | bool | float) or self.budget < 1):
+            raise InputError(f"budget must be 'uplink' or a whole number of bytes, not {self.budget!r}")
 
     @property
     def cells(self) -> list[Cell]:
@@ -214,5 +214,6 @@ def parse_grid(texts: Sequence[str]) -> Table:
         key, equals, values = text.partition("=")
         if not equals or not key.strip() or not values.strip():
             raise InputError(f"--tune {text!r}: write it as section.key=value,value, such as train.lr=1e-3,1e-2")
-        grid[key.strip()] = [parse_value(value.strip()) for value in values.split(",")]
+        listed = parse_value(f"[{values}]")  # names without quotes are no TOML
+        grid[key.strip()] = listed if isinstance(listed, list) else [parse_value(v.strip()) for v in values.split(",")]
     return grid

@@ -282,6 +282,8 @@ def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[s
         first = error.errors()[0]
         where = dot + ".".join(str(part) for part in first["loc"][:1])
         what = first["msg"].removeprefix("Value error, ")
+        if first["type"] in ("list_type", "tuple_type"):
+            what = f"Input should be a list, such as {json.dumps([first['input']])}"
         given = f", not {first['input']!r}" if first["loc"] else ""
         raise InputError(f"{where.rstrip('.') or 'the experiment'}: {what}{given}") from error
 

@@ -161,11 +161,10 @@ class CostModel:
                 continue
             block = laws.blocks[part]
             keep[where] = (block.keep * coefficient).sum(0)[where]
-            moments[where] = np.maximum((block.forward * coefficient).sum(0), (block.backward * coefficient).sum(0))[
-                where
-            ]
+            passing = np.maximum((block.forward * coefficient).sum(0), (block.backward * coefficient).sum(0))
+            moments[where] = passing[where]
         before = enter + np.concatenate([[0.0], np.cumsum(keep)])
-        step = max(float(n @ laws.start), float((before[:-1] + moments).max()), before[-1] + float(n @ laws.head))
+        step = max(float(n @ laws.start), float((before[:-1] + moments).max()), float(before[-1] + n @ laws.head))
         return round(self.standing_bytes(ranks, policy) + step + self.cached_bytes(ranks, policy, work))
 
     def cached_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:

@@ -101,7 +101,7 @@ class Distillation:
                 kd = divergence(target, logits, settings.temperature).mean()
                 loss = settings.ce_weight * ce + settings.kd_weight * kd
                 if not math.isfinite(value := float(loss.detach())):
-                    raise RunError(f"the loss of distillation became {value}: a smaller method.kd_lr may help")
+                    raise RunError(f"the loss of distillation became {value}: start again with a smaller method.kd_lr")
                 torch.autograd.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()

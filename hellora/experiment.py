@@ -13,7 +13,7 @@ from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.algebra import new_adapter, prototypes_of
 from hellora.backends.local import LocalBackend
 from hellora.calibration import Shape, calibrate
-from hellora.client import ClientWork, Evaluation, evaluate, fisher_scores
+from hellora.client import ClientWork, Evaluation, evaluate, fisher_scores, measure
 from hellora.config import Experiment
 from hellora.data.partitioning import client_rows
 from hellora.data.sources import Corpus, DataSettings, load_corpus
@@ -26,6 +26,7 @@ from hellora.resident import BaseModel
 from hellora.rounds import Federation, allocate
 from hellora.seeds import rng_for, seed_for
 from hellora.sharing import with_private
+from hellora.tasks import Task
 from hellora.types import Adapter, Allocation, ClientProfile, ServerState
 
 FISHER_BATCH = 16  # examples with a copy of the adapter each
@@ -121,6 +122,8 @@ def prepare(experiment: Experiment) -> Setup:
     release_at_once()
     seed = experiment.run.seed
     device_check(experiment.compute.device)
+    if any(isinstance(ranks, tuple) for ranks in experiment.fleet.ranks):
+        plan(experiment, 0)  # one rank per layer: the model's config tells whether their number is right
     column = getattr(experiment.partitioner, "column", None)
     corpus = load_corpus(
         experiment.data, experiment.task.columns, seed_for(seed, "data"), keep=(column,) if column else ()
@@ -141,6 +144,8 @@ def prepare(experiment: Experiment) -> Setup:
         experiment, base, profiles, planner(experiment, corpus.labels, lambda: longest(base, experiment, corpus))
     )
     rehearse(run, 0)
+    if experiment.method.dispatcher.bypasses:
+        bypass_check(base, experiment.task, corpus.train.select([0]))
     return Setup(experiment, corpus, ClientWork(base, experiment.task, corpus.train, parts), run, held_out)
 
 
@@ -212,6 +217,19 @@ def head_check(experiment: Experiment, corpus: Corpus) -> None:
             f"model.classes = {classes}, but {experiment.data.name} has {len(corpus.labels)} classes: "
             f"set model.classes = {len(corpus.labels)}, or remove it"
         )
+
+
+def bypass_check(base: BaseModel, task: Task, rows: Any) -> None:
+    """A model must work with blocks left out. T5's hand each other more than hidden states."""
+    nothing = np.zeros((base.spec.num_layers, base.spec.max_rank), dtype=bool)
+    try:
+        with torch.no_grad(), base.dressed(Adapter({}, base.initial_head()), nothing, bypass=True):
+            measure(lambda batch: task.outputs(base, batch), base, task, rows, batch_size=1)
+    except Exception as error:  # whatever a model's code raises
+        raise InputError(
+            f"method.dispatcher leaves blocks out, and this model does not work without ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}): choose another dispatcher or model"
+        ) from error
 
 
 def hold_out(parts: Parts, data: DataSettings, seed: int) -> tuple[Parts, Parts]:

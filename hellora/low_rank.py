@@ -112,12 +112,7 @@ def grown(residual: LoraPair | None, added: ThinSVD, limit: int, dtype: torch.dt
     return LoraPair(pair.A.to(dtype).contiguous(), pair.B.to(dtype).contiguous(), 1.0)
 
 
-def inner(one: LoraPair, other: LoraPair) -> float:
-    """⟨ΔW, ΔW'⟩_F = s s' Σ (Bᵀ B') ∗ (A A'ᵀ), from matrices of rank × rank' numbers."""
-    product = (one.B.double().T @ other.B.double()) * (one.A.double() @ other.A.double().T)
-    return one.scale * other.scale * float(product.sum())
-
-
 def norm(pair: LoraPair) -> float:
-    """‖ΔW‖_F of a pair."""
-    return math.sqrt(max(0.0, inner(pair, pair)))
+    """‖ΔW‖_F = s √Σ (Bᵀ B) ∗ (A Aᵀ), from matrices of rank × rank numbers."""
+    A, B = pair.A.double(), pair.B.double()
+    return math.sqrt(max(0.0, pair.scale * pair.scale * float(((B.T @ B) * (A @ A.T)).sum())))

@@ -73,18 +73,22 @@ class RoundView:
         """A generator keyed by (experiment seed, round, client id), never by the order of calls."""
         return rng_for(self.seed, purpose, self.round if round is None else round, client)
 
-    def allocation(self, ranks: Sequence[Ranks]) -> Allocation:
+    def allocation_of_ranks(self, ranks: Sequence[Ranks]) -> Allocation:
         """The allocation in which each cohort client trains the first `ranks` (layers,) components."""
         rows = np.array(ranks, dtype=np.int64).reshape(len(self.cohort), self.spec.num_layers)
         mask = np.arange(self.spec.max_rank) < rows[:, :, None]
         return Allocation(tuple(client.id for client in self.cohort), mask)
+
+    def allocation(self, layers: Sequence[npt.ArrayLike]) -> Allocation:
+        """The allocation in which each cohort client trains these layers, to the rank of its budget."""
+        return self.allocation_of_ranks(list(map(self.ranks, self.cohort, layers)))
 
     def largest_allocation(self, layers_of: Callable[[ClientProfile, int], npt.ArrayLike]) -> Allocation:
         """Each cohort client trains layers_of(client, c) for the most layers c that it can afford, at its ranks."""
         rows = []
         for client in self.cohort:
             count = self.capacity(client, partial(layers_of, client))
-            rows.append(self.ranks(client, layers_of(client, count)))
+            rows.append(layers_of(client, count))
         return self.allocation(rows)
 
 

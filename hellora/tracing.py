@@ -30,7 +30,7 @@ aten = torch.ops.aten
 Bytes = npt.NDArray[np.float64]
 
 
-class HeldBytes(TorchDispatchMode):
+class HeldBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of all storages that come to be under it, as long as they live: what an allocator would hold.
 
     `peaks` has the most for each value that `phase` took. Operations that need a value which a fake tensor has not get
@@ -38,7 +38,7 @@ class HeldBytes(TorchDispatchMode):
     """
 
     def __init__(self, known: Sequence[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.held = 0
         self.phase: Any = None
         self.before_next: Callable[[], None] | None = None  # called once, before the next storage comes to be
@@ -125,7 +125,7 @@ def kernels_of(device: str) -> Iterator[None]:
         mask = named.get("attn_mask")
         if mask is not None and mask.dtype == torch.bool:
             mask = torch.where(mask, 0.0, torch.full((), -torch.inf, dtype=query.dtype, device=query.device))
-        attended: Tensor = FusedAttention.apply(query, key, value, mask)
+        attended: Tensor = FusedAttention.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
         return attended
 
     def fused_dropout(x: Tensor, p: float = 0.5, training: bool = True, _inplace: bool = False) -> Tensor:
@@ -134,7 +134,7 @@ def kernels_of(device: str) -> Iterator[None]:
     try:
         F.scaled_dot_product_attention = device_attention
         if device == "cuda":
-            F.dropout = fused_dropout
+            F.dropout = fused_dropout  # type: ignore[assignment]
         yield
     finally:
         F.scaled_dot_product_attention, F.dropout = attention, dropout
@@ -231,11 +231,17 @@ def gradients_of(parameters: Sequence[Tensor]) -> Iterator[None]:
 def without_values(module: nn.Module, mode: FakeTensorMode, device: str) -> None:
     """Replace a module's parameters and buffers by fake ones on `device`; tied ones stay tied."""
     fakes: dict[int, Tensor] = {}
+
+    def fake_of(old: Tensor) -> Tensor:
+        if id(old) not in fakes:
+            fakes[id(old)] = torch.empty_like(old, device=device)
+        return fakes[id(old)]
+
     with mode:
         for owner in module.modules():
-            for table in (owner._parameters, owner._buffers):
-                for name, old in table.items():
-                    if old is not None:
-                        fake = fakes.setdefault(id(old), torch.empty_like(old, device=device))
-                        is_parameter = isinstance(old, nn.Parameter)
-                        table[name] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
+            for name, parameter in owner._parameters.items():
+                if parameter is not None:
+                    owner._parameters[name] = nn.Parameter(fake_of(parameter), requires_grad=False)
+            for name, buffer in owner._buffers.items():
+                if buffer is not None:
+                    owner._buffers[name] = fake_of(buffer)

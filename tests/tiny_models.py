@@ -12,6 +12,8 @@ from transformers import (
     BertTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    T5Config,
+    T5ForSequenceClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -85,6 +87,26 @@ def save_llama(folder: Path) -> Path:
         pad_token_id=0,
     )
     LlamaForCausalLM(config).save_pretrained(str(folder))
+    save_tokenizer(folder)
+    return folder
+
+
+def save_t5(folder: Path) -> Path:
+    """A T5 of 2 blocks on each side, 16 wide, with a head for 3 classes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(WORDS) + 5,
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=2,
+        num_heads=2,
+        eos_token_id=3,
+        decoder_start_token_id=0,
+    )
+    config.num_labels = 3
+    T5ForSequenceClassification(config).save_pretrained(str(folder))
     save_tokenizer(folder)
     return folder
 

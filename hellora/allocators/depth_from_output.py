@@ -29,12 +29,12 @@ class DepthFromOutput(Allocator):
             raise ValueError(f"smallest must be greater than 0 and at most 1, not {self.smallest}")
 
     def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        rows = []
-        for client in view.cohort:
-            ranks_of = partial(self.ranks, view, client)
-            limit = client.budget.capacity(view.spec.num_layers)
-            rows.append(ranks_of(largest(limit, lambda c, ranks_of=ranks_of: view.fits(client, ranks_of(c)))))  # noqa
-        return view.allocation(rows), {}
+        return view.allocation_of_ranks([self.most(view, client) for client in view.cohort]), {}
+
+    def most(self, view: RoundView, client: ClientProfile) -> Ranks:
+        """The ranks of a client that trains as many layers as it can afford, (layers,)."""
+        limit = client.budget.capacity(view.spec.num_layers)
+        return self.ranks(view, client, largest(limit, lambda c: view.fits(client, self.ranks(view, client, c))))
 
     def ranks(self, view: RoundView, client: ClientProfile, count: int) -> Ranks:
         """The ranks of a client that trains the deepest `count` layers, (layers,)."""

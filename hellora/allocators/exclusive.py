@@ -36,4 +36,4 @@ class Exclusive(Allocator):
                 f"allocator 'exclusive' needs a client that can train all {spec.num_layers} layers at the full rank, "
                 f"and the fleet has none"
             )
-        return view.allocation([whole if affords_all(client) else nothing for client in view.cohort]), {}
+        return view.allocation_of_ranks([whole if affords_all(client) else nothing for client in view.cohort]), {}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hellora.allocators.geometric import pattern_layers
 from hellora.protocols import Allocator, RoundView
-from hellora.types import Allocation, Memory
+from hellora.types import Allocation, ClientProfile, Memory
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,12 @@ class Straggler(Allocator):
         def evenly(count: int) -> npt.NDArray[np.int64]:
             return pattern_layers("uniform", count, num_layers)
 
-        able = [client for client in view.fleet if view.capacity(client, evenly)]
+        def able_to_train(client: ClientProfile) -> bool:
+            return client.budget.trains(num_layers, max_rank) and view.capacity(client, evenly) > 0
+
+        able = [client for client in view.fleet if able_to_train(client)]
         weakest = evenly(min((view.capacity(client, evenly) for client in able), default=0))
         ranks = np.zeros(num_layers, dtype=np.int64)
         ranks[weakest] = np.min([c.budget.ranks(num_layers, max_rank) for c in able], axis=0, initial=max_rank)[weakest]
         nothing = np.zeros_like(ranks)
-        return view.allocation([ranks if view.capacity(client, evenly) else nothing for client in view.cohort]), {}
+        return view.allocation_of_ranks([ranks if able_to_train(client) else nothing for client in view.cohort]), {}

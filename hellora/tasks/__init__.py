@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hellora.data.server_data import UNLABELLED
+from hellora.errors import InputError
 from hellora.model import Kind, ModelSettings
 from hellora.resident import BaseModel
 
@@ -71,9 +72,16 @@ class Task(ABC):
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
         """Examples as one padded batch, on the CPU."""
 
-    @abstractmethod
     def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
-        """A batch of this shape on the base's device, every example as long as it can be, with nothing in it."""
+        """A batch of this shape on the base's device, every example as long as it can be, with nothing in it.
+
+        Raises:
+            InputError: the task does not say what its batches are like, so their cost cannot be predicted.
+        """
+        raise InputError(
+            f"task {type(self).__name__} has no blank_batch(), which budgets in bytes and seconds need: write it, or "
+            f"remove these budgets"
+        )
 
     @abstractmethod
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:

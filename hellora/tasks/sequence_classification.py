@@ -48,7 +48,8 @@ class SequenceClassification(Task):
         if self.head_type == "mean_pooling":
             with torch.random.fork_rng(devices=[]), torch.device("cpu" if weights else "meta"):
                 torch.manual_seed(seed)
-                head = nn.Linear(net.config.hidden_size, settings.classes or len(labels)).requires_grad_(False)
+                classes = settings.classes or len(labels) or 2  # 2 stand for those in data that is not read yet
+                head = nn.Linear(net.config.hidden_size, classes).requires_grad_(False)
         processor = load_tokenizer(settings) if weights else None
         if processor is not None and self.head_type == "own":
             net.config.pad_token_id = processor.pad_token_id  # a decoder's own head reads the last token before padding

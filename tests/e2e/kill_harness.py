@@ -47,11 +47,14 @@ class Silent:
 # --------------------------------------------------------------------------------------------------- what must be equal
 
 
-def without_seconds(value: Any) -> Any:
-    """JSON values less what is measured by the clock."""
+MEASURED = ("seconds", "peak_bytes")  # of the machine, and so never twice the same
+
+
+def without_measured(value: Any) -> Any:
+    """JSON values less what is measured of the machine."""
     if isinstance(value, dict):
-        return {key: without_seconds(item) for key, item in value.items() if key != "seconds"}
-    return [without_seconds(item) for item in value] if isinstance(value, list) else value
+        return {key: without_measured(item) for key, item in value.items() if key not in MEASURED}
+    return [without_measured(item) for item in value] if isinstance(value, list) else value
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -60,9 +63,9 @@ def outcome(out: Path) -> dict[str, Any]:
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         name = str(path.relative_to(out))
         if name == "rounds.jsonl":
-            found[name] = [without_seconds(json.loads(line)) for line in path.read_text().splitlines()]
+            found[name] = [without_measured(json.loads(line)) for line in path.read_text().splitlines()]
         elif name == "summary.json":
-            found[name] = without_seconds(json.loads(path.read_text()))
+            found[name] = without_measured(json.loads(path.read_text()))
         elif name == "adapter/README.md":
             found[name] = path.read_text().replace(str(out), "OUT")
         elif not name.startswith("checkpoint/state-"):

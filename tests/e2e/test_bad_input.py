@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from tiny_models import save_t5
 
 Command = Callable[..., Any]
 
@@ -241,6 +242,16 @@ def test_an_allocator_that_does_not_fit_the_fleet_leaves_no_run(hellora: Command
     answer = hellora("run", small, "--out", tmp_path / "out", *settings)
     check_refusal(answer, "needs a client that can train all 4 layers")
     assert not (tmp_path / "out" / "experiment.toml").exists()
+
+
+def test_a_model_whose_blocks_cannot_be_left_out(hellora: Command, small: Path, tmp_path: Path) -> None:
+    """T5's blocks hand on their position bias; with another dispatcher the model trains."""
+    model = save_t5(tmp_path / "t5")
+    settings = ["--set", f"model.name={model}", "--set", "task.head_type=own", "--set", "rounds=1"]
+    answer = hellora("run", small, "--out", tmp_path / "out", *settings, "--set", "method.dispatcher=bypass")
+    check_refusal(answer, "method.dispatcher leaves blocks out, and this model does not work without (ValueError")
+    assert not (tmp_path / "out" / "experiment.toml").exists()
+    assert hellora("run", small, "--out", tmp_path / "out", *settings).status == 0
 
 
 def test_a_damaged_experiment_file(hellora: Command, small: Path, finished: Path) -> None:

@@ -322,7 +322,7 @@ def test_equal_uplink(hellora: Command, small: Path, tmp_path: Path) -> None:
         (["--method", "a=", "--setting", "s=data.alhpa=1"], ["method a, setting s: unknown setting data.alhpa"]),
         (["--method", "a=", "--seeds", "0,one"], ["seeds", "valid integer"]),
         (["--method", "a=", "--tune", "train.lr"], ["--tune 'train.lr': write it as"]),
-        (["--method", "a=", "--budget", "money"], ["budget must be 'uplink' or a number of bytes, not 'money'"]),
+        (["--method", "a=", "--budget", "money"], ["budget must be 'uplink' or a whole number of bytes, not 'money'"]),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(

@@ -38,3 +38,6 @@ def test_the_strategies_of_the_page_run(hellora: Callable[..., Any], small: Path
             assert np.flatnonzero(ranks).tolist() == sorted(window.tolist())
     assert 'allocator = "my_strategies:RollingWindow"' in (out / "experiment.toml").read_text()
     assert "reach = 0.05" in (out / "experiment.toml").read_text()
+    for line in lines:  # of 4 bytes each: query and value of every trained layer, (32 + 32) × rank 4; the head of 99
+        layers = sum(map(np.count_nonzero, line["ranks"].values()))
+        assert line["downlink_bytes"] == 4 * (layers * 2 * 64 * 4 + len(line["ranks"]) * 99)

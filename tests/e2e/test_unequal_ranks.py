@@ -132,9 +132,10 @@ def test_fedsa_keeps_a_factor_of_each_client(hellora: Command, small: Path, tmp_
         assert all(torch.equal(value, shared[name]) for name, value in tensors.items() if "lora_A" in name)
 
 
-def test_a_rank_per_layer_of_another_model_is_refused_in_one_line(
+def test_a_rank_per_layer_of_another_model_is_refused_in_one_line_before_data_are_loaded(
     hellora: Command, small: Path, tmp_path: Path
 ) -> None:
-    answer = hellora("run", small, "--out", tmp_path / "out", "--set", "fleet.ranks=[1, 2, [1, 2]]")
+    changes = ["--set", "fleet.ranks=[1, 2, [1, 2]]", "--set", "data.name=/nowhere/data"]
+    answer = hellora("run", small, "--out", tmp_path / "out", *changes)
     assert answer.status == 2
     assert answer.err == "error: a group of fleet.ranks has 2 ranks for 4 layers: give one each\n"

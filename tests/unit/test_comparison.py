@@ -182,6 +182,7 @@ def test_commas_inside_values_and_strings_without_quotes() -> None:
         "method.pattern": ["triangle", "uniform"],
         "cohort": [1, 2],
     }
+    assert parse_grid(["fleet.layers=[1, 2],[2, 4]"]) == {"fleet.layers": [[1, 2], [2, 4]]}
 
 
 @pytest.mark.parametrize("text", ["random_layers", "a=geometric", "a==1"])
@@ -216,7 +217,7 @@ def test_a_grid_that_is_not_written_as_one(text: str) -> None:
         ({"tune": {"grid": {"train.lr": [1e-3, -1]}}}, "lr must be greater than 0, not -1"),
         ({"tune": {"grid": {"train.lrr": [1]}}}, "unknown setting train.lrr"),
         ({"tune": {"grid": {"train.lr": []}}}, "tune: grid must name settings and the values to try"),
-        ({"tune": {"grid": {"train.lr": 0.1}}}, "tune.grid: Input should be a valid array"),
+        ({"tune": {"grid": {"train.lr": 0.1}}}, "tune.grid: Input should be a list, such as [0.1], not 0.1"),
         ({"tune": {"seeds": [1]}}, "tune.grid is missing"),
         ({"tune": {"grid": {"train.lr": [1]}, "validation": 0}}, "validation must be between 0 and 1, not 0"),
         ({"tune": {"grid": {"train.lr": [1]}, "splits": 2}}, "unknown setting tune.splits"),
@@ -225,8 +226,9 @@ def test_a_grid_that_is_not_written_as_one(text: str) -> None:
         ({"seeds": [0, 0]}, "seeds must be one or more, each once"),
         ({"seeds": []}, "seeds must be one or more, each once"),
         ({"seeds": ["one"]}, "seeds: Input should be a valid integer, not"),
-        ({"budget": "downlink"}, "budget must be 'uplink' or a number of bytes, not 'downlink'"),
-        ({"budget": 0}, "budget must be 'uplink' or a number of bytes, not 0"),
+        ({"budget": "downlink"}, "budget must be 'uplink' or a whole number of bytes, not 'downlink'"),
+        ({"budget": 1.5}, "budget must be 'uplink' or a whole number of bytes, not 1.5"),
+        ({"budget": 0}, "budget must be 'uplink' or a whole number of bytes, not 0"),
         ({"methods": {"c": 3}}, "methods: Input should be"),
     ],
 )

@@ -261,7 +261,7 @@ def test_the_base_and_the_inputs_are_untouched(shaky: BaseModel) -> None:
 def test_a_loss_that_is_no_number_stops_the_run(steady: BaseModel) -> None:
     adapter = of_ranks(steady, 2)
     broken = replace(adapter, head={name: tensor * torch.inf for name, tensor in adapter.head.items()})
-    with pytest.raises(RunError, match=r"loss of distillation became nan: a smaller method\.kd_lr may help"):
+    with pytest.raises(RunError, match=r"loss of distillation became nan: start again with a smaller method\.kd_lr"):
         on_public(steady).distil(broken, [], seed=0)
 
 

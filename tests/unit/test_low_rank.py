@@ -10,7 +10,7 @@ import torch
 from factories import bits
 from hypothesis import given, settings
 
-from hellora.low_rank import Term, ThinSVD, grown, inner, norm, stacked, thin_svd, to_bank
+from hellora.low_rank import Term, ThinSVD, grown, norm, stacked, thin_svd, to_bank
 from hellora.types import LoraPair
 
 Dense = npt.NDArray[np.float64]
@@ -159,8 +159,6 @@ def test_a_residual_above_its_limit_keeps_the_leading_directions() -> None:
 
 @laws
 @given(sums())
-def test_norms_and_inner_products(case: Sum) -> None:
-    one, other = case.terms[0][1], case.terms[-1][1]
-    size = np.linalg.norm(dense(one)) * np.linalg.norm(dense(other))
+def test_norms(case: Sum) -> None:
+    one = case.terms[0][1]
     assert norm(one) == pytest.approx(float(np.linalg.norm(dense(one))), rel=1e-9)
-    assert inner(one, other) == pytest.approx(float((dense(one) * dense(other)).sum()), abs=1e-9 * size)

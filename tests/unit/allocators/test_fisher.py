@@ -49,7 +49,7 @@ def run(
 
 def drawn(p: Scores, view: RoundView, keyed: int | None = None) -> list[list[int]]:
     """What each client of the view draws with probabilities p."""
-    clients = zip(view.cohort, view.capacities, strict=True)
+    clients = [(client, client.budget.capacity(view.spec.num_layers)) for client in view.cohort]
     return [sample_layers(p, c, view.rng(client.id, "layers", keyed)).tolist() for client, c in clients]
 
 

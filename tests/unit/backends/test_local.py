@@ -59,11 +59,11 @@ def tasks_for(work: ClientWork, clients: Sequence[int], **settings: Any) -> list
 
 
 def comparable(answer: ClientUpdate | ClientFailure) -> Any:
-    """All of an answer but the seconds."""
+    """All of an answer but what was measured of the machine."""
     if isinstance(answer, ClientFailure):
         return answer
     scores = {} if answer.layer_scores is None else {"scores": answer.layer_scores}
-    metrics = {name: value for name, value in answer.metrics.items() if name != "seconds"}
+    metrics = {name: value for name, value in answer.metrics.items() if name not in ("seconds", "peak_bytes")}
     return answer.round, answer.num_examples, metrics, bits(answer.adapter.tensors()), bits(scores)
 
 

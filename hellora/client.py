@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hellora.prefix import prefix_cache
 from hellora.protocols import Scores
 from hellora.resident import BaseModel, LoraLinear, PerExampleError
 from hellora.seeds import rng_for
@@ -68,12 +69,13 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
         base.dressed(
             task.adapter, task.trained, task.head != "frozen", factors=task.factors, bypass=task.bypass
         ) as dressed,
+        prefix_cache(base.net, task, spec.layers, len(encoded)) as prefix,
     ):
         tail = tail_of(dressed.lora, settings).detach() if settings.tail_penalty else None
         optimizer = make_optimizer(dressed.parameters, settings)
         for indices in training_batches(encoded, settings, task.seed):
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
-            with autocast(base, settings.precision):
+            with prefix.batch(indices), autocast(base, settings.precision):
                 outputs = kind.outputs(base, batch)
             loss = outputs.loss_sums.sum() / outputs.weights.sum()
             if tail is not None:
@@ -204,7 +206,11 @@ def training_batches(encoded: Encoded, settings: TrainSettings, seed: int) -> It
     """The indices of each step's batch: `steps` of them, or `epochs` passes over the data."""
     done = epoch = 0
     while settings.steps is not None or epoch < settings.epochs:
-        for indices in shuffled_batches(encoded.lengths, len(encoded), settings.batch_size, seed, epoch):
+        drawn = 0 if settings.same_batches else epoch
+        batches = shuffled_batches(encoded.lengths, len(encoded), settings.batch_size, seed, drawn)
+        if drawn != epoch:
+            batches = [batches[i] for i in rng_for(seed, "order", epoch).permutation(len(batches))]
+        for indices in batches:
             if done == settings.steps:
                 return
             yield indices

@@ -53,8 +53,8 @@ def recomputing(net: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
 
     A cache of keys and values, which a block would fill twice, is switched off.
     """
-    config: Any = net.config
-    caches = getattr(config, "use_cache", False) and blocks
+    config: Any = getattr(net, "config", None)
+    caches = bool(blocks) and getattr(config, "use_cache", False)
     try:
         if caches:
             config.use_cache = False
@@ -75,13 +75,14 @@ def run_again_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def checkpointed(*rest: Any, **named: Any) -> Any:
-        tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
-        others = {name: value for name, value in named.items() if name not in tensors}
+        others = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+        names = [name for name in named if name not in others]
+        count = len(rest)  # what `run` refers to stays in memory, so it must refer to no activation
 
         def run(*values: Any) -> Any:
-            return forward(*values[: len(rest)], **others, **dict(zip(tensors, values[len(rest) :], strict=True)))
+            return forward(*values[:count], **dict(zip(names, values[count:], strict=True)), **others)
 
-        return checkpoint(run, *rest, *tensors.values(), use_reentrant=False)
+        return checkpoint(run, *rest, *(named[name] for name in names), use_reentrant=False)
 
     return checkpointed
 

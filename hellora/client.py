@@ -4,7 +4,7 @@ global adapter, score its layers."""
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hellora.policies import int8_activations, micro_batches
 from hellora.prefix import prefix_cache
 from hellora.protocols import Scores
 from hellora.resident import BaseModel, LoraLinear, PerExampleError
-from hellora.seeds import rng_for
+from hellora.seeds import rng_for, seed_for
 from hellora.tasks import Batch, Encoded, Outputs, Task, class_recall
 from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Precision, TrainSettings
 
@@ -60,27 +61,34 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
     """
     started = time.perf_counter()
     encoded = kind.encode(base, rows)
-    spec, settings = base.spec, task.train
+    spec, settings, policy = base.spec, task.train, task.policy
+    precision: Precision = "bf16" if policy.bf16 else settings.precision
+    rounding = torch.Generator(base.device).manual_seed(seed_for(task.seed, "int8"))
     squares = np.zeros(spec.num_layers)
     loss_sum = weight_sum = 0.0
     steps = 0
     with (
         seeded(task.seed, base.device),
         base.dressed(
-            task.adapter, task.trained, task.head != "frozen", factors=task.factors, bypass=task.bypass
+            task.adapter, task.trained, task.head != "frozen", factors=task.factors, bypass=task.bypass, policy=policy
         ) as dressed,
         prefix_cache(base.net, task, spec.layers, len(encoded)) as prefix,
     ):
         tail = tail_of(dressed.lora, settings).detach() if settings.tail_penalty else None
         optimizer = make_optimizer(dressed.parameters, settings)
         for indices in training_batches(encoded, settings, task.seed):
-            batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
-            with prefix.batch(indices), autocast(base, settings.precision):
-                outputs = kind.outputs(base, batch)
-            loss = outputs.loss_sums.sum() / outputs.weights.sum()
+            total = weight = 0.0
+            for part in micro_batches(indices, policy.micro_batch):
+                batch = to_device(kind.collate(base, [encoded.examples[i] for i in part]), base.device)
+                keeping = int8_activations(rounding) if policy.int8_activations else nullcontext()
+                with prefix.batch(part), keeping, autocast(base, precision):
+                    outputs = kind.outputs(base, batch)
+                loss = outputs.loss_sums.sum()
+                torch.autograd.backward(loss)
+                total, weight = total + float(loss.detach()), weight + float(outputs.weights.sum())
+            scale_gradients(dressed.parameters, 1 / max(weight, 1.0))
             if tail is not None:
-                loss = loss + settings.tail_penalty * tail_of(dressed.lora, settings)
-            torch.autograd.backward(loss)
+                torch.autograd.backward(settings.tail_penalty * tail_of(dressed.lora, settings))
             if task.report_layer_scores:
                 squares += squared_norms(dressed.lora, spec)
             if settings.clip_norm is not None:
@@ -88,7 +96,6 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
             optimizer.step()
             optimizer.zero_grad()
             steps += 1
-            total, weight = float(outputs.loss_sums.detach().sum()), float(outputs.weights.sum())
             if not math.isfinite(total):
                 raise TrainingError(f"the loss became {total} at step {steps}; a smaller train.lr may help")
             loss_sum, weight_sum = loss_sum + total, weight_sum + weight
@@ -180,6 +187,13 @@ def squared_norms(lora: Any, spec: AdapterSpec) -> Scores:
 
 
 # ------------------------------------------------------------------------------------------------- the parts of a step
+
+
+def scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
+    """Multiply every gradient in place. A parameter without one is an expert's that saw no token."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad *= factor
 
 
 def make_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:

@@ -1,7 +1,8 @@
 """Floor 4: the one model of a process, lent to a client and returned untouched.
 
 `BaseModel.dressed` puts LoRA modules where a client trains, folds everything else of the adapter into a copy of the
-weight it belongs to, and on leaving puts the very same parameters back. The base is never written to.
+weight it belongs to (or keeps it beside the weight), and on leaving puts the very same parameters back. The base is
+never written to.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hellora.algebra import components, delta_weight, trained_components
-from hellora.types import Adapter, AdapterSpec, Factors, LoraPair, Mask
+from hellora.policies import Beside, recomputed_layers, recomputing
+from hellora.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, Policy
 
 
 class LoraLinear(nn.Module):
@@ -152,13 +154,15 @@ class BaseModel:
         copies: int | None = None,
         factors: Factors = "both",
         bypass: bool = False,
+        policy: Policy = Policy(),
     ) -> Iterator[Dressed]:
         """Lend the model out with `adapter` on it.
 
         Rank components that `trained` (layers, max_rank) switches on become LoRA modules with gradients; all others,
-        and the residual, are folded into a copy of their module's weight. Blocks with something to train are in train
-        mode, the rest in eval mode, or left out (`bypass`). `copies` gives every example of a batch its own copy of
-        the pairs (per-example gradients).
+        and the residual, are folded into a copy of their module's weight, or kept beside it (`policy.fold`). Blocks
+        with something to train are in train mode, the rest in eval mode, or left out (`bypass`). Blocks that
+        `policy.recompute` names keep only their input for backward. `copies` gives every example of a batch its own
+        copy of the pairs (per-example gradients).
         """
         lora: dict[str, LoraLinear] = {}
         head: dict[str, nn.Parameter] = {}
@@ -179,15 +183,18 @@ class BaseModel:
                 linear = self.net.get_submodule(module.name)
                 frozen = [components(pair, ~rows)] if not rows.all() else []
                 frozen += [adapter.residual[module.name]] if module.name in adapter.residual else []
-                if frozen:
+                owner, _, leaf = module.name.rpartition(".")
+                if frozen and policy.fold:
                     put(linear, "weight", nn.Parameter(folded(linear, frozen), requires_grad=False))
+                elif frozen:
+                    linear = Beside(linear, frozen, self.device)
+                    put(self.net.get_submodule(owner), leaf, linear)
                 if rows.any():
                     part = components(pair, rows)
                     A, B = (t.to(self.device, copy=True) for t in (part.A, part.B))
                     if copies is not None:
                         A, B = A.repeat(copies, 1, 1), B.repeat(copies, 1, 1)
                     lora[module.name] = LoraLinear(linear, A, B, pair.scale, self.dropout, factors)
-                    owner, _, leaf = module.name.rpartition(".")
                     put(self.net.get_submodule(owner), leaf, lora[module.name])
             root = self.head if self.head is not None else self.net
             for name in self.head_names:
@@ -201,7 +208,10 @@ class BaseModel:
                     put(self.net.get_submodule(owner), leaf, Bypass(self.net.get_submodule(name)))
             if copies is None:
                 self.train_mode(trained, train_head)
-            yield Dressed(lora, head)
+            layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
+            blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
+            with recomputing(self.net, [block for block in blocks if not isinstance(block, Bypass)]):
+                yield Dressed(lora, head)
         finally:
             for owner_module, name, value in reversed(undo):
                 setattr(owner_module, name, value)

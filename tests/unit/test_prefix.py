@@ -75,7 +75,8 @@ def runs_of(base: BaseModel, train: Callable[[], Any]) -> tuple[list[int], Any]:
 
 
 def with_cache(task: ClientTask, kept: str = "memory", limit: int | None = None) -> ClientTask:
-    return replace(task, policy=Policy(prefix_cache=kept, prefix_cache_bytes=limit))  # type: ignore[arg-type]
+    policy = replace(task.policy, prefix_cache=kept, prefix_cache_bytes=limit)  # type: ignore[arg-type]
+    return replace(task, policy=policy)
 
 
 # --------------------------------------------------------------------------------------------------- the same training
@@ -99,6 +100,17 @@ def test_training_is_the_same_to_the_bit_and_the_prefix_runs_once_per_batch(
     assert cached.layer_scores is not None
     assert plain.layer_scores is not None
     assert bits({"": cached.layer_scores}) == bits({"": plain.layer_scores})
+
+
+def test_it_goes_with_every_other_policy(tiny_bert: Path) -> None:
+    base, kind, rows = bases.load(tiny_bert, dropout=0.1), bases.MEAN_POOLING, bases.texts(COUNT)
+    policy = Policy(recompute="all", int8_activations=True, bf16=True, micro_batch=3, fold=False)
+    task = replace(bases.task_of(base, [2, 3], epochs=3, same_batches=True, lr=1e-2), policy=policy)
+    plain = train_client(task, base, kind, rows)
+    counts, cached = runs_of(base, lambda: train_client(with_cache(task), base, kind, rows))
+    parts = 11  # five batches of 3 + 1 examples, and one of 2
+    assert counts == [parts, parts, 2 * 3 * parts, 2 * 3 * parts], "blocks that train run again in backward"
+    assert bits(cached.adapter.tensors()) == bits(plain.adapter.tensors())
 
 
 @pytest.mark.parametrize("model", ["bert", "bert's own head", "vit"])

@@ -1,0 +1,197 @@
+"""Floor 4: how a client trains within its memory (`types.Policy`): what is kept for backward, and in which form.
+
+Blocks that are run again in backward: Chen et al., arXiv 1604.06174. Activations in few bits, rounded at random: ActNN
+(Chen et al., arXiv 2104.14129), GACT (Liu et al., arXiv 2206.11357).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node, saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
+
+from hellora.algebra import joined
+from hellora.types import LoraPair, Mask
+
+GROUP = 64  # elements that share a scale
+SMALLEST = 1024  # elements; a smaller tensor is kept as it is
+
+
+# ------------------------------------------------------------------------------------------------------- fewer at once
+
+
+def micro_batches(indices: npt.NDArray[np.int64], size: int | None) -> list[npt.NDArray[np.int64]]:
+    """A batch's indices in parts of `size` examples, the last one of what is left; None = one part."""
+    return [indices] if size is None else [indices[i : i + size] for i in range(0, len(indices), size)]
+
+
+# ---------------------------------------------------------------------------------------------------------- run again
+
+
+def recomputed_layers(how: Literal["none", "frozen", "all"], trained: Mask) -> list[int]:
+    """The layers that keep only their input; `trained` is the client's row, (layers, max_rank).
+
+    None of them lies below the shallowest trained layer, where autograd keeps nothing anyway.
+    """
+    trains = [bool(row.any()) for row in trained]
+    if how == "none" or not any(trains):
+        return []
+    return [j for j in range(trains.index(True), len(trains)) if how == "all" or not trains[j]]
+
+
+@contextmanager
+def recomputing(net: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """While entered, each of these blocks of `net` keeps only its input, and backward runs it again.
+
+    A cache of keys and values, which a block would fill twice, is switched off.
+    """
+    config: Any = getattr(net, "config", None)
+    caches = bool(blocks) and getattr(config, "use_cache", False)
+    try:
+        if caches:
+            config.use_cache = False
+        for block in blocks:
+            block.forward = run_again_in_backward(block.forward)
+        yield
+    finally:
+        for block in blocks:
+            vars(block).pop("forward", None)  # what is left is the method of its class
+        if caches:
+            config.use_cache = True
+
+
+def run_again_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, checkpointed. Dropout draws the same numbers again, and autocast is as it was.
+
+    Tensors that came by name are handed over by position: only those does torch keep as it keeps other activations.
+    """
+
+    def checkpointed(*rest: Any, **named: Any) -> Any:
+        others = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+        names = [name for name in named if name not in others]
+        count = len(rest)  # what `run` refers to stays in memory, so it must refer to no activation
+
+        def run(*values: Any) -> Any:
+            return forward(*values[:count], **dict(zip(names, values[count:], strict=True)), **others)
+
+        return checkpoint(run, *rest, *(named[name] for name in names), use_reentrant=False)
+
+    return checkpointed
+
+
+# ------------------------------------------------------------------------------------------------------- kept as int8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """Numbers as int8 with a float32 scale for each group of them: 1.06 bytes for each number."""
+
+    values: Tensor  # (groups, GROUP), int8
+    scales: Tensor  # (groups, 1), float32: the group's largest magnitude over 127
+
+    @staticmethod
+    def of(flat: Tensor, generator: torch.Generator) -> "Packed | None":
+        """`flat` (count,), rounded up or down at random such that its expectation is exact; None if one is not finite.
+
+        Each number is off by less than its group's scale.
+        """
+        short = -len(flat) % GROUP
+        groups = (nn.functional.pad(flat, (0, short)) if short else flat).view(-1, GROUP).float()
+        largest = torch.maximum(groups.amax(1, keepdim=True), -groups.amin(1, keepdim=True))
+        if not bool(largest.isfinite().all()):
+            return None
+        scales = (largest / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+        rounded = (groups / scales).add_(rounding_noise(len(groups), generator)).round_().clamp_(-127, 127)
+        return Packed(rounded.to(torch.int8), scales)
+
+    def unpacked(self) -> Tensor:
+        """The numbers in float32, (groups · GROUP,)."""
+        return (self.values * self.scales).view(-1)
+
+
+def rounding_noise(groups: int, generator: torch.Generator) -> Tensor:
+    """Uniform in ±1/2, (groups, GROUP). Of 16 random bits each: drawing floats would take longer than all the rest."""
+    bits = torch.empty(groups * GROUP // 4, dtype=torch.int64, device=generator.device)
+    return bits.random_(-(2**63), None, generator=generator).view(torch.int16).view(-1, GROUP) * 2.0**-16
+
+
+def int8_activations(generator: torch.Generator) -> AbstractContextManager[Any]:
+    """While entered, autograd keeps the activations of a forward pass as `Packed`; `generator` rounds them.
+
+    What several operations keep of one storage is packed once.
+    """
+    known: dict[tuple[StorageWeakRef, int, int, int], Packed | None] = {}  # a weak reference keeps its address taken
+
+    def pack(tensor: Tensor) -> Any:
+        activation, tensor = is_activation(tensor), tensor.detach()
+        if not activation:
+            return tensor
+        flat = in_memory_order(tensor)
+        if flat is None:
+            tensor = tensor.contiguous()
+            flat = tensor.view(-1)
+        storage = StorageWeakRef(flat.untyped_storage())  # type: ignore[no-untyped-call]
+        key = (storage, tensor._version, int(flat.storage_offset()), len(flat))
+        if key not in known:
+            known[key] = Packed.of(flat, generator)
+        packed = known[key]
+        return tensor if packed is None else (packed, tensor.shape, tensor.stride(), tensor.dtype)
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        packed, shape, stride, dtype = kept
+        tensor: Tensor = packed.unpacked().as_strided(shape, stride).to(dtype)
+        return tensor
+
+    return saved_tensors_hooks(pack, unpack)
+
+
+def is_activation(tensor: Tensor) -> bool:
+    """True for a float tensor that depends on what is trained, and on more than one parameter alone.
+
+    So masks, tables of positions, frozen weights and their casts are none; nor are a trained parameter, its views, its
+    casts.
+    """
+    if not tensor.requires_grad or tensor.is_leaf or tensor.numel() < SMALLEST or not tensor.is_floating_point():
+        return False
+    node: Node | None = tensor.grad_fn
+    while node is not None and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    return node is not None and bool(node.next_functions)  # the node of a parameter itself comes after no other
+
+
+def in_memory_order(tensor: Tensor) -> Tensor | None:
+    """A view (count,) of the tensor's part of its storage, or None where that has holes or overlaps."""
+    ordered = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
+    return ordered.view(-1) if ordered.is_contiguous() else None
+
+
+# ------------------------------------------------------------------------------------------------- beside the weight
+
+
+class Beside(nn.Module):
+    """y = base(x) + Σ scale · B A x, of frozen pairs. They are constants: backward needs no activation for them."""
+
+    A: Tensor  # (rank, d_in) of all pairs together
+    B: Tensor  # (d_out, rank)
+
+    def __init__(self, base: nn.Module, pairs: Sequence[LoraPair], device: torch.device) -> None:
+        super().__init__()
+        pair = reduce(joined, pairs)
+        self.base, self.scale = base, pair.scale
+        self.register_buffer("A", pair.A.to(device))
+        self.register_buffer("B", pair.B.to(device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        h = x.to(self.A.dtype) @ self.A.mT
+        return y + ((h * self.scale) @ self.B.mT).to(y.dtype)

@@ -272,7 +272,7 @@ def test_what_is_an_activation() -> None:
         assert is_activation(tensor)
     for tensor in (trained, trained.mT, trained.bfloat16(), trained.view(32, 128).mT.exp(), frozen, frozen.mT):
         assert not is_activation(tensor)
-    for tensor in (x, x > 0, x.long(), frozen.bfloat16(), h[:4], h.sum(), x.clone().requires_grad_()):
+    for tensor in (h.log_softmax(1), x, x > 0, x.long(), frozen.bfloat16(), h[:4], h.sum(), x.clone().requires_grad_()):
         assert not is_activation(tensor)
 
 
@@ -288,6 +288,20 @@ def test_what_is_no_activation_is_kept_exactly(packs: list[int]) -> None:
 
     assert torch.equal(gradient(int8_activations(generator())), gradient(nullcontext()))
     assert packs == []
+
+
+def test_sure_predictions_keep_their_exact_probabilities() -> None:
+    """Backward exponentiates log-probabilities: rounded ones of -30 to 0 would be off by a tenth."""
+    trained, x = nn.Parameter(normal(64, 512)), normal(256, 64, seed=1)
+
+    def gradient(keeping: AbstractContextManager[Any]) -> Tensor:
+        with keeping:
+            logits = x @ trained
+            loss = nn.functional.cross_entropy(logits, logits.argmax(1).roll(1))
+        (result,) = torch.autograd.grad(loss, trained)
+        return result
+
+    assert torch.equal(gradient(int8_activations(generator())), gradient(nullcontext()))
 
 
 def test_memory_order() -> None:

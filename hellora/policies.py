@@ -159,11 +159,13 @@ def is_activation(tensor: Tensor) -> bool:
     """True for a float tensor that depends on what is trained, and on more than one parameter alone.
 
     So masks, tables of positions, frozen weights and their casts are none; nor are a trained parameter, its views, its
-    casts.
+    casts. Logarithms of probabilities stay exact, too: backward exponentiates them, which makes much of a small error.
     """
-    if not tensor.requires_grad or tensor.is_leaf or tensor.numel() < SMALLEST or not tensor.is_floating_point():
-        return False
     node: Node | None = tensor.grad_fn
+    if node is None or tensor.numel() < SMALLEST or not tensor.is_floating_point():
+        return False
+    if node.name() == "LogSoftmaxBackward0":
+        return False
     while node is not None and len(node.next_functions) == 1:
         node = node.next_functions[0][0]
     return node is not None and bool(node.next_functions)  # the node of a parameter itself comes after no other

@@ -15,6 +15,7 @@ from torch import nn
 
 from hellora.memory import peak_memory
 from hellora.policies import int8_activations, micro_batches
+from hellora.prefix import prefix_cache
 from hellora.protocols import Scores
 from hellora.resident import BaseModel, LoraLinear, PerExampleError
 from hellora.seeds import rng_for, seed_for
@@ -72,6 +73,7 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
         base.dressed(
             task.adapter, task.trained, task.head != "frozen", factors=task.factors, bypass=task.bypass, policy=policy
         ) as dressed,
+        prefix_cache(base.net, task, spec.layers, len(encoded)) as prefix,
     ):
         tail = tail_of(dressed.lora, settings).detach() if settings.tail_penalty else None
         optimizer = make_optimizer(dressed.parameters, settings)
@@ -79,7 +81,7 @@ def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> Cl
             total = weight = 0.0
             for part in micro_batches(indices, policy.micro_batch):
                 batch = to_device(kind.collate(base, [encoded.examples[i] for i in part]), base.device)
-                with numerics(base, policy, settings, rounding):
+                with prefix.batch(part), numerics(base, policy, settings, rounding):
                     outputs = kind.outputs(base, batch)
                 loss = outputs.loss_sums.sum()
                 torch.autograd.backward(loss)
@@ -220,7 +222,11 @@ def training_batches(encoded: Encoded, settings: TrainSettings, seed: int) -> It
     """The indices of each step's batch: `steps` of them, or `epochs` passes over the data."""
     done = epoch = 0
     while settings.steps is not None or epoch < settings.epochs:
-        for indices in shuffled_batches(encoded.lengths, len(encoded), settings.batch_size, seed, epoch):
+        drawn = 0 if settings.same_batches else epoch
+        batches = shuffled_batches(encoded.lengths, len(encoded), settings.batch_size, seed, drawn)
+        if drawn != epoch:
+            batches = [batches[i] for i in rng_for(seed, "order", epoch).permutation(len(batches))]
+        for indices in batches:
             if done == settings.steps:
                 return
             yield indices

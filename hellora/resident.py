@@ -165,10 +165,10 @@ class BaseModel:
         """Lend the model out with `adapter` on it.
 
         Rank components that `trained` (layers, max_rank) switches on become LoRA modules with gradients; all others,
-        and the residual, are folded into a copy of their module's weight, or kept beside it (`policy.fold`). Blocks
-        with something to train are in train mode, the rest in eval mode, or left out (`bypass`). Blocks that
-        `policy.recompute` names keep only their input for backward. `copies` gives every example of a batch its own
-        copy of the pairs (per-example gradients).
+        and the residual, are folded into a copy of their module's weight, or kept beside it (`policy.fold`; always, if
+        the weight is quantised, for a sum would be rounded again). Blocks with something to train are in train mode,
+        the rest in eval mode, or left out (`bypass`). Blocks that `policy.recompute` names keep only their input for
+        backward. `copies` gives every example of a batch its own copy of the pairs (per-example gradients).
         """
         lora: dict[str, LoraLinear] = {}
         head: dict[str, nn.Parameter] = {}
@@ -190,7 +190,7 @@ class BaseModel:
                 frozen = [components(pair, ~rows)] if not rows.all() else []
                 frozen += [adapter.residual[module.name]] if module.name in adapter.residual else []
                 owner, _, leaf = module.name.rpartition(".")
-                if frozen and policy.fold:
+                if frozen and policy.fold and linear.get_parameter("weight").is_floating_point():
                     put(linear, "weight", nn.Parameter(folded(linear, frozen), requires_grad=False))
                 elif frozen:
                     linear = Beside(linear, frozen, self.device)

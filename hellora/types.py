@@ -199,6 +199,7 @@ class TrainSettings:
     batch_size: int = 16
     epochs: int = 1
     steps: int | None = None
+    same_batches: bool = False  # every epoch has the batches of the first, in another order
     clip_norm: float | None = None  # largest L2 norm of all trained gradients together
     precision: Precision = "auto"  # auto: bf16 autocast where the device has it
     # HetLoRA (arXiv 2401.06432) adds λ Σ_modules ‖B[:, q:]‖_F ‖A[q:]‖_F to the loss, with q = max(min_rank, ⌊γ rank⌋).
@@ -231,7 +232,8 @@ class Policy:
     int8_activations   what backward needs is kept as int8, in groups with a scale each
     bf16               bfloat16 autocast
     micro_batch        examples in one forward and backward pass; None = the whole batch. The step is the same
-    prefix_cache       where the output of the blocks below the shallowest trained one is kept over local epochs
+    prefix_cache       where the output of the blocks below the shallowest trained one is kept, batch by batch, for
+                       when the batch comes again; that takes `TrainSettings.same_batches`
     fold               frozen rank components are added to a copy of their weight, which costs memory; False: they are
                        kept beside it, which costs time
     """
@@ -272,6 +274,10 @@ class ClientTask:
     factors: Factors = "both"
     bypass: bool = False  # blocks with nothing to train are left out of the client's model
     policy: Policy = Policy()
+
+    def __post_init__(self) -> None:
+        if self.policy.prefix_cache != "none" and not self.train.same_batches:
+            raise InputError("a prefix cache needs train.same_batches = true: no batch comes twice without it")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -73,6 +73,7 @@ def train_settings(draw: st.DrawFn) -> TrainSettings:
         batch_size=draw(st.integers(1, 99)),
         epochs=draw(st.integers(1, 9)),
         steps=draw(st.none() | st.integers(1, 9)),
+        same_batches=draw(st.booleans()),
         clip_norm=draw(st.none() | st.floats(1e-9, 9)),
         precision=draw(st.sampled_from(["auto", "fp32", "bf16"])),
         tail_penalty=draw(st.floats(0, 1)),

@@ -59,9 +59,11 @@ class ClientWork:
         """Take a step on nothing: what libraries hold from then on is there before memory is measured."""
         base, spec = self.base, self.base.spec
         everything = np.ones((spec.num_layers, spec.max_rank), dtype=bool)
+        for weight in base.net.parameters():
+            weight.sum()  # weights in a file are read when they are first used
         try:
             with base.dressed(new_adapter(spec, base.initial_head(), 0), everything) as dressed:
-                torch.autograd.backward(self.task.outputs(base, self.task.blank_batch(base, 1, 8)).loss_sums.sum())
+                torch.autograd.backward(self.task.outputs(base, self.task.blank_batch(base, 4, 32)).loss_sums.sum())
                 make_optimizer(dressed.parameters, TrainSettings()).step()
         except InputError:  # a task that cannot say what its batches are like
             return

@@ -109,7 +109,7 @@ class Packed:
         if not bool(largest.isfinite().all()):
             return None
         scales = (largest / 127).clamp_(min=torch.finfo(torch.float32).tiny)
-        rounded = (groups / scales).add_(rounding_noise(len(groups), generator)).round_().clamp_(-127, 127)
+        rounded = (groups / scales).add_(rounding_noise(len(groups), generator)).round_()  # -128 to 127
         return Packed(rounded.to(torch.int8), scales)
 
     def unpacked(self) -> Tensor:

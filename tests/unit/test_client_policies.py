@@ -158,12 +158,13 @@ def test_a_decoder_that_would_fill_its_cache_twice(policy: Policy) -> None:
     config = GPT2Config(vocab_size=30, n_positions=16, n_embd=16, n_layer=3, n_head=2, n_inner=24)
     net = GPT2Model(config).eval().requires_grad_(False)
     base = BaseModel(net, adapter_spec(net, ModelSettings(rank=3)), None)
-    ids = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 12, 13, 3]])
+    ids = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 12, 3, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
 
     def gradient(policy: Policy) -> list[Tensor]:
         with base.dressed(bases.acting_adapter(base), bases.row_of(base, [0, 2]), policy=policy) as dressed:
             net.eval()
-            torch.autograd.backward(net(input_ids=ids).last_hidden_state.square().sum())
+            torch.autograd.backward(net(input_ids=ids, attention_mask=mask).last_hidden_state.square().sum())
             return [p.grad for p in dressed.parameters if p.grad is not None]
 
     assert config.use_cache
@@ -325,6 +326,18 @@ def test_each_micro_batch_is_as_wide_as_its_own_longest_text(tiny_llama: Path, m
     train_client(task, base, kind, rows)
     assert [count for count, _ in shapes] == [3, 3, 2]
     assert len({width for _, width in shapes}) > 1
+
+
+@pytest.mark.parametrize("size", [None, 1])
+def test_a_batch_without_anything_to_predict_is_a_step_of_no_gradient(size: int | None, tiny_llama: Path) -> None:
+    base, kind = bases.load(tiny_llama, CausalLM()), CausalLM()
+    rows = Dataset.from_dict({"prompt": ["the boat", "a star", "we saw"], "response": ["", "", "wave"]})
+    task = replace(
+        bases.task_of(base, [1], batch_size=1 if size is None else 3, epochs=2), policy=Policy(micro_batch=size)
+    )
+    update = train_client(task, base, kind, rows)
+    assert all(value.isfinite().all() for value in update.adapter.tensors().values())
+    assert update.num_tokens == 1
 
 
 # --------------------------------------------------------------------------------------------------------------- bf16

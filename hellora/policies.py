@@ -127,12 +127,13 @@ class Packed:
 
 
 def rounding_noise(groups: int, generator: torch.Generator) -> Tensor:
-    """Uniform in ±1/2, (groups, GROUP). Of 16 random bits each: drawing floats would take longer than all the rest."""
+    """Uniform in ±1/2, (groups, GROUP). Of 16 random bits each: to draw floats takes longer than all the rest."""
     bits = torch.empty(groups * GROUP // 4, dtype=torch.int64, device=generator.device)
     return bits.random_(-(2**63), None, generator=generator).view(torch.int16).view(-1, GROUP) * 2.0**-16
 
 
-def int8_activations(generator: torch.Generator) -> AbstractContextManager[Any]:
+@contextmanager
+def int8_activations(generator: torch.Generator) -> Iterator[None]:
     """While entered, autograd keeps the activations of a forward pass as `Packed`; `generator` rounds them.
 
     What several operations keep of one storage is packed once.
@@ -161,7 +162,8 @@ def int8_activations(generator: torch.Generator) -> AbstractContextManager[Any]:
         tensor: Tensor = packed.unpacked().as_strided(shape, stride).to(dtype)
         return tensor
 
-    return saved_tensors_hooks(pack, unpack)
+    with saved_tensors_hooks(pack, unpack):
+        yield  # afterwards only autograd refers to what is packed, and lets it go as backward proceeds
 
 
 def is_activation(tensor: Tensor) -> bool:

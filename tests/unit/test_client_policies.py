@@ -356,6 +356,24 @@ def test_bf16_whatever_the_precision_of_the_run_is_also_when_run_again(precision
     assert seen == [True, True, False, False]
 
 
+def test_bf16_is_that_of_the_run_but_keeps_no_cast_of_a_weight(family: Family, gradients: Any) -> None:
+    layers = [0, 2]
+    expected = gradients(family, task_of(family, layers, precision="bf16"))
+    assert_equal(gradients(family, task_of(family, layers, Policy(bf16=True))), expected)
+    forward = forwards(family)
+
+    def in_bf16() -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward()
+
+    exact = kept(family.base, layers, Policy(), forward)
+    weights = [m.weight for m in family.base.net.modules() if isinstance(m, torch.nn.Linear)]
+    casts = sum(2 * weight.numel() for weight in weights)
+    with_casts, without = (kept(family.base, layers, policy, in_bf16) for policy in (Policy(), Policy(bf16=True)))
+    assert with_casts - without > 0.6 * casts
+    assert without < 0.85 * exact
+
+
 # --------------------------------------------------------------------------------------------------- beside the weight
 
 
@@ -405,8 +423,8 @@ def state_of(base: BaseModel) -> Any:
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize(
     "policy",
-    [*RECOMPUTE, Policy(int8_activations=True), Policy(fold=False), EVERYTHING],
-    ids=["frozen", "all", "int8", "beside", "everything"],
+    [*RECOMPUTE, Policy(int8_activations=True), Policy(bf16=True), Policy(fold=False), EVERYTHING],
+    ids=["frozen", "all", "int8", "bf16", "beside", "everything"],
 )
 def test_the_base_comes_back_as_it_was(
     policy: Policy, raises: bool, family: Family, monkeypatch: pytest.MonkeyPatch

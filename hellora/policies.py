@@ -68,13 +68,16 @@ def recomputing(net: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
 @contextmanager
 def forward_replaced(modules: Sequence[nn.Module], by: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
     """While entered, these modules compute `by(module)`; their hooks run as ever."""
+    own = [vars(module).get("forward") for module in modules]  # some libraries set one; most modules have their class's
     try:
         for module in modules:
             module.forward = by(module)
         yield
     finally:
-        for module in modules:
-            vars(module).pop("forward", None)  # what is left is the method of its class
+        for module, forward in zip(modules, own, strict=True):
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
 
 
 def run_again_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Floor 5: the command line. Heavy imports wait until a command needs them, so that --help answers at once."""
 
+import logging
 import os
 import shlex
 import sys
@@ -301,6 +302,7 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels that it cannot download
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from hellora.model import Kind, ModelSettings, task_of
 from hellora.planner import RESERVE, Offer, Planner
 from hellora.resident import BaseModel
 from hellora.rounds import Federation, allocate
-from hellora.tasks import Batch, Columns, Encoded, Example, Task
+from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
 from hellora.types import Adapter, ClientProfile, ClientTask, ServerState, TrainSettings
 from hellora.units import in_bytes
 
@@ -97,7 +97,7 @@ def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> 
     experiments = {name: check("plan", {**settings, "method": dict(method)}) for name, method in PATTERNS.items()}
     experiment = experiments["budget_value"]
     base = experiment.task.load(experiment.model, (), 0, weights=False)
-    shape = Shape(experiment.train.batch_size, experiment.task.max_tokens)
+    shape = Shape(experiment.train.batch_size, length_limit(base, experiment.task.max_tokens))
     device = torch.device(devices(experiment.compute.device)[0]).type
     cost = calibrate(base, experiment.task, shape, experiment.method, experiment.train, device)
     planner = Planner(cost, experiment.train, experiment.policy.policy, experiment.policy.may)

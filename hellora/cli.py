@@ -216,6 +216,9 @@ def compare(
     budget: Annotated[
         str | None, typer.Option(metavar="uplink|BYTES", help="compare at equal uplink: the least of all, or so much")
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE,…", help="compare at equal memory: of each group of clients")
+    ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="the comparison's folder [default: runs/compare-NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the comparison in the folder")] = False,
@@ -236,6 +239,7 @@ def compare(
     single = {
         "seeds": [parse_value(seed.strip()) for seed in seeds.split(",")] if seeds is not None else None,
         "budget": budget and parse_value(budget),
+        "memory": [size.strip() for size in memory.split(",")] if memory is not None else None,
     }
     comparison = read_comparison(source, changes | {key: value for key, value in single.items() if value is not None})
     folder = out or default_folder(f"compare-{Path(source).stem}", resume)
@@ -302,7 +306,7 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels that it cannot download
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it tells of kernels it lacks
 
 
 def main() -> None:

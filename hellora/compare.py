@@ -255,6 +255,11 @@ def remarks(comparison: Comparison) -> list[str]:
             f"equal uplink: a run counts up to its last evaluated round within its budget, {each}; rounds says how "
             f"many that is. Groups and worst client are measured at the end only, so a run that was cut short has none."
         )
+    if comparison.memory:
+        lines.append(
+            f"equal memory: the clients of {len(comparison.memory)} groups can take {', '.join(comparison.memory)}, "
+            f"whatever the method; each trains what fits. peak is the most that any client was measured to hold."
+        )
     if comparison.tune:
         grid = "; ".join(f"{key} in {list(values)}" for key, values in comparison.tune.grid.items())
         seeds = sorted({cell.seed for cell in comparison.tuning_cells})

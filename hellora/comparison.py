@@ -6,6 +6,7 @@ seeds = [0, 1, 2]
 [settings.NAME]                      "section.key" = value
 [tune]                               grid = {"train.lr" = […]}, tried for every method alike on a validation split
 budget = "uplink"                    or a number of bytes: runs count up to equal uplink
+memory = ["2GiB", "6GiB"]            every method with these groups of clients, in place of layers and ranks
 """
 
 import re
@@ -66,6 +67,7 @@ class Comparison:
     settings: dict[str, Table] = field(default_factory=lambda: {"base": {}})
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: str | int | float | None = None  # "uplink", or bytes of uplink for each run; None = runs count whole
+    memory: tuple[str, ...] = ()  # of the clients of each group, the same for every method; () = as methods say
     tune: Tuning | None = None
 
     def __post_init__(self) -> None:
@@ -118,11 +120,15 @@ class Comparison:
         ours: Table = {"seed": cell.seed}
         if self.tune:
             ours |= {"data.validation": self.tune.validation, "data.evaluate_on": evaluate_on}
+        if self.memory:
+            ours |= {"fleet.memory": list(self.memory), "fleet.layers": [], "fleet.ranks": []}
         last = {**point, **ours}
         try:
             twice = [key for key, count in Counter([*method, *setting, *point, *ours]).items() if count > 1]
             if twice:
-                raise InputError(f"{twice[0]} is set more than once (by the method, the setting, [tune] or the seeds)")
+                raise InputError(
+                    f"{twice[0]} is set more than once (by the method, the setting, [tune], memory or seeds)"
+                )
             table = self.experiment
             for changes in (parts_of(preset), setting, method, last):
                 table = override(table, changes)

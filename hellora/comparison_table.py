@@ -119,6 +119,14 @@ def numbers(run: Run, budget: int | None = None) -> dict[str, float]:
         for group in run.summary["groups"]:
             if run.metric in group["metrics"]:
                 found[f"group {name_of(group)}"] = group["metrics"][run.metric]
+    peaks = [
+        client["peak_bytes"]
+        for line in run.lines[:rounds]
+        for client in line["clients"].values()
+        if "peak_bytes" in client
+    ]
+    if peaks:
+        found["peak_bytes"] = max(peaks)
     for name in ("uplink_bytes", "downlink_bytes", "seconds"):
         found[name] = sum(line[name] for line in run.lines[:rounds])
     return found | {"rounds": rounds}
@@ -127,7 +135,8 @@ def numbers(run: Run, budget: int | None = None) -> dict[str, float]:
 def name_of(group: Mapping[str, Any]) -> str:
     """A capacity group by its budget."""
     rank = group["rank"] if isinstance(group["rank"], int) else "/".join(map(str, group["rank"]))
-    return f"{group['layers']} {'layer' if group['layers'] == 1 else 'layers'}, rank {rank}"
+    memory = f", {in_bytes(group['memory_bytes'])}" if group.get("memory_bytes") else ""
+    return f"{group['layers']} {'layer' if group['layers'] == 1 else 'layers'}, rank {rank}{memory}"
 
 
 def rows_of(
@@ -185,7 +194,14 @@ def headings(rows: Sequence[Row]) -> dict[str, str]:
     """The columns of one setting's rows, with their headings."""
     shown = {name: name.replace("_", " ") for row in rows for name in (row.metric, "worst_client")}
     shown |= group_headings(list(dict.fromkeys(n for row in rows for n in row.values if n.startswith("group "))))
-    shown |= {"kept": "kept of iid", "uplink_bytes": "up", "downlink_bytes": "down", "seconds": "s", "rounds": "rounds"}
+    shown |= {
+        "kept": "kept of iid",
+        "peak_bytes": "peak",
+        "uplink_bytes": "up",
+        "downlink_bytes": "down",
+        "seconds": "s",
+        "rounds": "rounds",
+    }
     present = {name: text for name, text in shown.items() if any(name in row.values for row in rows)}
     return present | ({"tuned": "tuned"} if any(row.tuned for row in rows) else {}) | {"n": "n"}
 
@@ -193,7 +209,8 @@ def headings(rows: Sequence[Row]) -> dict[str, str]:
 def group_headings(columns: Sequence[str]) -> dict[str, str]:
     """The columns of several groups, named by what tells them apart; one group says what the main metric says."""
     budgets = {column: column.removeprefix("group ").split(", ") for column in columns}
-    differing = [part for part in range(2) if len({budget[part] for budget in budgets.values()}) > 1]
+    parts = max((len(budget) for budget in budgets.values()), default=0)
+    differing = [part for part in range(parts) if len({budget[part] for budget in budgets.values()}) > 1]
     return {column: ", ".join(budget[i] for i in differing) for column, budget in budgets.items() if differing}
 
 
@@ -206,7 +223,7 @@ def cell_text(row: Row, name: str) -> str:
     if name not in row.values:
         return "–"
     found = row.values[name]
-    if name in ("uplink_bytes", "downlink_bytes"):
+    if name in ("peak_bytes", "uplink_bytes", "downlink_bytes"):
         return in_bytes(round(found.mean))
     if name in ("seconds", "rounds"):
         return f"{found.mean:.0f}" if name == "seconds" else f"{found.mean:g}"

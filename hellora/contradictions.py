@@ -58,6 +58,8 @@ def contradictions(experiment: "Experiment") -> None:
             "fleet: no client can train, each has 0 layers or rank 0: give a group that has neither a larger share in "
             "fleet.shares"
         )
+    if experiment.policy.policy.prefix_cache != "none" and not experiment.train.same_batches:
+        raise InputError("policy.use has a prefix cache, for which no batch comes twice: set train.same_batches = true")
     if method.allocator.needs_proxy and data.proxy_examples == 0:
         raise InputError(
             "data.proxy_examples = 0, but the allocator scores layers on proxy data: "

@@ -26,7 +26,7 @@ from hellora.resident import BaseModel
 from hellora.rounds import Federation, allocate
 from hellora.seeds import rng_for, seed_for
 from hellora.sharing import with_private
-from hellora.tasks import Task
+from hellora.tasks import Task, length_limit
 from hellora.types import Adapter, Allocation, ClientProfile, ServerState
 
 FISHER_BATCH = 16  # examples with a copy of the adapter each
@@ -142,7 +142,7 @@ def prepare(experiment: Experiment) -> Setup:
     base = experiment.task.load(experiment.model, corpus.labels, seed_for(seed, "head"))
     profiles = fleet(experiment, [len(part) for part in parts])
     run = federation(
-        experiment, base, profiles, planner(experiment, corpus.labels, lambda: longest(base, experiment, corpus))
+        experiment, base, profiles, planner(experiment, corpus.labels, lambda _: longest(base, experiment, corpus))
     )
     rehearse(run, 0)
     if experiment.method.dispatcher.bypasses:
@@ -156,16 +156,18 @@ def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
         raise InputError(f"--round {round}: the rounds are 0 to {experiment.run.rounds - 1}")
     base = experiment.task.load(experiment.model, (), 0, weights=False)
     profiles = fleet(experiment, [0] * experiment.data.clients)
-    run = federation(experiment, base, profiles, planner(experiment, (), lambda: experiment.task.max_tokens))
+    run = federation(
+        experiment, base, profiles, planner(experiment, (), lambda bare: length_limit(bare, experiment.task.max_tokens))
+    )
     return run, rehearse(run, round)
 
 
-def planner(experiment: Experiment, labels: Sequence[str], tokens: Callable[[], int]) -> Planner | None:
+def planner(experiment: Experiment, labels: Sequence[str], tokens: Callable[[BaseModel], int]) -> Planner | None:
     """What says which rows and policies fit; None where no client has a budget in bytes or seconds."""
     if not experiment.fleet.in_bytes_or_seconds and not experiment.method.allocator.needs_planner:
         return None
     bare = experiment.task.load(experiment.model, labels, 0, weights=False)
-    shape = Shape(experiment.train.batch_size, tokens())
+    shape = Shape(experiment.train.batch_size, tokens(bare))
     device = torch.device(devices(experiment.compute.device)[0]).type
     model = calibrate(bare, experiment.task, shape, experiment.method, experiment.train, device)
     return Planner(model, experiment.train, experiment.policy.policy, experiment.policy.may)
@@ -174,7 +176,7 @@ def planner(experiment: Experiment, labels: Sequence[str], tokens: Callable[[], 
 def longest(base: BaseModel, experiment: Experiment, corpus: Corpus) -> int:
     """Tokens of the longest training example."""
     lengths = experiment.task.encode(base, corpus.train).lengths
-    return experiment.task.max_tokens if lengths is None else int(lengths.max())
+    return 1 if lengths is None else int(lengths.max())
 
 
 def rehearse(run: Federation, round: int) -> Allocation:

@@ -34,7 +34,7 @@ def served(setup: Setup, state: ServerState, evaluation: Evaluation) -> dict[str
     groups = []
     accuracy: dict[int, float] = {}
     models = [(state.adapter, evaluation)]  # evaluated so far
-    for (layers, ranks), clients in by_budget(setup, state).items():
+    for (layers, ranks, memory), clients in by_budget(setup, state).items():
         if setup.held_out:
             own = {client: evaluation.clients[client] for client in clients if client in evaluation.clients}
             metrics = setup.mean_by_rows(own)
@@ -44,7 +44,8 @@ def served(setup: Setup, state: ServerState, evaluation: Evaluation) -> dict[str
             metrics = found.metrics
             accuracy |= expected_accuracy(setup, clients, found.recall)
         rank = ranks[0] if len(set(ranks)) == 1 else list(ranks)
-        groups.append({"layers": layers, "rank": rank, "clients": len(clients), "metrics": metrics})
+        group = {"layers": layers, "rank": rank, "clients": len(clients), "metrics": metrics}
+        groups.append(group | ({"memory_bytes": memory} if memory else {}))
     return {
         "groups": groups,
         "clients": {str(client): accuracy[client] for client in sorted(accuracy)},
@@ -52,18 +53,19 @@ def served(setup: Setup, state: ServerState, evaluation: Evaluation) -> dict[str
     }
 
 
-def by_budget(setup: Setup, state: ServerState) -> dict[tuple[int, Ranks], list[int]]:
-    """The ids of the clients of each budget (layers, ranks), the smallest budget first.
+def by_budget(setup: Setup, state: ServerState) -> dict[tuple[int, Ranks, int], list[int]]:
+    """The ids of the clients of each budget (layers, ranks, bytes of memory or 0), the smallest budget first.
 
     Where clients prune their ranks (HetLoRA), what is left of the budget counts.
     """
     spec = setup.base.spec
     pruned = setup.federation.method.allocator.pruned_ranks(select(state.memory, "allocator"), state.reported_ranks)
-    groups: dict[tuple[int, Ranks], list[int]] = {}
+    groups: dict[tuple[int, Ranks, int], list[int]] = {}
     for profile in setup.federation.fleet:
         limit = pruned.get(profile.id, spec.max_rank)
         ranks = tuple(profile.budget.ranks(spec.num_layers, limit).tolist())
-        groups.setdefault((profile.budget.capacity(spec.num_layers), ranks), []).append(profile.id)
+        key = (profile.budget.capacity(spec.num_layers), ranks, profile.budget.memory_bytes or 0)
+        groups.setdefault(key, []).append(profile.id)
     return dict(sorted(groups.items()))
 
 

@@ -160,6 +160,7 @@ def load_network(
             config = transformers.AutoConfig.from_pretrained(**common, **sizes)
             with torch.device("meta"):
                 net = AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code)
+            net.to(getattr(torch, settings.dtype))
             new: list[str] = []
         else:
             if settings.name == "minilm" and (folder := Path(resolve_name("minilm"))).is_dir():

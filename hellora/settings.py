@@ -51,13 +51,13 @@ class FleetSettings:
             raise ValueError("layers must not be negative")
         if self.layers and not any(self.layers):
             raise ValueError("layers is 0 for every group, so no client can train: give at least one group more than 0")
+        for name in ("memory", "uplink"):
+            for text in getattr(self, name):
+                parse_bytes(text, f"fleet.{name}")
         sizes = {name: len(getattr(self, name)) for name in PER_GROUP if getattr(self, name)}
         if len(set(sizes.values())) > 1:
             said = ", ".join(f"{name} has {size} groups" for name, size in sizes.items())
             raise ValueError(f"{said}: give one each, or set the others to []")
-        for name in ("memory", "uplink"):
-            for text in getattr(self, name):
-                parse_bytes(text, f"fleet.{name}")
         for name in ("seconds", "speed"):
             if not all(value > 0 for value in getattr(self, name)):
                 raise ValueError(f"{name} must be greater than 0 for every group")

@@ -10,7 +10,6 @@ and cost less. For unequal layers it is a good row. The planner chooses the poli
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -85,14 +84,14 @@ def best_ranks(view: RoundView, client: ClientProfile, values: Scores) -> Ranks:
 
 
 def longest_that_fits(view: RoundView, client: ClientProfile, order: npt.NDArray[np.int64], limits: Ranks) -> Ranks:
-    """As many components as fit, each layer of `order` filled to its limit before the next begins."""
-    filled = partial(components_in_order, order, limits)
-    return filled(largest_of_growing(int(limits[order].sum()), lambda count: view.fits(client, filled(count))))
+    """As many layers of `order` as fit at their limits, then as many components of the next one."""
 
+    def filled(whole: int, more: int = 0) -> Ranks:
+        ranks = np.zeros_like(limits)
+        ranks[order[:whole]] = limits[order[:whole]]
+        ranks[order[whole : whole + 1]] = more
+        return ranks
 
-def components_in_order(order: npt.NDArray[np.int64], limits: Ranks, count: int) -> Ranks:
-    """The ranks (layers,) of the first `count` components."""
-    before = np.cumsum(limits[order]) - limits[order]
-    ranks = np.zeros_like(limits)
-    ranks[order] = np.clip(count - before, 0, limits[order])
-    return ranks
+    whole = largest_of_growing(len(order), lambda count: view.fits(client, filled(count)))
+    limit = int(limits[order[whole]]) if whole < len(order) else 0
+    return filled(whole, largest_of_growing(limit, lambda more: view.fits(client, filled(whole, more))))

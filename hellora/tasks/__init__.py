@@ -134,5 +134,6 @@ def length_limit(base: BaseModel, max_length: int) -> int:
     positions = getattr(base.net.config, "max_position_embeddings", None)
     if base.net.config.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions = positions and positions - 2  # they count positions from padding_idx + 1
-    known = [limit for limit in (positions, base.processor.model_max_length) if limit]
+    longest = base.processor and base.processor.model_max_length  # a base without weights has no processor
+    known = [limit for limit in (positions, longest) if limit]
     return int(min(max_length, *known)) if known else max_length

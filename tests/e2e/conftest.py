@@ -46,6 +46,13 @@ def small(tmp_path: Path, tiny_bert: Path, sentences: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def unequal(tiny_bert: Path, sentences: Path) -> Table:
+    """A small experiment whose clients have no budget yet."""
+    table = small_table(tiny_bert, sentences)
+    return {**table, "fleet": {}, "method": {"allocator": "everything"}, "cohort": 6, "rounds": 1}
+
+
 def small_table(model: Path, data: Path) -> Table:
     return {
         "rounds": 3,

@@ -1,16 +1,24 @@
 """Floor 5: the command line. Heavy imports wait until a command needs them, so that --help answers at once."""
 
+import logging
 import os
 import shlex
 import sys
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from hellora.errors import HelloraError, InputError
+
+if TYPE_CHECKING:
+    from hellora.config import Table as Settings
+    from hellora.cost import Ranks
+    from hellora.planner import Offer
+    from hellora.types import Budget
 
 app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -64,12 +72,45 @@ def run(
 
 @app.command()
 def plan(
-    source: Source,
+    source: Annotated[
+        str | None, typer.Argument(metavar="PRESET_OR_FILE", help="whose rounds to plan; or name a --model")
+    ] = None,
     overrides: Overrides = None,
     round: Annotated[int, typer.Option(help="which round")] = 0,
+    model: Annotated[str | None, typer.Option(help="hub id or folder: plan for one client with a budget")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="its memory, such as 6GiB")] = None,
+    seconds: Annotated[float | None, typer.Option(help="its time per round; needs --speed")] = None,
+    uplink: Annotated[str | None, typer.Option(metavar="SIZE", help="what it can send per round")] = None,
+    speed: Annotated[float | None, typer.Option(help="operations per second of its device, such as 5e11")] = None,
+    examples: Annotated[int | None, typer.Option(help="it trains on per round [default: one batch]")] = None,
+    batch: Annotated[int, typer.Option(help="examples in a step")] = 16,
+    tokens: Annotated[int | None, typer.Option(help="of an example [default: the task's limit]")] = None,
+    rank: Annotated[int, typer.Option(help="of the adapter")] = 16,
+    dtype: Annotated[str, typer.Option(help="of the base weights")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto: whose kernels to assume")] = "auto",
+    measure: Annotated[bool, typer.Option("--measure", help="load the weights and run a few steps here")] = False,
 ) -> None:
-    """Print who would train which layers in a round, without loading weights or data."""
+    """Print who would train which layers in a round; or, with --model, what a budget in bytes and seconds allows."""
     quieten()
+    if (source is None) == (model is None):
+        raise InputError("plan: name a preset or experiment file, or a --model with its --memory, not both")
+    if source is not None:
+        plan_of_round(source, overrides, round)
+        return
+    from hellora.config import override, parse_settings
+
+    fleet = {"memory": memory, "seconds": seconds, "uplink": uplink, "speed": speed}
+    table = {
+        "model": {"name": model, "rank": rank, "dtype": dtype},
+        "fleet": {name: [value] for name, value in fleet.items() if value is not None},
+        "train": {"batch_size": batch},
+        "compute": {"device": device},
+    }
+    plan_of_budget(override(table, parse_settings(overrides or ())), examples or batch, tokens, measure)
+
+
+def plan_of_round(source: str, overrides: list[str] | None, round: int) -> None:
+    """Print a round's allocation."""
     from hellora.config import parse_settings, read_experiment
     from hellora.experiment import plan as plan_round
 
@@ -80,10 +121,16 @@ def plan(
     table.add_column("client", justify="right")
     table.add_column("layers", justify="right")
     table.add_column("allocation")
-    for client, ranks in zip(allocation.clients, allocation.ranks.tolist(), strict=True):
-        capacity = federation.fleet[client].budget.capacity(spec.num_layers)
-        cells = " ".join(f"{rank:>2}" if rank else " ·" for rank in ranks)
-        table.add_row(str(client), f"{sum(map(bool, ranks))} of {capacity}", cells)
+    if federation.planner is not None:
+        for name in ("budget", "policy", "peak"):
+            table.add_column(name, justify="right")
+    for client, ranks in zip(allocation.clients, allocation.ranks, strict=True):
+        profile = federation.fleet[client]
+        capacity = profile.budget.capacity(spec.num_layers)
+        row = [str(client), f"{(ranks > 0).sum()} of {capacity}", ranks_in_words(ranks)]
+        if federation.planner is not None:
+            row += offer_in_words(profile.budget, federation.planner.offer(profile, ranks) if ranks.any() else None)
+        table.add_row(*row)
     console = plain_console()
     console.print(table)
     if federation.method.allocator.needs_proxy or federation.method.allocator.needs_reports:
@@ -92,6 +139,60 @@ def plan(
         )
     if federation.method.allocator.prunes and federation.train.tail_penalty and round:
         console.print("To what rank clients prune themselves, only training shows. Here all train up to their budget.")
+
+
+def ranks_in_words(ranks: "Ranks") -> str:
+    """The ranks of all layers, the shallowest to the left; a dot is a frozen layer."""
+    return " ".join(f"{rank:>2}" if rank else " ·" for rank in ranks.tolist())
+
+
+def offer_in_words(budget: "Budget", offer: "Offer | None") -> list[str]:
+    """Budget, policy and predicted peak."""
+    from hellora.planner import in_words
+    from hellora.units import in_bytes
+
+    if offer is None:
+        return [in_words(budget), "–", "–"]
+    return [in_words(budget), offer.policy.in_words, in_bytes(offer.cost.peak_bytes)]
+
+
+def plan_of_budget(table: "Settings", examples: int, tokens: int | None, measure: bool) -> None:
+    """Print what one client can train within its budget."""
+    from hellora.budget_plan import measure as measure_plan
+    from hellora.budget_plan import plan_budget
+    from hellora.planner import in_words
+    from hellora.units import in_bytes
+
+    console = plain_console()
+    found = plan_budget(table, examples, tokens)
+    measured = measure_plan(found) if measure else {}
+    spec = found.planner.model.spec
+    headings = ["", "layers", f"ranks of layers 0 … {spec.num_layers - 1}", "policy", "peak", "up", "time"]
+    headings += ["measured peak", "error", "operations/s"] if measure else []
+    shown = Table(*headings, title=f"{found.experiment.model.name}, {in_words(found.client.budget)}")
+    for choice in found.choices:
+        if choice.offer is None:
+            shown.add_row(choice.name, "0", "nothing of this pattern fits", *[""] * (len(headings) - 3))
+            continue
+        cost, took = choice.offer.cost, choice.offer.seconds
+        row = [choice.name, str((choice.ranks > 0).sum()), shortened(choice.ranks), choice.offer.policy.in_words]
+        row += [in_bytes(cost.peak_bytes), in_bytes(cost.uplink_bytes)]
+        row += [f"{found.relative_time(choice.offer):.2f} ×" if took is None else f"{took:.1f} s"]
+        if measure:
+            real = measured[choice.name]
+            peak = real.peak_bytes
+            row += ["–", "–"] if peak is None else [in_bytes(peak), f"{cost.peak_bytes / peak - 1:+.1%}"]
+            row += [f"{real.speed:.3g}"]
+        shown.add_row(*row)
+    console.print(shown)
+    for line in found.assumptions:
+        console.print(line, highlight=False)
+
+
+def shortened(ranks: "Ranks") -> str:
+    """Runs of equal ranks: "·×24 16×8"."""
+    runs = [(rank, len(list(same))) for rank, same in groupby(ranks.tolist())]
+    return " ".join(f"{rank or '·'}" + (f"×{count}" if count > 1 else "") for rank, count in runs)
 
 
 @app.command()
@@ -152,8 +253,6 @@ def compare(
         again = shlex.join(["hellora", "compare", str(folder / "comparison.toml"), "--out", str(folder), "--resume"])
         console.print(f"stopped; go on with: {again}", highlight=False)
         raise typer.Exit(130) from None
-    if not console.is_terminal:
-        console.width = 200  # a file has no edge
     for table in on_screen(result.rows):
         console.print(table)
     for note in result.notes:
@@ -189,8 +288,11 @@ def default_folder(name: str, resume: bool) -> Path:
 
 
 def plain_console() -> Console:
-    """Brackets and colons in names and reasons are text, not markup."""
-    return Console(soft_wrap=True, markup=False, emoji=False)
+    """Brackets and colons in names and reasons are text, not markup. A file has no edge."""
+    console = Console(soft_wrap=True, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 200
+    return console
 
 
 def quieten() -> None:
@@ -200,6 +302,7 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels that it cannot download
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hellora.algebra import new_adapter
+from hellora.errors import InputError
 from hellora.memory import peak_memory
 from hellora.policies import int8_activations, micro_batches
 from hellora.prefix import prefix_cache
@@ -52,6 +54,19 @@ class ClientWork:
 
     def train(self, task: ClientTask) -> ClientUpdate:
         return train_client(task, self.base, self.task, self.data.select(self.parts[task.client]))
+
+    def warm_up(self) -> None:
+        """Take a step on nothing: what libraries hold from then on is there before memory is measured."""
+        base, spec = self.base, self.base.spec
+        everything = np.ones((spec.num_layers, spec.max_rank), dtype=bool)
+        for weight in base.net.parameters():
+            weight.sum()  # weights in a file are read when they are first used
+        try:
+            with base.dressed(new_adapter(spec, base.initial_head(), 0), everything) as dressed:
+                torch.autograd.backward(self.task.outputs(base, self.task.blank_batch(base, 4, 32)).loss_sums.sum())
+                make_optimizer(dressed.parameters, TrainSettings()).step()
+        except InputError:  # a task that cannot say what its batches are like
+            return
 
 
 def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> ClientUpdate:

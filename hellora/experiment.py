@@ -113,6 +113,7 @@ class Setup:
         names = devices(compute.device)
         backend = LocalBackend(self.work, self.federation.fleet, compute.workers, names)
         self.base.to(names[0])
+        self.work.warm_up()
         return backend
 
 

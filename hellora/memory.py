@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-MMAP_THRESHOLD = 256 * 1024  # bytes; a larger block is mapped by itself, and unmapped when it is freed
+MMAP_THRESHOLD = 64 * 1024  # bytes; a larger block is mapped by itself, and unmapped when it is freed
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

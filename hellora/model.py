@@ -229,6 +229,16 @@ def keep_unpacked(net: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def task_of(settings: ModelSettings) -> str:
+    """The task that a model's config names: by its architecture, else by what it reads."""
+    with loading(settings) as common:
+        config = transformers.AutoConfig.from_pretrained(**common)
+    architectures = " ".join(getattr(config, "architectures", None) or ())
+    if "ForCausalLM" in architectures or "LMHeadModel" in architectures:
+        return "causal_lm"
+    return "image_classification" if hasattr(config, "image_size") else "sequence_classification"
+
+
 def load_tokenizer(settings: ModelSettings) -> Any:
     """The model's tokenizer, with a padding token."""
     with loading(settings) as common:

@@ -5,6 +5,7 @@ the policies that fit, the fastest is taken. What may be used is the run's choic
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -145,6 +146,11 @@ def in_words(budget: Budget) -> str:
     parts += [] if budget.uplink_bytes is None else [f"uplink {in_bytes(budget.uplink_bytes)}"]
     parts += [] if budget.seconds is None else [f"{budget.seconds:g} s per round"]
     return ", ".join(parts) or "no limit in bytes or seconds"
+
+
+def largest_of_growing(count: int, fits: Callable[[int], bool]) -> int:
+    """The same for a cost that grows with c, by bisection."""
+    return bisect_left(range(1, count + 1), True, key=lambda c: not fits(c))
 
 
 def largest(count: int, fits: Callable[[int], bool]) -> int:

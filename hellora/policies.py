@@ -58,14 +58,26 @@ def recomputing(net: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
     try:
         if caches:
             config.use_cache = False
-        for block in blocks:
-            block.forward = run_again_in_backward(block.forward)
-        yield
+        with forward_replaced(blocks, lambda block: run_again_in_backward(block.forward)):
+            yield
     finally:
-        for block in blocks:
-            vars(block).pop("forward", None)  # what is left is the method of its class
         if caches:
             config.use_cache = True
+
+
+@contextmanager
+def forward_replaced(modules: Sequence[nn.Module], by: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
+    """While entered, these modules compute `by(module)`; their hooks run as ever."""
+    own = [vars(module).get("forward") for module in modules]  # some libraries set one; most modules have their class's
+    try:
+        for module in modules:
+            module.forward = by(module)
+        yield
+    finally:
+        for module, forward in zip(modules, own, strict=True):
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
 
 
 def run_again_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,7 +121,7 @@ class Packed:
         if bool((~largest.isfinite()).any()):
             return None
         scales = (largest / 127).clamp_(min=torch.finfo(torch.float32).tiny)
-        rounded = (groups / scales).add_(rounding_noise(len(groups), generator)).round_().clamp_(-127, 127)
+        rounded = (groups / scales).add_(rounding_noise(len(groups), generator)).round_()  # -128 to 127
         return Packed(rounded.to(torch.int8), scales)
 
     def unpacked(self) -> Tensor:
@@ -118,12 +130,13 @@ class Packed:
 
 
 def rounding_noise(groups: int, generator: torch.Generator) -> Tensor:
-    """Uniform in ±1/2, (groups, GROUP). Of 16 random bits each: drawing floats would take longer than all the rest."""
+    """Uniform in ±1/2, (groups, GROUP). Of 16 random bits each: to draw floats takes longer than all the rest."""
     bits = torch.empty(groups * GROUP // 4, dtype=torch.int64, device=generator.device)
     return bits.random_(-(2**63), None, generator=generator).view(torch.int16).view(-1, GROUP) * 2.0**-16
 
 
-def int8_activations(generator: torch.Generator) -> AbstractContextManager[Any]:
+@contextmanager
+def int8_activations(generator: torch.Generator) -> Iterator[None]:
     """While entered, autograd keeps the activations of a forward pass as `Packed`; `generator` rounds them.
 
     What several operations keep of one storage is packed once.
@@ -152,7 +165,8 @@ def int8_activations(generator: torch.Generator) -> AbstractContextManager[Any]:
         tensor: Tensor = packed.unpacked().as_strided(shape, stride).to(dtype)
         return tensor
 
-    return saved_tensors_hooks(pack, unpack)
+    with saved_tensors_hooks(pack, unpack):
+        yield  # afterwards only autograd refers to what is packed, and lets it go as backward proceeds
 
 
 def is_activation(tensor: Tensor) -> bool:
@@ -175,6 +189,35 @@ def in_memory_order(tensor: Tensor) -> Tensor | None:
     """A view (count,) of the tensor's part of its storage, or None where that has holes or overlaps."""
     ordered = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
     return ordered.view(-1) if ordered.is_contiguous() else None
+
+
+# ---------------------------------------------------------------------------------------------------------- bfloat16
+
+
+def recasting(net: nn.Module) -> AbstractContextManager[None]:
+    """While entered, no cast of a frozen linear weight of `net` is kept for backward.
+
+    Autocast would keep one of each weight above the shallowest trained layer: for few examples that is more than it
+    saves.
+    """
+    frozen = [m for m in net.modules() if type(m) is nn.Linear and not m.weight.requires_grad]
+    apply: Callable[..., Any] = RecastLinear.apply
+    return forward_replaced(frozen, lambda m: lambda input: apply(input, m.weight, m.bias))
+
+
+class RecastLinear(torch.autograd.Function):
+    """torch.nn.functional.linear with a frozen weight and bias; backward casts the weight anew."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.dtype = x.dtype
+        return nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return (gradient @ weight.to(gradient.dtype)).to(ctx.dtype), None, None
 
 
 # ------------------------------------------------------------------------------------------------- beside the weight

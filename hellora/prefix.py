@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from hellora.policies import forward_replaced
 from hellora.types import ClientTask, Mask, Policy, TrainSettings
 
 
@@ -154,19 +155,12 @@ def prefix_cache(net: nn.Module, task: ClientTask, layers: Sequence[str], count:
     """
     policy = task.policy
     wanted = policy.prefix_cache != "none" and passes(task.train, count) > 1 and not task.bypass
-    blocks: list[Any] = [net.get_submodule(name) for name in frozen_prefix(layers, task.trained)] if wanted else []
-    before = [vars(block).get("forward") for block in blocks]
+    blocks = [net.get_submodule(name) for name in frozen_prefix(layers, task.trained)] if wanted else []
+    places = {block: place for place, block in enumerate(blocks)}
     with shelf_of(policy) as shelf:
         cache = PrefixCache(blocks, shelf)
-        try:
-            for place, block in enumerate(blocks):
-                block.forward = partial(cache.run, place, block.forward)
+        with forward_replaced(blocks, lambda block: partial(cache.run, places[block], block.forward)):
             yield cache
-        finally:
-            for block, forward in zip(blocks, before, strict=True):
-                vars(block).pop("forward", None)
-                if forward is not None:
-                    block.forward = forward
 
 
 def frozen_prefix(layers: Sequence[str], trained: Mask) -> Sequence[str]:

@@ -6,7 +6,7 @@ never written to.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hellora.algebra import components, delta_weight, trained_components
 from hellora.memory import weights_bytes
-from hellora.policies import Beside, recomputed_layers, recomputing
+from hellora.policies import Beside, recasting, recomputed_layers, recomputing
 from hellora.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, Policy
 
 
@@ -216,7 +216,7 @@ class BaseModel:
                 self.train_mode(trained, train_head)
             layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
             blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
-            with recomputing(self.net, [block for block in blocks if not isinstance(block, Bypass)]):
+            with recomputing(self.net, blocks), recasting(self.net) if policy.bf16 else nullcontext():
                 yield Dressed(lora, head)
         finally:
             for owner_module, name, value in reversed(undo):

@@ -65,11 +65,16 @@ class Fisher(Allocator):
     def needs_proxy(self) -> bool:
         return self.scores == "proxy"
 
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+    def measured(self, view: RoundView) -> Memory:
+        """The memory with the `scores` (layers,) that are in force, measured anew where it is time."""
         memory = dict(self.observe(view))
         if "refreshed" not in memory or view.round - int(memory["refreshed"]) >= span(self.refresh, view.rounds):
-            measured = filled(memory["reported"].numpy()) if self.needs_reports else view.layer_scores()
-            memory |= {"scores": torch.from_numpy(measured.copy()), "refreshed": torch.tensor(view.round)}
+            scores = filled(memory["reported"].numpy()) if self.needs_reports else view.layer_scores()
+            memory |= {"scores": torch.from_numpy(scores.copy()), "refreshed": torch.tensor(view.round)}
+        return memory
+
+    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+        memory = self.measured(view)
         p = probabilities_from_scores(memory["scores"].numpy(), self.clusters)
         if p is None:
             p = RandomizedGeometric(self.fallback).probabilities(view)

@@ -113,6 +113,7 @@ def serve(connection: Connection, work: ClientWork, device: str, threads: int) -
     torch.set_num_threads(threads)
     release_at_once()
     work.base.to(device)
+    work.warm_up()
     while True:
         try:
             task = unpack_task(connection.recv_bytes())

@@ -73,7 +73,9 @@ class CausalLM(Task):
 
     def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
         blank = torch.zeros(examples, tokens, dtype=torch.long, device=base.device)
-        return {"input_ids": blank, "attention_mask": torch.zeros_like(blank), "labels": torch.zeros_like(blank)}
+        mask = torch.ones_like(blank)
+        mask[0, -1] = 0  # some padding, so that the model needs its mask
+        return {"input_ids": blank, "attention_mask": mask, "labels": torch.zeros_like(blank)}
 
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         logits: Tensor = base.net(

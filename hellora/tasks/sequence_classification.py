@@ -74,8 +74,10 @@ class SequenceClassification(Task):
 
     def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
         blank = torch.zeros(examples, tokens, dtype=torch.long, device=base.device)
+        mask = torch.ones_like(blank)
+        mask[0, -1] = 0  # some padding, so that the model needs its mask
         labels = torch.zeros(examples, dtype=torch.long, device=base.device)
-        return {"input_ids": blank, "attention_mask": torch.zeros_like(blank), "labels": labels}
+        return {"input_ids": blank, "attention_mask": mask, "labels": labels}
 
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         inputs = {key: value for key, value in batch.items() if key != "labels"}

@@ -158,12 +158,13 @@ def test_a_decoder_that_would_fill_its_cache_twice(policy: Policy) -> None:
     config = GPT2Config(vocab_size=30, n_positions=16, n_embd=16, n_layer=3, n_head=2, n_inner=24)
     net = GPT2Model(config).eval().requires_grad_(False)
     base = BaseModel(net, adapter_spec(net, ModelSettings(rank=3)), None)
-    ids = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 12, 13, 3]])
+    ids = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 12, 3, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
 
     def gradient(policy: Policy) -> list[Tensor]:
         with base.dressed(bases.acting_adapter(base), bases.row_of(base, [0, 2]), policy=policy) as dressed:
             net.eval()
-            torch.autograd.backward(net(input_ids=ids).last_hidden_state.square().sum())
+            torch.autograd.backward(net(input_ids=ids, attention_mask=mask).last_hidden_state.square().sum())
             return [p.grad for p in dressed.parameters if p.grad is not None]
 
     assert config.use_cache
@@ -327,6 +328,18 @@ def test_each_micro_batch_is_as_wide_as_its_own_longest_text(tiny_llama: Path, m
     assert len({width for _, width in shapes}) > 1
 
 
+@pytest.mark.parametrize("size", [None, 1])
+def test_a_batch_without_anything_to_predict_is_a_step_of_no_gradient(size: int | None, tiny_llama: Path) -> None:
+    base, kind = bases.load(tiny_llama, CausalLM()), CausalLM()
+    rows = Dataset.from_dict({"prompt": ["the boat", "a star", "we saw"], "response": ["", "", "wave"]})
+    task = replace(
+        bases.task_of(base, [1], batch_size=1 if size is None else 3, epochs=2), policy=Policy(micro_batch=size)
+    )
+    update = train_client(task, base, kind, rows)
+    assert all(value.isfinite().all() for value in update.adapter.tensors().values())
+    assert update.num_tokens == 1
+
+
 # --------------------------------------------------------------------------------------------------------------- bf16
 
 
@@ -341,6 +354,24 @@ def test_bf16_whatever_the_precision_of_the_run_is_also_when_run_again(precision
         train_client(task, base, bases.MEAN_POOLING, bases.texts(4))
     hook.remove()
     assert seen == [True, True, False, False]
+
+
+def test_bf16_is_that_of_the_run_but_keeps_no_cast_of_a_weight(family: Family, gradients: Any) -> None:
+    layers = [0, 2]
+    expected = gradients(family, task_of(family, layers, precision="bf16"))
+    assert_equal(gradients(family, task_of(family, layers, Policy(bf16=True))), expected)
+    forward = forwards(family)
+
+    def in_bf16() -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward()
+
+    exact = kept(family.base, layers, Policy(), forward)
+    weights = [m.weight for m in family.base.net.modules() if isinstance(m, torch.nn.Linear)]
+    casts = sum(2 * weight.numel() for weight in weights)
+    with_casts, without = (kept(family.base, layers, policy, in_bf16) for policy in (Policy(), Policy(bf16=True)))
+    assert with_casts - without > 0.6 * casts
+    assert without < 0.85 * exact
 
 
 # --------------------------------------------------------------------------------------------------- beside the weight
@@ -392,8 +423,8 @@ def state_of(base: BaseModel) -> Any:
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize(
     "policy",
-    [*RECOMPUTE, Policy(int8_activations=True), Policy(fold=False), EVERYTHING],
-    ids=["frozen", "all", "int8", "beside", "everything"],
+    [*RECOMPUTE, Policy(int8_activations=True), Policy(bf16=True), Policy(fold=False), EVERYTHING],
+    ids=["frozen", "all", "int8", "bf16", "beside", "everything"],
 )
 def test_the_base_comes_back_as_it_was(
     policy: Policy, raises: bool, family: Family, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.testing import assert_close
 
 from hellora import policies
@@ -191,6 +192,29 @@ def test_the_generator_alone_decides_and_the_global_one_is_left_alone() -> None:
     assert torch.equal(gradient(1), gradient(1))
     assert not torch.equal(gradient(1), gradient(2))
     assert 0 < (gradient(1) - exact).abs().max() < 4 / 127
+
+
+def test_backward_lets_go_of_what_is_packed() -> None:
+    """Also while the context manager itself is still referred to."""
+    made: list[StorageWeakRef] = []
+    pack = Packed.of
+
+    def watched(flat: Tensor, rng: torch.Generator) -> Packed | None:
+        packed = pack(flat, rng)
+        assert packed is not None
+        made.append(StorageWeakRef(packed.values.untyped_storage()))
+        return packed
+
+    x = normal(64, 64).requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policies.Packed, "of", staticmethod(watched))
+        keeping = int8_activations(generator())
+        with keeping:
+            y = (x * 1.0).sin().exp().sum()
+    assert [storage.expired() for storage in made] == [False, False]
+    y.backward()
+    assert [storage.expired() for storage in made] == [True, True]
+    assert keeping is not None
 
 
 @pytest.fixture

@@ -1,0 +1,184 @@
+"""Floor 5: what a client with a budget in bytes and seconds can train of a model: for each pattern, and for the most
+valuable row that fits. The model's config is enough; weights are loaded only to measure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from hellora.algebra import new_adapter
+from hellora.calibration import Shape, calibrate
+from hellora.client import ClientWork, train_client
+from hellora.config import Experiment, check
+from hellora.cost import Ranks
+from hellora.experiment import devices
+from hellora.memory import release_at_once
+from hellora.model import Kind, ModelSettings, task_of
+from hellora.planner import RESERVE, Offer, Planner
+from hellora.resident import BaseModel
+from hellora.rounds import Federation, allocate
+from hellora.tasks import Batch, Columns, Encoded, Example, Task
+from hellora.types import Adapter, ClientProfile, ClientTask, ServerState, TrainSettings
+from hellora.units import in_bytes
+
+PATTERNS: Mapping[str, Mapping[str, Any]] = {
+    "triangle": {"allocator": "geometric", "pattern": "triangle"},
+    "inverted_triangle": {"allocator": "geometric", "pattern": "inverted_triangle"},
+    "bottleneck": {"allocator": "geometric", "pattern": "bottleneck"},
+    "uniform": {"allocator": "geometric", "pattern": "uniform"},
+    "depth_from_output": {"allocator": "depth_from_output"},
+    "budget_value": {"allocator": "budget_value"},
+}
+STEPS = 2  # measured, after one that is not
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an allocator gives the client; no offer where nothing of its kind fits."""
+
+    name: str
+    ranks: Ranks  # (layers,)
+    offer: Offer | None
+
+
+@dataclass(frozen=True)
+class BudgetPlan:
+    """What a client can train, and what that is based on."""
+
+    experiment: Experiment
+    planner: Planner
+    client: ClientProfile
+    shape: Shape
+    choices: Sequence[Choice]
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What the numbers rest on, a sentence each."""
+        model, train = self.planner.model, self.experiment.train
+        device = torch.device(devices(self.experiment.compute.device)[0]).type
+        return [
+            f"{self.experiment.model.name}: weights {in_bytes(model.weights_bytes)} in {self.experiment.model.dtype}, "
+            f"adapter of rank {model.spec.max_rank} on {len(model.spec.modules)} modules of {model.spec.num_layers} "
+            f"layers, in float32.",
+            f"batches of {self.shape.examples} × {self.shape.tokens} tokens, all of them full, {train.optimizer}; "
+            f"attention as a fused kernel keeps it; kernels of the kind {device}.",
+            f"peak: weights, adapter, gradients, optimizer and activations, without the interpreter and its libraries; "
+            f"a row fits if {RESERVE:.0%} of what a step holds is still free.",
+            "up: the update as float32. relative time: operations, recomputation and micro-batches counted in, against "
+            "training everything plainly"
+            + ("." if self.client.speed else "; --speed or --measure turns it into seconds."),
+        ]
+
+    @property
+    def plain_operations(self) -> float:
+        """What a round takes that trains everything without a policy."""
+        ranks = np.full(self.planner.model.spec.num_layers, self.planner.model.spec.max_rank, dtype=np.int64)
+        policy, work = self.planner.policy, self.planner.work(self.client)
+        return self.planner.operations(self.planner.model.cost(ranks, policy, work), policy, work)
+
+    def relative_time(self, offer: Offer) -> float:
+        return self.planner.slowness(self.client, offer) / self.plain_operations
+
+
+def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> BudgetPlan:
+    """What a client with the budget of `table` ([fleet] has one group) can train on `examples` examples per round.
+
+    Raises:
+        InputError: a setting is wrong, or nothing fits; the message says the least that would.
+    """
+    settings = dict(table)
+    model = {**settings["model"]}
+    settings.setdefault("task", {"name": task_of(check("plan", {"model": model}).model)})
+    if tokens is not None and settings["task"]["name"] != "image_classification":
+        settings["task"] = {**settings["task"], "max_length": tokens}
+    settings |= {"cohort": 1, "data": {"clients": 1, "proxy_examples": 1}}
+    experiments = {name: check("plan", {**settings, "method": dict(method)}) for name, method in PATTERNS.items()}
+    experiment = experiments["budget_value"]
+    base = experiment.task.load(experiment.model, (), 0, weights=False)
+    shape = Shape(experiment.train.batch_size, experiment.task.max_tokens)
+    device = torch.device(devices(experiment.compute.device)[0]).type
+    cost = calibrate(base, experiment.task, shape, experiment.method, experiment.train, device)
+    planner = Planner(cost, experiment.train, experiment.policy.policy, experiment.policy.may)
+    (budget,), (speed,) = experiment.fleet.budgets(1, 0), experiment.fleet.speeds(1, 0)
+    client = ClientProfile(0, examples, budget, speed)
+    choices = [choice_of(name, each, planner, client) for name, each in experiments.items()]
+    return BudgetPlan(experiment, planner, client, replace(shape, tokens=cost.tokens), choices)
+
+
+def choice_of(name: str, experiment: Experiment, planner: Planner, client: ClientProfile) -> Choice:
+    """What an allocator gives a client that is alone."""
+    spec = planner.model.spec
+    run = Federation(spec, (client,), experiment.method, 1, 1, 0, experiment.train, planner=planner)
+    allocation, _ = allocate(run, ServerState(0, Adapter({})), lambda _: np.ones(spec.num_layers))
+    ranks = allocation.ranks[0]
+    return Choice(name, ranks, planner.offer(client, ranks) if ranks.any() else None)
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+
+@dataclass(frozen=True)
+class Blank(Task):
+    """A task whose batches are as large as can be, and have nothing in them."""
+
+    kind_of: Task
+    tokens: int
+    columns: ClassVar[Columns] = "text"
+
+    def kind(self) -> Kind:
+        return self.kind_of.kind()
+
+    def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
+        return self.kind_of.load(settings, labels, seed, weights)
+
+    def encode(self, base: BaseModel, rows: Any) -> Encoded:
+        return Encoded(rows)
+
+    def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
+        return self.kind_of.blank_batch(base, len(examples), self.tokens)
+
+    def logits(self, base: BaseModel, batch: Batch) -> torch.Tensor:
+        return self.kind_of.logits(base, batch)
+
+    def score(self, logits: torch.Tensor, batch: Batch) -> Any:
+        return self.kind_of.score(logits, batch)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a step took; `speed` in operations per second."""
+
+    peak_bytes: int | None
+    speed: float
+
+
+def measure(plan: BudgetPlan) -> dict[str, Measured]:
+    """Run each choice for a few steps on this device, with the model's weights; by the choice's name."""
+    experiment = plan.experiment
+    release_at_once()
+    base = experiment.task.load(experiment.model, ("a", "b"), 0).to(devices(experiment.compute.device)[0])
+    task = Blank(experiment.task, plan.shape.tokens)
+    ClientWork(base, experiment.task, None, ()).warm_up()
+    adapter = new_adapter(base.spec, base.initial_head(), 0)
+    found = {}
+    for choice in plan.choices:
+        if choice.offer is None:
+            continue
+        rows = np.arange(base.spec.max_rank) < choice.ranks[:, None]
+        policy = choice.offer.policy
+
+        def steps(count: int, rows: Any = rows, policy: Any = policy) -> Mapping[str, float]:
+            train: TrainSettings = replace(experiment.train, steps=count)
+            asked = ClientTask(0, 0, 0, adapter, rows, train, policy=policy)
+            return train_client(asked, base, task, range(experiment.train.batch_size)).metrics
+
+        steps(1)
+        metrics = steps(STEPS)
+        one_step = replace(plan.client, num_examples=STEPS * experiment.train.batch_size)
+        work = plan.planner.work(one_step)
+        operations = plan.planner.operations(plan.planner.model.cost(choice.ranks, policy, work), policy, work)
+        peak = metrics.get("peak_bytes")
+        found[choice.name] = Measured(None if peak is None else int(peak), operations / metrics["seconds"])
+    return found

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hellora.resident import BaseModel
+from hellora.resident import BaseModel, Bypass
 
 aten = torch.ops.aten
 Bytes = npt.NDArray[np.float64]
@@ -171,7 +171,9 @@ def trace_step(base: BaseModel, step: Callable[[], tuple[Tensor, Any]], device: 
     for fake tensors: cpu or cuda.
     """
     blocks = [base.net.get_submodule(name) for name in base.spec.layers]
-    weights = [*base.net.parameters(), *base.net.buffers()] + ([*base.head.parameters()] if base.head else [])
+    left_out = [block.block[0] for block in blocks if isinstance(block, Bypass)]
+    modules = [base.net, *left_out, *([] if base.head is None else [base.head])]
+    weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     count = len(blocks)
     enter, leave = np.zeros(count + 1), np.full(count + 1, np.nan)  # leave[j + 1] is of block j
     with ExitStack() as stack:

@@ -2,7 +2,8 @@
 what each block holds in every part that it can play; no weights are needed, and nothing is computed.
 
     every block trains    first: block 0     trained: the others
-    block j trains        first: block j     frozen: those above
+    block 0 trains        frozen: the others
+    block j trains        first: block j
     nothing trains        off: all
 
 each at two batch sizes and two ranks. Blocks of the same class and shapes cost the same, so that
@@ -158,14 +159,14 @@ class Tracer:
             policy=policy,
         ):
 
-            def loss() -> Tensor:
+            def forward() -> tuple[Tensor, Any]:
                 batch = self.task.blank_batch(base, examples, self.shape.tokens)
                 with numerics(base, policy, self.train, torch.Generator(base.device)):
                     outputs = self.task.outputs(base, batch)
-                return outputs.loss_sums.sum()
+                return outputs.loss_sums.sum(), (batch, outputs)
 
             with self.mode:
-                return trace_step(base, loss, self.device)
+                return trace_step(base, forward, self.device)
 
     def row(self, layers: Sequence[int], rank: int) -> Mask:
         rows = np.zeros((self.base.spec.num_layers, self.base.spec.max_rank), dtype=bool)
@@ -205,7 +206,8 @@ class Tracer:
         return each, float(counter.get_total_flops() - each.sum()), hidden[0].nbytes, tokens
 
 
-HELD = ("keep", "forward", "backward")
+BY_BLOCK = ("keep", "forward", "release", "backward")
+AT_ENDS = ("start", "enter", "head", "end", "head_backward")
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,27 +255,27 @@ class CountedLaws(dict[Keeping, StepLaws]):
         return self[how]
 
     @property
+    def every(self) -> Sequence[int]:
+        return range(self.tracer.base.spec.num_layers)
+
+    @property
     def typical(self) -> list[int]:
         """The sample's block that stands for each kind: one that is not the first, if there is any."""
         return [blocks[-1] for blocks in self.sample.of_kind]
 
     def plain(self, how: Keeping) -> StepLaws:
         """Laws without recomputation."""
-        every, firsts = range(self.tracer.base.spec.num_layers), [blocks[0] for blocks in self.sample.of_kind]
-        none, whole = self.tracer.traced([], how), self.tracer.traced(every, how)
-        lowest = self.tracer.traced([0], how)
+        none, whole, lowest = (self.tracer.traced(layers, how) for layers in ([], self.every, [0]))
         blocks: dict[Part, BlockLaws] = {
             "off": self.blocks([(none, j) for j in self.typical]),
-            "first": self.blocks([(self.tracer.traced([j], how) if j else whole, j) for j in firsts]),
+            "first": self.firsts(how, whole),
             "frozen": self.blocks([(lowest, j) for j in self.typical]),
             "trained": self.blocks([(whole, j) for j in self.typical]),
         }
         # Autograd keeps nothing of blocks that are off; but whoever calls them may hold on to what goes into the first.
         blocks["off"].keep[:] = 0.0
         blocks["off"].keep[:, 0] = none.law("keep")[:, 0]
-        head = np.maximum(none.law("head") - none.law("keep").sum(1), whole.law("head") - whole.law("keep").sum(1))
-        start, enter = (np.maximum(none.law(name), whole.law(name)) for name in ("start", "enter"))
-        return StepLaws(blocks, start, enter, head)
+        return StepLaws(blocks, **{name: np.maximum(none.law(name), whole.law(name)) for name in AT_ENDS})
 
     def recomputed(self, how: Keeping) -> StepLaws:
         """Blocks that are run again keep less; the others are as without recomputation."""
@@ -281,13 +283,18 @@ class CountedLaws(dict[Keeping, StepLaws]):
         if how.recompute == "frozen":
             lowest = self.tracer.traced([0], how)
             return replace(before, blocks={**before.blocks, "frozen": self.blocks([(lowest, j) for j in self.typical])})
-        every, firsts = range(self.tracer.base.spec.num_layers), [blocks[0] for blocks in self.sample.of_kind]
-        whole = self.tracer.traced(every, how)
-        first = self.blocks([(self.tracer.traced([j], how) if j else whole, j) for j in firsts])
+        whole = self.tracer.traced(self.every, how)
         trained = self.blocks([(whole, j) for j in self.typical])
-        return replace(before, blocks={**before.blocks, "first": first, "trained": trained})
+        return replace(before, blocks={**before.blocks, "first": self.firsts(how, whole), "trained": trained})
+
+    def firsts(self, how: Keeping, whole: "Laws") -> BlockLaws:
+        """Every block as the shallowest that trains. Only into block 0 goes what the blocks' caller may hold on to."""
+        laws = self.blocks([(self.tracer.traced([j], how) if j else whole, j) for j in self.typical])
+        for name in BY_BLOCK:
+            getattr(laws, name)[:, 0] = whole.law(name)[:, 0]
+        return laws
 
     def blocks(self, found: Sequence[tuple["Laws", int]]) -> BlockLaws:
         """The laws of all layers from a trace and a block of the sample for each kind."""
-        by_kind = [{name: laws.law(name)[:, j] for name in HELD} for laws, j in found]
-        return BlockLaws(*(np.stack([by_kind[kind][name] for kind in self.sample.kinds], axis=1) for name in HELD))
+        by_kind = [{name: laws.law(name)[:, j] for name in BY_BLOCK} for laws, j in found]
+        return BlockLaws(*(np.stack([by_kind[kind][name] for kind in self.sample.kinds], axis=1) for name in BY_BLOCK))

@@ -3,13 +3,15 @@
     peak(S) = standing + max over moments of the step
     standing  weights + copies of weights with frozen components folded in + received adapter
               + trained parameters × (value + gradient + optimizer)
-    moments   enter + Σ_{k<j} keep_k + max(forward_j, backward_j)   for every block j
-              enter + Σ_k keep_k + head                             between the last block and its gradient
+    moments   enter + Σ_{k<j} keep_k + forward_j       for every block j
+              enter + Σ_k keep_k + head                from the last block to the loss
+              end + Σ_k release_k + head_backward      from the loss to the gradient of the last block
+              end + Σ_{k<j} release_k + backward_j     for every block j
 
 What a block keeps depends on its part in the row. `off`: nothing below it trains, nor does it, so autograd keeps
 nothing of it. `first`: it trains, and what comes in has no gradient. `frozen`: it trains nothing, and hands a gradient
 down. `trained`: it does both. The shallowest trained block therefore decides most of a row's memory (Fed-HeLLo's
-geometric patterns differ in it; see docs/budgets.md). Each of keep, forward, backward and head is a law
+geometric patterns differ in it; see docs/budgets.md). Each of these terms (`tracing.py` defines them) is a law
 
     bytes(examples n, trained rank r) = c_0 + c_1 n + (c_2 + c_3 n) r
 
@@ -39,17 +41,20 @@ class BlockLaws:
 
     keep: Floats
     forward: Floats
+    release: Floats
     backward: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class StepLaws:
-    """What a step holds under one way of keeping activations. `start`, `enter` and `head` are (4,)."""
+    """What a step holds under one way of keeping activations. All but those of blocks are (4,)."""
 
     blocks: Mapping[Part, BlockLaws]
     start: Floats
     enter: Floats
     head: Floats
+    end: Floats
+    head_backward: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +156,27 @@ class CostModel:
     def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
         """The most bytes that training holds at once: base weights, adapter, gradients, optimizer, activations."""
         examples = min(policy.micro_batch or work.batch, work.batch)
-        laws = self.steps[Keeping.of(policy)]
-        n = np.array([1.0, examples, 0.0, 0.0])
-        enter = float(n @ laws.enter)
-        coefficient = np.stack([np.ones(len(ranks)), np.full(len(ranks), examples), ranks, ranks * examples])
-        keep, moments = np.zeros(len(ranks)), np.zeros(len(ranks))
-        for part, where in self.parts(ranks).items():
-            if self.bypasses and part in ("off", "frozen"):
-                continue
-            block = laws.blocks[part]
-            keep[where] = (block.keep * coefficient).sum(0)[where]
-            passing = np.maximum((block.forward * coefficient).sum(0), (block.backward * coefficient).sum(0))
-            moments[where] = passing[where]
-        before = enter + np.concatenate([[0.0], np.cumsum(keep)])
-        step = max(float(n @ laws.start), float((before[:-1] + moments).max()), float(before[-1] + n @ laws.head))
+        step = self.step_bytes(ranks, self.steps[Keeping.of(policy)], examples)
         return round(self.standing_bytes(ranks, policy) + step + self.cached_bytes(ranks, policy, work))
+
+    def step_bytes(self, ranks: Ranks, laws: StepLaws, examples: int) -> float:
+        """The most that one step on so many examples holds besides what is there before and after it."""
+        n = np.array([1.0, examples, 0.0, 0.0])
+        by_rank = np.stack([np.ones(len(ranks)), np.full(len(ranks), examples), ranks, ranks * examples])
+        keep, forward, release, backward = np.zeros((4, len(ranks)))
+        for part, where in self.parts(ranks).items():
+            left_out = self.bypasses and part in ("off", "frozen")  # it only runs once, to see what it returns
+            block = laws.blocks["off" if left_out else part]
+            forward[where] = (block.forward * by_rank).sum(0)[where]
+            if not left_out:
+                keep[where] = (block.keep * by_rank).sum(0)[where]
+                release[where] = (block.release * by_rank).sum(0)[where]
+                backward[where] = (block.backward * by_rank).sum(0)[where]
+        before = n @ laws.enter + np.concatenate([[0.0], np.cumsum(keep)])
+        after = n @ laws.end + np.concatenate([[0.0], np.cumsum(release)])
+        blocks = max((before[:-1] + forward).max(), (after[:-1] + backward).max())
+        ends = max(n @ laws.start, before[-1] + n @ laws.head, after[-1] + n @ laws.head_backward)
+        return float(max(blocks, ends))
 
     def cached_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
         """What a prefix cache holds in memory."""

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +103,7 @@ def run_again_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
 # ------------------------------------------------------------------------------------------------------- kept as int8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Packed:
     """Numbers as int8 with a float32 scale for each group of them: 1.06 bytes for each number."""
 
@@ -141,7 +142,9 @@ def int8_activations(generator: torch.Generator) -> Iterator[None]:
 
     What several operations keep of one storage is packed once.
     """
-    known: dict[tuple[StorageWeakRef, int, int, int], Packed | None] = {}  # a weak reference keeps its address taken
+    # Of weak values, for each saved tensor refers to `pack`: else none would go before the last one does. A weak
+    # reference to a storage keeps its address taken.
+    known: WeakValueDictionary[tuple[StorageWeakRef, int, int, int], Packed] = WeakValueDictionary()
 
     def pack(tensor: Tensor) -> Any:
         activation, tensor = is_activation(tensor), tensor.detach()
@@ -153,10 +156,11 @@ def int8_activations(generator: torch.Generator) -> Iterator[None]:
             flat = tensor.view(-1)
         storage = StorageWeakRef(flat.untyped_storage())  # type: ignore[no-untyped-call]
         key = (storage, tensor._version, int(flat.storage_offset()), len(flat))
-        if key not in known:
-            known[key] = Packed.of(flat, generator)
-        packed = known[key]
-        return tensor if packed is None else (packed, tensor.shape, tensor.stride(), tensor.dtype)
+        packed = known.get(key) or Packed.of(flat, generator)
+        if packed is None:
+            return tensor
+        known[key] = packed
+        return packed, tensor.shape, tensor.stride(), tensor.dtype
 
     def unpack(kept: Any) -> Tensor:
         if isinstance(kept, Tensor):
@@ -166,7 +170,7 @@ def int8_activations(generator: torch.Generator) -> Iterator[None]:
         return tensor
 
     with saved_tensors_hooks(pack, unpack):
-        yield  # afterwards only autograd refers to what is packed, and lets it go as backward proceeds
+        yield
 
 
 def is_activation(tensor: Tensor) -> bool:

@@ -2,11 +2,18 @@
 bytes that a step would hold at any moment can be counted, block by block, for a model of any size in a fraction of a
 second. The same count of a step with values (`HeldBytes`) is what the allocator holds, to the byte.
 
-    enter_j      bytes held when block j begins, since the step began
-    keep_j       bytes that block j leaves behind for the backward pass, enter_{j+1} − enter_j
-    forward_j    the most that is held while block j runs, less enter_j
-    backward_j   the most that is held while the gradient goes back through block j, less enter_j
-    head         the most that is held between the last block's forward and its backward, less enter_0
+    enter_j         bytes held when block j begins, since the step began
+    keep_j          what block j adds to them, enter_{j+1} − enter_j
+    forward_j       the most that is held while block j runs, less enter_j
+    head            the most from there on until there is a loss, less enter_L
+    leave_j         bytes held when the gradient has come down to the output of block j
+    release_j       what its way through block j takes away from them, leave_j − leave_{j−1}
+    backward_j      the most that is held on that way, less leave_{j−1}
+    head_backward   the most until the gradient comes to the last block, less leave_{L−1}
+    end             bytes held when the gradient is everywhere: leave_{j−1} where block j is the shallowest that trains
+
+What a block keeps for its gradient is counted twice, as `keep` and as `release`. They differ by what only the caller of
+the blocks holds on to: some models keep the embeddings in a variable until the last block is done.
 """
 
 import weakref
@@ -24,7 +31,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hellora.resident import BaseModel
+from hellora.resident import BaseModel, Bypass
 
 aten = torch.ops.aten
 Bytes = npt.NDArray[np.float64]
@@ -148,64 +155,79 @@ class StepTrace:
     enter: int  # when block 0 begins
     keep: Bytes
     forward: Bytes
-    backward: Bytes
     head: int
+    release: Bytes
+    backward: Bytes
+    head_backward: int
+    end: int
     peak: int
 
 
-def trace_step(base: BaseModel, step: Callable[[], Tensor], device: str) -> StepTrace:
-    """Count what `step`, which returns the loss of a forward pass on a base that is dressed, and its backward hold.
+def trace_step(base: BaseModel, step: Callable[[], tuple[Tensor, Any]], device: str) -> StepTrace:
+    """Count what a step on a base that is dressed holds: a forward pass and its backward.
 
-    Gradients are there before it begins, so that they are no part of it. `device` is the kind of device whose kernels
-    to assume for fake tensors: cpu or cuda.
+    `step` runs the forward pass and returns the loss, and whatever else lives as long as its gradient is computed. All
+    gradients are there before, so that they are no part of it. `device` is the kind of device whose kernels to assume
+    for fake tensors: cpu or cuda.
     """
     blocks = [base.net.get_submodule(name) for name in base.spec.layers]
-    weights = [*base.net.parameters(), *base.net.buffers()] + ([*base.head.parameters()] if base.head else [])
-    held = HeldBytes(weights)
+    left_out = [block.block[0] for block in blocks if isinstance(block, Bypass)]
+    modules = [base.net, *left_out, *([] if base.head is None else [base.head])]
+    weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     count = len(blocks)
-    enter = np.zeros(count + 1)
+    enter, leave = np.zeros(count + 1), np.full(count + 1, np.nan)  # leave[j + 1] is of block j
     with ExitStack() as stack:
+        held = HeldBytes([*weights, *stack.enter_context(gradients_of(weights))])
         for j, block in enumerate(blocks):
-            stack.enter_context(phases_of(block, j, count, enter, held))
-        stack.enter_context(gradients_of(weights))
+            stack.enter_context(phases_of(block, j, enter, leave, held))
         stack.enter_context(kernels_of(device))
         stack.enter_context(held)
         held.enter_phase("start")
-        loss = step()
+        loss, _alive = step()
+        held.enter_phase("head backward")
         if loss.requires_grad:
             torch.autograd.backward(loss)
+        end = held.held
     peaks = held.peaks
-    forward = np.array([peaks["forward", j] for j in range(count)]) - enter[:-1]
-    backward = np.array([peaks.get(("backward", j), enter[j]) for j in range(count)]) - enter[:-1]
+    leave[np.isnan(leave)] = end  # below the shallowest trained block
+    forward = np.array([peaks["forward", j] for j in range(count)])
+    backward = np.array([peaks.get(("backward", j), end) for j in range(count)])
     return StepTrace(
         start=peaks["start"],
         enter=int(enter[0]),
         keep=np.diff(enter),
-        forward=forward,
-        backward=backward,
-        head=int(peaks["head"] - enter[0]),
+        forward=forward - enter[:-1],
+        head=int(peaks["head"] - enter[-1]),
+        release=np.diff(leave),
+        backward=backward - leave[:-1],
+        head_backward=int(peaks["head backward"] - leave[-1]),
+        end=end,
         peak=held.peak,
     )
 
 
 @contextmanager
-def phases_of(block: nn.Module, j: int, count: int, enter: Bytes, held: HeldBytes) -> Iterator[None]:
-    """Note when block j of `count` begins and ends, forward and backward."""
+def phases_of(block: nn.Module, j: int, enter: Bytes, leave: Bytes, held: HeldBytes) -> Iterator[None]:
+    """Note when block j begins and ends, forward and backward."""
 
     def begins(*_: Any) -> None:
         enter[j] = held.held
         held.enter_phase(("forward", j))
 
     def head_begins() -> None:
-        enter[count] = held.held
+        enter[j + 1] = held.held
         held.enter_phase("head")
 
+    def gradient_comes(_gradient: Tensor) -> None:
+        leave[j + 1] = held.held
+        held.enter_phase(("backward", j))
+
     def ends(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if j == count - 1:
+        if j == len(enter) - 2:
             held.before_next = head_begins  # by then the caller has let go of what went into the block
         hidden = output if isinstance(output, Tensor) else output[0]
         if hidden.requires_grad:
-            hidden.register_hook(lambda _gradient: held.enter_phase(("backward", j)))
+            hidden.register_hook(gradient_comes)
 
     hooks = [block.register_forward_pre_hook(begins), block.register_forward_hook(ends)]
     try:
@@ -216,13 +238,14 @@ def phases_of(block: nn.Module, j: int, count: int, enter: Bytes, held: HeldByte
 
 
 @contextmanager
-def gradients_of(parameters: Sequence[Tensor]) -> Iterator[None]:
+def gradients_of(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Give each parameter that trains a gradient of 0 while this lasts."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in trained:
-        parameter.grad = torch.zeros_like(parameter)
+    gradients = [torch.zeros_like(parameter) for parameter in trained]
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.grad = gradient
     try:
-        yield
+        yield gradients
     finally:
         for parameter in trained:
             parameter.grad = None

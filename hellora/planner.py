@@ -115,7 +115,9 @@ class Planner:
             for how, size, fold, int8, bf16 in product(
                 recompute,
                 micro if "micro_batch" in may else [own.micro_batch],
-                {own.fold, own.fold and "beside" not in may},
+                sorted(
+                    {own.fold, own.fold and "beside" not in may}, reverse=True
+                ),  # of two as fast, the first is taken
                 {own.int8_activations, "int8_activations" in may or own.int8_activations},
                 {own.bf16, "bf16" in may or own.bf16},
             )

@@ -75,5 +75,5 @@ def turnout(
 
 
 def in_seconds(time: float) -> str:
-    """A time for a person, to the millisecond."""
-    return f"{round(time, 3):.15g} s"
+    """A time for a person."""
+    return f"{time:.3g} s" if time < 1000 else f"{time:.0f} s"

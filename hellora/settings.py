@@ -45,7 +45,7 @@ class RunSettings:
     @property
     def asked(self) -> int:
         """Clients asked in a round."""
-        return math.ceil(round(self.cohort * self.over_select, 9))  # 1.1 × 10 is 11, not 11.000000000000002
+        return math.ceil(round(self.cohort * self.over_select, 9))  # 50 × 1.1 is 55, not 55.00000000000001
 
 
 @dataclass(frozen=True)

@@ -205,8 +205,8 @@ def test_seconds_need_a_speed_in_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cohort", "over_select", "asked"), [(8, 1.0, 8), (10, 1.1, 11), (10, 1.3, 13), (8, 1.3, 11), (3, 1.01, 4)]
+    ("cohort", "over_select", "asked"), [(8, 1.0, 8), (50, 1.1, 55), (10, 1.3, 13), (8, 1.3, 11), (3, 1.01, 4)]
 )
 def test_how_many_are_asked(cohort: int, over_select: float, asked: int) -> None:
-    """⌈cohort × over_select⌉, in which 10 × 1.1 is 11 and no hair more."""
+    """⌈cohort × over_select⌉, in which 50 × 1.1 is 55 and no hair more."""
     assert RunSettings(cohort=cohort, over_select=over_select).asked == asked

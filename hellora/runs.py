@@ -245,8 +245,10 @@ def round_line(
     attempts before the one that counted, whose bytes are in the sums. `simulated_clock` is the sum of
     `simulated_seconds` so far."""
     ranks = report.allocation.ranks.tolist()
-    simulated = report.simulated_seconds
-    clock = None if simulated is None else round((before["simulated_clock"] if before else 0.0) + simulated, 3)
+    simulated = clock = None
+    if report.simulated_seconds is not None:
+        simulated = round(report.simulated_seconds, 3)
+        clock = round((before["simulated_clock"] if before else 0.0) + simulated, 3)
     return {
         "round": report.round,
         **attempt_fields(report.counted),
@@ -263,7 +265,7 @@ def round_line(
         "uplink_bytes": report.uplink_bytes,
         "downlink_bytes": report.downlink_bytes,
         "seconds": round(seconds, 3),
-        "simulated_seconds": None if simulated is None else round(simulated, 3),
+        "simulated_seconds": simulated,
         "simulated_clock": clock,
     }
 

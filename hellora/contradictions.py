@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hellora.devices import fully_known
 from hellora.errors import InputError
 from hellora.protocols import Method
 from hellora.server_step import ServerStep
@@ -17,6 +18,7 @@ def contradictions(experiment: "Experiment") -> None:
     run, method, data = experiment.run, experiment.method, experiment.data
     if run.cohort > data.clients:
         raise InputError(f"cohort = {run.cohort} is more than data.clients = {data.clients}: lower cohort")
+    check_times(experiment)
     check_prototypes(method, data.public)
     aggregator = method.aggregator
     if not method.dispatcher.keeps_components and aggregator.averages_components:
@@ -72,6 +74,24 @@ def contradictions(experiment: "Experiment") -> None:
         )
     if method.head != "aggregate" and experiment.task.columns == "instruction":
         raise InputError(f"method.head = {method.head!r}, but a language model has no head of its own: remove it")
+
+
+def check_times(experiment: "Experiment") -> None:
+    """What goes by simulated time needs to know every client's."""
+    run, clients = experiment.run, experiment.data.clients
+    devices = experiment.fleet.devices(clients, run.seed)
+    if experiment.fleet.seconds and any(device.speed is None for device in devices):
+        raise InputError(f"fleet.seconds needs the speed of every device: give {experiment.fleet.table} a column speed")
+    if (run.deadline is not None or run.asked > run.cohort) and not fully_known(devices):
+        what = "over_select" if run.deadline is None else "deadline"
+        raise InputError(
+            f"{what} goes by simulated time: give fleet.speed and fleet.link, a fleet.table with the columns speed and "
+            f"link, or a fleet.distribution"
+        )
+    if run.asked > clients:
+        raise InputError(
+            f"over_select = {run.over_select} asks {run.asked} clients, but data.clients = {clients}: lower it"
+        )
 
 
 def check_prototypes(method: Method, public: str) -> None:

@@ -163,7 +163,7 @@ def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
 
 
 def planner(experiment: Experiment, labels: Sequence[str], tokens: Callable[[BaseModel], int]) -> Planner | None:
-    """What says which rows and policies fit; None where no client has a budget in bytes or seconds."""
+    """What says which rows and policies fit; None where no budget is in bytes or seconds and no speed known."""
     if not experiment.fleet.in_bytes_or_seconds and not experiment.method.allocator.needs_planner:
         return None
     bare = experiment.task.load(experiment.model, labels, 0, weights=False)
@@ -194,6 +194,8 @@ def federation(
         method=experiment.method,
         rounds=run.rounds,
         cohort=run.cohort,
+        spares=run.asked - run.cohort,
+        deadline=run.deadline,
         seed=run.seed,
         train=experiment.train,
         min_clients=run.min_clients,
@@ -206,8 +208,11 @@ def federation(
 def fleet(experiment: Experiment, sizes: Sequence[int]) -> tuple[ClientProfile, ...]:
     """The profiles of all clients, by id."""
     budgets = experiment.fleet.budgets(len(sizes), experiment.run.seed)
-    speeds = experiment.fleet.speeds(len(sizes), experiment.run.seed)
-    return tuple(ClientProfile(i, *values) for i, values in enumerate(zip(sizes, budgets, speeds, strict=True)))
+    devices = experiment.fleet.devices(len(sizes), experiment.run.seed)
+    return tuple(
+        ClientProfile(i, size, budget, device.speed, device.link, device.availability)
+        for i, (size, budget, device) in enumerate(zip(sizes, budgets, devices, strict=True))
+    )
 
 
 def head_check(experiment: Experiment, corpus: Corpus) -> None:

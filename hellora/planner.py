@@ -105,7 +105,7 @@ class Planner:
 
     @cached_property
     def policies(self) -> tuple[Policy, ...]:
-        """Every policy that a client may use, over what all use."""
+        """Every policy that a client may use, over what all use; of two as fast, the first is taken."""
         own, may = self.policy, set(self.may)
         ways: tuple[Recompute, ...] = ("none", "frozen", "all")
         recompute = [how for how in ways if how == own.recompute or f"recompute_{how}" in may]
@@ -116,7 +116,7 @@ class Planner:
             for how, size, fold, int8, bf16 in product(
                 recompute,
                 micro if "micro_batch" in may else [own.micro_batch],
-                {own.fold, own.fold and "beside" not in may},
+                [True, False] if own.fold and "beside" in may else [own.fold],
                 {own.int8_activations, "int8_activations" in may or own.int8_activations},
                 {own.bf16, "bf16" in may or own.bf16},
             )

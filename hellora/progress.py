@@ -17,6 +17,7 @@ from rich.progress import (
 from hellora.config import Experiment
 from hellora.experiment import Setup
 from hellora.runs import Line
+from hellora.simulation import in_seconds
 from hellora.types import ClientFailure, ClientUpdate
 from hellora.units import in_bytes
 
@@ -87,6 +88,8 @@ class TerminalProgress:
         parts.append(f"{len(line['updated'])} of {len(line['cohort'])} clients")
         parts.append(f"up {in_bytes(line['uplink_bytes'])}, down {in_bytes(line['downlink_bytes'])}")
         parts.append(f"{line['seconds']:.1f} s")
+        if line["simulated_clock"] is not None:
+            parts.append(f"simulated {in_seconds(line['simulated_clock'])}")
         self.console.print("  ".join(parts), highlight=False)
         for kind in ("missing", "rejected"):
             for client, reason in line[kind].items():

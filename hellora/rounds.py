@@ -6,17 +6,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
 
-from hellora.algebra import trained_part
 from hellora.diagnostics import aggregation_error
 from hellora.errors import HelloraError, InputError, RunError
 from hellora.planner import Offer, Planner
 from hellora.protocols import Answers, Backend, Method, RoundView, Scores
 from hellora.seeds import rng_for, seed_for
-from hellora.sharing import private_part, shared, travelling_bytes, with_private
+from hellora.sharing import answer_part, private_part, shared, travelling_bytes, with_private
+from hellora.simulation import Turnout, is_available, simulated_seconds, turnout
 from hellora.types import (
     Adapter,
     AdapterSpec,
@@ -52,7 +53,9 @@ class Federation:
     min_clients: int = 1  # usable updates that a round needs
     attempts: int = 3  # cohorts tried before a round is given up
     policy: Policy = Policy()  # of every client, where no planner chooses
-    planner: Planner | None = None  # where a client has a budget in bytes or seconds
+    planner: Planner | None = None  # where a client has a budget in bytes or seconds, or a speed
+    spares: int = 0  # clients asked besides; the first `cohort` to answer count
+    deadline: float | None = None  # simulated seconds that a client has in a round
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:
@@ -60,6 +63,8 @@ class Federation:
         self.method.aggregator.check(self.spec)
         if sorted({p.id for p in self.fleet}) != [p.id for p in self.fleet]:
             raise InputError("the fleet must be in the order of its ids, each id once")
+        if (self.spares or self.deadline is not None) and not self.timed:
+            raise InputError("spares and a deadline need a planner, and the speed and link of every client")
         if not self.able:
             if self.planner is not None and any(self.counts(p) for p in self.fleet):
                 raise InputError("fleet: " + self.planner.explain(next(p for p in self.fleet if self.counts(p))))
@@ -71,6 +76,11 @@ class Federation:
     def able(self) -> tuple[ClientProfile, ...]:
         """The clients that can train something, by id."""
         return tuple(p for p in self.fleet if self.counts(p) and (self.planner is None or self.planner.trains(p)))
+
+    @property
+    def timed(self) -> bool:
+        """True if the time of every client can be predicted."""
+        return self.planner is not None and all(p.speed is not None and p.link is not None for p in self.fleet)
 
     def counts(self, client: ClientProfile) -> bool:
         """True if the client's budget in layers and ranks allows to train anything."""
@@ -95,7 +105,7 @@ def sample_cohort(run: Federation, round: int, attempt: int = 0) -> tuple[Client
     """Uniform without replacement among the clients that can train something, by id."""
     able = run.able
     order = np.argsort(rng_for(run.seed, "cohort", round, attempt).random(len(able)), kind="stable")
-    return tuple(able[i] for i in sorted(order[: run.cohort]))
+    return tuple(able[i] for i in sorted(order[: run.cohort + run.spares]))
 
 
 def allocate(
@@ -167,15 +177,26 @@ def dispatch(
     return tasks
 
 
+def simulate(run: Federation, tasks: Sequence[ClientTask], offered: Mapping[int, Offer]) -> Turnout:
+    """Who of the clients of `tasks` is there to answer, and how long that takes, as their profiles say."""
+    fleet = {client.id: client for client in run.fleet}
+    available = {task.client: is_available(fleet[task.client], task.round, run.seed) for task in tasks}
+    seconds = None
+    if run.timed:
+        seconds = {
+            task.client: simulated_seconds(task, fleet[task.client], offered[task.client], run.method, run.spec)
+            for task in tasks
+        }
+    return turnout(tasks, available, seconds, run.cohort, run.deadline)
+
+
 def problem_with(update: ClientUpdate, task: ClientTask, spec: AdapterSpec) -> str | None:
     """Why an update must not count, or None. It is held against the task that was sent, name by name."""
     if update.num_examples < 1:
         return f"trained on {update.num_examples} examples"
     if not 0 < update.weight < math.inf:
         return f"trained on {update.num_tokens} tokens"
-    expected = replace(
-        trained_part(task.adapter, task.trained, spec), head={} if task.head == "frozen" else task.adapter.head
-    ).tensors()
+    expected = answer_part(task, spec).tensors()
     got = update.adapter.tensors()
     if unknown := sorted(got.keys() - expected.keys()):
         return f"unknown tensor {unknown[0]}"
@@ -287,7 +308,9 @@ def federate(
             allocation, allocator_memory = allocate(run, state, layer_scores, number)
             offered = offers(run, allocation)
             tasks = dispatch(run, state, allocation, offered)
-            answers, failures, arrived = collect(tasks, backend.train(tasks), run.spec)
+            there = simulate(run, tasks, offered)
+            heard = chain(there.missing, backend.train(there.awaited))
+            answers, failures, arrived = collect(tasks, heard, run.spec)
             factors = run.method.factors(state.round)
             attempts.append(
                 Attempt(
@@ -295,11 +318,14 @@ def federate(
                     updated=tuple(update.client for _, update in answers),
                     missing={f.client: f.reason for f in failures if f.kind == "missing"},
                     rejected={f.client: f.reason for f in failures if f.kind == "rejected"},
-                    downlink_bytes={task.client: travelling_bytes(task.adapter, run.method, "both") for task in tasks},
+                    downlink_bytes={
+                        task.client: travelling_bytes(task.adapter, run.method, "both") for task in there.reached
+                    },
                     uplink_bytes={
                         client: travelling_bytes(arrived[client].adapter, run.method, factors)
                         for client in sorted(arrived)
                     },
+                    simulated_seconds=there.lasted,
                 )
             )
             if not tasks or len(answers) >= run.min_clients:
@@ -314,11 +340,13 @@ def federate(
         error = aggregation_error(answers, run.spec)
         finished, state = state.round, fold(run, state, answers, allocator_memory, distil)
         policies = {task.client: task.policy for task in tasks}
-        metrics = client_metrics(answers, offered)
+        metrics = client_metrics(answers, offered, there.seconds)
         yield RoundReport(finished, state, allocation, metrics, tuple(attempts), error, policies)
 
 
-def client_metrics(answers: Answers, offered: Mapping[int, Offer]) -> Mapping[int, Mapping[str, float]]:
+def client_metrics(
+    answers: Answers, offered: Mapping[int, Offer], simulated: Mapping[int, float]
+) -> Mapping[int, Mapping[str, float]]:
     """What each counted client measured, by id, and what was predicted for it."""
     metrics: dict[int, Mapping[str, float]] = {}
     for _, update in answers:
@@ -326,5 +354,7 @@ def client_metrics(answers: Answers, offered: Mapping[int, Offer]) -> Mapping[in
         if (offer := offered.get(update.client)) is not None:
             predicted["predicted_peak_bytes"] = offer.cost.peak_bytes
             predicted |= {} if offer.seconds is None else {"predicted_seconds": round(offer.seconds, 3)}
+        if (seconds := simulated.get(update.client)) is not None:
+            predicted["simulated_seconds"] = round(seconds, 3)
         metrics[update.client] = {"examples": update.num_examples, **update.metrics, **predicted}
     return metrics

@@ -242,8 +242,13 @@ def round_line(
     before: Line | None,
 ) -> Line:
     """One line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
-    attempts before the one that counted, whose bytes are in the sums."""
+    attempts before the one that counted, whose bytes are in the sums. `simulated_clock` is the sum of
+    `simulated_seconds` so far."""
     ranks = report.allocation.ranks.tolist()
+    simulated = clock = None
+    if report.simulated_seconds is not None:
+        simulated = round(report.simulated_seconds, 3)
+        clock = round((before["simulated_clock"] if before else 0.0) + simulated, 3)
     return {
         "round": report.round,
         **attempt_fields(report.counted),
@@ -260,6 +265,8 @@ def round_line(
         "uplink_bytes": report.uplink_bytes,
         "downlink_bytes": report.downlink_bytes,
         "seconds": round(seconds, 3),
+        "simulated_seconds": simulated,
+        "simulated_clock": clock,
     }
 
 
@@ -299,6 +306,7 @@ def finish(
         "uplink_bytes": sum(line["uplink_bytes"] for line in lines),
         "downlink_bytes": sum(line["downlink_bytes"] for line in lines),
         "seconds": round(sum(line["seconds"] for line in lines), 3),
+        "simulated_seconds": lines[-1]["simulated_clock"],
         "data": {
             "train": len(corpus.train),
             "test": len(corpus.test),

@@ -1,17 +1,20 @@
 """Floor 5: the tables of an experiment file that belong to no other module. [model], [data], [train] and [server] are
 ModelSettings, DataSettings, TrainSettings and ServerStep."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hellora.devices import Device, check_distribution, devices_of_table, drawn_devices, parse_link
 from hellora.planner import EXACT, USES
 from hellora.protocols import Trains
 from hellora.seeds import rng_for
 from hellora.types import Budget, Factors, HeadPolicy, Policy
 from hellora.units import parse_bytes
 
-PER_GROUP = ("layers", "ranks", "memory", "seconds", "uplink", "speed")  # settings with one value per group
+DEVICE = ("memory", "speed", "link", "availability")  # what a table or a distribution says instead
+PER_GROUP = ("layers", "ranks", "seconds", "uplink", *DEVICE)  # settings with one value per group
 ALWAYS = (*USES, "prefix_cache", "prefix_cache_on_disk")
 
 
@@ -25,6 +28,8 @@ class RunSettings:
     min_clients: int = 1  # usable updates that a round needs
     attempts: int = 3  # cohorts tried in a round before the run stops
     eval_every: int = 1  # rounds between evaluations; the last round is always evaluated
+    over_select: float = 1.0  # clients asked for each of the cohort; the first `cohort` to answer count
+    deadline: float | None = None  # simulated seconds that a client has in a round
 
     def __post_init__(self) -> None:
         for name in ("rounds", "cohort", "min_clients", "attempts", "eval_every"):
@@ -32,6 +37,15 @@ class RunSettings:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.min_clients > self.cohort:
             raise ValueError(f"min_clients = {self.min_clients} can never be met by cohort = {self.cohort}")
+        if self.over_select < 1:
+            raise ValueError(f"over_select must be at least 1, not {self.over_select}: 1.3 asks 13 clients for 10")
+        if self.deadline is not None and not self.deadline > 0:
+            raise ValueError(f"deadline must be greater than 0 simulated seconds, not {self.deadline}")
+
+    @property
+    def asked(self) -> int:
+        """Clients asked in a round."""
+        return math.ceil(round(self.cohort * self.over_select, 9))  # 50 × 1.1 is 55, not 55.00000000000001
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,10 @@ class FleetSettings:
     seconds: tuple[float, ...] = ()  # of local training per round; () = no limit. Needs speed
     uplink: tuple[str, ...] = ()  # what an update may take, such as "500KB"; () = no limit
     speed: tuple[float, ...] = ()  # operations per second that a client of each group trains with; () = not known
+    link: tuple[str, ...] = ()  # bytes per second, each way, such as "1MB"; () = not known
+    availability: tuple[float, ...] = ()  # probability that a client can be reached in a round; () = 1
+    table: str = ""  # a CSV file with a device per row: memory, speed, link, availability, client
+    distribution: str = ""  # devices are drawn from: cross_device, cross_silo
 
     def __post_init__(self) -> None:
         if any(capacity < 0 for capacity in self.layers):
@@ -58,10 +76,15 @@ class FleetSettings:
         if len(set(sizes.values())) > 1:
             said = ", ".join(f"{name} has {size} groups" for name, size in sizes.items())
             raise ValueError(f"{said}: give one each, or set the others to []")
+        for text in self.link:
+            parse_link(text, "fleet.link")
+        if not all(0 < value <= 1 for value in self.availability):
+            raise ValueError("availability must be above 0 and at most 1 for every group")
+        self.check_devices()
         for name in ("seconds", "speed"):
             if not all(value > 0 for value in getattr(self, name)):
                 raise ValueError(f"{name} must be greater than 0 for every group")
-        if self.seconds and not self.speed:
+        if self.seconds and not (self.speed or self.table or self.distribution):
             raise ValueError(
                 "seconds needs speed, the operations per second of each group's device: "
                 "`hellora plan --measure` tells that of this one"
@@ -77,31 +100,56 @@ class FleetSettings:
         if any(share < 0 for share in self.shares) or (self.shares and not sum(self.shares)):
             raise ValueError("shares must not be negative, nor all 0")
 
+    def check_devices(self) -> None:
+        """Raise unless devices are described in one place."""
+        named = [name for name in ("table", "distribution") if getattr(self, name)]
+        said = [name for name in DEVICE if getattr(self, name)]
+        if len(named + said) > 1 and named:
+            raise ValueError(f"{' and '.join(named + said)} say what clients train on: keep one of them")
+        if self.distribution:
+            check_distribution(self.distribution)
+
     @property
     def groups(self) -> int:
         return max(len(getattr(self, name)) for name in PER_GROUP)
 
     @property
     def in_bytes_or_seconds(self) -> bool:
-        """True if a budget is more than layers and ranks."""
-        return bool(self.memory or self.seconds or self.uplink)
+        """True if a budget is more than layers and ranks, or a client's time can be told."""
+        return any((self.memory, self.seconds, self.uplink, self.speed, self.table, self.distribution))
 
     def budget(self, group: int) -> Budget:
+        """What a group can afford, less the memory, which is its device's."""
         return Budget(
             layers=self.layers[group] if self.layers else None,
             rank=self.ranks[group] if self.ranks else None,
-            memory_bytes=parse_bytes(self.memory[group], "fleet.memory") if self.memory else None,
             seconds=self.seconds[group] if self.seconds else None,
             uplink_bytes=parse_bytes(self.uplink[group], "fleet.uplink") if self.uplink else None,
         )
 
+    def device(self, group: int) -> Device:
+        return Device(
+            memory_bytes=parse_bytes(self.memory[group], "fleet.memory") if self.memory else None,
+            speed=self.speed[group] if self.speed else None,
+            link=parse_link(self.link[group], "fleet.link") if self.link else None,
+            availability=self.availability[group] if self.availability else 1.0,
+        )
+
     def budgets(self, clients: int, seed: int) -> list[Budget]:
         """One budget per client id."""
-        return [self.budget(group) if self.groups else Budget() for group in self.members(clients, seed)]
+        groups, devices = self.members(clients, seed), self.devices(clients, seed)
+        return [
+            replace(self.budget(group), memory_bytes=device.memory_bytes)
+            for group, device in zip(groups, devices, strict=True)
+        ]
 
-    def speeds(self, clients: int, seed: int) -> list[float | None]:
-        """Operations per second of each client, by id."""
-        return [self.speed[group] if self.speed else None for group in self.members(clients, seed)]
+    def devices(self, clients: int, seed: int) -> list[Device]:
+        """What each client trains on, by id: drawn, a row of the table, or that of its group."""
+        if self.distribution:
+            return drawn_devices(self.distribution, clients, seed)
+        if self.table:
+            return devices_of_table(self.table, clients, seed)
+        return [self.device(group) for group in self.members(clients, seed)]
 
     def members(self, clients: int, seed: int) -> list[int]:
         """The group of each client, by id: in proportion to their shares (largest remainder), dealt out by seed."""

@@ -60,6 +60,12 @@ def with_private(adapter: Adapter, own: Mapping[str, Tensor]) -> Adapter:
     return replace(adapter, pairs=pairs, head={n: own.get(f"head.{n}", t) for n, t in adapter.head.items()})
 
 
+def answer_part(task: ClientTask, spec: AdapterSpec) -> Adapter:
+    """What the answer to a task must have, name by name, as it was sent."""
+    part = trained_part(task.adapter, task.trained, spec)
+    return part if task.head == "frozen" else replace(part, head=task.adapter.head)
+
+
 def travelling_bytes(adapter: Adapter, method: Method, factors: Factors) -> int:
     """What of an adapter crosses the seam: not what stays with its client, not a factor that is not trained."""
     total = 0

@@ -142,6 +142,8 @@ class ClientProfile:
     num_examples: int
     budget: Budget = Budget()
     speed: float | None = None  # floating point operations per second of its training; None = not known
+    link: float | None = None  # bytes per second, each way; None = not known
+    availability: float = 1.0  # probability that it can be reached in a round
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -330,6 +332,7 @@ class Attempt:
     rejected: Mapping[int, str]
     downlink_bytes: Mapping[int, int]
     uplink_bytes: Mapping[int, int]  # of every answer that arrived, rejected ones too
+    simulated_seconds: float | None = None  # how long it took the simulated devices; None = not known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -360,3 +363,9 @@ class RoundReport:
     def uplink_bytes(self) -> int:
         """Bytes that clients sent, in all attempts."""
         return sum(sum(attempt.uplink_bytes.values()) for attempt in self.attempts)
+
+    @property
+    def simulated_seconds(self) -> float | None:
+        """How long all attempts took the simulated devices; None = not known."""
+        known = [attempt.simulated_seconds for attempt in self.attempts if attempt.simulated_seconds is not None]
+        return sum(known) if len(known) == len(self.attempts) else None

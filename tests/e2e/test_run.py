@@ -90,6 +90,8 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
             "uplink_bytes",
             "downlink_bytes",
             "seconds",
+            "simulated_seconds",
+            "simulated_clock",
         }
         assert line["metrics"].keys() == {"accuracy", "macro_f1", "micro_f1", "loss"}
         assert list(line["ranks"]) == [str(client) for client in line["cohort"]]

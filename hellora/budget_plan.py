@@ -13,7 +13,7 @@ from hellora.calibration import Shape, calibrate
 from hellora.client import ClientWork, train_client
 from hellora.config import Experiment, check
 from hellora.cost import Ranks
-from hellora.experiment import devices
+from hellora.experiment import devices, fleet
 from hellora.memory import release_at_once
 from hellora.model import Kind, ModelSettings, task_of
 from hellora.planner import RESERVE, Offer, Planner
@@ -101,8 +101,7 @@ def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> 
     device = torch.device(devices(experiment.compute.device)[0]).type
     cost = calibrate(base, experiment.task, shape, experiment.method, experiment.train, device)
     planner = Planner(cost, experiment.train, experiment.policy.policy, experiment.policy.may)
-    (budget,), (speed,) = experiment.fleet.budgets(1, 0), experiment.fleet.speeds(1, 0)
-    client = ClientProfile(0, examples, budget, speed)
+    (client,) = fleet(experiment, [examples])
     choices = [choice_of(name, each, planner, client) for name, each in experiments.items()]
     return BudgetPlan(experiment, planner, client, replace(shape, tokens=cost.tokens), choices)
 

@@ -39,12 +39,14 @@ def run_of(
     worst: float | None = 0.25,
     metric: str = "accuracy",
     evaluated_on: str = "the test split",
+    peaks: Mapping[int, int] | None = None,
 ) -> Run:
     """A run whose rounds end with these accuracies (None: not evaluated) and send `uplink` bytes up each."""
     lines = [
         {
             "round": i,
             "metrics": None if value is None else {metric: value},
+            "clients": {str(client): {"peak_bytes": peak} for client, peak in (peaks or {}).items()},
             "uplink_bytes": uplink,
             "downlink_bytes": 3 * uplink,
             "seconds": 0.5,
@@ -259,3 +261,11 @@ def test_the_best_mean_is_bold_on_screen() -> None:
     text = file.getvalue()
     assert re.search(r"\x1b\[1m *0\.700", text)
     assert not re.search(r"\x1b\[1m *0\.500", text)
+
+
+def test_the_peak_is_the_most_that_any_client_held() -> None:
+    run = run_of([0.2, 0.4], peaks={0: 3000, 4: 500})
+    assert numbers(run)["peak_bytes"] == 3000
+    rows = rows_of({Cell("iid", "a", 0): run})
+    assert "| peak |" in as_markdown(rows, [])
+    assert "| 2.9 KiB |" in as_markdown(rows, [])

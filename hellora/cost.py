@@ -179,9 +179,18 @@ class CostModel:
         return float(max(blocks, ends))
 
     def cached_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
-        """What a prefix cache holds in memory."""
-        if policy.prefix_cache != "memory" or not self.parts(ranks)["off"].any():
+        """What a prefix cache holds in memory: what it keeps, and the copy that is in use."""
+        if not self.caches(policy, work) or not self.parts(ranks)["off"].any():
             return 0
+        in_use = min(policy.micro_batch or work.batch, work.batch) * self.hidden_bytes
+        return in_use + (self.kept_bytes(policy, work) if policy.prefix_cache == "memory" else 0)
+
+    def caches(self, policy: Policy, work: Work) -> bool:
+        """True if a prefix cache is asked for, and of use."""
+        return policy.prefix_cache != "none" and work.epochs > 1 and not self.bypasses
+
+    def kept_bytes(self, policy: Policy, work: Work) -> int:
+        """What a prefix cache keeps, wherever it does."""
         whole = work.examples * self.hidden_bytes
         return whole if policy.prefix_cache_bytes is None else min(whole, policy.prefix_cache_bytes)
 
@@ -211,11 +220,9 @@ class CostModel:
         again = {"none": parts["first"] & False, "frozen": parts["frozen"], "all": ~parts["off"]}[policy.recompute]
         per_example += again * (per_example > 0)
         off_passes = 0.0 if self.bypasses else work.epochs
-        if policy.prefix_cache != "none":
-            whole = work.examples * self.hidden_bytes
-            limit = whole if policy.prefix_cache_bytes is None else policy.prefix_cache_bytes
-            kept = min(1.0, limit / whole) if whole else 1.0
-            off_passes = min(work.epochs, 1.0) * kept + work.epochs * (1 - kept)
+        if self.caches(policy, work):
+            kept = self.kept_bytes(policy, work) / (work.examples * self.hidden_bytes)
+            off_passes = kept + work.epochs * (1 - kept)
         lora = 6.0 * self.tokens * self.trained_parameters(ranks)
         step = float(forward @ per_example) + lora + 3.0 * self.head_operations
         return work.examples * (work.epochs * step + off_passes * float(forward @ parts["off"]))

@@ -70,23 +70,23 @@ def save_vit(folder: Path) -> Path:
     return folder
 
 
-def save_llama(folder: Path) -> Path:
+def save_llama(folder: Path, **changes: object) -> Path:
     """A 3-layer Llama, 32 wide, with the words of this file as its vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(WORDS) + 5,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        max_position_embeddings=64,
-        bos_token_id=2,
-        eos_token_id=3,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(str(folder))
+    settings: dict = {
+        "vocab_size": len(WORDS) + 5,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "pad_token_id": 0,
+    }
+    LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).save_pretrained(str(folder))
     save_tokenizer(folder)
     return folder
 

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from hellora.algebra import new_adapter
-from hellora.calibration import Shape, calibrate
 from hellora.client import ClientWork, train_client
 from hellora.config import Experiment, check
 from hellora.cost import Ranks
-from hellora.experiment import devices, fleet
+from hellora.experiment import devices, fleet, planner_of
 from hellora.memory import release_at_once
 from hellora.model import Kind, ModelSettings, task_of
 from hellora.planner import RESERVE, Offer, Planner
@@ -50,7 +49,6 @@ class BudgetPlan:
     experiment: Experiment
     planner: Planner
     client: ClientProfile
-    shape: Shape
     choices: Sequence[Choice]
 
     @property
@@ -59,10 +57,10 @@ class BudgetPlan:
         model, train = self.planner.model, self.experiment.train
         device = torch.device(devices(self.experiment.compute.device)[0]).type
         return [
-            f"{self.experiment.model.name}: weights {in_bytes(model.weights_bytes)} in {self.experiment.model.dtype}, "
+            f"{self.experiment.model.name}: weights {in_bytes(model.weights_bytes)} in {self.weights_in}, "
             f"adapter of rank {model.spec.max_rank} on {len(model.spec.modules)} modules of {model.spec.num_layers} "
             f"layers, in float32.",
-            f"batches of {self.shape.examples} × {self.shape.tokens} tokens, all of them full, {train.optimizer}; "
+            f"batches of {train.batch_size} × {model.tokens} tokens, all of them full, {train.optimizer}; "
             f"attention as a fused kernel keeps it; kernels of the kind {device}.",
             f"peak: weights, adapter, gradients, optimizer and activations, without the interpreter and its libraries; "
             f"a row fits if {RESERVE:.0%} of what a step holds is still free.",
@@ -70,6 +68,11 @@ class BudgetPlan:
             "training everything plainly"
             + ("." if self.client.speed else "; --speed or --measure turns it into seconds."),
         ]
+
+    @property
+    def weights_in(self) -> str:
+        model = self.experiment.model
+        return model.dtype if model.quantization == "none" else f"{model.quantization}, largest one unpacked"
 
     @property
     def plain_operations(self) -> float:
@@ -97,13 +100,10 @@ def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> 
     experiments = {name: check("plan", {**settings, "method": dict(method)}) for name, method in PATTERNS.items()}
     experiment = experiments["budget_value"]
     base = experiment.task.load(experiment.model, (), 0, weights=False)
-    shape = Shape(experiment.train.batch_size, length_limit(base, experiment.task.max_tokens))
-    device = torch.device(devices(experiment.compute.device)[0]).type
-    cost = calibrate(base, experiment.task, shape, experiment.method, experiment.train, device)
-    planner = Planner(cost, experiment.train, experiment.policy.policy, experiment.policy.may)
+    planner = planner_of(experiment, base, length_limit(base, experiment.task.max_tokens))
     (client,) = fleet(experiment, [examples])
     choices = [choice_of(name, each, planner, client) for name, each in experiments.items()]
-    return BudgetPlan(experiment, planner, client, replace(shape, tokens=cost.tokens), choices)
+    return BudgetPlan(experiment, planner, client, choices)
 
 
 def choice_of(name: str, experiment: Experiment, planner: Planner, client: ClientProfile) -> Choice:
@@ -158,7 +158,7 @@ def measure(plan: BudgetPlan) -> dict[str, Measured]:
     experiment = plan.experiment
     release_at_once()
     base = experiment.task.load(experiment.model, ("a", "b"), 0).to(devices(experiment.compute.device)[0])
-    task = Blank(experiment.task, plan.shape.tokens)
+    task = Blank(experiment.task, plan.planner.model.tokens)
     ClientWork(base, experiment.task, None, ()).warm_up()
     adapter = new_adapter(base.spec, base.initial_head(), 0)
     found = {}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from hellora.data.sources import Corpus, DataSettings, load_corpus
 from hellora.distillation import Distillation, evaluate_ensemble
 from hellora.errors import InputError
 from hellora.memory import release_at_once
+from hellora.model import quantized_away
 from hellora.planner import Planner
 from hellora.protocols import Answers, Scores
 from hellora.resident import BaseModel
@@ -167,10 +168,21 @@ def planner(experiment: Experiment, labels: Sequence[str], tokens: Callable[[Bas
     if not experiment.fleet.in_bytes_or_seconds and not experiment.method.allocator.needs_planner:
         return None
     bare = experiment.task.load(experiment.model, labels, 0, weights=False)
-    shape = Shape(experiment.train.batch_size, tokens(bare))
+    return planner_of(experiment, bare, tokens(bare))
+
+
+def planner_of(experiment: Experiment, bare: BaseModel, tokens: int) -> Planner:
+    """The planner for a base without weights and examples of so many tokens; `bare` is of no further use."""
     device = torch.device(devices(experiment.compute.device)[0]).type
+    saved = quantized_away(bare.net, experiment.model)
+    shape = Shape(experiment.train.batch_size, tokens)
     model = calibrate(bare, experiment.task, shape, experiment.method, experiment.train, device)
-    return Planner(model, experiment.train, experiment.policy.policy, experiment.policy.may)
+    policy = experiment.policy.policy
+    if experiment.model.quantization != "none":
+        policy = replace(policy, fold=False)  # nothing is folded into packed weights
+    return Planner(
+        replace(model, weights_bytes=model.weights_bytes - saved), experiment.train, policy, experiment.policy.may
+    )
 
 
 def longest(base: BaseModel, experiment: Experiment, corpus: Corpus) -> int:

@@ -61,6 +61,7 @@ QUANTIZATION: dict[Quantization, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
 }
+QUANTIZED_BYTES: dict[Quantization, float] = {"8bit": 1.01, "4bit": 0.52}  # of a number, with its share of scales
 
 transformers_logging.disable_progress_bar()
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of each layer's every call
@@ -219,6 +220,16 @@ def quantization(settings: ModelSettings, kind: Kind, labels: Sequence[str]) -> 
         llm_int8_skip_modules=[name for name, _ in linear_modules(net) if not NUMBERED.match(name)],
     )
     return {"quantization_config": config, "device_map": {"": "cpu"}}
+
+
+def quantized_away(net: nn.Module, settings: ModelSettings) -> int:
+    """By how many bytes quantisation makes the weights of `net`, which is whole, smaller. A weight is unpacked to be
+    used, so that the largest one counts as whole."""
+    if settings.quantization == "none":
+        return 0
+    numbers = [module.get_parameter("weight").numel() for name, module in linear_modules(net) if NUMBERED.match(name)]
+    whole = getattr(torch, settings.dtype).itemsize
+    return int((whole - QUANTIZED_BYTES[settings.quantization]) * sum(numbers) - whole * max(numbers, default=0))
 
 
 def keep_unpacked(net: Any) -> None:

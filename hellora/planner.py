@@ -80,12 +80,15 @@ class Planner:
 
     def within(self, budget: Budget, offer: Offer) -> bool:
         cost = offer.cost
-        step = cost.peak_bytes - self.model.weights_bytes
-        if budget.memory_bytes is not None and cost.peak_bytes + RESERVE * step > budget.memory_bytes:
+        if budget.memory_bytes is not None and self.memory(cost) > budget.memory_bytes:
             return False
         if budget.seconds is not None and (offer.seconds is None or offer.seconds > budget.seconds):
             return False
         return budget.uplink_bytes is None or cost.uplink_bytes <= budget.uplink_bytes
+
+    def memory(self, cost: Cost) -> int:
+        """The least `memory_bytes` of a budget that this fits."""
+        return math.ceil(cost.peak_bytes + RESERVE * (cost.peak_bytes - self.model.weights_bytes))
 
     def slowness(self, client: ClientProfile, offer: Offer) -> float:
         return self.operations(offer.cost, offer.policy, self.work(client))
@@ -134,7 +137,7 @@ class Planner:
     def explain(self, client: ClientProfile) -> str:
         """Why nothing fits a client, and the least that would."""
         least = self.least(client)
-        parts = [f"memory {in_bytes(math.ceil(least.cost.peak_bytes * (1 + RESERVE)))}"]
+        parts = [f"memory {in_bytes(self.memory(least.cost))}"]
         parts += [f"uplink {in_bytes(least.cost.uplink_bytes)}"]
         parts += [] if least.seconds is None else [f"{least.seconds:.3g} s"]
         return f"nothing fits a client with {in_words(client.budget)}: the least that would is {', '.join(parts)}"

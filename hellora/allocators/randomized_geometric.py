@@ -31,7 +31,8 @@ class RandomizedGeometric(Allocator):
         num_layers = view.spec.num_layers
         if self.pattern == "uniform":
             return np.full(num_layers, 1 / num_layers)
-        capacities = view.fleet_capacities(lambda c: pattern_layers(self.pattern, c, num_layers))
+        # A fleet that cannot afford a layer of the pattern may afford other layers, or trains nothing.
+        capacities = view.fleet_capacities(lambda c: pattern_layers(self.pattern, c, num_layers)) or (num_layers,)
         held = np.concatenate([pattern_layers(self.pattern, c, num_layers) for c in capacities])
         return np.bincount(held, minlength=num_layers) / sum(capacities)
 

@@ -19,9 +19,9 @@ whose coefficients are counted once per model, batch shape and precision (`calib
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -110,6 +110,22 @@ class CostModel:
     factors: Factors = "both"
     sends_untrained: bool = True  # the dispatcher sends rank components that are not trained, to be folded
     bypasses: bool = False  # blocks that train nothing are left out
+
+    def as_record(self) -> dict[str, Any]:
+        """As JSON values, with the laws counted so far: coefficients (of 1, n, r and n·r) by part and layer."""
+
+        def blocks(laws: StepLaws) -> dict[str, Any]:
+            return {
+                part: {name: law.tolist() for name, law in vars(held).items()} for part, held in laws.blocks.items()
+            }
+
+        return {
+            "weights_bytes": self.weights_bytes,
+            "head_parameters": self.head_parameters,
+            "tokens": self.tokens,
+            "operations": {"blocks": self.block_operations.tolist(), "rest": self.head_operations},
+            "laws": [{**asdict(keeping), "blocks": blocks(laws)} for keeping, laws in self.steps.items()],
+        }
 
     def cost(self, ranks: Ranks, policy: Policy, work: Work) -> Cost:
         """What a client pays that trains `ranks` (layers,) under `policy`."""

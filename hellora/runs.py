@@ -3,6 +3,7 @@
 experiment.toml   every setting, defaults written out       checkpoint/   the state to go on from
 rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
 summary.json      initial and final metrics, totals, whom the result serves how well; written last
+costs.json        what training was counted to cost, where there are budgets in bytes or seconds
 error.log         the traceback of a strategy that stopped the run
 """
 
@@ -84,6 +85,10 @@ class RunFolder:
     @property
     def experiment(self) -> Path:
         return self.path / "experiment.toml"
+
+    @property
+    def costs(self) -> Path:
+        return self.path / "costs.json"
 
     @property
     def error(self) -> Path:
@@ -206,6 +211,8 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress) -> Map
     progress.loading(experiment, folder.path)
     setup = prepare(experiment)
     folder.begin(experiment, lines)
+    if (planner := setup.federation.planner) is not None:
+        write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
     evaluation = None
     with setup.backend() as backend:
         state, record = saved or start(setup, folder)

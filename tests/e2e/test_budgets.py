@@ -138,6 +138,9 @@ def test_clients_train_what_their_memory_allows(hellora: Command, unequal: dict[
     for client in line["clients"].values():
         assert 0 < client["predicted_peak_bytes"] <= limits[-1]
         assert client["peak_bytes"] > 0
+    costs = json.loads((tmp_path / "plain" / "costs.json").read_text())
+    assert len(costs["operations"]["blocks"]) == 4
+    assert np.array(costs["laws"][0]["blocks"]["trained"]["keep"]).shape == (4, 4), "coefficients × layers"
     summary = json.loads((tmp_path / "plain" / "summary.json").read_text())
     assert [group["memory_bytes"] for group in summary["groups"]] == limits
 
@@ -216,7 +219,7 @@ def test_methods_are_compared_at_equal_memory(
 
 
 def test_a_quantised_base_takes_less(hellora: Command, llama_8b: Path) -> None:
-    """Of 8.03 billion numbers 6.98 are in the blocks: 0.52 bytes each instead of 2; the largest, 4096 × 14336, whole."""
+    """Of 8.03 billion numbers 6.98 are in the blocks: 0.52 bytes each, not 2; the largest, 4096 × 14336, whole."""
     answer = hellora(
         *("plan", "--model", llama_8b, "--memory", "12GiB", "--dtype", "bfloat16", "--batch", 8, "--tokens", 512),
         *("--set", "model.quantization=4bit"),

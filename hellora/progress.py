@@ -63,6 +63,10 @@ class TerminalProgress:
             f"{len(corpus.train)} training, {len(corpus.test)} {on} examples; proxy data: {corpus.proxy_source}",
             highlight=False,
         )
+        if run.planner is not None:
+            for clients in run.left_out.values():
+                why = run.planner.explain(clients[0])
+                self.console.print(f"{len(clients)} of the clients train nothing: {why}", highlight=False)
         self.console.print(f"{'start' if not first_round else 'was':>9}  {shown(initial)}", highlight=False)
         self.rounds = self.bars.add_task("rounds", total=run.rounds, completed=first_round)
         self.clients = self.bars.add_task("clients", total=None)

@@ -22,6 +22,7 @@ from hellora.types import (
     AdapterSpec,
     Allocation,
     Attempt,
+    Budget,
     ClientProfile,
     ClientTask,
     LoraPair,
@@ -78,6 +79,16 @@ class Federation:
     def timed(self) -> bool:
         """True if the time of every client can be predicted."""
         return self.planner is not None and all(p.speed is not None and p.link is not None for p in self.fleet)
+
+    @property
+    def left_out(self) -> Mapping[Budget, tuple[ClientProfile, ...]]:
+        """The clients for which nothing fits in bytes or seconds, by budget."""
+        able = {client.id for client in self.able}
+        out: dict[Budget, tuple[ClientProfile, ...]] = {}
+        for client in self.fleet:
+            if self.counts(client) and client.id not in able:
+                out[client.budget] = (*out.get(client.budget, ()), client)
+        return out
 
     def counts(self, client: ClientProfile) -> bool:
         """True if the client's budget in layers and ranks allows to train anything."""

@@ -160,6 +160,13 @@ def test_a_policy_lets_the_weak_train_more(hellora: Command, unequal: dict[str, 
     assert layers["exact"] == {4}
 
 
+def test_who_is_left_out_is_told_the_least(hellora: Command, unequal: dict[str, Any], tmp_path: Path) -> None:
+    path = written(tmp_path / "one.toml", {**unequal, "cohort": 3, "fleet": {"memory": ["10KiB", "1GiB"]}})
+    answer = hellora("run", path, "--out", tmp_path / "out")
+    assert answer.status == 0, answer.err
+    assert "3 of the clients train nothing: nothing fits a client with memory 10.0 KiB: the least that" in answer.out
+
+
 def test_a_fleet_in_which_nothing_fits_is_told_the_least(
     hellora: Command, unequal: dict[str, Any], tmp_path: Path
 ) -> None:

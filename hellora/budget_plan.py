@@ -64,6 +64,7 @@ class BudgetPlan:
             f"attention as a fused kernel keeps it; kernels of the kind {device}.",
             f"peak: weights, adapter, gradients, optimizer and activations, without the interpreter and its libraries; "
             f"a row fits if {RESERVE:.0%} of what a step holds is still free.",
+            *(["no calibration without values for this model: measured in real steps here."] if model.measured else []),
             "up: the update as float32. relative time: operations, recomputation and micro-batches counted in, against "
             "training everything plainly"
             + ("." if self.client.speed else "; --speed or --measure turns it into seconds."),
@@ -93,7 +94,8 @@ def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> 
     """
     settings = dict(table)
     model = {**settings["model"]}
-    settings.setdefault("task", {"name": task_of(check("plan", {"model": model}).model)})
+    task = dict(settings.get("task", {}))
+    settings["task"] = task if "name" in task else {"name": task_of(check("plan", {"model": model}).model), **task}
     if tokens is not None and settings["task"]["name"] != "image_classification":
         settings["task"] = {**settings["task"], "max_length": tokens}
     settings |= {"cohort": 1, "data": {"clients": 1, "proxy_examples": 1}}

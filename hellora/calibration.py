@@ -1,5 +1,6 @@
 """Floor 4: count a model's cost laws (`cost.py`). A few steps without values (`tracing.py`), each with another row, say
-what each block holds in every part that it can play; no weights are needed, and nothing is computed.
+what each block holds in every part that it can play; no weights are needed, and nothing is computed. A model whose
+steps need values (it routes tokens by them, or looks for one) takes the same steps for real, with zeros for weights.
 
     every block trains    first: block 0     trained: the others
     block 0 trains        frozen: the others
@@ -11,6 +12,7 @@ two of each kind are kept and the others are taken out: a model of 80 equal bloc
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hellora.client import numerics
 from hellora.cost import BlockLaws, CostModel, Floats, Keeping, Part, StepLaws
+from hellora.errors import InputError
 from hellora.protocols import Method
 from hellora.resident import BaseModel, Bypass
 from hellora.tasks import Task
@@ -29,6 +32,7 @@ from hellora.tracing import HeldBytes, StepTrace, trace_step, without_values
 from hellora.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec, Policy, TrainSettings
 
 ALIKE = 2  # blocks of a kind that are traced
+NEVER = 2.0**62  # bytes: more than any budget, of what does not work with a model
 
 
 @dataclass(frozen=True)
@@ -61,21 +65,33 @@ def calibrate(
 
     `base` is changed, and of no further use.
     """
-    spec = base.spec
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    where = device if device == "cpu" or torch.cuda.is_available() else "cpu"
-    for module in (base.net, base.head) if base.head is not None else (base.net,):
-        without_values(module, mode, where)
+    spec, weights = base.spec, base.num_bytes
     width = base.net.get_submodule(spec.modules[0].name).get_parameter("weight").element_size()
-    weights = base.num_bytes
-    tracer = Tracer(base, task, shape, method, train, device, mode)
-    try:
-        sample = sample_of(base, ALIKE)
-        operations, rest, hidden, tokens = tracer.operations()
-    except (RuntimeError, ValueError, TypeError, IndexError):  # a model whose blocks hand on more than hidden states
-        base.spec = spec
-        sample = sample_of(base, spec.num_layers)
-        operations, rest, hidden, tokens = tracer.operations()
+    where = device if device == "cpu" or torch.cuda.is_available() else "cpu"
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    # Blocks that hand on more than hidden states cannot be taken out; steps that need values are taken with zeros.
+    for mode, alike in (
+        (fake, ALIKE),
+        (fake, spec.num_layers),
+        (nullcontext(), ALIKE),
+        (nullcontext(), spec.num_layers),
+    ):
+        try:
+            base.spec = spec
+            sample = sample_of(base, alike)
+            for module in (base.net, base.head) if base.head is not None else (base.net,):
+                without_values(module, mode, where)
+            tracer = Tracer(base, task, shape, method, train, device, mode)
+            operations, rest, hidden, tokens = tracer.operations()
+            break
+        except InputError:
+            raise
+        except Exception as error:  # whatever a model's code raises
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    else:
+        raise InputError(
+            f"what training costs cannot be counted for this model ({why}): remove the budgets in bytes and seconds"
+        )
     return CostModel(
         spec=spec,
         steps=CountedLaws(tracer, sample),
@@ -90,6 +106,7 @@ def calibrate(
         factors=method.trains if method.trains in ("A", "B") else "both",
         sends_untrained=method.dispatcher.sends_untrained,
         bypasses=method.dispatcher.bypasses,
+        measured=mode is not fake,
     )
 
 
@@ -130,18 +147,18 @@ class Tracer:
     method: Method
     train: TrainSettings
     device: str
-    mode: FakeTensorMode
+    mode: AbstractContextManager[Any]
 
     def head(self) -> dict[str, Tensor]:
         """The head's parameters by name, in float32."""
         base = self.base
         parameters = dict((base.head if base.head is not None else base.net).named_parameters())
-        return {name: torch.empty_like(parameters[name], dtype=torch.float32) for name in base.head_names}
+        return {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in base.head_names}
 
     def adapter(self) -> Adapter:
         def pair(module: ModuleSpec) -> LoraPair:
             rank = self.base.spec.max_rank
-            A, B = (torch.empty(size, device=self.base.device) for size in ((rank, module.d_in), (module.d_out, rank)))
+            A, B = (torch.zeros(size, device=self.base.device) for size in ((rank, module.d_in), (module.d_out, rank)))
             return LoraPair(A, B, self.base.spec.scale)
 
         with self.mode:
@@ -251,7 +268,12 @@ class CountedLaws(dict[Keeping, StepLaws]):
         self.tracer, self.sample = tracer, sample
 
     def __missing__(self, how: Keeping) -> StepLaws:
-        self[how] = self.plain(how) if how.recompute == "none" else self.recomputed(how)
+        try:
+            self[how] = self.plain(how) if how.recompute == "none" else self.recomputed(how)
+        except Exception:  # blocks that cannot be run again, as T5's, which change what they are given
+            if how == Keeping():
+                raise
+            self[how] = replace(self[Keeping()], start=np.array([NEVER, 0.0, 0.0, 0.0]))
         return self[how]
 
     @property

@@ -110,6 +110,7 @@ class CostModel:
     factors: Factors = "both"
     sends_untrained: bool = True  # the dispatcher sends rank components that are not trained, to be folded
     bypasses: bool = False  # blocks that train nothing are left out
+    measured: bool = False  # counted in real steps, because the model's steps need values
 
     def as_record(self) -> dict[str, Any]:
         """As JSON values, with the laws counted so far: coefficients (of 1, n, r and n·r) by part and layer."""
@@ -121,6 +122,7 @@ class CostModel:
 
         return {
             "weights_bytes": self.weights_bytes,
+            "measured": self.measured,
             "head_parameters": self.head_parameters,
             "tokens": self.tokens,
             "operations": {"blocks": self.block_operations.tolist(), "rest": self.head_operations},

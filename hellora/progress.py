@@ -64,6 +64,8 @@ class TerminalProgress:
             highlight=False,
         )
         if run.planner is not None:
+            if run.planner.model.measured:
+                self.console.print("this model's costs need values: measured in real steps on this machine")
             for clients in run.left_out.values():
                 why = run.planner.explain(clients[0])
                 self.console.print(f"{len(clients)} of the clients train nothing: {why}", highlight=False)

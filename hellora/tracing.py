@@ -18,7 +18,7 @@ the blocks holds on to: some models keep the embeddings in a variable until the 
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -253,13 +253,14 @@ def gradients_of(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
             parameter.grad = None
 
 
-def without_values(module: nn.Module, mode: FakeTensorMode, device: str) -> None:
-    """Replace a module's parameters and buffers by fake ones on `device`; tied ones stay tied."""
+def without_values(module: nn.Module, mode: AbstractContextManager[Any], device: str) -> None:
+    """Replace a module's parameters and buffers on `device`, by fake ones in a FakeTensorMode, else by zeros; tied ones
+    stay tied."""
     fakes: dict[int, Tensor] = {}
 
     def fake_of(old: Tensor) -> Tensor:
         if id(old) not in fakes:
-            fakes[id(old)] = torch.empty_like(old, device=device)
+            fakes[id(old)] = torch.zeros(old.shape, dtype=old.dtype, device=device)
         return fakes[id(old)]
 
     with mode:

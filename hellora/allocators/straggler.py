@@ -30,8 +30,10 @@ class Straggler(Allocator):
             return client.budget.trains(num_layers, max_rank) and view.capacity(client, evenly) > 0
 
         able = [client for client in view.fleet if able_to_train(client)]
+        every = [c.budget.ranks(num_layers, max_rank) for c in able]
+        least = np.min([np.full(num_layers, max_rank), *every], axis=0)
         weakest = evenly(min((view.capacity(client, evenly) for client in able), default=0))
         ranks = np.zeros(num_layers, dtype=np.int64)
-        ranks[weakest] = np.min([c.budget.ranks(num_layers, max_rank) for c in able], axis=0, initial=max_rank)[weakest]
+        ranks[weakest] = least[weakest]
         nothing = np.zeros_like(ranks)
         return view.allocation_of_ranks([ranks if able_to_train(client) else nothing for client in view.cohort]), {}

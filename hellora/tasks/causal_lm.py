@@ -73,6 +73,7 @@ class CausalLM(Task):
 
     def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
         blank = torch.zeros(examples, tokens, dtype=torch.long, device=base.device)
+        blank[:, -1] = getattr(base.net.config, "eos_token_id", None) or 0  # some models look for the end
         mask = torch.ones_like(blank)
         mask[0, -1] = 0  # some padding, so that the model needs its mask
         return {"input_ids": blank, "attention_mask": mask, "labels": torch.zeros_like(blank)}

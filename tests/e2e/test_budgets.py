@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+from tiny_models import save_t5
 
 from hellora.config import check
 from hellora.experiment import prepare
@@ -234,3 +235,13 @@ def test_a_quantised_base_takes_less(hellora: Command, llama_8b: Path) -> None:
     assert (answer.status, answer.err) == (0, "")
     assert "weights 5.4 GiB in 4bit" in answer.out
     assert "beside" in answer.out, "nothing is folded into packed weights"
+
+
+def test_a_model_whose_steps_need_values_is_measured_instead(hellora: Command, tmp_path: Path) -> None:
+    answer = hellora(
+        *("plan", "--model", save_t5(tmp_path / "t5"), "--memory", "1GiB", "--tokens", 16),
+        *("--set", "task.head_type=own", "--set", "task.name=sequence_classification"),
+    )
+    assert (answer.status, answer.err) == (0, "")
+    assert "measured in real steps" in answer.out
+    assert " budget_value " in answer.out

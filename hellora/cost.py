@@ -165,7 +165,9 @@ class CostModel:
         if self.bypasses:
             sent = np.where(ranks > 0, sent, 0)
         received = FLOAT * int(sent @ self.widths["both"])
-        copies = self.weight_item_bytes * int((sent > ranks) @ self.areas) if policy.fold else 0
+        copies = self.weight_item_bytes * int((sent > ranks) @ self.areas)
+        if not policy.fold:  # copies of the frozen components instead
+            copies = FLOAT * int((sent - ranks) @ self.widths["both"])
         moving = self.trained_parameters(ranks, self.factors) + self.head_parameters
         still = self.trained_parameters(ranks) - self.trained_parameters(ranks, self.factors)
         trained = FLOAT * (still + moving * (2 + self.optimizer_numbers))
@@ -175,7 +177,13 @@ class CostModel:
         """The most bytes that training holds at once: base weights, adapter, gradients, optimizer, activations."""
         examples = min(policy.micro_batch or work.batch, work.batch)
         step = self.step_bytes(ranks, self.steps[Keeping.of(policy)], examples)
-        return round(self.standing_bytes(ranks, policy) + step + self.cached_bytes(ranks, policy, work))
+        step = max(step + self.cached_bytes(ranks, policy, work), self.folding_bytes if policy.fold else 0)
+        return round(self.standing_bytes(ranks, policy) + step)
+
+    @cached_property
+    def folding_bytes(self) -> int:
+        """What folding holds for a moment, before training: a dense update of the largest module, twice."""
+        return 2 * FLOAT * max(module.d_in * module.d_out for module in self.spec.modules)
 
     def step_bytes(self, ranks: Ranks, laws: StepLaws, examples: int) -> float:
         """The most that one step on so many examples holds besides what is there before and after it."""

@@ -107,9 +107,28 @@ def test_standing_bytes_by_hand() -> None:
     received = 12 * WIDTH["both"] * FLOAT
     moving = (trained + 8) * 4 * FLOAT
     assert model().standing_bytes(ranks, Policy()) == 1000 + 2 * 2 * AREA + received + moving
-    assert model().standing_bytes(ranks, Policy(fold=False)) == 1000 + received + moving
+    beside = 7 * WIDTH["both"] * FLOAT  # copies of the components that are frozen
+    assert model().standing_bytes(ranks, Policy(fold=False)) == 1000 + beside + received + moving
     sgd = model(optimizer_numbers=0)
-    assert sgd.standing_bytes(ranks, Policy(fold=False)) == 1000 + received + (trained + 8) * 2 * FLOAT
+    assert sgd.standing_bytes(ranks, Policy(fold=False)) == 1000 + beside + received + (trained + 8) * 2 * FLOAT
+
+
+def test_folding_holds_a_dense_update_twice_for_a_moment() -> None:
+    """Of the largest module, even where the step itself holds less."""
+    cost, ranks = model(), np.array([0, 0, 1])
+    largest = max(module.d_in * module.d_out for module in cost.spec.modules)
+    none = {
+        part: replace(
+            laws, keep=laws.keep * 0, forward=laws.forward * 0, release=laws.release * 0, backward=laws.backward * 0
+        )
+        for part, laws in LAWS.blocks.items()
+    }
+    zero = np.zeros(4)
+    quiet = replace(LAWS, blocks=none, start=zero, enter=zero, head=zero, end=zero, head_backward=zero)
+    light = replace(cost, steps={Keeping(): quiet})
+    assert light.peak_bytes(ranks, Policy(), Work(1, 1)) == light.standing_bytes(ranks, Policy()) + 2 * FLOAT * largest
+    beside = Policy(fold=False)
+    assert light.peak_bytes(ranks, beside, Work(1, 1)) == light.standing_bytes(ranks, beside)
 
 
 def test_standing_bytes_where_less_is_sent_or_trained() -> None:
@@ -123,7 +142,7 @@ def test_standing_bytes_where_less_is_sent_or_trained() -> None:
     assert bypassed == 1000 + 2 * AREA + 8 * WIDTH["both"] * FLOAT + moving
     only_b = model(factors="B").standing_bytes(ranks, Policy(fold=False))
     moving = (5 * WIDTH["B"] + 8) * 4 * FLOAT
-    assert only_b == 1000 + 12 * WIDTH["both"] * FLOAT + 5 * WIDTH["A"] * FLOAT + moving
+    assert only_b == 1000 + (12 + 7) * WIDTH["both"] * FLOAT + 5 * WIDTH["A"] * FLOAT + moving
 
 
 def test_uplink_by_hand() -> None:

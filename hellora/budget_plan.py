@@ -12,7 +12,8 @@ from hellora.algebra import new_adapter
 from hellora.client import ClientWork, train_client
 from hellora.config import Experiment, check
 from hellora.cost import Ranks
-from hellora.experiment import devices, fleet, planner_of
+from hellora.errors import InputError
+from hellora.experiment import device_check, devices, fleet, kind_of, planner_of
 from hellora.memory import release_at_once
 from hellora.model import Kind, ModelSettings, task_of
 from hellora.planner import RESERVE, Offer, Planner
@@ -55,12 +56,13 @@ class BudgetPlan:
     def assumptions(self) -> list[str]:
         """What the numbers rest on, a sentence each."""
         model, train = self.planner.model, self.experiment.train
-        device = torch.device(devices(self.experiment.compute.device)[0]).type
+        batch = self.planner.work(self.client).batch
+        device = kind_of(self.experiment.compute.device)
         return [
             f"{self.experiment.model.name}: weights {in_bytes(model.weights_bytes)} in {self.weights_in}, "
             f"adapter of rank {model.spec.max_rank} on {len(model.spec.modules)} modules of {model.spec.num_layers} "
             f"layers, in float32.",
-            f"batches of {train.batch_size} × {model.tokens} tokens, all of them full, {train.optimizer}; "
+            f"batches of {batch} × {model.tokens} tokens, all of them full, {train.optimizer}; "
             f"attention as a fused kernel keeps it; kernels of the kind {device}.",
             f"peak: weights, adapter, gradients, optimizer and activations, without the interpreter and its libraries; "
             f"a row fits if {RESERVE:.0%} of what a step holds is still free.",
@@ -98,9 +100,11 @@ def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> 
     settings["task"] = task if "name" in task else {"name": task_of(check("plan", {"model": model}).model), **task}
     if tokens is not None and settings["task"]["name"] != "image_classification":
         settings["task"] = {**settings["task"], "max_length": tokens}
-    settings |= {"cohort": 1, "data": {"clients": 1, "proxy_examples": 1}}
+    settings |= {"cohort": 1, "data": {**settings.get("data", {}), "clients": 1, "proxy_examples": 1}}
     experiments = {name: check("plan", {**settings, "method": dict(method)}) for name, method in PATTERNS.items()}
     experiment = experiments["budget_value"]
+    if examples < 1:
+        raise InputError(f"--examples {examples}: a client has at least 1")
     base = experiment.task.load(experiment.model, (), 0, weights=False)
     planner = planner_of(experiment, base, length_limit(base, experiment.task.max_tokens))
     (client,) = fleet(experiment, [examples])
@@ -157,7 +161,8 @@ class Measured:
 
 def measure(plan: BudgetPlan) -> dict[str, Measured]:
     """Run each choice for a few steps on this device, with the model's weights; by the choice's name."""
-    experiment = plan.experiment
+    experiment, batch = plan.experiment, plan.planner.work(plan.client).batch
+    device_check(experiment.compute.device)
     release_at_once()
     base = experiment.task.load(experiment.model, ("a", "b"), 0).to(devices(experiment.compute.device)[0])
     task = Blank(experiment.task, plan.planner.model.tokens)
@@ -173,11 +178,11 @@ def measure(plan: BudgetPlan) -> dict[str, Measured]:
         def steps(count: int, rows: Any = rows, policy: Any = policy) -> Mapping[str, float]:
             train: TrainSettings = replace(experiment.train, steps=count)
             asked = ClientTask(0, 0, 0, adapter, rows, train, policy=policy)
-            return train_client(asked, base, task, range(experiment.train.batch_size)).metrics
+            return train_client(asked, base, task, range(batch)).metrics
 
         steps(1)
         metrics = steps(STEPS)
-        one_step = replace(plan.client, num_examples=STEPS * experiment.train.batch_size)
+        one_step = replace(plan.client, num_examples=STEPS * batch)
         work = plan.planner.work(one_step)
         operations = plan.planner.operations(plan.planner.model.cost(choice.ranks, policy, work), policy, work)
         peak = metrics.get("peak_bytes")

@@ -29,7 +29,7 @@ from hellora.protocols import Method
 from hellora.resident import BaseModel, Bypass
 from hellora.tasks import Task
 from hellora.tracing import HeldBytes, StepTrace, trace_step, without_values
-from hellora.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec, Policy, TrainSettings
+from hellora.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, ModuleSpec, Policy, TrainSettings
 
 ALIKE = 2  # blocks of a kind that are traced
 NEVER = 2.0**62  # bytes: more than any budget, of what does not work with a model
@@ -106,8 +106,17 @@ def calibrate(
         factors=method.trains if method.trains in ("A", "B") else "both",
         sends_untrained=method.dispatcher.sends_untrained,
         bypasses=method.dispatcher.bypasses,
+        travels=travelling_factors(method),
+        sends_head=method.head == "aggregate",
         measured=mode is not fake,
     )
+
+
+def travelling_factors(method: Method) -> tuple[Factors, ...]:
+    """What of the trained pairs goes up: in each kind of round the factors that are trained and shared."""
+    moving = {method.moving(round) for round in (0, 1)}
+    names: dict[frozenset[str], Factors] = {frozenset("AB"): "both", frozenset("A"): "A", frozenset("B"): "B"}
+    return tuple(names[factors] for factors in sorted(moving, key=sorted) if factors) or ("both",)
 
 
 def sample_of(base: BaseModel, alike: int) -> Sample:

@@ -95,6 +95,10 @@ def plan(
     if (source is None) == (model is None):
         raise InputError("plan: name a preset or experiment file, or a --model with its --memory, not both")
     if source is not None:
+        if given := [size for size in (memory, seconds, uplink, speed, examples, tokens) if size is not None]:
+            raise InputError(
+                f"plan: {given[0]} is of a plan with --model; for {source} write --set fleet.memory=… and so on"
+            )
         plan_of_round(source, overrides, round)
         return
     from hellora.config import override, parse_settings
@@ -106,7 +110,9 @@ def plan(
         "train": {"batch_size": batch},
         "compute": {"device": device},
     }
-    plan_of_budget(override(table, parse_settings(overrides or ())), examples or batch, tokens, measure)
+    plan_of_budget(
+        override(table, parse_settings(overrides or ())), batch if examples is None else examples, tokens, measure
+    )
 
 
 def plan_of_round(source: str, overrides: list[str] | None, round: int) -> None:
@@ -177,7 +183,7 @@ def plan_of_budget(table: "Settings", examples: int, tokens: int | None, measure
         cost, took = choice.offer.cost, choice.offer.seconds
         row = [choice.name, str((choice.ranks > 0).sum()), shortened(choice.ranks), choice.offer.policy.in_words]
         row += [in_bytes(cost.peak_bytes), in_bytes(cost.uplink_bytes)]
-        row += [f"{found.relative_time(choice.offer):.2f} ×" if took is None else f"{took:.1f} s"]
+        row += [f"{found.relative_time(choice.offer):.2f} ×" if took is None else f"{took:.3g} s"]
         if measure:
             real = measured[choice.name]
             peak = real.peak_bytes

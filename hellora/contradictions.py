@@ -60,6 +60,11 @@ def contradictions(experiment: "Experiment") -> None:
             "fleet: no client can train, each has 0 layers or rank 0: give a group that has neither a larger share in "
             "fleet.shares"
         )
+    if aggregator.leaves_residual and any(budget.memory_bytes is not None for budget in budgets):
+        raise InputError(
+            "fleet.memory: the residual of this aggregator grows at the clients with every round, so that no budget in "
+            "bytes of memory can be kept: remove it, or choose an aggregator without a residual"
+        )
     if experiment.policy.policy.prefix_cache != "none" and not experiment.train.same_batches:
         raise InputError("policy.use has a prefix cache, for which no batch comes twice: set train.same_batches = true")
     if method.allocator.needs_proxy and data.proxy_examples == 0:

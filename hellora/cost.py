@@ -110,6 +110,8 @@ class CostModel:
     factors: Factors = "both"
     sends_untrained: bool = True  # the dispatcher sends rank components that are not trained, to be folded
     bypasses: bool = False  # blocks that train nothing are left out
+    travels: tuple[Factors, ...] = ("both",)  # the factors that are sent up, where rounds differ in it each of them
+    sends_head: bool = True
     measured: bool = False  # counted in real steps, because the model's steps need values
 
     def as_record(self) -> dict[str, Any]:
@@ -134,8 +136,9 @@ class CostModel:
         return Cost(self.peak_bytes(ranks, policy, work), self.operations(ranks, policy, work), self.uplink(ranks))
 
     def uplink(self, ranks: Ranks) -> int:
-        """Bytes of the update: the trained components and the head."""
-        return FLOAT * (self.trained_parameters(ranks, self.factors) + self.head_parameters)
+        """Bytes of the update: of the trained components the factors that travel, and the head if it does."""
+        travelling = max(self.trained_parameters(ranks, factors) for factors in self.travels)
+        return FLOAT * (travelling + self.head_parameters * self.sends_head)
 
     def trained_parameters(self, ranks: Ranks, factors: Factors = "both") -> int:
         """Numbers in the trained components of all modules; of one factor only where only that one is asked for."""

@@ -173,7 +173,7 @@ def planner(experiment: Experiment, labels: Sequence[str], tokens: Callable[[Bas
 
 def planner_of(experiment: Experiment, bare: BaseModel, tokens: int) -> Planner:
     """The planner for a base without weights and examples of so many tokens; `bare` is of no further use."""
-    device = torch.device(devices(experiment.compute.device)[0]).type
+    device = kind_of(experiment.compute.device)
     saved = quantized_away(bare.net, experiment.model)
     shape = Shape(experiment.train.batch_size, tokens)
     model = calibrate(bare, experiment.task, shape, experiment.method, experiment.train, device)
@@ -283,6 +283,14 @@ def devices(name: str) -> list[str]:
     if name == "auto":
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
     return [name]
+
+
+def kind_of(name: str) -> str:
+    """cpu or cuda: the kind of device whose kernels are assumed for costs. It need not be there."""
+    kind = devices(name)[0].partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"compute.device = {name!r}: costs are known for cpu and cuda: name one of them, or auto")
+    return kind
 
 
 def device_check(name: str) -> None:

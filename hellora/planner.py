@@ -20,7 +20,7 @@ from hellora.units import in_bytes
 
 RESERVE = 0.05  # of what a step holds, kept free for what the laws do not see
 MICRO_BATCH_SLOWDOWN = 0.12  # of a batch in two halves, four quarters …, each time
-INT8_SLOWDOWN = 0.5
+INT8_SLOWDOWN = 0.5  # measured is 0.1; but it is not exact, so that what is comes first
 
 USES = ("recompute_frozen", "recompute_all", "micro_batch", "beside", "int8_activations", "bf16")
 EXACT = ("recompute_frozen", "recompute_all", "micro_batch", "beside")
@@ -58,15 +58,12 @@ class Planner:
 
     def trains(self, client: ClientProfile) -> bool:
         """True if the client can train anything at all."""
-        ranks = np.zeros(self.model.spec.num_layers, dtype=np.int64)
-        ranks[-1] = 1
-        return self.fits(client, ranks)
+        return any(self.fits(client, ranks) for ranks in self.smallest_rows)
 
-    def least(self, client: ClientProfile) -> Offer:
-        """What holds the fewest bytes of all that trains anything: one component of the deepest layer."""
-        ranks = np.zeros(self.model.spec.num_layers, dtype=np.int64)
-        ranks[-1] = 1
-        return min(self.ways(client, ranks), key=lambda offer: offer.cost.peak_bytes)
+    @property
+    def smallest_rows(self) -> list[Ranks]:
+        """One component of one layer, the deepest layer first."""
+        return list(np.eye(self.model.spec.num_layers, dtype=np.int64)[::-1])
 
     def ways(self, client: ClientProfile, ranks: Ranks) -> Iterator[Offer]:
         """Every policy that may be used, with its cost."""
@@ -111,7 +108,8 @@ class Planner:
         """Every policy that a client may use, over what all use; of two as fast, the first is taken."""
         own, may = self.policy, set(self.may)
         ways: tuple[Recompute, ...] = ("none", "frozen", "all")
-        recompute = [how for how in ways if how == own.recompute or f"recompute_{how}" in may]
+        more = ways[ways.index(own.recompute) + 1 :]
+        recompute = [own.recompute, *(how for how in more if f"recompute_{how}" in may)]
         halves = [2**i for i in range(math.ceil(math.log2(max(self.train.batch_size, 1))))]
         micro = [own.micro_batch, *(size for size in halves if size < (own.micro_batch or math.inf))]
         return tuple(
@@ -120,8 +118,8 @@ class Planner:
                 recompute,
                 micro if "micro_batch" in may else [own.micro_batch],
                 [True, False] if own.fold and "beside" in may else [own.fold],
-                {own.int8_activations, "int8_activations" in may or own.int8_activations},
-                {own.bf16, "bf16" in may or own.bf16},
+                [False, True][own.int8_activations : 1 + (own.int8_activations or "int8_activations" in may)],
+                [False, True][own.bf16 : 1 + (own.bf16 or "bf16" in may)],
             )
         )
 
@@ -136,10 +134,11 @@ class Planner:
 
     def explain(self, client: ClientProfile) -> str:
         """Why nothing fits a client, and the least that would."""
-        least = self.least(client)
-        parts = [f"memory {in_bytes(self.memory(least.cost))}"]
-        parts += [f"uplink {in_bytes(least.cost.uplink_bytes)}"]
-        parts += [] if least.seconds is None else [f"{least.seconds:.3g} s"]
+        least = [offer for ranks in self.smallest_rows for offer in self.ways(client, ranks)]
+        parts = [f"memory {in_bytes(min(self.memory(offer.cost) for offer in least))}"]
+        parts += [f"uplink {in_bytes(min(offer.cost.uplink_bytes for offer in least))}"]
+        times = [offer.seconds for offer in least if offer.seconds is not None]
+        parts += [f"{min(times):.3g} s"] if times else []
         return f"nothing fits a client with {in_words(client.budget)}: the least that would is {', '.join(parts)}"
 
 
@@ -151,11 +150,11 @@ def in_words(budget: Budget) -> str:
     return ", ".join(parts) or "no limit in bytes or seconds"
 
 
-def largest_of_growing(count: int, fits: Callable[[int], bool]) -> int:
-    """The same for a cost that grows with c, by bisection."""
-    return bisect_left(range(1, count + 1), True, key=lambda c: not fits(c))
-
-
 def largest(count: int, fits: Callable[[int], bool]) -> int:
     """The largest c of 0 … count for which fits(c); 0 always fits."""
     return next((c for c in range(count, 0, -1) if fits(c)), 0)
+
+
+def largest_of_growing(count: int, fits: Callable[[int], bool]) -> int:
+    """The same for a cost that grows with c, by bisection."""
+    return bisect_left(range(1, count + 1), True, key=lambda c: not fits(c))

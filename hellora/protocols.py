@@ -161,6 +161,9 @@ class Aggregator(ABC):
     pads: ClassVar[bool] = False
     """True: a component of a trained module that a client did not train counts as padding, so it must not be sent."""
 
+    leaves_residual: ClassVar[bool] = False
+    """True: what clients receive grows with the rounds, by a residual that is folded into every adapted weight."""
+
     distils: ClassVar[bool] = False
     """True: it keeps a prototype for every rank, and what it returns is to be distilled on public data."""
 

@@ -25,6 +25,7 @@ class Residual(Aggregator):
     """
 
     keeps_components: ClassVar[bool] = False
+    leaves_residual: ClassVar[bool] = True
     weighting: Weighting = "samples"
     residual_rank: int | None = None  # at most, by SVD; None: the smaller side of the matrix, which loses nothing
 

@@ -28,6 +28,7 @@ class Stack(Aggregator):
     """
 
     keeps_components: ClassVar[bool] = False
+    leaves_residual: ClassVar[bool] = True
     averages_components: ClassVar[bool] = False
     trains: ClassVar[tuple[Trains, ...]] = ("both", "B")
     weighting: Weighting = "samples"

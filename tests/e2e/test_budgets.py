@@ -110,6 +110,9 @@ def test_what_is_measured_stands_beside_what_was_predicted(hellora: Command, tin
         (["--uplink", "1KB"], ["nothing fits a client with uplink 1000 B", "uplink "]),
         (["--seconds", "1e-9", "--speed", "1e9"], ["nothing fits a client with 1e-09 s per round"]),
         (["--memory", "6GiB", "--batch", "0"], ["batch_size must be greater than 0"]),
+        (["--memory", "6GiB", "--examples", "-5"], ["--examples -5"]),
+        (["--memory", "6GiB", "--device", "abacus"], ["compute.device = 'abacus'", "cpu and cuda"]),
+        (["--memory", "99GiB", "--device", "cuda:77", "--measure"], ["compute.device = 'cuda:77' cannot be used here"]),
     ],
 )
 def test_an_absurd_budget_is_refused(hellora: Command, llama_8b: Path, arguments: list[str], words: list[str]) -> None:
@@ -119,6 +122,7 @@ def test_an_absurd_budget_is_refused(hellora: Command, llama_8b: Path, arguments
 def test_a_plan_is_of_rounds_or_of_a_budget(hellora: Command) -> None:
     check_refusal(hellora("plan"), "name a preset or experiment file, or a --model")
     check_refusal(hellora("plan", "quickstart", "--model", "minilm"), "not both")
+    check_refusal(hellora("plan", "quickstart", "--memory", "1GiB"), "--set fleet.memory")
 
 
 # ------------------------------------------------------------------------------------------------------------- a run
@@ -186,6 +190,7 @@ def test_a_fleet_in_which_nothing_fits_is_told_the_least(
         (['policy.may=["compress"]'], ["may has 'compress'", "recompute_frozen"]),
         (['policy.use=["micro_batch"]'], ["micro_batch = a number of examples", "set both"]),
         (['policy.use=["prefix_cache"]'], ["train.same_batches = true"]),
+        (["fleet.layers=[]", 'fleet.memory=["1GiB"]', "method.aggregator=stack"], ["the residual of this aggregator"]),
     ],
 )
 def test_budgets_that_cannot_be_are_refused(

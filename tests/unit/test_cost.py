@@ -148,7 +148,8 @@ def test_standing_bytes_where_less_is_sent_or_trained() -> None:
 def test_uplink_by_hand() -> None:
     ranks = np.array([4, 1, 0])
     assert model().uplink(ranks) == FLOAT * (5 * 19 + 8)
-    assert model(factors="A", head_parameters=0).uplink(ranks) == FLOAT * 5 * 10
+    assert model(travels=("A",), head_parameters=0).uplink(ranks) == FLOAT * 5 * 10
+    assert model(travels=("A", "B"), sends_head=False).uplink(ranks) == FLOAT * 5 * 10, "the larger of alternate rounds"
     assert model().uplink(np.zeros(3, dtype=np.int64)) == FLOAT * 8
 
 

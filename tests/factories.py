@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -70,6 +70,26 @@ def fleet_of(*budgets: Budget | int | None) -> tuple[ClientProfile, ...]:
 
 def no_scores() -> Scores:
     raise AssertionError("layer_scores() must not be called here")
+
+
+@dataclass(frozen=True)
+class MemoryLaw:
+    """In the place of a planner: memory follows the shallowest trained layer, the layers, and the components.
+
+    A client without a limit can afford everything.
+    """
+
+    path: float
+    layer: float
+    component: float
+    limits: Mapping[int, float]  # by client id
+
+    def fits(self, client: ClientProfile, ranks: Any) -> bool:
+        trained = np.flatnonzero(ranks)
+        if not len(trained):
+            return True
+        cost = self.path * (len(ranks) - trained[0]) + self.layer * len(trained) + self.component * np.sum(ranks)
+        return bool(cost <= self.limits.get(client.id, np.inf))
 
 
 def view_of(

@@ -6,8 +6,7 @@ v_j is the layer's Fisher information, a geometric prior (the probabilities of `
 follows the shallowest trained layer, so each layer d is tried as the limit: of the layers from d on, the most valuable
 are filled with components one after another, as far as they fit. For layers that cost alike the best of these rows is
 the maximum: if the shallowest of a row were not among its most valuable, a deeper one in its place would be worth more
-and cost less. For unequal layers it is a row that fits,
-and need not be the best. The planner chooses the policy of each.
+and cost less. For unequal layers it is a row that fits, and need not be the best. The planner chooses the policy.
 """
 
 from dataclasses import dataclass

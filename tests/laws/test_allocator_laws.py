@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from factories import assert_is_a_strategy_file, bits, fleet_of, strategies, variants, view_of
+from factories import MemoryLaw, assert_is_a_strategy_file, bits, fleet_of, strategies, variants, view_of
 from hypothesis import given, settings
 
 import hellora.allocators
@@ -88,6 +88,21 @@ def test_within_every_budget(allocator: Allocator) -> None:
         allocation, memory = allocator.allocate(view)
         allocation.check(view.cohort, view.spec)
         assert all(isinstance(value, torch.Tensor) for value in memory.values())
+
+    law()
+
+
+@every_allocator
+def test_within_every_budget_in_bytes(allocator: Allocator) -> None:
+    @laws
+    @given(situations_for(allocator), st.tuples(*[st.floats(0, 2)] * 3), st.lists(st.floats(0, 40), max_size=6))
+    def law(situation: Situation, costs: tuple[float, float, float], limits: list[float]) -> None:
+        view = situation.view()
+        weak = [client.id for client in view.fleet][:-1]  # the last one can afford all that its layers and ranks allow
+        planner = MemoryLaw(*costs, limits=dict(zip(weak, limits, strict=False)))
+        allocation, _ = allocator.allocate(dataclasses.replace(view, planner=planner))
+        allocation.check(view.cohort, view.spec)
+        assert all(map(planner.fits, view.cohort, allocation.ranks))
 
     law()
 

@@ -78,9 +78,11 @@ def calibrate(
     ):
         try:
             base.spec = spec
-            sample = sample_of(base, alike)
+            sample_of(base, spec.num_layers)  # every block in its place
+            base.spec = spec
             for module in (base.net, base.head) if base.head is not None else (base.net,):
                 without_values(module, mode, where)
+            sample = sample_of(base, alike)
             tracer = Tracer(base, task, shape, method, train, device, mode)
             operations, rest, hidden, tokens = tracer.operations()
             break

@@ -276,6 +276,7 @@ def compare(
 @app.command("list")
 def list_() -> None:
     """List methods, tasks, partitioners and presets, one line each."""
+    quieten()
     from hellora import registry
     from hellora.config import preset_summaries
 

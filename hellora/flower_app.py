@@ -23,7 +23,8 @@ from hellora.backends.records import CONTRACT, FAILURE, from_records, note, text
 TRAINER_SECONDS = 120.0  # that a trainer may take to start
 RUNS = "HELLORA_RUNS"  # the variable that names the folder of a server's runs
 
-server, client = ServerApp(), ClientApp()
+server = ServerApp()
+client = ClientApp()
 
 
 @client.query("join")

@@ -65,7 +65,7 @@ def end_with_parent() -> None:
     """End this process when its standard input is closed: whoever started it is gone."""
 
     def wait() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(0, 1):
             pass
         os._exit(0)
 
@@ -80,6 +80,7 @@ def main(path: str) -> None:
     quieten()
     from hellora.participant import OwnSettings, WithOwnData
 
+    settings.pop("folder", None)
     serve(settings.pop("socket"), WithOwnData(OwnSettings(**settings), log))
 
 

@@ -53,7 +53,7 @@ class Contract:
 
     @property
     def experiment(self) -> Experiment:
-        return check(self.name, self.table)
+        return check(self.name, self.table, simulated=False)
 
 
 class Participant(ABC):
@@ -171,7 +171,7 @@ class WithOwnData(Participant):
         mine["compute.device"] = self.own.device
         if self.own.model is not None:
             mine["model.name"] = self.own.model
-        return check(contract.name, override(table, mine))
+        return check(contract.name, override(table, mine), simulated=False)
 
     def join(self, contract: Contract) -> dict[str, Any]:
         experiment = self.settled(contract)

@@ -19,7 +19,17 @@ import tomli_w
 from hellora import __version__
 from hellora.client_process import PrivateFolder
 from hellora.errors import InputError, RunError
-from hellora.flower_tools import CONNECTION, Address, Flower, arguments_of, environment, free_port, program, reason
+from hellora.flower_tools import (
+    CONNECTION,
+    Address,
+    Flower,
+    arguments_of,
+    environment,
+    free_port,
+    one_line,
+    program,
+    reason,
+)
 from hellora.supervision import Child, Tell, guarded, kept_alive
 
 START_SECONDS = 60.0  # that a server of our own may take to start
@@ -126,7 +136,7 @@ class Following:
             if status.startswith("finished"):
                 break
             time.sleep(LOOK_SECONDS)
-        words = re.sub(r"^\w+ failed with exception: ", "", details)
+        words = one_line(re.sub(r"^\w+ failed with exception: ", "", details))
         if status == "finished:completed":
             return
         if status == "finished:failed" and lines.input_error:
@@ -224,7 +234,7 @@ def simulate(submission: Submission, engine: Mapping[str, float], runs: Path, sh
 
 def wait_for(address: Address, superlink: Child) -> None:
     until = time.monotonic() + START_SECONDS
-    while not address.reached():
+    while not ("Uvicorn running" in superlink.output() and address.reached()):
         if not superlink.running or time.monotonic() > until:
             output = superlink.output()
             raise RunError(f"Flower's simulation does not start: {reason(output) or output.strip()[-300:]}")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import socket
 import ssl
 import subprocess
@@ -18,6 +19,7 @@ from hellora.errors import InputError, RunError
 
 CONNECTION = "hellora"  # the name of the server in Flower's configuration files
 BIN = Path(sys.executable).parent
+PORTS = range(20_000, 32_000)
 PROBE_SECONDS = 10.0
 COMMAND_SECONDS = 120.0
 
@@ -181,11 +183,12 @@ def reason(output: str) -> str:
 
 
 def free_port() -> int:
-    """A port on this machine that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port on this machine that nobody uses at this moment, and that systems do not hand out by themselves."""
+    while True:
+        port = secrets.choice(PORTS)
+        with contextlib.suppress(InputError):
+            check_free("127.0.0.1", port)
+            return port
 
 
 def check_free(host: str, port: int) -> None:

@@ -21,7 +21,16 @@ from hellora.protocols import Scores
 from hellora.resident import BaseModel, LoraLinear, PerExampleError
 from hellora.seeds import rng_for, seed_for
 from hellora.tasks import Batch, Encoded, Outputs, Task, class_recall
-from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Policy, Precision, TrainSettings
+from hellora.types import (
+    Adapter,
+    AdapterSpec,
+    ClientFailure,
+    ClientTask,
+    ClientUpdate,
+    Policy,
+    Precision,
+    TrainSettings,
+)
 
 WINDOW = 16  # batches that are sorted by length together
 
@@ -44,15 +53,27 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class ClientWork:
-    """All that client work needs in one process: the resident base, the task, and every client's data."""
+    """All that client work needs in one process: the resident base, the task, and the clients' data."""
 
     base: BaseModel
     task: Task
     data: Any  # datasets.Dataset with the task's columns
-    parts: Sequence[npt.NDArray[np.int64]]  # the rows of each client, by id
+    parts: Sequence[npt.NDArray[np.int64]] | None  # the rows of each client, by id; None: all rows are one client's
 
     def train(self, task: ClientTask) -> ClientUpdate:
-        return train_client(task, self.base, self.task, self.data.select(self.parts[task.client]))
+        rows = self.data if self.parts is None else self.data.select(self.parts[task.client])
+        return train_client(task, self.base, self.task, rows)
+
+    def attempt(self, task: ClientTask) -> ClientUpdate | ClientFailure:
+        """Train; a client that raises is rejected with what it raised, and the round goes on."""
+        try:
+            return self.train(task)
+        except Exception as error:
+            return ClientFailure(task.client, "rejected", f"{type(error).__name__}: {error}")
+
+    def size(self, client: int) -> int:
+        """How many examples a client has."""
+        return len(self.data) if self.parts is None else len(self.parts[client])
 
     def warm_up(self) -> None:
         """Take a step on nothing: what libraries hold from then on is there before memory is measured."""

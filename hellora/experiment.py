@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from hellora.errors import InputError
 from hellora.memory import release_at_once
 from hellora.model import quantized_away
 from hellora.planner import Planner
-from hellora.protocols import Answers, Scores
+from hellora.protocols import Answers, Backend, Scores
 from hellora.resident import BaseModel
 from hellora.rounds import Federation, allocate
 from hellora.seeds import rng_for, seed_for
@@ -36,15 +37,29 @@ HELD_OUT = 0.2  # of a client's examples, kept for evaluation where heads are pe
 Parts = list[npt.NDArray[np.int64]]
 
 
+def on_this_machine(setup: "Setup") -> LocalBackend:
+    """The local backend, with its worker processes where there is more than one."""
+    names = devices(setup.experiment.compute.device)
+    backend = LocalBackend(setup.work, setup.federation.fleet, setup.experiment.compute.workers, names)
+    setup.base.to(names[0])
+    setup.work.warm_up()
+    return backend
+
+
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """A prepared experiment. `held_out` has each client's evaluation rows where heads are personal, else nothing."""
+    """A prepared experiment. `held_out` has each client's evaluation rows where heads are personal, else nothing.
+
+    `clients` is what clients of a network said of themselves when they joined, by name and in the order of their ids.
+    """
 
     experiment: Experiment
     corpus: Corpus
     work: ClientWork
     federation: Federation
     held_out: Parts
+    connect: Callable[["Setup"], AbstractContextManager[Backend]] = on_this_machine
+    clients: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def base(self) -> BaseModel:
@@ -108,14 +123,14 @@ class Setup:
             "ensemble": evaluate_ensemble(list(prototypes.values()), *settings).metrics,
         }
 
-    def backend(self) -> LocalBackend:
-        """The local backend, with its worker processes where there is more than one; moves the base to its device."""
-        compute = self.experiment.compute
-        names = devices(compute.device)
-        backend = LocalBackend(self.work, self.federation.fleet, compute.workers, names)
-        self.base.to(names[0])
-        self.work.warm_up()
-        return backend
+    def backend(self) -> AbstractContextManager[Backend]:
+        """Where the clients are; moves the base to its device."""
+        return self.connect(self)
+
+    @property
+    def training_examples(self) -> int:
+        """Of all clients together."""
+        return sum(client.num_examples for client in self.federation.fleet)
 
 
 def prepare(experiment: Experiment) -> Setup:
@@ -197,7 +212,11 @@ def rehearse(run: Federation, round: int) -> Allocation:
 
 
 def federation(
-    experiment: Experiment, base: BaseModel, profiles: tuple[ClientProfile, ...], planner: Planner | None
+    experiment: Experiment,
+    base: BaseModel,
+    profiles: tuple[ClientProfile, ...],
+    planner: Planner | None,
+    simulated: bool = True,
 ) -> Federation:
     run = experiment.run
     return Federation(
@@ -214,6 +233,7 @@ def federation(
         attempts=run.attempts,
         policy=experiment.policy.policy,
         planner=planner,
+        simulated=simulated,
     )
 
 

@@ -101,13 +101,14 @@ def acts_like(one: Adapter, other: Adapter) -> bool:
 
 def expected_accuracy(setup: Setup, clients: Clients, recall: Mapping[int, float]) -> dict[int, float]:
     """The accuracy of a model with this recall on each client's own mix of classes; no entry where none of its classes
-    is in the test split, nor for a language model."""
-    if not recall:
+    is in the test split, nor for a language model, nor where clients' data is their own."""
+    parts = setup.work.parts
+    if not recall or parts is None:
         return {}
     labels = np.asarray(setup.work.data["label"][:])
     accuracy = {}
     for client in clients:
-        classes, counts = np.unique(labels[setup.work.parts[client]], return_counts=True)
+        classes, counts = np.unique(labels[parts[client]], return_counts=True)
         weight = {int(c): int(n) for c, n in zip(classes, counts, strict=True) if int(c) in recall}
         if weight:
             accuracy[client] = sum(n * recall[c] for c, n in weight.items()) / sum(weight.values())

@@ -60,7 +60,7 @@ class TerminalProgress:
         self.console.print(
             f"{len(run.fleet)} clients of capacity {'/'.join(map(str, capacities))} of {spec.num_layers} layers, "
             f"rank {'/'.join(map(str, ranks))}; "
-            f"{len(corpus.train)} training, {len(corpus.test)} {on} examples; proxy data: {corpus.proxy_source}",
+            f"{setup.training_examples} training, {len(corpus.test)} {on} examples; proxy data: {corpus.proxy_source}",
             highlight=False,
         )
         if run.planner is not None:

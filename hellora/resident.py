@@ -8,6 +8,7 @@ never written to.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -132,6 +133,16 @@ class BaseModel:
     def num_bytes(self) -> int:
         """Bytes of all weights, the head's too."""
         return weights_bytes(self.net, self.head)
+
+    def fingerprint(self) -> str:
+        """A digest of the base without its head: names, shapes, and a few values of each weight. Two sides of a
+        network that load other weights by mistake tell so by it."""
+        digest = blake2b(digest_size=8)
+        for name, weight in self.net.named_parameters():
+            if self.head is not None or name not in self.head_names:
+                some = weight.detach().flatten()[:64].cpu().contiguous().view(torch.uint8)
+                digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + some.numpy().tobytes())
+        return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> "BaseModel":
         self.net.to(device)

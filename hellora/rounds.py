@@ -53,7 +53,8 @@ class Federation:
     policy: Policy = Policy()  # of every client, where no planner chooses
     planner: Planner | None = None  # where a client has a budget in bytes or seconds, or a speed
     spares: int = 0  # clients asked besides; the first `cohort` to answer count
-    deadline: float | None = None  # simulated seconds that a client has in a round
+    deadline: float | None = None  # seconds that a client has in a round
+    simulated: bool = True  # False: clients are real, so who answers, and when, is the backend's to see
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:
@@ -61,7 +62,7 @@ class Federation:
         self.method.aggregator.check(self.spec)
         if sorted({p.id for p in self.fleet}) != [p.id for p in self.fleet]:
             raise InputError("the fleet must be in the order of its ids, each id once")
-        if (self.spares or self.deadline is not None) and not self.timed:
+        if self.simulated and (self.spares or self.deadline is not None) and not self.timed:
             raise InputError("spares and a deadline need a planner, and the speed and link of every client")
         if not self.able:
             if self.planner is not None and any(self.counts(p) for p in self.fleet):
@@ -186,7 +187,10 @@ def dispatch(
 
 
 def simulate(run: Federation, tasks: Sequence[ClientTask], offered: Mapping[int, Offer]) -> Turnout:
-    """Who of the clients of `tasks` is there to answer, and how long that takes, as their profiles say."""
+    """Who of the clients of `tasks` is there to answer, and how long that takes, as their profiles say. Real clients
+    are all awaited."""
+    if not run.simulated:
+        return Turnout(tuple(tasks), tuple(tasks), ())
     fleet = {client.id: client for client in run.fleet}
     available = {task.client: is_available(fleet[task.client], task.round, run.seed) for task in tasks}
     seconds = None

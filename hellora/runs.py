@@ -13,7 +13,7 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -187,8 +187,20 @@ class ReportingBackend(Backend):
             yield answer
 
 
-def run_experiment(experiment: Experiment, out: Path, progress: Progress, resume: bool = False) -> Mapping[str, Any]:
+Record = Mapping[str, Any]  # what a checkpoint holds besides the state
+Prepare = Callable[[Experiment, Record], Setup]  # the record is that of the run to go on with, else {}
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: Path,
+    progress: Progress,
+    resume: bool = False,
+    preparing: Prepare = lambda experiment, _: prepare(experiment),
+) -> Mapping[str, Any]:
     """Run (or go on with) an experiment in the folder `out`; returns its summary.
+
+    `preparing` says where the clients are: on this machine, unless it is given.
 
     Raises:
         InputError: settings, data, model or folder do not fit; nothing has been computed.
@@ -200,16 +212,19 @@ def run_experiment(experiment: Experiment, out: Path, progress: Progress, resume
             return folder.read_summary()
         same = begun.compute.threads if begun else 0  # results depend on the threads
         return run_in(
-            folder, experiment.with_threads(experiment.compute.threads or same or threads(experiment)), progress
+            folder,
+            experiment.with_threads(experiment.compute.threads or same or threads(experiment)),
+            progress,
+            preparing,
         )
 
 
-def run_in(folder: RunFolder, experiment: Experiment, progress: Progress) -> Mapping[str, Any]:
+def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, preparing: Prepare) -> Mapping[str, Any]:
     """Run, or go on with, an experiment in the folder that it claimed."""
     saved = load_state(folder.checkpoint)
     lines = folder.read_lines(saved[0].round if saved else 0)
     progress.loading(experiment, folder.path)
-    setup = prepare(experiment)
+    setup = preparing(experiment, saved[1] if saved else {})
     folder.begin(experiment, lines)
     if (planner := setup.federation.planner) is not None:
         write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
@@ -236,7 +251,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress) -> Map
 def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:
     """The state before round 0, evaluated and saved."""
     state = setup.initial_state()
-    record = {"initial": setup.evaluate(state).metrics}
+    record = {"initial": setup.evaluate(state).metrics, "clients": setup.clients}
     save_state(folder.checkpoint, state, record)
     return state, record
 
@@ -315,7 +330,7 @@ def finish(
         "seconds": round(sum(line["seconds"] for line in lines), 3),
         "simulated_seconds": lines[-1]["simulated_clock"],
         "data": {
-            "train": len(corpus.train),
+            "train": setup.training_examples,
             "test": len(corpus.test),
             "classes": len(corpus.labels),
             "proxy": corpus.proxy_source,

@@ -38,9 +38,9 @@ class LocalBackend(Backend):
     def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
         if not self.pool:
             for task in tasks:
-                yield attempt(self.work, task)
+                yield self.work.attempt(task)
             return
-        waiting = sorted(tasks, key=lambda task: len(self.work.parts[task.client]))  # the longest starts first
+        waiting = sorted(tasks, key=lambda task: self.work.size(task.client))  # the longest starts first
         busy: dict[Connection, tuple[int, ClientTask]] = {}
         idle = list(range(len(self.pool)))
         while waiting or busy:
@@ -71,14 +71,6 @@ class LocalBackend(Backend):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def attempt(work: ClientWork, task: ClientTask) -> ClientUpdate | ClientFailure:
-    """Train; a client that raises is rejected with what it raised, and the round goes on."""
-    try:
-        return work.train(task)
-    except Exception as error:
-        return ClientFailure(task.client, "rejected", f"{type(error).__name__}: {error}")
 
 
 class Worker:
@@ -117,6 +109,6 @@ def serve(connection: Connection, work: ClientWork, device: str, threads: int) -
     while True:
         try:
             task = unpack_task(connection.recv_bytes())
-            connection.send_bytes(pack_answer(attempt(work, task), task))
+            connection.send_bytes(pack_answer(work.attempt(task), task))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return

@@ -9,7 +9,7 @@ training split. Public data is what the server trains on; its examples may be UN
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -108,38 +108,53 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, keep: tuple
         )
     else:
         held_out = max(1, round(settings.test_fraction * len(train)))
-        train, test = _cut(train, held_out, seed, "test")
+        train, test = cut(train, held_out, seed, "test")
         if not len(train):
             raise InputError(f"data.name: {settings.name} has too few examples to hold out a test split")
-    public, public_source = train.select(()), "none"
+    own = read_own_of_server(settings, reader, splits, test, test_name, train, seed)
+    if settings.max_examples is not None:
+        _, train = cut(train, settings.max_examples, seed, "max_examples")
+    if settings.validation:
+        train, validation = cut(train, max(1, round(settings.validation * len(train))), seed, "validation")
+        own = replace(own, test=validation) if settings.evaluate_on == "validation" else own
+        if not len(train):
+            raise InputError(f"data.validation: {settings.name} has too few examples to hold out a validation split")
+    return replace(own, train=train)
+
+
+def read_own_of_server(
+    settings: DataSettings,
+    reader: "Reader",
+    splits: Mapping[str, Split],
+    test: Dataset,
+    test_name: str | None,
+    train: Dataset,
+    seed: int,
+) -> Corpus:
+    """A corpus without training examples: the test split, and the server's proxy and public data. What of these is in
+    `train` is left out."""
+    public, public_source = test.select(()), "none"
     if settings.public:
         public_from = named_split(settings.public, "public", splits, settings.train_split)
         public = reader.read(public_from, may_lack_labels=True)
         public = without_copies(public, "public", settings.public, train, "the clients' own training examples")
         public = without_copies(public, "public", settings.public, test, "the test examples")
-        _, public = _cut(public, settings.public_examples, seed, "public")
+        _, public = cut(public, settings.public_examples, seed, "public")
         public_source = described(public, public_from)
     proxy_from = proxy_split(settings.proxy, splits, test_name, settings.train_split)
     if proxy_from is not None:
         proxy = reader.read(proxy_from)
         proxy = without_copies(proxy, "proxy", settings.proxy or "proxy", train, "the clients' own training examples")
-        _, proxy = _cut(proxy, settings.proxy_examples, seed, "proxy")
+        _, proxy = cut(proxy, settings.proxy_examples, seed, "proxy")
         proxy_source = proxy_from.where
     else:
-        test, proxy = _cut(test, min(settings.proxy_examples, len(test) // 10), seed, "proxy")
+        test, proxy = cut(test, min(settings.proxy_examples, len(test) // 10), seed, "proxy")
         proxy_source = f"a slice of the test split of {settings.name}, removed from it"
-    if settings.max_examples is not None:
-        _, train = _cut(train, settings.max_examples, seed, "max_examples")
-    if settings.validation:
-        train, validation = _cut(train, max(1, round(settings.validation * len(train))), seed, "validation")
-        test = validation if settings.evaluate_on == "validation" else test
-        if not len(train):
-            raise InputError(f"data.validation: {settings.name} has too few examples to hold out a validation split")
     proxy_source = f"{len(proxy)} examples: {proxy_source}" if len(proxy) else "none"
-    return Corpus(train, test, proxy, public, reader.labels, proxy_source, public_source)
+    return Corpus(test.select(()), test, proxy, public, reader.labels, proxy_source, public_source)
 
 
-def _cut(data: Dataset, count: int, seed: int, purpose: str) -> tuple[Dataset, Dataset]:
+def cut(data: Dataset, count: int, seed: int, purpose: str) -> tuple[Dataset, Dataset]:
     """The rest, and `count` rows (or all there are) drawn by seed, each in the order of the source."""
     order = rng_for(seed, "data", purpose).permutation(len(data))
     return data.select(np.sort(order[count:])), data.select(np.sort(order[:count]))
@@ -154,8 +169,9 @@ class Reader:
 
     settings: DataSettings
     columns: Columns
-    labels: tuple[str, ...]
+    values: tuple[int | str, ...]  # of every class
     index_of: Mapping[int | str, int] | None  # of the classes that occur; None where there is no label
+    declared: bool = False  # the classes are those that the source names, in its order
 
     @staticmethod
     def for_split(train: Split, settings: DataSettings, columns: Columns) -> "Reader":
@@ -163,9 +179,15 @@ class Reader:
             return Reader(settings, columns, (), None)
         present = set(_label_cells(train, settings.label))
         feature = train.data.features[settings.label]
-        values: list[Any] = feature.names if isinstance(feature, ClassLabel) else sorted(present)
+        declared = isinstance(feature, ClassLabel)
+        values: list[Any] = feature.names if declared else sorted(present)
         index_of = {value: index for index, value in enumerate(values) if value in present}
-        return Reader(settings, columns, tuple(map(str, values)), index_of)
+        return Reader(settings, columns, tuple(values), index_of, declared)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return tuple(map(str, self.values))
 
     def read(self, split: Split, keep: tuple[str, ...] = (), may_lack_labels: bool = False) -> Dataset:
         """The split with canonical columns, and those of `keep` as they are.

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tomli_w
 
-import hellora.backends.local
 from hellora.client import ClientWork
 from hellora.comparison import Comparison, read_comparison
 from hellora.config import read_experiment
@@ -189,7 +188,7 @@ def test_a_table_that_cannot_be_written_stops_the_comparison(
 
 def failing(monkeypatch: pytest.MonkeyPatch, lr: float, error: Exception, inside: bool) -> None:
     """Training at this rate raises `error`: `inside` a client, which rejects it, or in the run itself."""
-    owner, name = (ClientWork, "train") if inside else (hellora.backends.local, "attempt")
+    owner, name = (ClientWork, "train" if inside else "attempt")
     works = getattr(owner, name)
 
     def train(work: ClientWork, task: ClientTask) -> Any:

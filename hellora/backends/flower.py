@@ -1,0 +1,254 @@
+"""Clients behind a Flower grid: one message per task, with what its row needs; one answer per message.
+
+Flower's own strategies send one record to all and average equal keys, so only its grid is used. Who a node is, it says
+itself when it is asked ("query.join"): node ids name nothing.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, Self
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from hellora.backends.records import FAILURE, fields_of, from_records, num_bytes, to_records
+from hellora.backends.wire import pack_task, unpack_answer
+from hellora.errors import RunError
+from hellora.protocols import Backend
+from hellora.sharing import answer_part
+from hellora.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, ClientUpdate
+
+POLL_SECONDS = 0.2
+ASK_SECONDS = 300.0  # for an answer to a question; a node may still be busy with an older task
+DAY = 24 * 3600.0  # seconds that a message without a deadline is kept
+GRACE = 600.0  # seconds after a deadline in which a late answer is still put on record
+ENVELOPE = 1 << 20  # bytes that an answer may have besides its tensors
+
+Reply = RecordDict | str  # or why there is none
+
+
+@dataclass
+class Questions:
+    """Messages on their way, and what came back."""
+
+    grid: Grid
+    poll: float = POLL_SECONDS
+    replies: "SimpleQueue[tuple[str, Reply] | Exception]" = field(default_factory=SimpleQueue)
+
+    def ask(self, contents: Mapping[int, RecordDict], kind: str, ttl: float, group: str = "") -> dict[int, str]:
+        """Send each node its content; the message id of each, "" where it could not be sent.
+
+        The answers come to `replies`; one thread per call waits for them, so that a node that stalls in the middle of
+        an answer holds up nobody else.
+        """
+        messages = [
+            Message(content, dst_node_id=node, message_type=kind, ttl=ttl, group_id=group)
+            for node, content in contents.items()
+        ]
+        ids = list(self.grid.push_messages(messages)) or [""] * len(messages)
+        sent = {node: message or "" for node, message in zip(contents, ids, strict=True)}
+        if waiting := {message for message in sent.values() if message}:
+            Thread(target=self.pull, args=(waiting, time.monotonic() + ttl), daemon=True).start()
+        return sent
+
+    def pull(self, waiting: set[str], until: float) -> None:
+        try:
+            while waiting and time.monotonic() < until:
+                for message in self.grid.pull_messages(list(waiting)):
+                    asked = message.metadata.reply_to_message_id
+                    waiting.discard(asked)
+                    self.replies.put((asked, content_of(message)))
+                time.sleep(self.poll)
+        except Exception as error:  # the SuperLink is gone, or speaks another language
+            self.replies.put(error)
+
+    def next(self, until: float) -> tuple[str, Reply] | None:
+        """The next reply, or None when the time is up. Raises RunError if the SuperLink cannot be reached."""
+        try:
+            found = self.replies.get(timeout=max(0.0, until - time.monotonic()))
+        except Empty:
+            return None
+        if isinstance(found, Exception):
+            raise RunError(f"the SuperLink does not answer ({type(found).__name__}: {found}): --resume goes on")
+        return found
+
+
+def content_of(message: Message) -> Reply:
+    if message.has_error():
+        return " ".join(f"{message.error.reason or 'Flower error'} (code {message.error.code})".split())
+    return message.content
+
+
+class Roster:
+    """Which node is which client: asked once of every node, by name."""
+
+    def __init__(self, grid: Grid, hello: RecordDict, log: Callable[[str], None]) -> None:
+        self.grid, self.hello, self.log = grid, hello, log
+        self.asked: set[int] = set()
+        self.nodes: dict[str, int] = {}  # by name
+        self.said: dict[str, dict[str, Any]] = {}  # what each said of itself when it last joined
+
+    def refresh(self, seconds: float) -> frozenset[int]:
+        """Ask the nodes that are new; the ids of all that are connected."""
+        connected = frozenset(self.grid.get_node_ids())
+        if new := connected - self.asked:
+            self.asked |= new
+            for node, reply in ask_all(
+                self.grid, dict.fromkeys(sorted(new), self.hello), "query.join", seconds
+            ).items():
+                self.welcome(node, reply, connected)
+        return connected
+
+    def welcome(self, node: int, reply: Reply, connected: frozenset[int]) -> None:
+        try:
+            fields = understood(reply)
+            name = fields["name"]
+            if not isinstance(name, str):
+                raise ValueError("its name is no text")
+        except (ValueError, KeyError) as error:
+            self.asked.discard(node)  # it may do better when it is asked again
+            self.log(f"node {node} did not join: {error}")
+            return
+        if self.nodes.get(name, node) in connected - {node}:
+            self.log(f"node {node} says that it is {name}, who is here already: it is left out")
+            return
+        self.nodes[name], self.said[name] = node, fields
+
+    def gather(self, enough: Callable[[], bool], seconds: float) -> None:
+        """Wait until enough clients have joined. Raises RunError when the time is up."""
+        until, told = time.monotonic() + seconds, -1
+        while True:
+            self.refresh(min(ASK_SECONDS, seconds))
+            if enough():
+                return
+            if len(self.nodes) != told:
+                told = len(self.nodes)
+                self.log(f"waiting for clients; here: {', '.join(sorted(self.nodes)) or 'none yet'}")
+            if time.monotonic() > until:
+                raise RunError(
+                    f"only {len(self.nodes)} clients joined within {seconds:g} s: start the others, --resume"
+                )
+            time.sleep(1.0)
+
+
+def understood(reply: Reply) -> dict[str, Any]:
+    """The fields of a note. Raises ValueError with the reason where there are none."""
+    if isinstance(reply, str):
+        raise ValueError(reply)
+    fields = fields_of(reply)
+    if FAILURE in fields:
+        raise ValueError(str(fields[FAILURE]))
+    return fields
+
+
+def ask_all(grid: Grid, contents: Mapping[int, RecordDict], kind: str, seconds: float) -> dict[int, Reply]:
+    """Every node's reply, or why there is none."""
+    questions = Questions(grid)
+    sent = questions.ask(contents, kind, seconds)
+    nodes = {message: node for node, message in sent.items() if message}
+    replies: dict[int, Reply] = dict.fromkeys(contents, "no answer")
+    until = time.monotonic() + seconds
+    while nodes and (reply := questions.next(until)) is not None:
+        if (node := nodes.pop(reply[0], None)) is not None:
+            replies[node] = reply[1]
+    return replies
+
+
+class FlowerBackend(Backend):
+    """Trains on the nodes of a grid.
+
+    `names` has the name that each client joined under, by id; `contract` travels with every task. A round ends when
+    all have answered, when `enough` usable answers are there, or after `deadline` seconds.
+    """
+
+    def __init__(
+        self,
+        roster: Roster,
+        names: Sequence[str],
+        profiles: Sequence[ClientProfile],
+        spec: AdapterSpec,
+        contract: str,
+        deadline: float | None = None,
+        enough: int | None = None,
+    ) -> None:
+        self.roster, self.names, self.profiles, self.spec = roster, tuple(names), tuple(profiles), spec
+        self.contract, self.deadline, self.enough = contract, deadline, enough
+        self.questions = Questions(roster.grid)
+        self.awaited: dict[str, ClientTask] = {}  # by message id, of all rounds
+
+    def clients(self) -> Sequence[ClientProfile]:
+        return self.profiles
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Flower ends the messages with the run."""
+
+    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
+        connected = self.roster.refresh(ASK_SECONDS)
+        contents: dict[int, RecordDict] = {}
+        by_node: dict[int, ClientTask] = {}
+        for task in tasks:
+            node = self.roster.nodes.get(self.names[task.client])
+            if node is None or node not in connected:
+                yield ClientFailure(task.client, "missing", "not connected")
+                continue
+            contents[node], by_node[node] = to_records(pack_task(task), contract=self.contract), task
+        keep = DAY if self.deadline is None else self.deadline + GRACE
+        round = str(tasks[0].round) if tasks else ""
+        until = time.monotonic() + (DAY if self.deadline is None else self.deadline)
+        sizes = {task.client: num_bytes(contents[node]) for node, task in by_node.items()}
+        sent = self.questions.ask(contents, "train", keep, round)
+        asked: dict[str, ClientTask] = {}
+        for node, message in sent.items():
+            if message:
+                asked[message] = by_node[node]
+            else:
+                yield ClientFailure(by_node[node].client, "missing", "the message could not be sent")
+        del contents
+        self.awaited |= asked
+        usable = 0
+        while asked and (self.enough is None or usable < self.enough):
+            if (reply := self.questions.next(until)) is None:
+                break
+            message, content = reply
+            if (answered := self.awaited.pop(message, None)) is None:
+                continue
+            late = asked.pop(message, None) is None
+            answer = self.answer(answered, content, sizes.get(answered.client, 0))
+            if late and isinstance(answer, ClientFailure):
+                continue
+            usable += not late and isinstance(answer, ClientUpdate)
+            yield answer
+        why = f"no answer within {self.deadline:g} s" if self.deadline is not None else "no answer"
+        if self.enough is not None and usable >= self.enough:
+            why = f"not among the first {self.enough}"
+        for task in asked.values():
+            yield ClientFailure(task.client, "missing", why)
+
+    def answer(self, task: ClientTask, content: Reply, sent: int) -> ClientUpdate | ClientFailure:
+        """What a reply says, held against the task that it answers."""
+        if isinstance(content, str):
+            return ClientFailure(task.client, "missing", content)
+        try:
+            arrived = num_bytes(content)
+            limit = 2 * answer_part(task, self.spec).num_bytes + ENVELOPE
+            if arrived > limit:
+                return ClientFailure(
+                    task.client, "rejected", f"the answer has {arrived} bytes, at most {limit} are taken"
+                )
+            if not content.array_records:
+                return ClientFailure(task.client, "missing", str(fields_of(content).get(FAILURE, "no reason given")))
+            found = unpack_answer(from_records(content), task, self.spec)
+        except Exception as error:  # a client may send anything
+            why = f"malformed answer ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            return ClientFailure(task.client, "rejected", why)
+        if found.client != task.client:
+            return ClientFailure(task.client, "rejected", f"answered as client {found.client}")
+        if isinstance(found, ClientFailure):
+            return found
+        return replace(found, metrics={**found.metrics, "received_bytes": sent, "sent_bytes": arrived})

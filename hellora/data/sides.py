@@ -1,0 +1,91 @@
+"""Floor 4: what each side of a deployment reads: a client its own rows, the server its own test, proxy and public data.
+
+Nobody sees all the data, so the classes are agreed on: each client says which labels it has.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from hellora.data.loading import Split, load_splits
+from hellora.data.sources import Columns, Corpus, DataSettings, Reader, read_own_of_server
+from hellora.errors import InputError
+
+Label = int | str
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The labels of one client's data: all that its source declares in their order, or those that occur, sorted."""
+
+    values: tuple[Label, ...]
+    present: tuple[Label, ...]  # sorted
+    declared: bool
+
+
+def own_split(settings: DataSettings) -> Split:
+    """A client's own rows, as they are in its source."""
+    return load_splits(settings.name, settings.subset, settings.train_split, ())[settings.train_split]
+
+
+def own_classes(split: Split, settings: DataSettings, columns: Columns) -> Classes | None:
+    """The classes of a client's rows; None where they have no labels."""
+    reader = Reader.for_split(split, settings, columns)
+    if reader.index_of is None:
+        return None
+    return Classes(reader.values, tuple(sorted(reader.index_of, key=str)), reader.declared)
+
+
+def agreed(lists: Sequence[Classes]) -> Classes:
+    """The classes of all clients together: declared by all alike, or all that occur, sorted.
+
+    Raises:
+        InputError: some labels are numbers and others are texts.
+    """
+    present = {label for classes in lists for label in classes.present}
+    if len({type(label) for label in present}) > 1:
+        raise InputError("data.label: some clients' labels are numbers and others' are texts: mend their data")
+    values = lists[0].values
+    if not all(classes.declared and classes.values == values for classes in lists):
+        values = tuple(sorted(present, key=lambda label: (label if isinstance(label, int) else 0, str(label))))
+    return Classes(values, tuple(sorted(present, key=str)), declared=True)
+
+
+def read_own(split: Split, settings: DataSettings, columns: Columns, classes: Classes | None) -> Dataset:
+    """A client's rows in canonical columns."""
+    return reader_of(settings, columns, classes).read(split)
+
+
+def reader_of(settings: DataSettings, columns: Columns, classes: Classes | None) -> Reader:
+    """The reader of rows whose classes are agreed on."""
+    if classes is None:
+        return Reader(settings, columns, (), None)
+    index_of = {value: index for index, value in enumerate(classes.values) if value in classes.present}
+    return Reader(settings, columns, classes.values, index_of)
+
+
+def server_corpus(settings: DataSettings, columns: Columns, seed: int, classes: Classes | None) -> Corpus:
+    """What the server reads of its own; `train` is empty. The test split of the source, or its only one.
+
+    Raises:
+        InputError: a setting or a row is wrong.
+    """
+    test_name, splits = server_splits(settings)
+    reader = reader_of(settings, columns, classes)
+    test = reader.read(splits[test_name])
+    return read_own_of_server(settings, reader, splits, test, test_name, test.select(()), seed)
+
+
+def server_splits(settings: DataSettings) -> tuple[str, dict[str, Split]]:
+    """The splits of the server's source, and the name of the one to test on."""
+    others = ("proxy", settings.proxy, settings.public)
+    why = None
+    for name in settings.test_names:
+        try:
+            return name, load_splits(settings.name, settings.subset, name, tuple(filter(None, dict.fromkeys(others))))
+        except InputError as error:
+            why = why or error
+    assert why is not None
+    reason = str(why).removeprefix("data.train_split: ").removeprefix("data.name: ")
+    raise InputError(f"data.name: the server's own test data cannot be read: {reason}") from why

@@ -1,0 +1,127 @@
+"""The same run on this machine, on a grid of simulated clients, and on clients with files of their own: the same bits."""
+
+import csv
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_grid import FakeGrid
+from safetensors.torch import load_file
+
+from hellora.config import Experiment, check
+from hellora.flower_setup import Deployed, SimulatedOnFlower
+from hellora.participant import OwnSettings, WithOwnData
+from hellora.runs import Prepare, run_experiment
+from hellora.trainer import serve
+
+CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 1), "ward": (3, 4)}  # layers and rank, in order of ids
+METHODS: dict[str, dict[str, Any]] = {
+    "fed_hello": {"allocator": "fed_hello", "warmup": 1},
+    "helora_pad": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "context_pad"},
+    "product_update": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "product_update"},
+}
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def loading(self, *_: Any) -> None: ...
+    def started(self, *_: Any) -> None: ...
+    def round_started(self, *_: Any) -> None: ...
+    def client_answered(self, *_: Any) -> None: ...
+    def round_finished(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def rows(sentences: Path) -> list[dict[str, str]]:
+    """Training rows, each with the client that owns it."""
+    with (sentences / "train.csv").open() as file:
+        found = list(csv.DictReader(file))
+    names = list(CLIENTS)
+    return [{**row, "owner": names[i % 3] if i % 5 else names[3]} for i, row in enumerate(found)]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def experiment(model: Path, data: Path, method: str, **changes: Any) -> Experiment:
+    layers, ranks = zip(*CLIENTS.values(), strict=True)
+    table = {
+        "rounds": 3,
+        "cohort": 3,
+        "model": {"name": str(model), "rank": 4},
+        "data": {"name": str(data), "clients": 4, "partitioner": "column", "column": "owner"},
+        "fleet": {"layers": layers, "ranks": ranks},
+        "train": {"lr": 0.03, "batch_size": 8},
+        "compute": {"threads": 1},
+        "method": METHODS[method],
+    }
+    return check("parity", {**table, **changes})
+
+
+def with_files(rows: list[dict[str, str]], sentences: Path, folder: Path) -> tuple[Path, Path]:
+    """The data of all in one folder, and what the server alone has."""
+    whole, server = folder / "whole", folder / "server"
+    write(whole / "train.csv", rows)
+    for at in (whole, server):
+        at.mkdir(exist_ok=True)
+        (at / "test.csv").write_bytes((sentences / "test.csv").read_bytes())
+    for name in CLIENTS:
+        write(folder / f"{name}.csv", [row for row in rows if row["owner"] == name])
+    return whole, server
+
+
+@pytest.fixture
+def trainers(rows: list[dict[str, str]], sentences: Path, tmp_path: Path) -> Iterator[FakeGrid]:
+    """A grid whose nodes have resident trainers, behind real sockets, with their own files and budgets."""
+    with_files(rows, sentences, tmp_path)
+    configs = {}
+    for node, (name, (layers, rank)) in enumerate(CLIENTS.items(), 70):
+        own = OwnSettings(name, {"name": str(tmp_path / f"{name}.csv")}, "none", layers, rank, device="cpu")
+        socket = str(tmp_path / f"{node}.sock")
+        threading.Thread(target=serve, args=(socket, WithOwnData(own, lambda _: None)), daemon=True).start()
+        configs[node] = {"trainer": socket}
+    return FakeGrid(dict(reversed(configs.items())))
+
+
+def adapter_after(experiment: Experiment, out: Path, preparing: Prepare | None = None) -> dict[str, torch.Tensor]:
+    run_experiment(experiment, out, Silent(), preparing=preparing) if preparing else run_experiment(
+        experiment, out, Silent()
+    )
+    return load_file(out / "adapter" / "adapter_model.safetensors") | load_file(
+        next((out / "checkpoint").glob("*.safetensors"))
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_three_worlds_end_with_the_same_bits(
+    method: str, rows: list[dict[str, str]], sentences: Path, tiny_bert: Path, tmp_path: Path, trainers: FakeGrid
+) -> None:
+    whole, server = tmp_path / "whole", tmp_path / "server"
+    budgets = experiment(tiny_bert, whole, method)
+    # The simulation deals groups out to clients; here each client is to have its own.
+    groups = budgets.fleet.members(4, budgets.run.seed)
+    layers, ranks = ([pair[i] for _, pair in sorted(zip(groups, CLIENTS.values(), strict=True))] for i in (0, 1))
+    together = experiment(tiny_bert, whole, method, fleet={"layers": layers, "ranks": ranks})
+    local = adapter_after(together, tmp_path / "local")
+    simulated = FakeGrid({node: {"partition-id": node - 50, "num-partitions": 4} for node in range(50, 54)})
+    on_grid = adapter_after(together, tmp_path / "grid", SimulatedOnFlower(simulated, lambda _: None).prepare)
+    apart = experiment(tiny_bert, server, method)
+    deployed = adapter_after(apart, tmp_path / "deployed", Deployed(trainers, lambda _: None).prepare)
+    for other in (on_grid, deployed):
+        assert other.keys() == local.keys()
+        assert all(torch.equal(tensor, other[name]) for name, tensor in local.items())
+    lines = [(tmp_path / world / "rounds.jsonl").read_text().splitlines() for world in ("local", "grid", "deployed")]
+    for each in zip(*lines, strict=True):
+        facts = [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "clients")} for line in each]
+        assert facts[0] == facts[1] == facts[2]

@@ -1,7 +1,5 @@
 """Floor 5: the command line. Heavy imports wait until a command needs them, so that --help answers at once."""
 
-import logging
-import os
 import shlex
 import sys
 from itertools import groupby
@@ -9,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from hellora import cli_federation
 from hellora.errors import HelloraError, InputError
+from hellora.terminal import default_folder, plain_console, quieten
 
 if TYPE_CHECKING:
     from hellora.config import Table as Settings
@@ -39,10 +38,27 @@ def run(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder [default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder")] = False,
+    backend: Annotated[str, typer.Option(metavar="local|flower", help="what trains the clients here")] = "local",
+    federation: cli_federation.Federation = None,
+    certificate: cli_federation.Certificate = None,
+    insecure: cli_federation.Insecure = False,
 ) -> None:
-    """Run an experiment: progress here, results in the run's folder."""
+    """Run an experiment: here, with the results in the run's folder; or, with --federation, at a server."""
     quieten()
-    from hellora.config import parse_settings, read_experiment
+    if backend not in ("local", "flower"):
+        raise InputError(f"--backend {backend!r}: it is local or flower")
+    if federation is None and (certificate is not None or insecure):
+        raise InputError("--certificate and --insecure are for a run with --federation HOST:PORT")
+    if federation is not None:
+        if backend != "local":
+            raise InputError("--federation and --backend exclude each other: give one")
+        cli_federation.run_at_server(source, overrides or [], out, resume, federation, certificate, insecure)
+        return
+    if backend == "flower":
+        cli_federation.run_simulated(source, overrides or [], out, resume)
+        return
+    from hellora.config import read_experiment
+    from hellora.overrides import parse_settings
     from hellora.progress import TerminalProgress, shown
     from hellora.runs import run_experiment
     from hellora.units import in_bytes
@@ -101,7 +117,8 @@ def plan(
             )
         plan_of_round(source, overrides, round)
         return
-    from hellora.config import override, parse_settings
+    from hellora.config import override
+    from hellora.overrides import parse_settings
 
     fleet = {"memory": memory, "seconds": seconds, "uplink": uplink, "speed": speed}
     table = {
@@ -117,8 +134,9 @@ def plan(
 
 def plan_of_round(source: str, overrides: list[str] | None, round: int) -> None:
     """Print a round's allocation."""
-    from hellora.config import parse_settings, read_experiment
+    from hellora.config import read_experiment
     from hellora.experiment import plan as plan_round
+    from hellora.overrides import parse_settings
 
     experiment = read_experiment(source, parse_settings(overrides or ()))
     federation, allocation = plan_round(experiment, round)
@@ -234,7 +252,7 @@ def compare(
     from hellora.compare import run_comparison
     from hellora.comparison import parse_grid, parse_named, read_comparison
     from hellora.comparison_table import on_screen
-    from hellora.config import parse_settings, parse_value
+    from hellora.overrides import parse_settings, parse_value
 
     changes = {
         "experiment": parse_settings(overrides or ()),
@@ -273,6 +291,9 @@ def compare(
         raise typer.Exit(1)
 
 
+app.add_typer(cli_federation.app)
+
+
 @app.command("list")
 def list_() -> None:
     """List methods, tasks, partitioners and presets, one line each."""
@@ -289,31 +310,6 @@ def list_() -> None:
     for name, lines in preset_summaries().items():
         for label, line in zip([name] + [""] * len(lines), lines, strict=False):
             console.print(f"  {label:<28}{line}", highlight=False)
-
-
-def default_folder(name: str, resume: bool) -> Path:
-    """runs/NAME, or the next free runs/NAME-2, -3 …; to resume, the latest that exists."""
-    candidates = [Path("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, 10_000)]
-    free = next(n for n, folder in enumerate(candidates) if not folder.exists())
-    return candidates[max(0, free - 1)] if resume else candidates[free]
-
-
-def plain_console() -> Console:
-    """Brackets and colons in names and reasons are text, not markup. A file has no edge."""
-    console = Console(soft_wrap=True, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 200
-    return console
-
-
-def quieten() -> None:
-    """Keep libraries' notes out of our output, and waiting threads off cores that somebody else needs."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it tells of kernels it lacks
 
 
 def main() -> None:

@@ -27,12 +27,12 @@ from hellora.config import (
     field_names,
     override,
     own_table,
-    parse_value,
     plain,
     settings_of,
     whole_table,
 )
 from hellora.errors import InputError
+from hellora.overrides import parse_value
 
 CARRIED = ("method", "server", "train")  # of a preset, what is its method's and not its data's
 NAME = re.compile(r"\w[\w.+-]*")

@@ -184,25 +184,6 @@ def override(table: Table, settings: Mapping[str, Any]) -> Table:
     return table
 
 
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """`section.key=value` texts as settings; the last one counts."""
-    settings = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"--set {text!r}: write it as section.key=value, such as train.lr=1e-3")
-        settings[key.strip()] = parse_value(value.strip())
-    return settings
-
-
-def parse_value(text: str) -> Any:
-    """A TOML value; what is none is taken as a string, so that names need no quotes."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
 def default_of(section: str, key: str) -> Any:
     return next(f.default for f in fields(SECTIONS[section]) if f.name == key)
 

@@ -94,7 +94,7 @@ def of_simulation(kind: str, contract: str, data: bytes, context: Context) -> by
 @cache
 def participant() -> Any:
     """The participant of this process of the engine."""
-    from hellora.cli import quieten
+    from hellora.terminal import quieten
 
     quieten()
     from hellora.participant import Simulated
@@ -105,7 +105,7 @@ def participant() -> Any:
 @server.main()
 def serve(grid: Grid, context: Context) -> None:
     """Run, or go on with, the experiment of the run's configuration."""
-    from hellora.cli import plain_console, quieten
+    from hellora.terminal import plain_console, quieten
 
     quieten()
     from hellora.config import check

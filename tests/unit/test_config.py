@@ -15,7 +15,6 @@ from hellora.config import (
     Experiment,
     check,
     own_table,
-    parse_settings,
     preset_summaries,
     presets,
     read_experiment,
@@ -23,6 +22,7 @@ from hellora.config import (
 from hellora.data.partitioners.dirichlet import Dirichlet
 from hellora.data.partitioners.iid import Iid
 from hellora.errors import InputError
+from hellora.overrides import parse_settings
 from hellora.settings import FleetSettings
 from hellora.types import Budget, TrainSettings
 

@@ -1,0 +1,227 @@
+"""Floor 5: keys and certificates for a trial: a CA of one's own, the server's certificate, a key pair per client.
+
+ca.crt, ca.key           the CA; every client checks the server against ca.crt, and ca.key stays where it is
+server.crt, server.key   what the server shows
+clients/NAME             a client's private key, which proves that it is this client; NAME.pub is for the server
+"""
+
+import datetime
+import ipaddress
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hellora.errors import InputError
+
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+except ImportError as error:
+    raise InputError("this needs the packages of the extra `flower`: pip install 'hellora[flower]'") from error
+
+ALWAYS = ("localhost", "127.0.0.1")  # the server's own commands and processes reach it so
+DAYS = 365
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `make` has added to a folder."""
+
+    new_authority: bool
+    clients: tuple[str, ...]
+
+
+def make(folder: Path, hosts: Sequence[str], clients: Sequence[str]) -> Made:
+    """Fill a new folder; where one holds a CA already, only add clients that it lacks.
+
+    Raises:
+        InputError: a name is not one, the folder holds something else, or all of it exists already.
+    """
+    for name in clients:
+        if not NAME.fullmatch(name) or name.endswith(".pub"):
+            raise InputError(f"--client {name!r}: a name has letters, digits and . _ - only, such as 'hospital'")
+    for name in clients:
+        if clients.count(name) > 1:
+            raise InputError(f"--client {name} is given twice")
+    names = [general_name(host) for host in dict.fromkeys((*hosts, *ALWAYS))]
+    exists = (folder / "ca.crt").exists()
+    if exists:
+        if hosts:
+            raise InputError(
+                f"{folder} has a server's certificate already: leave out --host to add clients, or choose a new folder"
+            )
+        if known := [name for name in clients if any(key_paths(folder, name)[i].exists() for i in (0, 1))]:
+            raise InputError(f"{folder} has a key of {known[0]} already, which is kept: choose another name or folder")
+        if not clients:
+            raise InputError(f"{folder} holds a CA already: add clients with --client, or choose another folder")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and holds no CA of hellora: choose a new folder")
+    try:
+        (folder / "clients").mkdir(parents=True, exist_ok=True)
+        if not exists:
+            make_server(folder, names, hosts[0] if hosts else ALWAYS[0])
+        for name in clients:
+            make_client(folder, name)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    return Made(not exists, tuple(clients))
+
+
+def key_paths(folder: Path, client: str) -> tuple[Path, Path]:
+    """A client's private and public key."""
+    return folder / "clients" / client, folder / "clients" / f"{client}.pub"
+
+
+def general_name(host: str) -> x509.GeneralName:
+    """An IP address, or else a DNS name."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    if not re.fullmatch(r"[A-Za-z0-9*]([A-Za-z0-9.-]*[A-Za-z0-9])?", host):
+        raise InputError(f"--host {host!r} is no host name or IP address (without port)")
+    return x509.DNSName(host)
+
+
+def make_server(folder: Path, names: Sequence[x509.GeneralName], host: str) -> None:
+    """A CA, and a certificate of the server that it has signed. The CA's certificate comes last: it stands for all."""
+    authority, server = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
+    issuer = subject_of("hellora trial CA")
+    ca = (
+        started(issuer, issuer, authority.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
+        .sign(authority, hashes.SHA384())
+    )
+    certificate = (
+        started(subject_of(host[:64]), issuer, server.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(server.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
+        .sign(authority, hashes.SHA384())
+    )
+    write_new(folder / "ca.key", private_bytes(authority, forms.PrivateFormat.PKCS8), 0o600)
+    write_new(folder / "server.key", private_bytes(server, forms.PrivateFormat.PKCS8), 0o600)
+    write_new(folder / "server.crt", certificate.public_bytes(forms.Encoding.PEM), 0o644)
+    write_new(folder / "ca.crt", ca.public_bytes(forms.Encoding.PEM), 0o644)
+
+
+def make_client(folder: Path, name: str) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    public = key.public_key().public_bytes(forms.Encoding.OpenSSH, forms.PublicFormat.OpenSSH)
+    private_path, public_path = key_paths(folder, name)
+    write_new(private_path, private_bytes(key, forms.PrivateFormat.OpenSSH), 0o600)
+    write_new(public_path, public + f" {name}\n".encode(), 0o644)
+
+
+def subject_of(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def started(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    """A certificate to be, valid from an hour ago, for clocks differ."""
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=DAYS))
+    )
+
+
+def key_usage(signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def private_bytes(key: ec.EllipticCurvePrivateKey, form: forms.PrivateFormat) -> bytes:
+    return key.private_bytes(forms.Encoding.PEM, form, forms.NoEncryption())
+
+
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """A file that must not exist yet; it never has wider permissions than `mode`."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+
+
+# ----------------------------------------------------------------------------------------------- reading what was given
+
+
+def check_private_key(path: Path, where: str) -> None:
+    """Raises InputError where the file is no private key that a client can prove itself with."""
+    if not path.is_file():
+        raise InputError(f"{where}: there is no file {path}")
+    try:
+        content = path.read_bytes()
+        key = forms.load_ssh_private_key(content, password=None)
+    except OSError as error:
+        raise InputError(f"{where}: cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        hint = " (it looks like the public one)" if content.startswith((b"ecdsa-", b"ssh-")) else ""
+        raise InputError(
+            f"{where}: {path} is no private key in OpenSSH format without password{hint}: give the file without .pub "
+            f"that `hellora certificates` made"
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise InputError(f"{where}: {path} is no EC key, which Flower asks for: make one with `hellora certificates`")
+
+
+def check_certificate(path: Path, where: str) -> None:
+    """Raises InputError where the file is no certificate."""
+    if not path.is_file():
+        raise InputError(f"{where}: there is no file {path}")
+    try:
+        x509.load_pem_x509_certificates(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{where}: {path} is no certificate: give the server's ca.crt") from error
+
+
+def check_server(folder: Path, host: str) -> None:
+    """Raises InputError where the folder lacks a file of the server, or its certificate is not for `host`."""
+    for name in ("ca.crt", "server.crt", "server.key"):
+        if not (folder / name).is_file():
+            raise InputError(f"--certificates: {folder} has no {name}: make them with `hellora certificates`")
+        if name != "server.key":
+            check_certificate(folder / name, "--certificates")
+    certificate = x509.load_pem_x509_certificate((folder / "server.crt").read_bytes())
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    if general_name(host) not in list(names):
+        raise InputError(
+            f"--certificates: {folder / 'server.crt'} is not for {host}, by which the server's own processes reach it: "
+            f"make certificates with --host {host}"
+        )
+
+
+def public_key_text(path: Path) -> str:
+    """A public key in OpenSSH format, without its comment. Raises InputError where the file is none."""
+    try:
+        text = path.read_text()
+        forms.load_ssh_public_key(text.encode())
+    except (ValueError, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no public key in OpenSSH format") from error
+    return " ".join(text.split()[:2])

@@ -1,0 +1,174 @@
+"""Floor 5: `hellora client`: the resident trainer with this client's model and data, and Flower's SuperNode before it.
+
+The folder has trainer.json (what the trainer was told), supernode.log, flwr/ (Flower's own files) and what the trainer
+keeps. They talk over a Unix socket in a folder that only this user can enter.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hellora.errors import InputError
+from hellora.flower_tools import Address, arguments_of, environment, free_port, one_line, program, reason
+from hellora.overrides import parse_settings
+from hellora.server_process import claimed
+from hellora.supervision import Child, Tell, supervise
+from hellora.units import parse_bytes
+
+TRAINER = (sys.executable, "-m", "hellora.trainer")
+LONGEST_SOCKET = 100  # characters
+
+
+@dataclass(frozen=True)
+class Client:
+    """What `hellora client` was asked for. `budget` has what the planner may use: memory, layers, rank, uplink, …"""
+
+    server: Address
+    name: str
+    key: Path | None
+    data: dict[str, Any]
+    budget: dict[str, Any]
+    device: str
+    folder: Path
+    trainer: Sequence[str] = field(default=TRAINER)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "supernode.log"
+
+    def run(self, tell: Tell) -> None:
+        """Take part until an exception, such as Ctrl-C, ends it."""
+        program("flower-supernode")
+        answered = self.server.reached()
+        with claimed(self.folder), PrivateFolder() as private:
+            socket = private.path / "trainer.sock"
+            if len(str(socket)) > LONGEST_SOCKET:
+                raise InputError(f"TMPDIR: {private.path} is too long a name for a socket: set a shorter TMPDIR")
+            config = self.folder / "trainer.json"
+            config.write_text(json.dumps(self.for_trainer(socket), indent=1))
+            trainer = Child(
+                "the trainer", lambda: [*self.trainer, str(config.resolve())], environment(self.folder / "flwr")
+            )
+            node = Child(
+                "the SuperNode",
+                lambda: self.node_command(socket),
+                environment(self.folder / "flwr"),
+                log=self.log,
+                explain=self.why_it_ended,
+            )
+            tell(f"{self.name}: server {self.server}" + ("" if answered else " does not answer yet; going on trying"))
+            supervise([trainer, node], tell, Arrival(node, lambda: tell(f"{self.name}: connected to {self.server}")))
+
+    def for_trainer(self, socket: Path) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "socket": str(socket),
+            "data": self.data,
+            **self.budget,
+            "device": self.device,
+            "folder": str(self.folder.resolve()),
+        }
+
+    def node_command(self, socket: Path) -> list[str]:
+        """With a port for its own processes that is free now; should somebody take it, the next start has another."""
+        command = [program("flower-supernode"), "--superlink", str(self.server), "--port", str(free_port())]
+        command += ["--node-config", arguments_of({"name": self.name, "trainer": str(socket)})]
+        if self.server.certificate is None or self.key is None:
+            return [*command, "--insecure"]
+        return [
+            *command,
+            *("--root-certificates", str(self.server.certificate)),
+            *("--auth-supernode-private-key", str(self.key.resolve())),
+        ]
+
+    def why_it_ended(self, output: str) -> str:
+        """In words; an untrusted server is an InputError, for it will not become another by itself."""
+        if "CERTIFICATE_VERIFY_FAILED" in output:
+            raise InputError(self.server.distrust(reason(output)))
+        if "Failed to activate SuperNode" in output:
+            return (
+                f"{self.server} does not admit {self.name}: its certificates folder must have clients/{self.name}.pub "
+                f"of this very key, and no other process may use the key (it notes in a minute that one was killed)"
+            )
+        if "address already in use" in output:
+            return "the SuperNode's port was taken by another process"
+        words = reason(output) or one_line(output)[-200:]
+        return f"the SuperNode ended: {words} (see {self.log})"
+
+
+@dataclass
+class Arrival:
+    """Says once per start of the SuperNode that the server has let it in."""
+
+    node: Child
+    say: Callable[[], None]
+    seen: float = 0.0
+
+    def __call__(self) -> None:
+        if self.node.running and self.node.started != self.seen and "SuperNode ID:" in self.node.output():
+            self.seen = self.node.started
+            self.say()
+
+
+class PrivateFolder:
+    """A temporary folder of mode 0700 with a short name."""
+
+    def __enter__(self) -> "PrivateFolder":
+        self.path = Path(tempfile.mkdtemp(prefix="hellora-"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def data_settings(name: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The trainer's data from --data and --set; a local file or folder by its whole path.
+
+    Raises:
+        InputError: there is no such file, or a setting is not one of data.
+    """
+    given = parse_settings(texts)
+    for key in given:
+        if not key.startswith("data.") or key.count(".") != 1 or key == "data.name":
+            raise InputError(f"--set {key}: a client sets only data.…, such as data.text=body (and --data its source)")
+    path = Path(name)
+    if path.exists():
+        name = str(path.resolve())
+    elif path.suffix or name.startswith((".", "/", "~")):
+        raise InputError(f"--data: there is no file or folder {name}")
+    if path.is_file() and not os.access(path, os.R_OK):
+        raise InputError(f"--data: cannot read {name}")
+    return {"name": name, **{key.partition(".")[2]: value for key, value in given.items()}}
+
+
+def budget_settings(
+    memory: str, layers: int | None, rank: int | None, uplink: str | None, seconds: float | None,
+    speed: float | None, link: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Checked, as the trainer takes them. Raises InputError where one is no budget."""
+    if memory not in ("auto", "none"):
+        parse_bytes(memory, "--memory")
+    for where, size in (("--uplink", uplink), ("--link", link)):
+        if size is not None:
+            parse_bytes(size, where)
+    for where, count in (("--layers", layers), ("--rank", rank)):
+        if count is not None and count < 1:
+            raise InputError(f"{where} {count}: it must be at least 1")
+    for where, value in (("--seconds", seconds), ("--speed", speed)):
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"{where} {value}: it must be a number above 0")
+    return {
+        "memory": memory,
+        "layers": layers,
+        "rank": rank,
+        "uplink": uplink,
+        "seconds": seconds,
+        "speed": speed,
+        "link": link,
+    }

@@ -1,0 +1,152 @@
+"""Floor 5: `hellora server`: Flower's SuperLink kept alive, and the clients' keys that it admits.
+
+The folder has state.db (nodes, runs and messages), superlink.log, admitted.json (whose keys were admitted) and flwr/
+(Flower's own files).
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from hellora.checkpoint import write_atomically
+from hellora.errors import HelloraError, InputError, RunError
+from hellora.flower_tools import Address, Flower, check_free, environment, program, reason
+from hellora.supervision import Child, Tell, supervise
+
+LOOK_SECONDS = 2.0  # between looks for new keys
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where Flower's own processes reach a server that listens there
+
+
+@dataclass(frozen=True)
+class Server:
+    """What `hellora server` was asked for. Without certificates it speaks plain text, to anybody."""
+
+    folder: Path
+    host: str
+    port: int
+    certificates: Path | None
+    runs: Path
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "superlink.log"
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "state.db"
+
+    @property
+    def own_address(self) -> Address:
+        """How the server's own processes reach it."""
+        host = EVERYWHERE.get(self.host, self.host)
+        return Address(host, self.port, self.certificates and (self.certificates / "ca.crt").resolve())
+
+    def check(self) -> None:
+        """Raises InputError where it cannot work."""
+        if self.certificates is not None:
+            from hellora.certificates import check_server
+
+            check_server(self.certificates, self.own_address.host)
+        check_free(self.host, self.port)
+
+    def command(self) -> list[str]:
+        arguments = ["--host", self.host, "--port", str(self.port), "--database", str(self.database.resolve())]
+        arguments += ["--disable-runtime-dependency-installation"]
+        if self.certificates is None:
+            return [program("flower-superlink"), *arguments, "--insecure"]
+        files = {"ca-certfile": "ca.crt", "certfile": "server.crt", "keyfile": "server.key"}
+        for option, name in files.items():
+            arguments += [f"--ssl-{option}", str((self.certificates / name).resolve())]
+        return [program("flower-superlink"), *arguments, "--enable-supernode-auth"]
+
+    def run(self, tell: Tell) -> None:
+        """Serve until an exception, such as Ctrl-C, ends it."""
+        self.check()
+        with claimed(self.folder):
+            superlink = Child(
+                "the SuperLink",
+                self.command,
+                environment(self.folder / "flwr", HELLORA_RUNS=str(self.runs.resolve())),
+                log=self.log,
+                explain=lambda output: why_it_ended(output, self.log),
+            )
+            admission = Admission(self, Flower.at(self.own_address, self.folder / "flwr"), tell)
+            supervise([superlink], tell, lambda: admission.look(superlink))
+
+
+def why_it_ended(output: str, log: Path) -> str:
+    words = reason(output)
+    return f"the SuperLink ended: {words} (see {log})" if words else f"the SuperLink ended (see {log})"
+
+
+class Admission:
+    """Tells the SuperLink of every public key in the certificates' folder, also of those that come while it runs."""
+
+    def __init__(self, server: Server, flower: Flower, tell: Tell) -> None:
+        self.server, self.flower, self.tell = server, flower, tell
+        self.file = server.folder / "admitted.json"
+        self.admitted: dict[str, dict[str, str]] = {}  # by public key: its client's name and its node's id
+        if server.database.exists() and self.file.exists():
+            self.admitted = json.loads(self.file.read_text())
+        self.refused: dict[str, str] = {}  # what was said of a file
+        self.ready = False
+        self.due = 0.0
+
+    def look(self, superlink: Child) -> None:
+        """Admit new keys, now and then."""
+        if time.monotonic() < self.due or not superlink.running:
+            return
+        self.due = time.monotonic() + (LOOK_SECONDS if self.ready else 0.3)
+        if not self.ready:
+            self.ready = self.server.own_address.reached()
+            if not self.ready:
+                return
+            self.tell(f"listening on {self.server.host}:{self.server.port}; runs go to {self.server.runs}")
+        if self.server.certificates is None:
+            return
+        for path in sorted((self.server.certificates / "clients").glob("*.pub")):
+            try:
+                self.admit(path)
+            except HelloraError as error:
+                if self.refused.get(path.name) != str(error):
+                    self.tell(f"cannot admit {path.stem}: {error}")
+                    self.refused[path.name] = str(error)
+
+    def admit(self, path: Path) -> None:
+        from hellora.certificates import public_key_text
+
+        key = public_key_text(path)
+        if key in self.admitted:
+            return
+        try:
+            answer = self.flower.call("supernode", "register", str(path.resolve()), "--name", path.stem)
+            node = str(answer.get("node-id", ""))
+        except RunError as error:
+            if "already in use" not in str(error):
+                raise
+            node = ""  # it was admitted, and we were killed before we could note it
+        self.admitted[key] = {"name": path.stem, "node": node}
+        write_atomically(self.file, json.dumps(self.admitted, indent=1).encode())
+        self.tell(f"admitted {path.stem}")
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder, alone; it is made where there is none, for this user's eyes only."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(folder / "hellora.lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"{folder} is in use by another process: end that one, or choose another folder") from error
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,157 @@
+"""Floor 5: processes that are kept alive while hellora runs, and that end with it, whatever happens to it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hellora import guard
+
+Tell = Callable[[str], None]
+
+TICK = 0.2  # seconds between looks
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds before a start that follows an end
+LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+SETTLED = 60.0  # a process that ran for so many seconds starts anew with the first wait
+
+
+@dataclass
+class Child:
+    """A process under guard. `command` is asked at every start, for a port may have to be another.
+
+    Its output goes to the end of `log`, or to our stderr. `explain` gets what it has written since its start, and says
+    in words for a person why it ended; "" where it cannot tell. It may raise InputError: then no start is tried again.
+    """
+
+    name: str
+    command: Callable[[], Sequence[str]]
+    environment: Mapping[str, str]
+    log: Path | None = None
+    explain: Callable[[str], str] = lambda _: ""
+    grace: float = 5.0  # seconds between SIGTERM and SIGKILL
+    process: "subprocess.Popen[bytes] | None" = None
+    started: float = 0.0
+    wait: float = FIRST_WAIT
+    due: float = 0.0
+    told: str = field(default="", repr=False)
+    begin: int = 0  # of this start's output in `log`
+
+    def start(self) -> None:
+        command = guarded(self.command(), self.grace)
+        output: int = sys.stderr.fileno() if self.log is None else os.open(self.log, LOG_FLAGS, 0o600)
+        try:
+            self.begin = self.log.stat().st_size if self.log is not None else 0
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,  # its other end: the guard ends when this closes
+                stdout=output,
+                stderr=output,
+                env=dict(self.environment),
+                start_new_session=True,  # Ctrl-C is for us; we tell the children
+            )
+        finally:
+            if self.log is not None:
+                os.close(output)
+        self.started = time.monotonic()
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def output(self) -> str:
+        """What it has written since its start; nothing where it writes to our stderr."""
+        if self.log is None or not self.log.exists():
+            return ""
+        with self.log.open("rb") as file:
+            file.seek(self.begin)
+            return file.read().decode(errors="replace")
+
+    def look(self, tell: Tell) -> None:
+        """Start it where it does not run and its time has come. A reason is told once, not at every try."""
+        if self.running:
+            return
+        now = time.monotonic()
+        if self.process is not None:
+            status, self.process = self.process.returncode, None
+            if now - self.started > SETTLED:
+                self.wait, self.told = FIRST_WAIT, ""
+            self.due, self.wait = now + self.wait, min(2 * self.wait, LONGEST_WAIT)
+            if (text := self.explain(self.output()) or f"{self.name} ended with status {status}") != self.told:
+                tell(f"{text}; it is started again")
+                self.told = text
+        elif now >= self.due:
+            self.start()
+
+    def stop(self) -> None:
+        """Ask it to end; does not wait."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def join(self) -> None:
+        """Wait until it and all that it started are gone."""
+        if self.process is not None:
+            self.process.wait()
+            self.process = None
+
+
+def guarded(command: Sequence[str], grace: float = 5.0) -> list[str]:
+    """The command under guard: it ends when the pipe to its stdin closes, `grace` seconds after that at the latest."""
+    return [sys.executable, "-I", guard.__file__, str(grace), *command]
+
+
+@contextmanager
+def kept_alive(children: Sequence[Child]) -> Iterator[Sequence[Child]]:
+    """Children that have ended, and everything that they started, when the block is left."""
+    try:
+        yield children
+    finally:
+        with deaf():
+            for child in reversed(children):
+                child.stop()
+            for child in children:
+                child.join()
+
+
+def supervise(children: Sequence[Child], tell: Tell, at_every_look: Callable[[], None] = lambda: None) -> None:
+    """Keep the children running until an exception, such as Ctrl-C, ends it."""
+    with kept_alive(children):
+        while True:
+            for child in children:
+                child.look(tell)
+            at_every_look()
+            time.sleep(TICK)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Without interruption by Ctrl-C or SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the block as Ctrl-C does: with KeyboardInterrupt."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -105,6 +105,7 @@ class Participant(ABC):
         """The answer to a packed task, packed."""
         work, task = self.ready(contract), unpack_task(data)
         started = time.perf_counter()
+        self.log(f"round {task.round}: training")
         answer = work.attempt(task)
         self.log(f"round {task.round}: trained in {time.perf_counter() - started:.1f} s")
         return pack_answer(answer, task)

@@ -20,7 +20,7 @@ from hellora.planner import RESERVE, Offer, Planner
 from hellora.resident import BaseModel
 from hellora.rounds import Federation, allocate
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
-from hellora.types import Adapter, ClientProfile, ClientTask, ServerState, TrainSettings
+from hellora.types import Adapter, ClientProfile, ClientTask, Policy, ServerState, TrainSettings
 from hellora.units import in_bytes
 
 PATTERNS: Mapping[str, Mapping[str, Any]] = {
@@ -67,6 +67,12 @@ class BudgetPlan:
             f"peak: weights, adapter, gradients, optimizer and activations, without the interpreter and its libraries; "
             f"a row fits if {RESERVE:.0%} of what a step holds is still free.",
             *(["no calibration without values for this model: measured in real steps here."] if model.measured else []),
+            *(
+                f"{Policy(how.recompute, how.int8_activations, how.bf16).in_words} does not work with this model: "
+                f"{laws.refused}."
+                for how, laws in model.steps.items()
+                if laws.refused
+            ),
             "up: the update as float32. relative time: operations, recomputation and micro-batches counted in, against "
             "training everything plainly"
             + ("." if self.client.speed else "; --speed or --measure turns it into seconds."),

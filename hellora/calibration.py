@@ -89,7 +89,7 @@ def calibrate(
         except InputError:
             raise
         except Exception as error:  # whatever a model's code raises
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            why = in_one_line(error)
     else:
         raise InputError(
             f"what training costs cannot be counted for this model ({why}): remove the budgets in bytes and seconds"
@@ -112,6 +112,11 @@ def calibrate(
         sends_head=method.head == "aggregate",
         measured=mode is not fake,
     )
+
+
+def in_one_line(error: Exception) -> str:
+    """What a model's code raised, for a person."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def travelling_factors(method: Method) -> tuple[Factors, ...]:
@@ -281,10 +286,11 @@ class CountedLaws(dict[Keeping, StepLaws]):
     def __missing__(self, how: Keeping) -> StepLaws:
         try:
             self[how] = self.plain(how) if how.recompute == "none" else self.recomputed(how)
-        except Exception:  # blocks that cannot be run again, as T5's, which change what they are given
+        except Exception as error:  # blocks that cannot be run again, as T5's, which change what they are given
             if how == Keeping():
                 raise
-            self[how] = replace(self[Keeping()], start=np.array([NEVER, 0.0, 0.0, 0.0]))
+            why = in_one_line(error)
+            self[how] = replace(self[Keeping()], start=np.array([NEVER, 0.0, 0.0, 0.0]), refused=why)
         return self[how]
 
     @property
@@ -308,7 +314,8 @@ class CountedLaws(dict[Keeping, StepLaws]):
         # Autograd keeps nothing of blocks that are off; but whoever calls them may hold on to what goes into the first.
         blocks["off"].keep[:] = 0.0
         blocks["off"].keep[:, 0] = none.law("keep")[:, 0]
-        return StepLaws(blocks, **{name: np.maximum(none.law(name), whole.law(name)) for name in AT_ENDS})
+        ends: dict[str, Any] = {name: np.maximum(none.law(name), whole.law(name)) for name in AT_ENDS}
+        return StepLaws(blocks, **ends)
 
     def recomputed(self, how: Keeping) -> StepLaws:
         """Blocks that are run again keep less; the others are as without recomputation."""

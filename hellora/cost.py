@@ -55,6 +55,7 @@ class StepLaws:
     head: Floats
     end: Floats
     head_backward: Floats
+    refused: str = ""  # why the model cannot be trained so; its bytes are then more than any budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,10 @@ class CostModel:
             "head_parameters": self.head_parameters,
             "tokens": self.tokens,
             "operations": {"blocks": self.block_operations.tolist(), "rest": self.head_operations},
-            "laws": [{**asdict(keeping), "blocks": blocks(laws)} for keeping, laws in self.steps.items()],
+            "laws": [
+                {**asdict(keeping), "refused": laws.refused, "blocks": blocks(laws)}
+                for keeping, laws in self.steps.items()
+            ],
         }
 
     def cost(self, ranks: Ranks, policy: Policy, work: Work) -> Cost:

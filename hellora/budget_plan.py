@@ -67,8 +67,8 @@ class BudgetPlan:
             f"peak: weights, adapter, gradients, optimizer and activations, without the interpreter and its libraries; "
             f"a row fits if {RESERVE:.0%} of what a step holds is still free.",
             *(["no calibration without values for this model: measured in real steps here."] if model.measured else []),
-            "up: the update as float32. relative time: operations, recomputation and micro-batches counted in, against "
-            "training everything plainly"
+            f"up: the update as {self.experiment.wire.format}. relative time: operations, recomputation and "
+            "micro-batches counted in, against training everything plainly"
             + ("." if self.client.speed else "; --speed or --measure turns it into seconds."),
         ]
 

@@ -32,6 +32,7 @@ from hellora.settings import (
     PolicySettings,
     RunSettings,
     TaskSettings,
+    WireSettings,
 )
 from hellora.tasks import Task
 from hellora.types import TrainSettings
@@ -53,6 +54,7 @@ class Experiment:
     policy: PolicySettings
     method: Method
     train: TrainSettings
+    wire: WireSettings
     compute: ComputeSettings
     table: Table = field(repr=False)
 
@@ -80,6 +82,7 @@ SECTIONS: dict[str, type] = {
     "method": MethodSettings,
     "server": ServerStep,
     "train": TrainSettings,
+    "wire": WireSettings,
     "compute": ComputeSettings,
 }
 # The keys that name a strategy, and the kind of strategy they name.

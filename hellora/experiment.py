@@ -112,7 +112,7 @@ class Setup:
         """The local backend, with its worker processes where there is more than one; moves the base to its device."""
         compute = self.experiment.compute
         names = devices(compute.device)
-        backend = LocalBackend(self.work, self.federation.fleet, compute.workers, names)
+        backend = LocalBackend(self.work, self.federation.fleet, compute.workers, names, self.federation.wire)
         self.base.to(names[0])
         self.work.warm_up()
         return backend
@@ -176,7 +176,7 @@ def planner_of(experiment: Experiment, bare: BaseModel, tokens: int) -> Planner:
     device = kind_of(experiment.compute.device)
     saved = quantized_away(bare.net, experiment.model)
     shape = Shape(experiment.train.batch_size, tokens)
-    model = calibrate(bare, experiment.task, shape, experiment.method, experiment.train, device)
+    model = calibrate(bare, experiment.task, shape, experiment.method, experiment.train, device, experiment.wire.format)
     policy = experiment.policy.policy
     if experiment.model.quantization != "none":
         policy = replace(policy, fold=False)  # nothing is folded into packed weights
@@ -214,6 +214,7 @@ def federation(
         attempts=run.attempts,
         policy=experiment.policy.policy,
         planner=planner,
+        wire=experiment.wire.format,
     )
 
 

@@ -31,6 +31,7 @@ from hellora.types import (
     RoundReport,
     ServerState,
     TrainSettings,
+    WireFormat,
 )
 
 LayerScores = Callable[[Adapter], Scores]  # Fisher scores of a global adapter on proxy data, (layers,)
@@ -54,6 +55,7 @@ class Federation:
     planner: Planner | None = None  # where a client has a budget in bytes or seconds, or a speed
     spares: int = 0  # clients asked besides; the first `cohort` to answer count
     deadline: float | None = None  # simulated seconds that a client has in a round
+    wire: WireFormat = "fp32"  # how the backend lets tensors travel
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:
@@ -192,7 +194,9 @@ def simulate(run: Federation, tasks: Sequence[ClientTask], offered: Mapping[int,
     seconds = None
     if run.timed:
         seconds = {
-            task.client: simulated_seconds(task, fleet[task.client], offered[task.client], run.method, run.spec)
+            task.client: simulated_seconds(
+                task, fleet[task.client], offered[task.client], run.method, run.spec, run.wire
+            )
             for task in tasks
         }
     return turnout(tasks, available, seconds, run.cohort, run.deadline)
@@ -276,10 +280,11 @@ def federate(
                     missing={f.client: f.reason for f in failures if f.kind == "missing"},
                     rejected={f.client: f.reason for f in failures if f.kind == "rejected"},
                     downlink_bytes={
-                        task.client: travelling_bytes(task.adapter, run.method, "both") for task in there.reached
+                        task.client: travelling_bytes(task.adapter, run.method, "both", run.wire)
+                        for task in there.reached
                     },
                     uplink_bytes={
-                        client: travelling_bytes(arrived[client].adapter, run.method, factors)
+                        client: travelling_bytes(arrived[client].adapter, run.method, factors, run.wire)
                         for client in sorted(arrived)
                     },
                     simulated_seconds=there.lasted,

@@ -10,7 +10,7 @@ from hellora.devices import Device, check_distribution, devices_of_table, drawn_
 from hellora.planner import EXACT, USES
 from hellora.protocols import Trains
 from hellora.seeds import rng_for
-from hellora.types import Budget, Factors, HeadPolicy, Policy
+from hellora.types import Budget, Factors, HeadPolicy, Policy, WireFormat
 from hellora.units import parse_bytes
 
 DEVICE = ("memory", "speed", "link", "availability")  # what a table or a distribution says instead
@@ -217,6 +217,13 @@ class TaskSettings:
     """The [task] table, less the task's own settings."""
 
     name: str = "sequence_classification"
+
+
+@dataclass(frozen=True)
+class WireSettings:
+    """The [wire] table: how tensors travel between server and clients, in a simulation, too."""
+
+    format: WireFormat = "fp32"  # fp32 as they are, bf16 or int8 rounded
 
 
 @dataclass(frozen=True)

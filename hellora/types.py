@@ -16,6 +16,7 @@ HeadPolicy = Literal["aggregate", "frozen", "local"]
 Factors = Literal["both", "A", "B"]  # which factors of its LoRA pairs a client trains
 Precision = Literal["auto", "fp32", "bf16"]
 Recompute = Literal["none", "frozen", "all"]
+WireFormat = Literal["fp32", "bf16", "int8"]  # how tensors travel: see codec.py
 Memory = Mapping[str, Tensor]  # what a strategy wants to find again next round; part of the checkpoint
 
 

@@ -28,6 +28,7 @@ from hellora.server_step import ServerStep
 from hellora.settings import (
     ComputeSettings,
     FleetSettings,
+    GuardSettings,
     MethodSettings,
     PolicySettings,
     RunSettings,
@@ -55,6 +56,7 @@ class Experiment:
     method: Method
     train: TrainSettings
     wire: WireSettings
+    guard: GuardSettings
     compute: ComputeSettings
     table: Table = field(repr=False)
 
@@ -83,6 +85,7 @@ SECTIONS: dict[str, type] = {
     "server": ServerStep,
     "train": TrainSettings,
     "wire": WireSettings,
+    "guard": GuardSettings,
     "compute": ComputeSettings,
 }
 # The keys that name a strategy, and the kind of strategy they name.

@@ -215,6 +215,7 @@ def federation(
         policy=experiment.policy.policy,
         planner=planner,
         wire=experiment.wire.format,
+        max_norm=experiment.guard.max_norm,
     )
 
 

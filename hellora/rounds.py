@@ -56,6 +56,7 @@ class Federation:
     spares: int = 0  # clients asked besides; the first `cohort` to answer count
     deadline: float | None = None  # simulated seconds that a client has in a round
     wire: WireFormat = "fp32"  # how the backend lets tensors travel
+    max_norm: float | None = None  # of a client's whole delta; an update with a larger one is rejected
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:
@@ -271,7 +272,7 @@ def federate(
             tasks = dispatch(run, state, allocation, offered)
             there = simulate(run, tasks, offered)
             heard = chain(there.missing, backend.train(there.awaited))
-            answers, failures, arrived = collect(tasks, heard, run.spec)
+            answers, failures, arrived, dropped = collect(tasks, heard, run.spec, run.fleet, run.max_norm)
             factors = run.method.factors(state.round)
             attempts.append(
                 Attempt(
@@ -288,6 +289,7 @@ def federate(
                         for client in sorted(arrived)
                     },
                     simulated_seconds=there.lasted,
+                    dropped=dropped,
                 )
             )
             if not tasks or len(answers) >= run.min_clients:

@@ -227,6 +227,17 @@ class WireSettings:
 
 
 @dataclass(frozen=True)
+class GuardSettings:
+    """The [guard] table: what an update must not exceed to count."""
+
+    max_norm: float | None = None  # L2 norm of its whole delta, trained minus received; None = any
+
+    def __post_init__(self) -> None:
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise ValueError(f"max_norm must be greater than 0, not {self.max_norm}")
+
+
+@dataclass(frozen=True)
 class ComputeSettings:
     """The [compute] table: where the work is done. It does not change results at the same number of threads."""
 

@@ -1,6 +1,6 @@
 """Floor 0: the values that travel through a round. All are frozen; no tensor inside is ever changed in place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -334,6 +334,7 @@ class Attempt:
     downlink_bytes: Mapping[int, int]
     uplink_bytes: Mapping[int, int]  # of every answer that arrived, rejected ones too
     simulated_seconds: float | None = None  # how long it took the simulated devices; None = not known
+    dropped: Mapping[int, Sequence[str]] = field(default_factory=dict)  # why answers did not count, by who sent them
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -80,6 +80,7 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
             "updated",
             "missing",
             "rejected",
+            "dropped",
             "policies",
             "repeated",
             "metrics",
@@ -693,3 +694,11 @@ def test_numbers_travel_as_the_file_says(hellora: Command, small: Path, tmp_path
     refused = hellora("run", small, "--out", rounded, "--resume")
     assert refused.status == 2
     assert "holds a run of another experiment" in refused.err
+
+
+def test_updates_that_moved_too_far_are_rejected(hellora: Command, small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = hellora("run", small, "--out", out, *changed("guard.max_norm", 1e-6), *changed("attempts", 1))
+    assert answer.status != 0
+    assert "its delta has a norm of" in answer.err
+    assert "guard.max_norm is 1e-06" in answer.err

@@ -73,8 +73,8 @@ class BudgetPlan:
                 for how, laws in model.steps.items()
                 if laws.refused
             ),
-            "up: the update as float32. relative time: operations, recomputation and micro-batches counted in, against "
-            "training everything plainly"
+            f"up: the update as {self.experiment.wire.format}. relative time: operations, recomputation and "
+            "micro-batches counted in, against training everything plainly"
             + ("." if self.client.speed else "; --speed or --measure turns it into seconds."),
         ]
 

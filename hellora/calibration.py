@@ -23,13 +23,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hellora.client import numerics
+from hellora.codec import num_scales
 from hellora.cost import BlockLaws, CostModel, Floats, Keeping, Part, StepLaws
 from hellora.errors import InputError
 from hellora.protocols import Method
 from hellora.resident import BaseModel, Bypass
 from hellora.tasks import Task
 from hellora.tracing import HeldBytes, StepTrace, trace_step, without_values
-from hellora.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, ModuleSpec, Policy, TrainSettings
+from hellora.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, ModuleSpec, Policy, TrainSettings, WireFormat
 
 ALIKE = 2  # blocks of a kind that are traced
 NEVER = 2.0**62  # bytes: more than any budget, of what does not work with a model
@@ -59,6 +60,7 @@ def calibrate(
     method: Method,
     train: TrainSettings,
     device: str = "cpu",
+    wire: WireFormat = "fp32",
 ) -> CostModel:
     """The cost laws of a base without weights (meta device) for batches of `shape`, on a device of the kind "cpu" or
     "cuda".
@@ -94,12 +96,14 @@ def calibrate(
         raise InputError(
             f"what training costs cannot be counted for this model ({why}): remove the budgets in bytes and seconds"
         )
+    head = [] if method.head == "frozen" else list(tracer.head().values())
     return CostModel(
         spec=spec,
         steps=CountedLaws(tracer, sample),
         weights_bytes=weights,
         weight_item_bytes=width,
-        head_parameters=0 if method.head == "frozen" else sum(tensor.numel() for tensor in tracer.head().values()),
+        head_parameters=sum(tensor.numel() for tensor in head),
+        head_scales=sum(map(num_scales, head)),
         optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),
         block_operations=operations[[sample.of_kind[kind][-1] for kind in sample.kinds]],
         head_operations=rest,
@@ -110,6 +114,7 @@ def calibrate(
         bypasses=method.dispatcher.bypasses,
         travels=travelling_factors(method),
         sends_head=method.head == "aggregate",
+        wire=wire,
         measured=mode is not fake,
     )
 

@@ -28,10 +28,12 @@ from hellora.server_step import ServerStep
 from hellora.settings import (
     ComputeSettings,
     FleetSettings,
+    GuardSettings,
     MethodSettings,
     PolicySettings,
     RunSettings,
     TaskSettings,
+    WireSettings,
 )
 from hellora.tasks import Task
 from hellora.types import TrainSettings
@@ -53,6 +55,8 @@ class Experiment:
     policy: PolicySettings
     method: Method
     train: TrainSettings
+    wire: WireSettings
+    guard: GuardSettings
     compute: ComputeSettings
     table: Table = field(repr=False)
 
@@ -80,6 +84,8 @@ SECTIONS: dict[str, type] = {
     "method": MethodSettings,
     "server": ServerStep,
     "train": TrainSettings,
+    "wire": WireSettings,
+    "guard": GuardSettings,
     "compute": ComputeSettings,
 }
 # The keys that name a strategy, and the kind of strategy they name.

@@ -26,7 +26,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hellora.types import AdapterSpec, Factors, Policy, Recompute
+from hellora.codec import NUMBER_BYTES, SCALE_BYTES
+from hellora.types import AdapterSpec, Factors, Policy, Recompute, WireFormat
 
 Part = Literal["off", "first", "frozen", "trained"]
 Floats = npt.NDArray[np.float64]
@@ -113,6 +114,8 @@ class CostModel:
     bypasses: bool = False  # blocks that train nothing are left out
     travels: tuple[Factors, ...] = ("both",)  # the factors that are sent up, where rounds differ in it each of them
     sends_head: bool = True
+    wire: WireFormat = "fp32"  # how the update travels
+    head_scales: int = 0  # that the head has as int8
     measured: bool = False  # counted in real steps, because the model's steps need values
 
     def as_record(self) -> dict[str, Any]:
@@ -141,8 +144,11 @@ class CostModel:
 
     def uplink(self, ranks: Ranks) -> int:
         """Bytes of the update: of the trained components the factors that travel, and the head if it does."""
-        travelling = max(self.trained_parameters(ranks, factors) for factors in self.travels)
-        return FLOAT * (travelling + self.head_parameters * self.sends_head)
+        numbers = max(self.trained_parameters(ranks, factors) for factors in self.travels)
+        scales = max(int(ranks @ self.modules) * (2 if factors == "both" else 1) for factors in self.travels)
+        if self.sends_head:
+            numbers, scales = numbers + self.head_parameters, scales + self.head_scales
+        return NUMBER_BYTES[self.wire] * numbers + SCALE_BYTES[self.wire] * scales
 
     def trained_parameters(self, ranks: Ranks, factors: Factors = "both") -> int:
         """Numbers in the trained components of all modules; of one factor only where only that one is asked for."""
@@ -153,6 +159,11 @@ class CostModel:
         """Numbers of one rank component of all modules of each layer, (layers,)."""
         A, B = (self.sums_by_layer([getattr(m, size) for m in self.spec.modules]) for size in ("d_in", "d_out"))
         return {"A": A, "B": B, "both": A + B}
+
+    @cached_property
+    def modules(self) -> Ranks:
+        """Adapted modules of each layer, (layers,)."""
+        return self.sums_by_layer([1] * len(self.spec.modules))
 
     @cached_property
     def areas(self) -> Ranks:

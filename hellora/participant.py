@@ -108,7 +108,7 @@ class Participant(ABC):
         self.log(f"round {task.round}: training")
         answer = work.attempt(task)
         self.log(f"round {task.round}: trained in {time.perf_counter() - started:.1f} s")
-        return pack_answer(answer, task)
+        return pack_answer(answer, task, work.base.spec, contract.experiment.wire.format)
 
 
 class Simulated(Participant):

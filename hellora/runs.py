@@ -298,6 +298,7 @@ def attempt_fields(attempt: Attempt) -> Line:
         "updated": list(attempt.updated),
         "missing": {str(client): why for client, why in attempt.missing.items()},
         "rejected": {str(client): why for client, why in attempt.rejected.items()},
+        "dropped": {str(client): list(why) for client, why in attempt.dropped.items()},
     }
 
 

@@ -251,3 +251,17 @@ def test_a_model_whose_steps_need_values_is_measured_instead(hellora: Command, t
     assert "measured in real steps" in answer.out
     assert "recompute_all does not work with this model: " in " ".join(answer.out.split())
     assert " budget_value " in answer.out
+
+
+@pytest.mark.parametrize(("format", "layers"), [("fp32", 1), ("bf16", 2), ("int8", 4)])
+def test_an_uplink_budget_is_of_bytes_as_they_travel(
+    hellora: Command, unequal: dict[str, Any], tmp_path: Path, format: str, layers: int
+) -> None:
+    """A layer has 512 numbers with 16 scales, the head 99 with 4: of 2500 bytes one layer as fp32, all four as int8."""
+    path, out = tmp_path / "uplink.toml", tmp_path / "out"
+    table = {**unequal, "fleet": {"uplink": ["2500B"]}, "method": {"allocator": "depth_from_output"}}
+    path.write_text(tomli_w.dumps({**table, "wire": {"format": format}}))
+    assert hellora("run", path, "--out", out).status == 0
+    line = json.loads((out / "rounds.jsonl").read_text())
+    assert {sum(rank > 0 for rank in ranks) for ranks in line["ranks"].values()} == {layers}
+    assert 6 * 1000 < line["uplink_bytes"] <= 6 * 2500

@@ -19,6 +19,7 @@ from hellora.aggregators.participant_mean import ParticipantMean
 from hellora.allocators.everything import Everything
 from hellora.calibration import CountedLaws, Sample, Shape, Tracer, calibrate, sample_of
 from hellora.client import train_client
+from hellora.codec import wire_bytes
 from hellora.cost import CostModel, Keeping, Work
 from hellora.dispatchers.bypass import Bypass
 from hellora.dispatchers.truncate import Truncate
@@ -26,10 +27,11 @@ from hellora.dispatchers.whole import Whole
 from hellora.planner import RESERVE
 from hellora.protocols import Method
 from hellora.resident import BaseModel
+from hellora.sharing import travelling_bytes
 from hellora.tasks import Task
 from hellora.tasks.image_classification import ImageClassification
 from hellora.tracing import HeldBytes, without_values
-from hellora.types import ClientTask, Policy, TrainSettings
+from hellora.types import ClientTask, Policy, TrainSettings, WireFormat
 
 METHOD = Method(Everything(), Whole(), ParticipantMean())
 TRAIN = TrainSettings(batch_size=8)
@@ -170,12 +172,15 @@ def test_what_a_model_is_made_of(tiny_bert: Path) -> None:
     assert cost.block_operations.tolist() == [linear] * 4
 
 
-def test_uplink_is_what_travels(tiny_bert: Path) -> None:
+@pytest.mark.parametrize("wire", ["fp32", "bf16", "int8"])
+def test_uplink_is_what_travels(wire: WireFormat, tiny_bert: Path) -> None:
     base = bases.load(tiny_bert)
-    cost = known(lambda: bases.load(tiny_bert), bases.MEAN_POOLING, 16).cost
+    cost = calibrate(bases.load(tiny_bert), bases.MEAN_POOLING, Shape(8, 16), METHOD, TRAIN, wire=wire)
     task = bases.task_of(base, bases.mixed_row(base), steps=1)
     update = train_client(task, base, bases.MEAN_POOLING, bases.texts(4))
-    assert cost.uplink(task.trained.sum(axis=1)) == update.adapter.num_bytes
+    predicted = cost.uplink(task.trained.sum(axis=1))
+    assert predicted == wire_bytes(update.adapter.tensors().values(), wire)
+    assert predicted == travelling_bytes(update.adapter, METHOD, "both", wire)
 
 
 def test_peak_of_real_training(tiny_bert: Path) -> None:

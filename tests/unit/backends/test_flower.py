@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import fleet_of, random_adapter, task_for, tiny_spec, update_of
+from factories import random_adapter, task_for, tiny_spec, update_of
 from fake_grid import FakeGrid
 from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -18,20 +18,20 @@ from hellora.backends.flower import FlowerBackend, Roster, ask_all
 from hellora.backends.records import from_records, hello_of, note, to_records
 from hellora.backends.wire import pack_answer, unpack_task
 from hellora.errors import RunError
-from hellora.types import ClientFailure, ClientTask, ClientUpdate
+from hellora.types import Budget, ClientFailure, ClientProfile, ClientTask, ClientUpdate
 
 SPEC = tiny_spec()
 ADAPTER = random_adapter(SPEC, 0)
 ROW = np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool)
 NAMES = ["a", "b", "c"]
-FLEET = fleet_of(None, None, None)
+FLEET = tuple(ClientProfile(client, 4, Budget()) for client in range(3))
 
 
 def one_more(data: bytes) -> bytes:
     """The answer of a client that adds 1 to all that it trains."""
     task = unpack_task(data)
     tensors = random_adapter(SPEC, 5)
-    return pack_answer(update_of(task, tensors, SPEC, num_examples=4), task)
+    return pack_answer(update_of(task, tensors, SPEC), task, SPEC)
 
 
 def app_that(train: Callable[[Message, Context], RecordDict]) -> ClientApp:
@@ -153,7 +153,7 @@ def test_a_deadline_leaves_out_who_is_late_and_the_late_answer_never_counts() ->
     time.sleep(1.0)
     found = list(backend.train(tasks(1)))
     assert [(a.client, a.round) for a in found if isinstance(a, ClientUpdate) and a.round == 0] == [(1, 0)]
-    usable, failures = collect(tasks(1), iter(found), SPEC)[:2]
+    usable, failures = collect(tasks(1), iter(found), SPEC, FLEET)[:2]
     assert [update.round for _, update in usable] == [1, 1, 1]
     assert not failures
 
@@ -187,7 +187,7 @@ def test_an_answer_in_the_name_of_another_does_not_count() -> None:
     def swapped(message: Message, _: Context) -> RecordDict:
         task = unpack_task(from_records(message.content))
         other = replace(task, client=2)
-        return to_records(pack_answer(update_of(other, ADAPTER, SPEC), other))
+        return to_records(pack_answer(update_of(other, ADAPTER, SPEC), other, SPEC))
 
     found = answers(backend_on(grid_of("a", app=app_that(swapped))), tasks(clients=[0]))
     assert isinstance(found[0], ClientFailure)

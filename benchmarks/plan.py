@@ -1,7 +1,7 @@
-"""How long a plan takes: `python benchmarks/plan.py --check` (half a minute).
+"""How long a plan takes: `python benchmarks/plan.py --check` (a minute).
 
-`plan_budget` for the config of meta-llama/Llama-3.1-8B in bfloat16, batches of 16 × 512 tokens, a budget of 24 GiB: in a
-fresh process of one thread that has imported what it needs, the best of REPEATS. Beside it the whole command
+`plan_budget` for the config of meta-llama/Llama-3.1-8B in bfloat16, batches of 16 × 512 tokens, a budget of 24 GiB: in
+a fresh process of one thread that has imported what it needs, the best of REPEATS. Beside it the whole command
 `hellora plan --model`, nearly all of which is imports. Gate: the plan takes less than a second. Wall time needs an idle
 machine; the processor's time is printed beside it.
 """

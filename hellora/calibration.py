@@ -166,9 +166,10 @@ class Tracer:
         parameters = dict((base.head if base.head is not None else base.net).named_parameters())
         return {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in base.head_names}
 
-    def adapter(self, rows: Mask) -> Adapter:
-        """What `rows` train, and nothing that is folded: copies of weights are there before a step."""
-        spec, ranks = self.base.spec, rows.sum(axis=1)
+    def adapter(self, rows: Mask, policy: Policy) -> Adapter:
+        """What `rows` train, and nothing that would be folded: copies of weights are there before a step."""
+        spec = self.base.spec
+        ranks = rows.sum(axis=1) if policy.fold else np.full(spec.num_layers, spec.max_rank)
 
         def pair(module: ModuleSpec) -> LoraPair:
             rank = int(ranks[module.layer])
@@ -182,7 +183,7 @@ class Tracer:
         """What one step holds that trains `rows` (layers, max_rank)."""
         base, method = self.base, self.method
         with base.dressed(
-            self.adapter(rows),
+            self.adapter(rows, policy),
             rows,
             method.head != "frozen",
             factors=method.trains if method.trains in ("A", "B") else "both",
@@ -228,10 +229,12 @@ class Tracer:
             hooks.append(block.register_forward_hook(note(marks, j, 1, counter)))
             hooks.append(block.register_forward_hook(tell([b for b in left_out if type(b.block[0]) is type(block)])))
         hooks.append(blocks[0].register_forward_hook(lambda _m, _i, out: hidden.append(first_tensor(out))))
-        with torch.no_grad(), self.mode, HeldBytes(), counter:
-            task.outputs(base, task.blank_batch(base, 1, self.shape.tokens))
-        for hook in hooks:
-            hook.remove()
+        try:
+            with torch.no_grad(), self.mode, HeldBytes(), counter:
+                task.outputs(base, task.blank_batch(base, 1, self.shape.tokens))
+        finally:  # a hook that stayed would hold on to what goes out of a block
+            for hook in hooks:
+                hook.remove()
         each = marks[:, 1] - marks[:, 0]
         tokens = hidden[0].shape[1] if hidden[0].ndim == 3 else self.shape.tokens
         return each, float(counter.get_total_flops() - each.sum()), hidden[0].nbytes, tokens

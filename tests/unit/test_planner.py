@@ -125,7 +125,7 @@ def test_offers_are_known_from_then_on() -> None:
 
 
 def test_no_more_is_asked_than_decides() -> None:
-    """What a policy holds costs time to count. An offer asks the fastest first, a yes or no those that recompute last."""
+    """An offer asks the fastest policy first, a yes or no those that recompute last."""
     exact = planner(("recompute_all", "micro_batch"))
     calls.clear()
     assert exact.fits(client(300), FULL)

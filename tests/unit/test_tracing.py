@@ -37,7 +37,7 @@ TRAIN = TrainSettings(batch_size=4)
 class RealTracer(Tracer):
     """Steps with values."""
 
-    def adapter(self, rows: Mask) -> Adapter:
+    def adapter(self, rows: Mask, policy: Policy) -> Adapter:
         return bases.acting_adapter(self.base)
 
 

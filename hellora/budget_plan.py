@@ -88,10 +88,11 @@ class BudgetPlan:
         """What a round takes that trains everything without a policy."""
         ranks = np.full(self.planner.model.spec.num_layers, self.planner.model.spec.max_rank, dtype=np.int64)
         policy, work = self.planner.policy, self.planner.work(self.client)
-        return self.planner.operations(self.planner.model.cost(ranks, policy, work), policy, work)
+        return self.planner.operations(ranks, policy, work)
 
-    def relative_time(self, offer: Offer) -> float:
-        return self.planner.slowness(self.client, offer) / self.plain_operations
+    def relative_time(self, ranks: Ranks, policy: Policy) -> float:
+        """What a round of training `ranks` under a policy takes, in rounds that train everything without one."""
+        return self.planner.operations(ranks, policy, self.planner.work(self.client)) / self.plain_operations
 
 
 def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> BudgetPlan:
@@ -190,7 +191,7 @@ def measure(plan: BudgetPlan) -> dict[str, Measured]:
         metrics = steps(STEPS)
         one_step = replace(plan.client, num_examples=STEPS * batch)
         work = plan.planner.work(one_step)
-        operations = plan.planner.operations(plan.planner.model.cost(choice.ranks, policy, work), policy, work)
+        operations = plan.planner.operations(choice.ranks, policy, work)
         peak = metrics.get("peak_bytes")
         found[choice.name] = Measured(None if peak is None else int(peak), operations / metrics["seconds"])
     return found

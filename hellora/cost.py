@@ -19,7 +19,7 @@ whose coefficients are counted once per model, batch shape and precision (`calib
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -194,7 +194,7 @@ class CostModel:
     def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
         """The most bytes that training holds at once: base weights, adapter, gradients, optimizer, activations."""
         examples = min(policy.micro_batch or work.batch, work.batch)
-        step = self.step_bytes(ranks, self.steps[Keeping.of(policy)], examples)
+        step = self.step_bytes(ranks, self.steps[self.keeping(ranks, policy)], examples)
         step = max(step + self.cached_bytes(ranks, policy, work), self.folding_bytes if policy.fold else 0)
         return round(self.standing_bytes(ranks, policy) + step)
 
@@ -237,6 +237,12 @@ class CostModel:
         """What a prefix cache keeps, wherever it does."""
         whole = work.examples * self.hidden_bytes
         return whole if policy.prefix_cache_bytes is None else min(whole, policy.prefix_cache_bytes)
+
+    def keeping(self, ranks: Ranks, policy: Policy) -> Keeping:
+        """Which laws hold: where no block is frozen above the shallowest that trains, none of these is run again."""
+        how = Keeping.of(policy)
+        idle = how.recompute == "frozen" and not self.parts(ranks)["frozen"].any()
+        return replace(how, recompute="none") if idle else how
 
     def parts(self, ranks: Ranks) -> dict[Part, npt.NDArray[np.bool_]]:
         """Which blocks play which part, (layers,) each. In a row that trains nothing all are off."""

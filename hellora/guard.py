@@ -4,7 +4,7 @@
 
 The asker keeps a pipe to this script's stdin open. When the pipe closes, for whatever reason (even SIGKILL), or on
 SIGTERM, the command gets SIGTERM and, after GRACE seconds, SIGKILL. Then, as after an end of its own, everything that
-it started and left behind is ended too, and the script ends with the command's exit status. The command's own stdin is
+it started and left behind is ended likewise, and the script ends with the command's exit status. The command's own stdin is
 a pipe that closes with this script. On Linux no descendant can escape; elsewhere only those of its process group are
 found.
 """
@@ -23,7 +23,6 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LINUX = sys.platform == "linux"
 TICK = 0.05  # seconds between looks
-PATIENCE = 3.0  # seconds that left-behind processes get to end on their own
 
 
 def prctl(option: int, value: int) -> None:
@@ -98,7 +97,7 @@ class Guard:
 
     def clear(self) -> None:
         """End all that is left: asked first, then killed."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + self.grace
         if self.status is not None:
             self.signal_rest(signal.SIGTERM)
             while time.monotonic() < until and LINUX and descendants():

@@ -78,7 +78,9 @@ class Child:
             return
         now = time.monotonic()
         if self.process is not None:
-            status, self.process = self.process.returncode, None
+            status = self.process.returncode
+            self.stop()
+            self.join()
             if now - self.started > SETTLED:
                 self.wait, self.told = FIRST_WAIT, ""
             self.due, self.wait = now + self.wait, min(2 * self.wait, LONGEST_WAIT)

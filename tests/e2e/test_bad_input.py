@@ -7,19 +7,10 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from refusals import check_refusal
 from tiny_models import save_t5
 
 Command = Callable[..., Any]
-
-
-def check_refusal(answer: Any, *words: str) -> None:
-    assert answer.status == 2, answer
-    assert answer.err.startswith("error: ")
-    assert answer.err.count("\n") == 1, answer.err
-    assert answer.err.endswith("\n")
-    assert "Traceback" not in answer.out + answer.err
-    for word in words:
-        assert word in answer.err
 
 
 # --------------------------------------------------------------------------------------------- settings, by --set alone

@@ -1,0 +1,154 @@
+"""Commands around Flower with input that cannot work: one line that says what to do, status 2, and nothing started."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from refusals import check_refusal
+
+pytest.importorskip("flwr")
+
+pytestmark = pytest.mark.flower
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def keys(hellora: Command, tmp_path: Path) -> Path:
+    assert hellora("certificates", tmp_path / "keys", "--client", "hospital").status == 0
+    return tmp_path / "keys"
+
+
+@pytest.fixture
+def client(keys: Path, tmp_path: Path) -> dict[str, object]:
+    """Options of a client that could start."""
+    (tmp_path / "mine.csv").write_text("text,label\nx,a\n")
+    return {
+        "--server": "127.0.0.1:1",
+        "--name": "hospital",
+        "--key": keys / "clients" / "hospital",
+        "--certificate": keys / "ca.crt",
+        "--data": tmp_path / "mine.csv",
+        "--folder": tmp_path / "state",
+    }
+
+
+def flat(options: dict[str, object]) -> list[object]:
+    return [part for option in options.items() if option[1] is not None for part in option]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"--server": "server"}, ["--server 'server'", "HOST:PORT"]),
+        ({"--server": "server:99999"}, ["HOST:PORT"]),
+        ({"--name": "a b"}, ["--name 'a b'"]),
+        ({"--key": "keys/clients/hospital.pub"}, ["--key", "looks like the public one", "without .pub"]),
+        ({"--key": "keys/ca.crt"}, ["--key", "is no private key"]),
+        ({"--key": "absent"}, ["--key: there is no file absent"]),
+        ({"--key": None}, ["needs --key"]),
+        ({"--certificate": "mine.csv"}, ["--certificate", "is no certificate"]),
+        ({"--certificate": None}, ["--server needs --certificate"]),
+        ({"--data": "absent.csv"}, ["--data: there is no file or folder absent.csv"]),
+        ({"--set": "train.lr=1"}, ["--set train.lr", "only data."]),
+        ({"--set": "data.name=x"}, ["--set data.name", "--data its source"]),
+        ({"--memory": "6"}, ["--memory: '6' has no unit"]),
+        ({"--uplink": "much"}, ["--uplink: 'much' is no size"]),
+        ({"--link": "1"}, ["--link: '1' has no unit"]),
+        ({"--layers": 0}, ["--layers 0"]),
+        ({"--rank": 0}, ["--rank 0"]),
+        ({"--seconds": 0}, ["--seconds 0"]),
+        ({"--speed": "nan"}, ["--speed nan"]),
+        ({"--model": "keys"}, ["--model: keys has no config.json"]),
+    ],
+    ids=lambda value: " ".join(map(str, *value.items())) if isinstance(value, dict) else "",
+)
+def test_a_client(
+    hellora: Command, client: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object], words: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    check_refusal(hellora("client", *flat(client | changes)), *words)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_secure_client_at_an_insecure_port_and_the_reverse(hellora: Command, client: dict[str, object]) -> None:
+    both = hellora("client", *flat(client), "--insecure")
+    check_refusal(both, "--insecure and --certificate exclude each other")
+    with_key = hellora("client", *flat(client | {"--certificate": None}), "--insecure")
+    check_refusal(with_key, "--key: an insecure server asks for none")
+
+
+def test_a_server(hellora: Command, keys: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    check_refusal(hellora("server", state), "needs --certificates FOLDER", "--insecure")
+    check_refusal(hellora("server", state, "--certificates", keys, "--insecure"), "exclude each other")
+    check_refusal(hellora("server", state, "--certificates", tmp_path), "has no ca.crt", "hellora certificates")
+    other = hellora("server", state, "--certificates", keys, "--host", "127.0.0.2")
+    check_refusal(other, "is not for 127.0.0.2", "make certificates with --host 127.0.0.2")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        check_refusal(
+            hellora("server", state, "--certificates", keys, "--port", port), f"cannot listen on 127.0.0.1:{port}"
+        )
+    assert not state.exists()
+
+
+def test_a_run_at_a_server(hellora: Command, small: Path, keys: Path) -> None:
+    at = ["--federation", "127.0.0.1:1"]
+    check_refusal(hellora("run", small, *at), "--federation needs --certificate")
+    secure = [*at, "--certificate", keys / "ca.crt"]
+    check_refusal(hellora("run", small, *secure), "nothing answers at 127.0.0.1:1", "hellora server")
+    check_refusal(hellora("run", small, *secure, "--out", "../x"), "--out ../x", "below the server's folder of runs")
+    check_refusal(hellora("run", small, *secure, "--backend", "flower"), "exclude each other")
+    check_refusal(hellora("run", small, *secure, "--set", "train.lr=no"), "train.lr")
+    check_refusal(hellora("run", small, "--certificate", keys / "ca.crt"), "are for a run with --federation")
+    check_refusal(hellora("run", small, "--backend", "cloud"), "--backend 'cloud': it is local or flower")
+
+
+def test_without_flower_the_commands_say_what_to_install(
+    hellora: Command, small: Path, client: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hellora.flower_tools.BIN", tmp_path)
+    for command in (
+        ["server", tmp_path / "state", "--insecure"],
+        ["client", *flat(client)],
+        ["run", small, "--federation", "127.0.0.1:1", "--insecure"],
+        ["run", small, "--backend", "flower", "--out", tmp_path / "out"],
+    ):
+        check_refusal(hellora(*command), "Flower is not installed here", "pip install 'hellora[flower]'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
+    from hellora.client_process import Client, budget_settings, data_settings
+    from hellora.flower_tools import Address
+
+    (tmp_path / "mine.csv").touch()
+    me = Client(
+        Address("server", 8443, None),
+        "hospital",
+        None,
+        data_settings(str(tmp_path / "mine.csv"), ["data.text=body", "data.label=topic"]),
+        budget_settings("6GiB", 4, None, "5MB", 60.0, 5e11, None),
+        "cpu",
+        None,
+        tmp_path / "state",
+    )
+    assert json.loads(json.dumps(me.for_trainer(tmp_path / "t.sock"))) == {
+        "name": "hospital",
+        "socket": str(tmp_path / "t.sock"),
+        "data": {"name": str(tmp_path / "mine.csv"), "text": "body", "label": "topic"},
+        "memory": "6GiB",
+        "layers": 4,
+        "rank": None,
+        "uplink": "5MB",
+        "seconds": 60.0,
+        "speed": 5e11,
+        "link": None,
+        "device": "cpu",
+        "model": None,
+        "folder": str(tmp_path / "state"),
+    }

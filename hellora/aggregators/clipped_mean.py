@@ -1,4 +1,4 @@
-"""Sun et al. (arXiv 1911.07963), section 4: norm clipping of updates, here of unequal ones.
+"""Sun et al. (arXiv 1911.07963): norm clipping of updates, here of unequal ones.
 
     Δ_i = trained − received, over all factors that client i trained and its head
     θ_j ← Σ_{i∈C_j} w_i (received_ij + Δ_ij min(1, M / ‖Δ_i‖₂)) / Σ_{i∈C_j} w_i

@@ -150,7 +150,9 @@ def difference(tensor: Tensor, start: Tensor) -> Tensor:
 
 
 def moved(start: Tensor, delta: Tensor) -> Tensor:
-    """start + delta, in the dtype of both."""
+    """start + delta, in the dtype of both. Raises WireError where they have not the same shape."""
+    if delta.shape != start.shape:
+        raise WireError(f"a delta has shape {tuple(delta.shape)}, expected {tuple(start.shape)}")
     return (start.double() + delta.double()).to(delta.dtype)
 
 

@@ -275,6 +275,16 @@ def test_random_damage_is_an_update_or_a_wire_error(seed: int) -> None:
         assert all(tensor.isfinite().all() for tensor in got.values())
 
 
+def test_a_delta_is_never_broadcast() -> None:
+    header, fields, numbers = parts_of(HONEST["bf16"])
+    name = next(name for name in header if name.endswith("lora_A"))
+    start, end = header[name]["data_offsets"]
+    header[name]["shape"] = [1, (end - start) // 2]
+    update, reason = outcome(joined(header, fields, numbers))
+    assert update is None
+    assert reason.startswith("a delta has shape (1, ")
+
+
 def test_an_answer_is_never_read_for_a_task_of_another_client() -> None:
     other: ClientTask = replace(TASK, client=2)
     for data in HONEST.values():

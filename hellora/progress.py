@@ -40,6 +40,7 @@ class TerminalProgress:
         )
         self.rounds: TaskID | None = None
         self.clients: TaskID | None = None
+        self.names: tuple[str, ...] = ()  # of clients elsewhere, by id
 
     def __enter__(self) -> "TerminalProgress":
         self.bars.start()
@@ -55,6 +56,7 @@ class TerminalProgress:
     def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
         spec, run, corpus = setup.base.spec, setup.federation, setup.corpus
         on = setup.experiment.data.evaluate_on
+        self.names = tuple(setup.clients)
         capacities = sorted({p.budget.capacity(spec.num_layers) for p in run.fleet})
         ranks = sorted({int(p.budget.ranks(spec.num_layers, spec.max_rank).max()) for p in run.fleet})
         self.console.print(
@@ -99,7 +101,10 @@ class TerminalProgress:
         self.console.print("  ".join(parts), highlight=False)
         for kind in ("missing", "rejected"):
             for client, reason in line[kind].items():
-                self.console.print(f"           client {client} {kind}: {reason}", highlight=False, style="yellow")
+                name = f" ({self.names[int(client)]})" if self.names else ""
+                self.console.print(
+                    f"           client {client}{name} {kind}: {reason}", highlight=False, style="yellow"
+                )
 
 
 def shown(metrics: Mapping[str, float]) -> str:

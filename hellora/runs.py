@@ -4,6 +4,7 @@ experiment.toml   every setting, defaults written out       checkpoint/   the st
 rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
 summary.json      initial and final metrics, totals, whom the result serves how well; written last
 costs.json        what training was counted to cost, where there are budgets in bytes or seconds
+clients.json      who is behind which id, with what budget, where clients are elsewhere
 error.log         the traceback of a strategy that stopped the run
 """
 
@@ -15,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,6 +90,10 @@ class RunFolder:
     @property
     def costs(self) -> Path:
         return self.path / "costs.json"
+
+    @property
+    def clients(self) -> Path:
+        return self.path / "clients.json"
 
     @property
     def error(self) -> Path:
@@ -226,6 +231,8 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
     progress.loading(experiment, folder.path)
     setup = preparing(experiment, saved[1] if saved else {})
     folder.begin(experiment, lines)
+    if setup.clients:
+        write_atomically(folder.clients, json.dumps({"clients": who(setup)}, indent=1).encode())
     if (planner := setup.federation.planner) is not None:
         write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
     evaluation = None
@@ -246,6 +253,14 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
             save_state(folder.checkpoint, state, record)
             progress.round_finished(lines[-1])
     return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines)
+
+
+def who(setup: Setup) -> list[dict[str, Any]]:
+    """The clients of a network, by id."""
+    return [
+        {"id": client.id, "name": name, "examples": client.num_examples, "budget": asdict(client.budget)}
+        for client, name in zip(setup.federation.fleet, setup.clients, strict=True)
+    ]
 
 
 def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:

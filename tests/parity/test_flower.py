@@ -121,3 +121,16 @@ def test_three_worlds_end_with_the_same_bits(method: str, tiny_bert: Path, tmp_p
     for each in zip(*lines, strict=True):
         facts = [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "clients")} for line in each]
         assert facts[0] == facts[1] == facts[2]
+
+
+def test_who_is_who_is_on_record(tiny_bert: Path, tmp_path: Path, trainers: FakeGrid) -> None:
+    run_experiment(
+        experiment(tiny_bert, tmp_path / "server", "fed_hello"),
+        tmp_path / "out",
+        Silent(),
+        preparing=Deployed(trainers, lambda _: None).prepare,
+    )
+    clients = json.loads((tmp_path / "out" / "clients.json").read_text())["clients"]
+    assert [(client["id"], client["name"]) for client in clients] == list(enumerate(CLIENTS))
+    assert [(client["budget"]["layers"], client["budget"]["rank"]) for client in clients] == list(CLIENTS.values())
+    assert sum(client["examples"] for client in clients) == 96

@@ -268,7 +268,7 @@ def test_a_quantised_base_takes_less(hellora: Command, llama_8b: Path) -> None:
 
 def test_a_model_whose_steps_need_values_is_measured_instead(hellora: Command, tmp_path: Path) -> None:
     answer = hellora(
-        *("plan", "--model", save_t5(tmp_path / "t5"), "--memory", "1GiB", "--tokens", 16),
+        *("plan", "--model", save_t5(tmp_path / "t5"), "--memory", "400KiB", "--tokens", 16),
         *("--set", "task.head_type=own", "--set", "task.name=sequence_classification"),
     )
     assert (answer.status, answer.err) == (0, "")

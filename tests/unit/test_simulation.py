@@ -33,7 +33,7 @@ class FixedPlanner(Planner):
         operations = 60.0 * ranks.sum() * client.num_examples
         return Offer(Policy(), Cost(1000, operations, 0), None if client.speed is None else operations / client.speed)
 
-    def trains(self, client: ClientProfile) -> bool:
+    def fits(self, client: ClientProfile, ranks: Ranks) -> bool:
         return True
 
 

@@ -36,6 +36,9 @@ class FixedPlanner(Planner):
     def fits(self, client: ClientProfile, ranks: Ranks) -> bool:
         return True
 
+    def trains(self, client: ClientProfile) -> bool:
+        return True
+
 
 PLANNER = FixedPlanner(model=None, train=TrainSettings())  # type: ignore[arg-type]
 # Ids 10, 13, 16, 19 with 5, 12, 19, 26 examples, of ranks 1 to 4. Every layer and component has 19 numbers, the head 8.

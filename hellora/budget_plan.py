@@ -20,7 +20,7 @@ from hellora.planner import RESERVE, Offer, Planner
 from hellora.resident import BaseModel
 from hellora.rounds import Federation, allocate
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
-from hellora.types import Adapter, ClientProfile, ClientTask, ServerState, TrainSettings
+from hellora.types import Adapter, ClientProfile, ClientTask, Policy, ServerState, TrainSettings
 from hellora.units import in_bytes
 
 PATTERNS: Mapping[str, Mapping[str, Any]] = {
@@ -67,8 +67,14 @@ class BudgetPlan:
             f"peak: weights, adapter, gradients, optimizer and activations, without the interpreter and its libraries; "
             f"a row fits if {RESERVE:.0%} of what a step holds is still free.",
             *(["no calibration without values for this model: measured in real steps here."] if model.measured else []),
-            "up: the update as float32. relative time: operations, recomputation and micro-batches counted in, against "
-            "training everything plainly"
+            *(
+                f"{Policy(how.recompute, how.int8_activations, how.bf16).in_words} does not work with this model: "
+                f"{laws.refused}."
+                for how, laws in model.steps.items()
+                if laws.refused
+            ),
+            f"up: the update as {self.experiment.wire.format}. relative time: operations, recomputation and "
+            "micro-batches counted in, against training everything plainly"
             + ("." if self.client.speed else "; --speed or --measure turns it into seconds."),
         ]
 
@@ -82,10 +88,11 @@ class BudgetPlan:
         """What a round takes that trains everything without a policy."""
         ranks = np.full(self.planner.model.spec.num_layers, self.planner.model.spec.max_rank, dtype=np.int64)
         policy, work = self.planner.policy, self.planner.work(self.client)
-        return self.planner.operations(self.planner.model.cost(ranks, policy, work), policy, work)
+        return self.planner.operations(ranks, policy, work)
 
-    def relative_time(self, offer: Offer) -> float:
-        return self.planner.slowness(self.client, offer) / self.plain_operations
+    def relative_time(self, ranks: Ranks, policy: Policy) -> float:
+        """What a round of training `ranks` under a policy takes, in rounds that train everything without one."""
+        return self.planner.operations(ranks, policy, self.planner.work(self.client)) / self.plain_operations
 
 
 def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> BudgetPlan:
@@ -184,7 +191,7 @@ def measure(plan: BudgetPlan) -> dict[str, Measured]:
         metrics = steps(STEPS)
         one_step = replace(plan.client, num_examples=STEPS * batch)
         work = plan.planner.work(one_step)
-        operations = plan.planner.operations(plan.planner.model.cost(choice.ranks, policy, work), policy, work)
+        operations = plan.planner.operations(choice.ranks, policy, work)
         peak = metrics.get("peak_bytes")
         found[choice.name] = Measured(None if peak is None else int(peak), operations / metrics["seconds"])
     return found

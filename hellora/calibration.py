@@ -23,13 +23,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hellora.client import numerics
+from hellora.codec import num_scales
 from hellora.cost import BlockLaws, CostModel, Floats, Keeping, Part, StepLaws
 from hellora.errors import InputError
 from hellora.protocols import Method
 from hellora.resident import BaseModel, Bypass
 from hellora.tasks import Task
 from hellora.tracing import HeldBytes, StepTrace, trace_step, without_values
-from hellora.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, ModuleSpec, Policy, TrainSettings
+from hellora.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, ModuleSpec, Policy, TrainSettings, WireFormat
 
 ALIKE = 2  # blocks of a kind that are traced
 NEVER = 2.0**62  # bytes: more than any budget, of what does not work with a model
@@ -59,6 +60,7 @@ def calibrate(
     method: Method,
     train: TrainSettings,
     device: str = "cpu",
+    wire: WireFormat = "fp32",
 ) -> CostModel:
     """The cost laws of a base without weights (meta device) for batches of `shape`, on a device of the kind "cpu" or
     "cuda".
@@ -89,17 +91,19 @@ def calibrate(
         except InputError:
             raise
         except Exception as error:  # whatever a model's code raises
-            why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            why = in_one_line(error)
     else:
         raise InputError(
             f"what training costs cannot be counted for this model ({why}): remove the budgets in bytes and seconds"
         )
+    head = [] if method.head == "frozen" else list(tracer.head().values())
     return CostModel(
         spec=spec,
         steps=CountedLaws(tracer, sample),
         weights_bytes=weights,
         weight_item_bytes=width,
-        head_parameters=0 if method.head == "frozen" else sum(tensor.numel() for tensor in tracer.head().values()),
+        head_parameters=sum(tensor.numel() for tensor in head),
+        head_scales=sum(map(num_scales, head)),
         optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),
         block_operations=operations[[sample.of_kind[kind][-1] for kind in sample.kinds]],
         head_operations=rest,
@@ -110,8 +114,14 @@ def calibrate(
         bypasses=method.dispatcher.bypasses,
         travels=travelling_factors(method),
         sends_head=method.head == "aggregate",
+        wire=wire,
         measured=mode is not fake,
     )
+
+
+def in_one_line(error: Exception) -> str:
+    """What a model's code raised, for a person."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def travelling_factors(method: Method) -> tuple[Factors, ...]:
@@ -166,20 +176,24 @@ class Tracer:
         parameters = dict((base.head if base.head is not None else base.net).named_parameters())
         return {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in base.head_names}
 
-    def adapter(self) -> Adapter:
+    def adapter(self, rows: Mask, policy: Policy) -> Adapter:
+        """What `rows` train, and nothing that would be folded: copies of weights are there before a step."""
+        spec = self.base.spec
+        ranks = rows.sum(axis=1) if policy.fold else np.full(spec.num_layers, spec.max_rank)
+
         def pair(module: ModuleSpec) -> LoraPair:
-            rank = self.base.spec.max_rank
+            rank = int(ranks[module.layer])
             A, B = (torch.zeros(size, device=self.base.device) for size in ((rank, module.d_in), (module.d_out, rank)))
-            return LoraPair(A, B, self.base.spec.scale)
+            return LoraPair(A, B, spec.scale)
 
         with self.mode:
-            return Adapter({module.name: pair(module) for module in self.base.spec.modules}, self.head())
+            return Adapter({m.name: pair(m) for m in spec.modules if ranks[m.layer]}, self.head())
 
     def step(self, rows: Mask, policy: Policy, examples: int) -> StepTrace:
         """What one step holds that trains `rows` (layers, max_rank)."""
         base, method = self.base, self.method
         with base.dressed(
-            self.adapter(),
+            self.adapter(rows, policy),
             rows,
             method.head != "frozen",
             factors=method.trains if method.trains in ("A", "B") else "both",
@@ -201,14 +215,14 @@ class Tracer:
         rows[list(layers), :rank] = True
         return rows
 
-    def traced(self, layers: Sequence[int], how: Keeping) -> "Laws":
-        """The laws of a row: what a step holds at two batch sizes, and at two ranks."""
+    def traced(self, layers: Sequence[int], how: Keeping, by_rank: bool = True) -> "Laws":
+        """The laws of a row: what a step holds at two batch sizes and, where the rank matters, at two ranks."""
         policy = Policy(how.recompute, how.int8_activations, how.bf16)
         few, many = 1, max(self.shape.examples, 2)
         full, least = self.base.spec.max_rank, 1
         a = self.step(self.row(layers, full), policy, few)
         b = self.step(self.row(layers, full), policy, many)
-        c = self.step(self.row(layers, least), policy, many) if layers and full > least else b
+        c = self.step(self.row(layers, least), policy, many) if by_rank and full > least else b
         return Laws(a, b, c, few, many, full, least)
 
     def operations(self) -> tuple[Floats, float, int, int]:
@@ -217,18 +231,20 @@ class Tracer:
         blocks = [base.net.get_submodule(name) for name in base.spec.layers]
         counter = FlopCounterMode(display=False)
         marks = np.zeros((len(blocks), 2))
-        with torch.no_grad(), self.mode, HeldBytes():  # blocks that are left out run once, to see what they return
-            task.outputs(base, task.blank_batch(base, 1, self.shape.tokens))
+        left_out = [module for module in base.net.modules() if isinstance(module, Bypass)]
         hidden: list[Tensor] = []
         hooks = []
         for j, block in enumerate(blocks):
             hooks.append(block.register_forward_pre_hook(note(marks, j, 0, counter)))
             hooks.append(block.register_forward_hook(note(marks, j, 1, counter)))
+            hooks.append(block.register_forward_hook(tell([b for b in left_out if type(b.block[0]) is type(block)])))
         hooks.append(blocks[0].register_forward_hook(lambda _m, _i, out: hidden.append(first_tensor(out))))
-        with torch.no_grad(), self.mode, HeldBytes(), counter:
-            task.outputs(base, task.blank_batch(base, 1, self.shape.tokens))
-        for hook in hooks:
-            hook.remove()
+        try:
+            with torch.no_grad(), self.mode, HeldBytes(), counter:
+                task.outputs(base, task.blank_batch(base, 1, self.shape.tokens))
+        finally:  # a hook that stayed would hold on to what goes out of a block
+            for hook in hooks:
+                hook.remove()
         each = marks[:, 1] - marks[:, 0]
         tokens = hidden[0].shape[1] if hidden[0].ndim == 3 else self.shape.tokens
         return each, float(counter.get_total_flops() - each.sum()), hidden[0].nbytes, tokens
@@ -266,6 +282,16 @@ def note(marks: Floats, j: int, which: int, counter: FlopCounterMode) -> Any:
     return hook
 
 
+def tell(left_out: Sequence[Bypass]) -> Any:
+    """A hook that lets blocks which are left out answer as one of their class does that comes before them."""
+
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        for block in left_out:
+            block.returns_tuple = isinstance(output, tuple)
+
+    return hook
+
+
 def first_tensor(output: Any) -> Tensor:
     tensor: Tensor = output if isinstance(output, Tensor) else output[0]
     return tensor
@@ -281,10 +307,11 @@ class CountedLaws(dict[Keeping, StepLaws]):
     def __missing__(self, how: Keeping) -> StepLaws:
         try:
             self[how] = self.plain(how) if how.recompute == "none" else self.recomputed(how)
-        except Exception:  # blocks that cannot be run again, as T5's, which change what they are given
+        except Exception as error:  # blocks that cannot be run again, as T5's, which change what they are given
             if how == Keeping():
                 raise
-            self[how] = replace(self[Keeping()], start=np.array([NEVER, 0.0, 0.0, 0.0]))
+            why = in_one_line(error)
+            self[how] = replace(self[Keeping()], start=np.array([NEVER, 0.0, 0.0, 0.0]), refused=why)
         return self[how]
 
     @property
@@ -298,27 +325,35 @@ class CountedLaws(dict[Keeping, StepLaws]):
 
     def plain(self, how: Keeping) -> StepLaws:
         """Laws without recomputation."""
-        none, whole, lowest = (self.tracer.traced(layers, how) for layers in ([], self.every, [0]))
+        none, whole = self.tracer.traced([], how, by_rank=False), self.tracer.traced(self.every, how)
         blocks: dict[Part, BlockLaws] = {
             "off": self.blocks([(none, j) for j in self.typical]),
             "first": self.firsts(how, whole),
-            "frozen": self.blocks([(lowest, j) for j in self.typical]),
+            "frozen": self.frozen(how),
             "trained": self.blocks([(whole, j) for j in self.typical]),
         }
         # Autograd keeps nothing of blocks that are off; but whoever calls them may hold on to what goes into the first.
         blocks["off"].keep[:] = 0.0
         blocks["off"].keep[:, 0] = none.law("keep")[:, 0]
-        return StepLaws(blocks, **{name: np.maximum(none.law(name), whole.law(name)) for name in AT_ENDS})
+        ends: dict[str, Any] = {name: np.maximum(none.law(name), whole.law(name)) for name in AT_ENDS}
+        return StepLaws(blocks, **ends)
 
     def recomputed(self, how: Keeping) -> StepLaws:
         """Blocks that are run again keep less; the others are as without recomputation."""
         before = self[replace(how, recompute="frozen" if how.recompute == "all" else "none")]
         if how.recompute == "frozen":
-            lowest = self.tracer.traced([0], how)
-            return replace(before, blocks={**before.blocks, "frozen": self.blocks([(lowest, j) for j in self.typical])})
+            return replace(before, blocks={**before.blocks, "frozen": self.frozen(how)})
         whole = self.tracer.traced(self.every, how)
         trained = self.blocks([(whole, j) for j in self.typical])
         return replace(before, blocks={**before.blocks, "first": self.firsts(how, whole), "trained": trained})
+
+    def frozen(self, how: Keeping) -> BlockLaws:
+        """Every block as one that only hands a gradient down: what it holds does not depend on the rank below it.
+
+        Nobody asks for block 0, which is never above one that trains.
+        """
+        lowest = self.tracer.traced([0], how, by_rank=False)
+        return self.blocks([(lowest, j) for j in self.typical])
 
     def firsts(self, how: Keeping, whole: "Laws") -> BlockLaws:
         """Every block as the shallowest that trains. Only into block 0 goes what the blocks' caller may hold on to."""

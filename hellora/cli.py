@@ -201,7 +201,7 @@ def plan_of_budget(table: "Settings", examples: int, tokens: int | None, measure
         cost, took = choice.offer.cost, choice.offer.seconds
         row = [choice.name, str((choice.ranks > 0).sum()), shortened(choice.ranks), choice.offer.policy.in_words]
         row += [in_bytes(cost.peak_bytes), in_bytes(cost.uplink_bytes)]
-        row += [f"{found.relative_time(choice.offer):.2f} ×" if took is None else f"{took:.3g} s"]
+        row += [f"{found.relative_time(choice.ranks, choice.offer.policy):.2f} ×" if took is None else f"{took:.3g} s"]
         if measure:
             real = measured[choice.name]
             peak = real.peak_bytes

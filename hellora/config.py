@@ -28,10 +28,12 @@ from hellora.server_step import ServerStep
 from hellora.settings import (
     ComputeSettings,
     FleetSettings,
+    GuardSettings,
     MethodSettings,
     PolicySettings,
     RunSettings,
     TaskSettings,
+    WireSettings,
 )
 from hellora.tasks import Task
 from hellora.types import TrainSettings
@@ -53,6 +55,8 @@ class Experiment:
     policy: PolicySettings
     method: Method
     train: TrainSettings
+    wire: WireSettings
+    guard: GuardSettings
     compute: ComputeSettings
     table: Table = field(repr=False)
 
@@ -80,6 +84,8 @@ SECTIONS: dict[str, type] = {
     "method": MethodSettings,
     "server": ServerStep,
     "train": TrainSettings,
+    "wire": WireSettings,
+    "guard": GuardSettings,
     "compute": ComputeSettings,
 }
 # The keys that name a strategy, and the kind of strategy they name.
@@ -114,13 +120,14 @@ def is_toml(name: str) -> bool:
     return name.endswith(".toml")
 
 
-def read_experiment(source: str, settings: Mapping[str, Any] | None = None) -> Experiment:
-    """The experiment of a preset's name or a TOML file, with `settings` ("section.key": value) changed.
+def read_experiment(source: str, settings: Mapping[str, Any] | None = None, simulated: bool = True) -> Experiment:
+    """The experiment of a preset's name or a TOML file, with `settings` ("section.key": value) changed; for simulated
+    clients, or for real ones.
 
     Raises:
         InputError: the file, a key, a value or a combination is wrong; the message says what to change.
     """
-    return check(Path(source).stem, override(whole_table(source), settings or {}))
+    return check(Path(source).stem, override(whole_table(source), settings or {}), simulated)
 
 
 def whole_table(source: str, above: tuple[str, ...] = ()) -> Table:
@@ -194,8 +201,9 @@ def field_names(cls: type) -> set[str]:
 # ------------------------------------------------------------------------------------------------------------- checking
 
 
-def check(name: str, table: Mapping[str, Any]) -> Experiment:
-    """Checked objects from a table; every unknown key, wrong value and contradiction is an InputError."""
+def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> Experiment:
+    """Checked objects from a table; every unknown key, wrong value and contradiction is an InputError. What simulated
+    clients need to be given, real ones bring along."""
     tables = {section: table.get(section, {}) for section in SECTIONS}
     for section, content in tables.items():
         if not isinstance(content, dict):
@@ -240,7 +248,7 @@ def check(name: str, table: Mapping[str, Any]) -> Experiment:
         table=resolved,
         **built,
     )
-    contradictions(experiment)
+    contradictions(experiment, simulated)
     return experiment
 
 

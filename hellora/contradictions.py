@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from hellora.config import Experiment
 
 
-def contradictions(experiment: "Experiment") -> None:
-    """Refuse settings that are each right and cannot work together."""
+def contradictions(experiment: "Experiment", simulated: bool) -> None:
+    """Refuse settings that are each right and cannot work together. Simulated clients need more than real ones."""
     run, method, data = experiment.run, experiment.method, experiment.data
     if run.cohort > data.clients:
         raise InputError(f"cohort = {run.cohort} is more than data.clients = {data.clients}: lower cohort")
-    check_times(experiment)
+    check_times(experiment, simulated)
     check_prototypes(method, data.public)
     aggregator = method.aggregator
     if not method.dispatcher.keeps_components and aggregator.averages_components:
@@ -81,13 +81,13 @@ def contradictions(experiment: "Experiment") -> None:
         raise InputError(f"method.head = {method.head!r}, but a language model has no head of its own: remove it")
 
 
-def check_times(experiment: "Experiment") -> None:
-    """What goes by simulated time needs to know every client's."""
+def check_times(experiment: "Experiment", simulated: bool) -> None:
+    """What goes by simulated time needs to know every client's; real clients take what they take."""
     run, clients = experiment.run, experiment.data.clients
     devices = experiment.fleet.devices(clients, run.seed)
     if experiment.fleet.seconds and any(device.speed is None for device in devices):
         raise InputError(f"fleet.seconds needs the speed of every device: give {experiment.fleet.table} a column speed")
-    if (run.deadline is not None or run.asked > run.cohort) and not fully_known(devices):
+    if simulated and (run.deadline is not None or run.asked > run.cohort) and not fully_known(devices):
         what = "over_select" if run.deadline is None else "deadline"
         raise InputError(
             f"{what} goes by simulated time: give fleet.speed and fleet.link, a fleet.table with the columns speed and "

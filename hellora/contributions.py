@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +67,37 @@ def aggregated_head(answers: Answers, weighting: Weighting) -> dict[str, Tensor]
     """The mean of the head over all answers."""
     by_id = in_order(answers)
     return mean_head([update.adapter for _, update in by_id], weights_of(by_id, weighting))
+
+
+def coordinate_wise(
+    adapter: Adapter, answers: Answers, spec: AdapterSpec, combine: Callable[[Tensor], Tensor]
+) -> Adapter:
+    """The adapter whose numbers are each `combine` of what clients returned for them: unweighted, in float64.
+
+    `combine` maps (clients, …) to (…). Of a rank component the clients are those that trained it, of the head all.
+    """
+    if not answers:
+        return adapter
+    by_id = in_order(answers)
+    pairs = {}
+    for module in spec.modules:
+        old = adapter.pairs[module.name]
+        A, B = old.A.clone(), old.B.T.contiguous()
+        trainers = [(task, update) for task, update in by_id if module.name in update.adapter.pairs]
+        rows = [np.flatnonzero(task.trained[module.layer]).tolist() for task, _ in trainers]
+        after = [update.adapter.pairs[module.name] for _, update in trainers]
+        for component in range(spec.max_rank):
+            held = [(pair, row.index(component)) for pair, row in zip(after, rows, strict=True) if component in row]
+            if held:
+                A[component] = combine(torch.stack([pair.A[place].double() for pair, place in held]))
+                B[component] = combine(torch.stack([pair.B[:, place].double() for pair, place in held]))
+        pairs[module.name] = LoraPair(A, B.T.contiguous(), old.scale)
+    heads = [update.adapter.head for _, update in by_id]
+    head = {
+        name: combine(torch.stack([head[name].double() for head in heads])).to(value.dtype)
+        for name, value in heads[0].items()
+    }
+    return replace(adapter, pairs=pairs, head=head)
 
 
 def mean_held(bank: LoraPair, parts: Sequence[Contribution]) -> list[Term]:

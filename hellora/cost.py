@@ -19,14 +19,15 @@ whose coefficients are counted once per model, batch shape and precision (`calib
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from hellora.types import AdapterSpec, Factors, Policy, Recompute
+from hellora.codec import NUMBER_BYTES, SCALE_BYTES
+from hellora.types import AdapterSpec, Factors, Policy, Recompute, WireFormat
 
 Part = Literal["off", "first", "frozen", "trained"]
 Floats = npt.NDArray[np.float64]
@@ -55,6 +56,7 @@ class StepLaws:
     head: Floats
     end: Floats
     head_backward: Floats
+    refused: str = ""  # why the model cannot be trained so; its bytes are then more than any budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class CostModel:
     bypasses: bool = False  # blocks that train nothing are left out
     travels: tuple[Factors, ...] = ("both",)  # the factors that are sent up, where rounds differ in it each of them
     sends_head: bool = True
+    wire: WireFormat = "fp32"  # how the update travels
+    head_scales: int = 0  # that the head has as int8
     measured: bool = False  # counted in real steps, because the model's steps need values
 
     def as_record(self) -> dict[str, Any]:
@@ -128,7 +132,10 @@ class CostModel:
             "head_parameters": self.head_parameters,
             "tokens": self.tokens,
             "operations": {"blocks": self.block_operations.tolist(), "rest": self.head_operations},
-            "laws": [{**asdict(keeping), "blocks": blocks(laws)} for keeping, laws in self.steps.items()],
+            "laws": [
+                {**asdict(keeping), "refused": laws.refused, "blocks": blocks(laws)}
+                for keeping, laws in self.steps.items()
+            ],
         }
 
     def cost(self, ranks: Ranks, policy: Policy, work: Work) -> Cost:
@@ -137,8 +144,11 @@ class CostModel:
 
     def uplink(self, ranks: Ranks) -> int:
         """Bytes of the update: of the trained components the factors that travel, and the head if it does."""
-        travelling = max(self.trained_parameters(ranks, factors) for factors in self.travels)
-        return FLOAT * (travelling + self.head_parameters * self.sends_head)
+        numbers = max(self.trained_parameters(ranks, factors) for factors in self.travels)
+        scales = max(int(ranks @ self.modules) * (2 if factors == "both" else 1) for factors in self.travels)
+        if self.sends_head:
+            numbers, scales = numbers + self.head_parameters, scales + self.head_scales
+        return NUMBER_BYTES[self.wire] * numbers + SCALE_BYTES[self.wire] * scales
 
     def trained_parameters(self, ranks: Ranks, factors: Factors = "both") -> int:
         """Numbers in the trained components of all modules; of one factor only where only that one is asked for."""
@@ -149,6 +159,11 @@ class CostModel:
         """Numbers of one rank component of all modules of each layer, (layers,)."""
         A, B = (self.sums_by_layer([getattr(m, size) for m in self.spec.modules]) for size in ("d_in", "d_out"))
         return {"A": A, "B": B, "both": A + B}
+
+    @cached_property
+    def modules(self) -> Ranks:
+        """Adapted modules of each layer, (layers,)."""
+        return self.sums_by_layer([1] * len(self.spec.modules))
 
     @cached_property
     def areas(self) -> Ranks:
@@ -179,7 +194,7 @@ class CostModel:
     def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
         """The most bytes that training holds at once: base weights, adapter, gradients, optimizer, activations."""
         examples = min(policy.micro_batch or work.batch, work.batch)
-        step = self.step_bytes(ranks, self.steps[Keeping.of(policy)], examples)
+        step = self.step_bytes(ranks, self.steps[self.keeping(ranks, policy)], examples)
         step = max(step + self.cached_bytes(ranks, policy, work), self.folding_bytes if policy.fold else 0)
         return round(self.standing_bytes(ranks, policy) + step)
 
@@ -222,6 +237,12 @@ class CostModel:
         """What a prefix cache keeps, wherever it does."""
         whole = work.examples * self.hidden_bytes
         return whole if policy.prefix_cache_bytes is None else min(whole, policy.prefix_cache_bytes)
+
+    def keeping(self, ranks: Ranks, policy: Policy) -> Keeping:
+        """Which laws hold: where no block is frozen above the shallowest that trains, none of these is run again."""
+        how = Keeping.of(policy)
+        idle = how.recompute == "frozen" and not self.parts(ranks)["frozen"].any()
+        return replace(how, recompute="none") if idle else how
 
     def parts(self, ranks: Ranks) -> dict[Part, npt.NDArray[np.bool_]]:
         """Which blocks play which part, (layers,) each. In a row that trains nothing all are off."""

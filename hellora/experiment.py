@@ -40,7 +40,8 @@ Parts = list[npt.NDArray[np.int64]]
 def on_this_machine(setup: "Setup") -> LocalBackend:
     """The local backend, with its worker processes where there is more than one."""
     names = devices(setup.experiment.compute.device)
-    backend = LocalBackend(setup.work, setup.federation.fleet, setup.experiment.compute.workers, names)
+    run, workers = setup.federation, setup.experiment.compute.workers
+    backend = LocalBackend(setup.work, run.fleet, workers, names, run.wire)
     setup.base.to(names[0])
     setup.work.warm_up()
     return backend
@@ -191,7 +192,7 @@ def planner_of(experiment: Experiment, bare: BaseModel, tokens: int) -> Planner:
     device = kind_of(experiment.compute.device)
     saved = quantized_away(bare.net, experiment.model)
     shape = Shape(experiment.train.batch_size, tokens)
-    model = calibrate(bare, experiment.task, shape, experiment.method, experiment.train, device)
+    model = calibrate(bare, experiment.task, shape, experiment.method, experiment.train, device, experiment.wire.format)
     policy = experiment.policy.policy
     if experiment.model.quantization != "none":
         policy = replace(policy, fold=False)  # nothing is folded into packed weights
@@ -234,6 +235,8 @@ def federation(
         policy=experiment.policy.policy,
         planner=planner,
         simulated=simulated,
+        wire=experiment.wire.format,
+        max_norm=experiment.guard.max_norm,
     )
 
 

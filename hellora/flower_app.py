@@ -87,12 +87,12 @@ def of_simulation(kind: str, contract: str, data: bytes, context: Context) -> by
 
     if kind == "join":
         return json.dumps({"name": str(context.node_config["partition-id"])}).encode()
-    found: bytes = simulated().train(Contract.from_json(contract), data)
+    found: bytes = participant().train(Contract.from_json(contract), data)
     return found
 
 
 @cache
-def simulated() -> Any:
+def participant() -> Any:
     """The participant of this process of the engine."""
     from hellora.terminal import quieten
 
@@ -114,8 +114,9 @@ def serve(grid: Grid, context: Context) -> None:
     from hellora.runs import run_experiment
 
     config = context.run_config
-    experiment = check(str(config["name"]), json.loads(str(config["experiment"])))
+    simulated = bool(config["simulation"])
+    experiment = check(str(config["name"]), json.loads(str(config["experiment"])), simulated)
     out = Path(os.environ.get(RUNS, "")) / str(config["out"])
-    world = SimulatedOnFlower(grid) if config["simulation"] else Deployed(grid)
+    world = SimulatedOnFlower(grid) if simulated else Deployed(grid)
     with TerminalProgress(plain_console()) as progress:
         run_experiment(experiment, out, progress, bool(config["resume"]), world.prepare)

@@ -50,7 +50,8 @@ class SimulatedOnFlower:
 
         def connect(setup: Setup) -> FlowerBackend:
             setup.base.to(devices(experiment.compute.device)[0])
-            return FlowerBackend(roster, names, setup.federation.fleet, setup.base.spec, contract)
+            run = setup.federation
+            return FlowerBackend(roster, names, run.fleet, setup.base.spec, contract, run.wire)
 
         return replace(setup, connect=connect)
 
@@ -97,7 +98,7 @@ class Deployed:
 
         def connect(_: Setup) -> FlowerBackend:
             base.to(devices(experiment.compute.device)[0])
-            return FlowerBackend(roster, names, profiles, base.spec, contract, run.deadline, enough)
+            return FlowerBackend(roster, names, profiles, base.spec, contract, run.wire, run.deadline, enough)
 
         return Setup(experiment, corpus, ClientWork(base, task, corpus.test, None), run, [], connect, said)
 

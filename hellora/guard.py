@@ -4,7 +4,7 @@
 
 The asker keeps a pipe to this script's stdin open. When the pipe closes, for whatever reason (even SIGKILL), or on
 SIGTERM, the command gets SIGTERM and, after GRACE seconds, SIGKILL. Then, as after an end of its own, everything that
-it started and left behind is ended likewise, and the script ends with the command's exit status. The command's own stdin is
+it started and left behind is ended likewise. The script ends with the command's exit status; the command's own stdin is
 a pipe that closes with this script. On Linux no descendant can escape; elsewhere only those of its process group are
 found.
 """

@@ -2,7 +2,8 @@
 
 On the CPU a process keeps much of what it frees: with glibc's defaults the resident memory of training peaks 20 to 80 %
 above what tensors hold. `release_at_once` makes it give every larger block back, at a cost of 1 to 2 % in time
-(benchmarks/README.md); then resident memory follows the tensors to within 1 %.
+(benchmarks/README.md); then resident memory follows the tensors to within 1 %. Pages of files are left out: they are
+code of libraries, mapped when it first runs, and weights, which are counted anyway.
 """
 
 import ctypes
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-MMAP_THRESHOLD = 64 * 1024  # bytes; a larger block is mapped by itself, and unmapped when it is freed
+MMAP_THRESHOLD = 16 * 1024  # bytes; a larger block is mapped by itself, and unmapped when it is freed
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -57,9 +58,10 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
     begun = begin_resident()
+    files = 0 if begun is None else resident("RssFile")
     yield peak
     if begun is not None and device.type == "cpu":
-        peak.bytes = max(0, resident("VmHWM") - begun)
+        peak.bytes = max(0, resident("VmHWM") - begun - max(0, resident("RssFile") - files))
 
 
 def begin_resident() -> int | None:

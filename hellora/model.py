@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
@@ -330,6 +329,8 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
     A head that is the network's own goes inside (modules_to_save); hellora's own goes beside, as head.safetensors. A
     residual becomes further rank components of its module. Prototypes are adapters of their own, and not written.
     """
+    from peft import LoraConfig  # its import takes longer than a plan
+
     name = MINILM_HUB if settings.name == "minilm" else settings.name
     pairs = {n: joined(p, adapter.residual[n]) if n in adapter.residual else p for n, p in adapter.pairs.items()}
     ((rank, _),) = Counter(pair.rank for pair in pairs.values()).most_common(1)

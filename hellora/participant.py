@@ -53,7 +53,7 @@ class Contract:
 
     @property
     def experiment(self) -> Experiment:
-        return check(self.name, self.table)
+        return check(self.name, self.table, simulated=False)
 
 
 class Participant(ABC):
@@ -105,9 +105,10 @@ class Participant(ABC):
         """The answer to a packed task, packed."""
         work, task = self.ready(contract), unpack_task(data)
         started = time.perf_counter()
+        self.log(f"round {task.round}: training")
         answer = work.attempt(task)
         self.log(f"round {task.round}: trained in {time.perf_counter() - started:.1f} s")
-        return pack_answer(answer, task)
+        return pack_answer(answer, task, work.base.spec, contract.experiment.wire.format)
 
 
 class Simulated(Participant):
@@ -171,7 +172,7 @@ class WithOwnData(Participant):
         mine["compute.device"] = self.own.device
         if self.own.model is not None:
             mine["model.name"] = self.own.model
-        return check(contract.name, override(table, mine))
+        return check(contract.name, override(table, mine), simulated=False)
 
     def join(self, contract: Contract) -> dict[str, Any]:
         experiment = self.settled(contract)

@@ -6,7 +6,7 @@ the policies that fit, the fastest is taken. What may be used is the run's choic
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -24,6 +24,8 @@ INT8_SLOWDOWN = 0.5  # measured is 0.1; but it is not exact, so that what is com
 
 USES = ("recompute_frozen", "recompute_all", "micro_batch", "beside", "int8_activations", "bf16")
 EXACT = ("recompute_frozen", "recompute_all", "micro_batch", "beside")
+
+Question = tuple[Budget, float | None, Work, bytes]  # a client's means, and the row it asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +45,34 @@ class Planner:
     train: TrainSettings
     policy: Policy = Policy()
     may: tuple[str, ...] = EXACT
-    offers: dict[tuple[Budget, float | None, Work, bytes], Offer | None] = field(default_factory=dict)  # known so far
+    offers: dict[Question, Offer | None] = field(default_factory=dict)  # known so far
+    fitting: dict[Question, bool] = field(default_factory=dict)
 
     def offer(self, client: ClientProfile, ranks: Ranks) -> Offer | None:
         """The fastest way to train `ranks` (layers,) within the client's budget; None if there is none."""
-        key = (client.budget, client.speed, self.work(client), ranks.astype(np.int64).tobytes())
+        key = self.key(client, ranks)
         if key not in self.offers:
-            fitting = (offer for offer in self.ways(client, ranks) if self.within(client.budget, offer))
-            self.offers[key] = min(fitting, key=lambda offer: self.slowness(client, offer), default=None)
+            work = self.work(client)
+            fastest = sorted(self.usable(work), key=lambda policy: self.operations(ranks, policy, work))
+            self.offers[key] = self.first_that_fits(client, ranks, fastest)
         return self.offers[key]
 
     def fits(self, client: ClientProfile, ranks: Ranks) -> bool:
-        return not ranks.any() or self.offer(client, ranks) is not None
+        """True if there is any way. Those without recomputation come first, whose laws are the fastest to count."""
+        if not ranks.any():
+            return True
+        key = self.key(client, ranks)
+        if key not in self.fitting:
+            self.fitting[key] = self.first_that_fits(client, ranks, self.usable(self.work(client))) is not None
+        return self.fitting[key]
+
+    def key(self, client: ClientProfile, ranks: Ranks) -> Question:
+        return client.budget, client.speed, self.work(client), ranks.astype(np.int64).tobytes()
+
+    def first_that_fits(self, client: ClientProfile, ranks: Ranks, policies: Sequence[Policy]) -> Offer | None:
+        """An offer of the first policy under which the row fits. The laws that later ones need stay uncounted."""
+        offers = (self.offer_of(client, ranks, policy) for policy in policies)
+        return next((offer for offer in offers if self.within(client.budget, offer)), None)
 
     def trains(self, client: ClientProfile) -> bool:
         """True if the client can train anything at all."""
@@ -65,15 +83,14 @@ class Planner:
         """One component of one layer, the deepest layer first."""
         return list(np.eye(self.model.spec.num_layers, dtype=np.int64)[::-1])
 
-    def ways(self, client: ClientProfile, ranks: Ranks) -> Iterator[Offer]:
-        """Every policy that may be used, with its cost."""
+    def usable(self, work: Work) -> list[Policy]:
+        """The policies that may be used, without micro-batches as large as a batch."""
+        return [policy for policy in self.policies if policy.micro_batch is None or policy.micro_batch < work.batch]
+
+    def offer_of(self, client: ClientProfile, ranks: Ranks, policy: Policy) -> Offer:
         work = self.work(client)
-        for policy in self.policies:
-            if policy.micro_batch is not None and policy.micro_batch >= work.batch:
-                continue
-            cost = self.model.cost(ranks, policy, work)
-            seconds = None if client.speed is None else self.operations(cost, policy, work) / client.speed
-            yield Offer(policy, cost, seconds)
+        seconds = None if client.speed is None else self.operations(ranks, policy, work) / client.speed
+        return Offer(policy, self.model.cost(ranks, policy, work), seconds)
 
     def within(self, budget: Budget, offer: Offer) -> bool:
         cost = offer.cost
@@ -87,14 +104,11 @@ class Planner:
         """The least `memory_bytes` of a budget that this fits."""
         return math.ceil(cost.peak_bytes + RESERVE * (cost.peak_bytes - self.model.weights_bytes))
 
-    def slowness(self, client: ClientProfile, offer: Offer) -> float:
-        return self.operations(offer.cost, offer.policy, self.work(client))
-
-    def operations(self, cost: Cost, policy: Policy, work: Work) -> float:
+    def operations(self, ranks: Ranks, policy: Policy, work: Work) -> float:
         """Operations of a round, with what a policy adds besides operations as if it were more of them."""
         passes = 1 if policy.micro_batch is None else math.ceil(work.batch / policy.micro_batch)
         slower = 1 + MICRO_BATCH_SLOWDOWN * math.log2(passes) + INT8_SLOWDOWN * policy.int8_activations
-        return cost.operations * slower
+        return self.model.operations(ranks, policy, work) * slower
 
     def work(self, client: ClientProfile) -> Work:
         """What the client does in a round; `steps` of batches count as passes over its examples."""
@@ -134,7 +148,8 @@ class Planner:
 
     def explain(self, client: ClientProfile) -> str:
         """Why nothing fits a client, and the least that would."""
-        least = [offer for ranks in self.smallest_rows for offer in self.ways(client, ranks)]
+        policies = self.usable(self.work(client))
+        least = [self.offer_of(client, ranks, policy) for ranks in self.smallest_rows for policy in policies]
         parts = [f"memory {in_bytes(min(self.memory(offer.cost) for offer in least))}"]
         parts += [f"uplink {in_bytes(min(offer.cost.uplink_bytes for offer in least))}"]
         times = [offer.seconds for offer in least if offer.seconds is not None]

@@ -207,7 +207,7 @@ class BaseModel:
                     linear = Beside(linear, frozen, self.device)
                     put(self.net.get_submodule(owner), leaf, linear)
                 if rows.any():
-                    part = components(pair, rows)
+                    part = pair if rows.all() else components(pair, rows)
                     A, B = (t.to(self.device, copy=True) for t in (part.A, part.B))
                     if copies is not None:
                         A, B = A.repeat(copies, 1, 1), B.repeat(copies, 1, 1)

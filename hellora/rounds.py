@@ -31,6 +31,7 @@ from hellora.types import (
     RoundReport,
     ServerState,
     TrainSettings,
+    WireFormat,
 )
 
 LayerScores = Callable[[Adapter], Scores]  # Fisher scores of a global adapter on proxy data, (layers,)
@@ -55,6 +56,8 @@ class Federation:
     spares: int = 0  # clients asked besides; the first `cohort` to answer count
     deadline: float | None = None  # seconds that a client has in a round
     simulated: bool = True  # False: clients are real, so who answers, and when, is the backend's to see
+    wire: WireFormat = "fp32"  # how the backend lets tensors travel
+    max_norm: float | None = None  # of a client's whole delta; an update with a larger one is rejected
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:
@@ -196,7 +199,9 @@ def simulate(run: Federation, tasks: Sequence[ClientTask], offered: Mapping[int,
     seconds = None
     if run.timed:
         seconds = {
-            task.client: simulated_seconds(task, fleet[task.client], offered[task.client], run.method, run.spec)
+            task.client: simulated_seconds(
+                task, fleet[task.client], offered[task.client], run.method, run.spec, run.wire
+            )
             for task in tasks
         }
     return turnout(tasks, available, seconds, run.cohort, run.deadline)
@@ -271,7 +276,7 @@ def federate(
             tasks = dispatch(run, state, allocation, offered)
             there = simulate(run, tasks, offered)
             heard = chain(there.missing, backend.train(there.awaited))
-            answers, failures, arrived = collect(tasks, heard, run.spec)
+            answers, failures, arrived, dropped = collect(tasks, heard, run.spec, run.fleet, run.max_norm)
             factors = run.method.factors(state.round)
             attempts.append(
                 Attempt(
@@ -280,13 +285,15 @@ def federate(
                     missing={f.client: f.reason for f in failures if f.kind == "missing"},
                     rejected={f.client: f.reason for f in failures if f.kind == "rejected"},
                     downlink_bytes={
-                        task.client: travelling_bytes(task.adapter, run.method, "both") for task in there.reached
+                        task.client: travelling_bytes(task.adapter, run.method, "both", run.wire)
+                        for task in there.reached
                     },
                     uplink_bytes={
-                        client: travelling_bytes(arrived[client].adapter, run.method, factors)
+                        client: travelling_bytes(arrived[client].adapter, run.method, factors, run.wire)
                         for client in sorted(arrived)
                     },
                     simulated_seconds=there.lasted,
+                    dropped=dropped,
                 )
             )
             if not tasks or len(answers) >= run.min_clients:

@@ -114,7 +114,7 @@ class RunFolder:
         """
         begun = None
         if self.experiment.is_file():
-            begun = read_experiment(str(self.experiment))
+            begun = read_experiment(str(self.experiment), simulated=False)  # it was checked when it began
             if not begun.same_run(experiment):
                 raise InputError(f"{self.path} holds a run of another experiment: choose another --out")
             if not resume:
@@ -298,6 +298,7 @@ def attempt_fields(attempt: Attempt) -> Line:
         "updated": list(attempt.updated),
         "missing": {str(client): why for client, why in attempt.missing.items()},
         "rejected": {str(client): why for client, why in attempt.rejected.items()},
+        "dropped": {str(client): list(why) for client, why in attempt.dropped.items()},
     }
 
 

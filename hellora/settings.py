@@ -10,7 +10,7 @@ from hellora.devices import Device, check_distribution, devices_of_table, drawn_
 from hellora.planner import EXACT, USES
 from hellora.protocols import Trains
 from hellora.seeds import rng_for
-from hellora.types import Budget, Factors, HeadPolicy, Policy
+from hellora.types import Budget, Factors, HeadPolicy, Policy, WireFormat
 from hellora.units import parse_bytes
 
 DEVICE = ("memory", "speed", "link", "availability")  # what a table or a distribution says instead
@@ -217,6 +217,24 @@ class TaskSettings:
     """The [task] table, less the task's own settings."""
 
     name: str = "sequence_classification"
+
+
+@dataclass(frozen=True)
+class WireSettings:
+    """The [wire] table: how tensors travel between server and clients, in a simulation, too."""
+
+    format: WireFormat = "fp32"  # fp32 as they are, bf16 or int8 rounded
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """The [guard] table: what an update must not exceed to count."""
+
+    max_norm: float | None = None  # L2 norm of its whole delta, trained minus received; None = any
+
+    def __post_init__(self) -> None:
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise ValueError(f"max_norm must be greater than 0, not {self.max_norm}")
 
 
 @dataclass(frozen=True)

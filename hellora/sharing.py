@@ -1,5 +1,6 @@
 """Floor 2: what is shared between server and clients, what stays with a client, and how many bytes travel."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hellora.algebra import trained_part
+from hellora.codec import wire_bytes
 from hellora.protocols import Answers, Method
-from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Factors, LoraPair
+from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Factors, LoraPair, WireFormat
 
 
 def shared(answers: Answers, method: Method, adapter: Adapter, spec: AdapterSpec) -> Answers:
@@ -66,12 +68,22 @@ def answer_part(task: ClientTask, spec: AdapterSpec) -> Adapter:
     return part if task.head == "frozen" else replace(part, head=task.adapter.head)
 
 
-def travelling_bytes(adapter: Adapter, method: Method, factors: Factors) -> int:
+def delta_norm(adapter: Adapter, sent: Adapter) -> float:
+    """The L2 norm of an update's whole delta: trained minus received, over all its tensors.
+
+    Raises KeyError where a tensor was not sent.
+    """
+    start = sent.tensors()
+    squares = [float((t.double() - start[name].double()).square().sum()) for name, t in adapter.tensors().items()]
+    return math.sqrt(math.fsum(squares))
+
+
+def travelling_bytes(adapter: Adapter, method: Method, factors: Factors, wire: WireFormat) -> int:
     """What of an adapter crosses the seam: not what stays with its client, not a factor that is not trained."""
-    total = 0
+    crossing = []
     for name, tensor in adapter.tensors().items():
         kept_head = method.head == "local" and name.startswith("head.")
         factor = {".lora_A": "A", ".lora_B": "B"}.get(name[-7:], "both")
         if not kept_head and all("both" in (factor, which) or factor == which for which in (method.shares, factors)):
-            total += tensor.numel() * tensor.element_size()
-    return total
+            crossing.append(tensor)
+    return wire_bytes(crossing, wire)

@@ -15,7 +15,7 @@ from hellora.planner import Offer
 from hellora.protocols import Method
 from hellora.seeds import rng_for
 from hellora.sharing import answer_part, travelling_bytes
-from hellora.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask
+from hellora.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, WireFormat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,13 +35,13 @@ def is_available(client: ClientProfile, round: int, seed: int) -> bool:
 
 
 def simulated_seconds(
-    task: ClientTask, client: ClientProfile, offer: Offer, method: Method, spec: AdapterSpec
+    task: ClientTask, client: ClientProfile, offer: Offer, method: Method, spec: AdapterSpec, wire: WireFormat
 ) -> float:
     """How long a client of known link and speed takes, from the server's message to the end of its answer."""
     assert client.link is not None
     assert offer.seconds is not None
-    down = travelling_bytes(task.adapter, method, "both")
-    up = travelling_bytes(answer_part(task, spec), method, task.factors)
+    down = travelling_bytes(task.adapter, method, "both", wire)
+    up = travelling_bytes(answer_part(task, spec), method, task.factors, wire)
     return (down + up) / client.link + offer.seconds
 
 

@@ -1,6 +1,6 @@
 """Floor 0: the values that travel through a round. All are frozen; no tensor inside is ever changed in place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -16,6 +16,7 @@ HeadPolicy = Literal["aggregate", "frozen", "local"]
 Factors = Literal["both", "A", "B"]  # which factors of its LoRA pairs a client trains
 Precision = Literal["auto", "fp32", "bf16"]
 Recompute = Literal["none", "frozen", "all"]
+WireFormat = Literal["fp32", "bf16", "int8"]  # how tensors travel: see codec.py
 Memory = Mapping[str, Tensor]  # what a strategy wants to find again next round; part of the checkpoint
 
 
@@ -333,6 +334,7 @@ class Attempt:
     downlink_bytes: Mapping[int, int]
     uplink_bytes: Mapping[int, int]  # of every answer that arrived, rejected ones too
     simulated_seconds: float | None = None  # how long it took the simulated devices; None = not known
+    dropped: Mapping[int, Sequence[str]] = field(default_factory=dict)  # why answers did not count, by who sent them
 
 
 @dataclass(frozen=True, slots=True, eq=False)

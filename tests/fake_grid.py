@@ -12,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from hellora.flower_app import client
 
-Spoil = Callable[[Message, Message], Message | None]  # (asked, answer): what arrives instead
+Spoil = Callable[[Message, Message], Message | list[Message] | None]  # (asked, answer): what arrives instead
 
 
 class FakeGrid(Grid):
@@ -24,7 +24,7 @@ class FakeGrid(Grid):
         self.configs, self.app, self.spoil = dict(configs), app, spoil
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # the engine sets them
         self.asked: list[Message] = []
-        self.answers: dict[str, Message] = {}
+        self.answers: dict[str, Message | list[Message]] = {}
         self.ids = itertools.count()
 
     def set_run(self, run: Any) -> None: ...
@@ -57,7 +57,11 @@ class FakeGrid(Grid):
         return sent
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return [self.answers.pop(name) for name in list(message_ids) if name in self.answers]
+        found: list[Message] = []
+        for name in list(message_ids):
+            answer = self.answers.pop(name, [])
+            found += answer if isinstance(answer, list) else [answer]
+        return found
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         raise NotImplementedError

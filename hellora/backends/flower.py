@@ -15,17 +15,16 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from hellora.backends.records import FAILURE, fields_of, from_records, num_bytes, to_records
-from hellora.backends.wire import pack_task, unpack_answer
+from hellora.backends.wire import OVERHEAD, pack_task, read_answer
 from hellora.errors import RunError
 from hellora.protocols import Backend
 from hellora.sharing import answer_part
-from hellora.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, ClientUpdate
+from hellora.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
 
 POLL_SECONDS = 0.2
 ASK_SECONDS = 300.0  # for an answer to a question; a node may still be busy with an older task
 DAY = 24 * 3600.0  # seconds that a message without a deadline is kept
 GRACE = 600.0  # seconds after a deadline in which a late answer is still put on record
-ENVELOPE = 1 << 20  # bytes that an answer may have besides its tensors
 
 Reply = RecordDict | str  # or why there is none
 
@@ -171,11 +170,12 @@ class FlowerBackend(Backend):
         profiles: Sequence[ClientProfile],
         spec: AdapterSpec,
         contract: str,
+        format: WireFormat = "fp32",
         deadline: float | None = None,
         enough: int | None = None,
     ) -> None:
         self.roster, self.names, self.profiles, self.spec = roster, tuple(names), tuple(profiles), spec
-        self.contract, self.deadline, self.enough = contract, deadline, enough
+        self.contract, self.format, self.deadline, self.enough = contract, format, deadline, enough
         self.questions = Questions(roster.grid)
         self.awaited: dict[str, ClientTask] = {}  # by message id, of all rounds
 
@@ -197,7 +197,7 @@ class FlowerBackend(Backend):
             if node is None or node not in connected:
                 yield ClientFailure(task.client, "missing", "not connected")
                 continue
-            contents[node], by_node[node] = to_records(pack_task(task), contract=self.contract), task
+            contents[node], by_node[node] = to_records(pack_task(task, self.format), contract=self.contract), task
         keep = DAY if self.deadline is None else self.deadline + GRACE
         round = str(tasks[0].round) if tasks else ""
         until = time.monotonic() + (DAY if self.deadline is None else self.deadline)
@@ -236,19 +236,18 @@ class FlowerBackend(Backend):
             return ClientFailure(task.client, "missing", content)
         try:
             arrived = num_bytes(content)
-            limit = 2 * answer_part(task, self.spec).num_bytes + ENVELOPE
-            if arrived > limit:
+            if arrived > (limit := 2 * answer_part(task, self.spec).num_bytes + OVERHEAD):  # before it is copied
                 return ClientFailure(
-                    task.client, "rejected", f"the answer has {arrived} bytes, at most {limit} are taken"
+                    task.client, "rejected", f"its answer has {arrived} bytes, at most {limit} are read"
                 )
             if not content.array_records:
-                return ClientFailure(task.client, "missing", str(fields_of(content).get(FAILURE, "no reason given")))
-            found = unpack_answer(from_records(content), task, self.spec)
+                return ClientFailure(
+                    task.client, "missing", str(fields_of(content).get(FAILURE, "no reason given"))[:500]
+                )
+            found = read_answer(from_records(content), task, self.spec)
         except Exception as error:  # a client may send anything
-            why = f"malformed answer ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            why = f"its answer cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             return ClientFailure(task.client, "rejected", why)
-        if found.client != task.client:
-            return ClientFailure(task.client, "rejected", f"answered as client {found.client}")
         if isinstance(found, ClientFailure):
             return found
         return replace(found, metrics={**found.metrics, "received_bytes": sent, "sent_bytes": arrived})

@@ -9,11 +9,11 @@ from typing import Self
 import torch
 from torch.multiprocessing import get_context
 
-from hellora.backends.wire import pack_answer, pack_task, unpack_answer, unpack_task
+from hellora.backends.wire import as_received, pack_answer, pack_task, read_answer, unpack_task
 from hellora.client import ClientWork
 from hellora.memory import release_at_once
 from hellora.protocols import Backend
-from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate
+from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
 
 
 class LocalBackend(Backend):
@@ -24,13 +24,18 @@ class LocalBackend(Backend):
     """
 
     def __init__(
-        self, work: ClientWork, profiles: Sequence[ClientProfile], workers: int = 1, devices: Sequence[str] = ("cpu",)
+        self,
+        work: ClientWork,
+        profiles: Sequence[ClientProfile],
+        workers: int = 1,
+        devices: Sequence[str] = ("cpu",),
+        format: WireFormat = "fp32",
     ) -> None:
-        self.work, self.profiles = work, tuple(profiles)
+        self.work, self.profiles, self.format = work, tuple(profiles), format
         self.pool: list[Worker] = []
         if workers > 1:
             work.base.share_memory()
-            self.pool = [Worker(work, devices[i % len(devices)]) for i in range(workers)]
+            self.pool = [Worker(work, devices[i % len(devices)], format) for i in range(workers)]
 
     def clients(self) -> Sequence[ClientProfile]:
         return self.profiles
@@ -38,7 +43,7 @@ class LocalBackend(Backend):
     def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
         if not self.pool:
             for task in tasks:
-                yield self.work.attempt(task)
+                yield self.answer(task)
             return
         waiting = sorted(tasks, key=lambda task: self.work.size(task.client))  # the longest starts first
         busy: dict[Connection, tuple[int, ClientTask]] = {}
@@ -52,12 +57,19 @@ class LocalBackend(Backend):
                 assert isinstance(connection, Connection)
                 slot, task = busy.pop(connection)
                 try:
-                    yield unpack_answer(connection.recv_bytes(), task, self.work.base.spec)
+                    yield read_answer(connection.recv_bytes(), task, self.work.base.spec)
                 except (EOFError, ConnectionResetError):
                     status = self.pool[slot].stop()
-                    self.pool[slot] = Worker(self.work, self.pool[slot].device)
+                    self.pool[slot] = Worker(self.work, self.pool[slot].device, self.format)
                     yield ClientFailure(task.client, "missing", f"its process died (exit status {status})")
                 idle.append(slot)
+
+    def answer(self, task: ClientTask) -> ClientUpdate | ClientFailure:
+        """What a client trained in this process answers, rounded as on a wire."""
+        if self.format == "fp32":
+            return self.work.attempt(task)
+        received, spec = as_received(task, self.format), self.work.base.spec
+        return read_answer(pack_answer(self.work.attempt(received), received, spec, self.format), task, spec)
 
     def close(self) -> None:
         for worker in self.pool:
@@ -76,17 +88,19 @@ class LocalBackend(Backend):
 class Worker:
     """One spawned process that trains the tasks it is sent."""
 
-    def __init__(self, work: ClientWork, device: str) -> None:
+    def __init__(self, work: ClientWork, device: str, format: WireFormat) -> None:
         context = get_context("spawn")
-        self.device = device
+        self.device, self.format = device, format
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, work, device, torch.get_num_threads()), daemon=True)
+        self.process = context.Process(
+            target=serve, args=(theirs, work, device, torch.get_num_threads(), format), daemon=True
+        )
         self.process.start()
         theirs.close()
 
     def send(self, task: ClientTask) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # it died: reading the answer finds that out
-            self.connection.send_bytes(pack_task(task))
+            self.connection.send_bytes(pack_task(task, self.format))
 
     def stop(self) -> int | None:
         """End the process; its exit status where it had ended by itself."""
@@ -99,7 +113,7 @@ class Worker:
         return status
 
 
-def serve(connection: Connection, work: ClientWork, device: str, threads: int) -> None:
+def serve(connection: Connection, work: ClientWork, device: str, threads: int, format: WireFormat) -> None:
     """The life of a worker process: until the other end is closed, train what arrives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(threads)
@@ -109,6 +123,6 @@ def serve(connection: Connection, work: ClientWork, device: str, threads: int) -
     while True:
         try:
             task = unpack_task(connection.recv_bytes())
-            connection.send_bytes(pack_answer(work.attempt(task), task))
+            connection.send_bytes(pack_answer(work.attempt(task), task, work.base.spec, format))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return

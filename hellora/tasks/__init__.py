@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -115,6 +114,8 @@ def classification_outputs(logits: Tensor, labels: Tensor) -> Outputs:
 
 def classification_metrics(loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
     """Accuracy, macro and micro F1 (over the classes that occur), mean loss."""
+    from sklearn.metrics import accuracy_score, f1_score  # its import takes as long as a plan
+
     return {
         "accuracy": float(accuracy_score(references, predictions)),
         "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0.0)),

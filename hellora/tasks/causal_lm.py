@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -97,6 +96,8 @@ class CausalLM(Task):
     def answer_metrics(self, base: BaseModel, rows: Any) -> dict[str, float]:
         if self.answers == 0:
             return {}
+        from rouge_score.rouge_scorer import RougeScorer  # it takes a sixth of a second, and few runs need it
+
         rows = rows.select(range(min(self.answers, len(rows))))
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
         limit = length_limit(base, self.max_length)

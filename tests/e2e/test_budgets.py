@@ -10,8 +10,11 @@ import pytest
 import tomli_w
 from tiny_models import save_t5
 
+from hellora.calibration import Tracer
 from hellora.config import check
 from hellora.experiment import prepare
+from hellora.tracing import StepTrace
+from hellora.types import Mask, Policy
 
 Command = Callable[..., Any]
 LLAMA_8B = {
@@ -75,6 +78,27 @@ def test_a_model_of_8_billion_is_planned_from_its_config(hellora: Command, llama
         assert 15.0 < peak < 24.0, "GiB; the weights alone take 15"
     assert "weights 15.0 GiB in bfloat16" in answer.out
     assert "8 × 512 tokens" in answer.out
+
+
+def test_a_plan_counts_few_steps(hellora: Command, llama_8b: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step takes a tenth of a second. No client recomputes here, so that its laws are never counted."""
+    step, steps = Tracer.step, []
+
+    def counted(tracer: Tracer, rows: Mask, policy: Policy, examples: int) -> StepTrace:
+        steps.append((rows.any(axis=1).tolist(), policy.in_words, examples))
+        return step(tracer, rows, policy, examples)
+
+    monkeypatch.setattr(Tracer, "step", counted)
+    answer = hellora(
+        *("plan", "--model", llama_8b, "--memory", "24GiB", "--dtype", "bfloat16", "--batch", 16, "--tokens", 512)
+    )
+    assert (answer.status, answer.err) == (0, "")
+    assert {(policy, examples) for _, policy, examples in steps} == {("plain", 1), ("plain", 16)}
+    assert len(steps) == 10
+    assert all(len(trained) == 2 for trained, _, _ in steps), "two blocks of 32"
+    assert answer.out.count("micro_batch 2") == 6, "the policy of every row"
+    for assumption in ("weights 15.0 GiB in bfloat16", "16 × 512 tokens", "fused kernel", "5%"):
+        assert assumption in " ".join(answer.out.split())
 
 
 def test_without_policies_the_shallowest_layer_decides(hellora: Command, llama_8b: Path) -> None:
@@ -249,4 +273,19 @@ def test_a_model_whose_steps_need_values_is_measured_instead(hellora: Command, t
     )
     assert (answer.status, answer.err) == (0, "")
     assert "measured in real steps" in answer.out
+    assert "recompute_all does not work with this model: " in " ".join(answer.out.split())
     assert " budget_value " in answer.out
+
+
+@pytest.mark.parametrize(("format", "layers"), [("fp32", 1), ("bf16", 2), ("int8", 4)])
+def test_an_uplink_budget_is_of_bytes_as_they_travel(
+    hellora: Command, unequal: dict[str, Any], tmp_path: Path, format: str, layers: int
+) -> None:
+    """A layer has 512 numbers with 16 scales, the head 99 with 4: of 2500 bytes one layer as fp32, all four as int8."""
+    path, out = tmp_path / "uplink.toml", tmp_path / "out"
+    table = {**unequal, "fleet": {"uplink": ["2500B"]}, "method": {"allocator": "depth_from_output"}}
+    path.write_text(tomli_w.dumps({**table, "wire": {"format": format}}))
+    assert hellora("run", path, "--out", out).status == 0
+    line = json.loads((out / "rounds.jsonl").read_text())
+    assert {sum(rank > 0 for rank in ranks) for ranks in line["ranks"].values()} == {layers}
+    assert 6 * 1000 < line["uplink_bytes"] <= 6 * 2500

@@ -80,6 +80,7 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
             "updated",
             "missing",
             "rejected",
+            "dropped",
             "policies",
             "repeated",
             "metrics",
@@ -675,3 +676,29 @@ def test_a_strategy_that_raises_stops_the_run_in_one_line_and_it_goes_on_when_me
     assert hellora(*arguments).status == 0
     assert (out / "rounds.jsonl").read_text().startswith(kept)
     assert not (out / "error.log").exists()
+
+
+def test_numbers_travel_as_the_file_says(hellora: Command, small: Path, tmp_path: Path) -> None:
+    """As int8 one byte per number, and four for each of A's rows, B's columns, the head's rows and its bias."""
+    exact, rounded = tmp_path / "fp32", tmp_path / "int8"
+    for out, settings in ((exact, ()), (rounded, changed("wire.format", "int8"))):
+        assert hellora("run", small, "--out", out, *changed("rounds", 1), *settings).status == 0
+    (before,), (after,) = lines_of(exact), lines_of(rounded)
+    components = [sum(before["ranks"][str(client)]) for client in before["updated"]]
+    assert after["ranks"] == before["ranks"]
+    assert before["uplink_bytes"] == 4 * sum(VALUES_PER_RANK * count + HEAD_VALUES for count in components)
+    assert after["uplink_bytes"] == sum((VALUES_PER_RANK + 4 * 4) * count + HEAD_VALUES + 4 * 4 for count in components)
+    assert after["downlink_bytes"] == 3 * ((VALUES_PER_RANK + 4 * 4) * LAYERS * RANK + HEAD_VALUES + 4 * 4)
+    assert adapter_bytes(rounded) != adapter_bytes(exact), "a simulation rounds, too"
+    assert abs(after["metrics"]["loss"] - before["metrics"]["loss"]) < 0.1
+    refused = hellora("run", small, "--out", rounded, "--resume")
+    assert refused.status == 2
+    assert "holds a run of another experiment" in refused.err
+
+
+def test_updates_that_moved_too_far_are_rejected(hellora: Command, small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = hellora("run", small, "--out", out, *changed("guard.max_norm", 1e-6), *changed("attempts", 1))
+    assert answer.status != 0
+    assert "its delta has a norm of" in answer.err
+    assert "guard.max_norm is 1e-06" in answer.err

@@ -1,4 +1,4 @@
-"""The same run on this machine, on a grid of simulated clients, and on clients with files of their own: the same bits."""
+"""The same run on this machine, on a grid of simulated clients, and on clients with their own files: the same bits."""
 
 import csv
 import json
@@ -95,18 +95,14 @@ def trainers(rows: list[dict[str, str]], sentences: Path, tmp_path: Path) -> Ite
 
 
 def adapter_after(experiment: Experiment, out: Path, preparing: Prepare | None = None) -> dict[str, torch.Tensor]:
-    run_experiment(experiment, out, Silent(), preparing=preparing) if preparing else run_experiment(
-        experiment, out, Silent()
-    )
+    run_experiment(experiment, out, Silent(), **({"preparing": preparing} if preparing else {}))
     return load_file(out / "adapter" / "adapter_model.safetensors") | load_file(
         next((out / "checkpoint").glob("*.safetensors"))
     )
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_three_worlds_end_with_the_same_bits(
-    method: str, rows: list[dict[str, str]], sentences: Path, tiny_bert: Path, tmp_path: Path, trainers: FakeGrid
-) -> None:
+def test_three_worlds_end_with_the_same_bits(method: str, tiny_bert: Path, tmp_path: Path, trainers: FakeGrid) -> None:
     whole, server = tmp_path / "whole", tmp_path / "server"
     budgets = experiment(tiny_bert, whole, method)
     # The simulation deals groups out to clients; here each client is to have its own.

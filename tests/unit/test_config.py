@@ -457,6 +457,8 @@ def resolved_experiments() -> list[Experiment]:
         "fleet": {"layers": [1, 0, 5], "shares": [0.5, 1, 2], "ranks": [2, 0, [1, 2, 3]]},
         "train": {"steps": 4, "clip_norm": 1, "optimizer": "sgd", "momentum": 0.9},
         "server": {"momentum": 0.5},
+        "wire": {"format": "bf16"},
+        "guard": {"max_norm": 2},
     }
     return [check("unusual", unusual), *(read_experiment(name) for name in presets())]
 
@@ -466,7 +468,7 @@ def test_the_resolved_table_reads_back_as_the_same_experiment(experiment: Experi
     again = read_experiment(file_of(tmp_path, experiment.to_toml()))
     assert again.same_run(experiment)
     assert again.table == experiment.table
-    for part in ("run", "task", "model", "data", "partitioner", "fleet", "method", "train", "compute"):
+    for part in ("run", "task", "model", "data", "partitioner", "fleet", "method", "train", "wire", "guard", "compute"):
         assert getattr(again, part) == getattr(experiment, part)
     assert set(experiment.table) >= set(SECTIONS)  # every default is written out
 
@@ -478,7 +480,15 @@ def test_where_the_work_is_done_does_not_make_another_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "table", [{"seed": 1}, {"train": {"lr": 0.5}}, {"method": {"warmup": 7}}, {"data": {"alpha": 9.0}}]
+    "table",
+    [
+        {"seed": 1},
+        {"train": {"lr": 0.5}},
+        {"method": {"warmup": 7}},
+        {"data": {"alpha": 9.0}},
+        {"wire": {"format": "int8"}},
+        {"guard": {"max_norm": 9.5}},
+    ],
 )
 def test_any_other_setting_makes_another_run(table: dict[str, Any]) -> None:
     assert not check("one", {}).same_run(check("other", table))
@@ -522,3 +532,13 @@ def test_a_base_that_cannot_be_used_is_refused(tmp_path: Path, text: str, messag
     path.write_text(text.replace("{itself}", str(path)))
     with pytest.raises(InputError, match=re.escape(message)):
         read_experiment(str(path))
+
+
+def test_a_guard_that_lets_nothing_through() -> None:
+    with pytest.raises(InputError, match=r"guard: max_norm must be greater than 0, not 0\.0"):
+        check("one", {"guard": {"max_norm": 0.0}})
+
+
+def test_an_unknown_wire_format() -> None:
+    with pytest.raises(InputError, match=r"wire\.format: .*'fp32', 'bf16' or 'int8'"):
+        check("one", {"wire": {"format": "int4"}})

@@ -151,6 +151,9 @@ def test_uplink_by_hand() -> None:
     assert model(travels=("A",), head_parameters=0).uplink(ranks) == FLOAT * 5 * 10
     assert model(travels=("A", "B"), sends_head=False).uplink(ranks) == FLOAT * 5 * 10, "the larger of alternate rounds"
     assert model().uplink(np.zeros(3, dtype=np.int64)) == FLOAT * 8
+    assert model(wire="bf16").uplink(ranks) == 2 * (5 * 19 + 8)
+    assert model(wire="int8", head_scales=3).uplink(ranks) == 5 * 19 + 8 + 4 * (5 * 2 * 2 + 3), "A and B of 2 modules"
+    assert model(wire="int8", head_scales=3, travels=("B",), sends_head=False).uplink(ranks) == 5 * 9 + 4 * 5 * 2
 
 
 def test_operations_by_hand() -> None:

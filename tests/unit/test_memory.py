@@ -12,7 +12,7 @@ from hellora.memory import glibc, peak_memory, release_at_once, weights_bytes
 
 MIB = 2**20
 MEASURE = """
-import json, torch
+import json, mmap, torch
 from hellora.memory import peak_memory, release_at_once
 release_at_once()
 torch.set_num_threads(1)
@@ -32,6 +32,16 @@ found.append(peak.bytes)
 with peak_memory(torch.device("meta")) as peak:
     pass
 found.append(peak.bytes)
+with peak_memory(device) as peak:
+    blocks = [torch.ones(5 * 2**10) for _ in range(1024)]  # 20 MiB in blocks of 20 KiB
+    kept = blocks[::16]
+    del blocks
+    torch.ones(20 * 2**18).sum()
+found.append(peak.bytes)
+with open(torch.__path__[0] + "/lib/libtorch_python.so", "rb") as file:
+    with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as code, peak_memory(device) as peak:
+        sum(code[i] for i in range(0, 16 * 2**20, 4096))
+found.append(peak.bytes)
 print(json.dumps(found))
 """
 
@@ -39,15 +49,17 @@ print(json.dumps(found))
 def test_peak_of_a_fresh_process() -> None:
     """The largest of what was held at once; that what was freed is given back."""
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
-    one, largest, nothing, many, elsewhere = json.loads(done.stdout)
+    one, largest, nothing, many, elsewhere, after, file = json.loads(done.stdout)
     assert elsewhere is None, "memory of another device is not this process's"
     if glibc() is None:
-        assert (one, largest, nothing, many) == (None,) * 4
+        assert (one, largest, nothing, many, after, file) == (None,) * 6
         return
     assert one == pytest.approx(32 * MIB, rel=0.03)
     assert largest == pytest.approx(48 * MIB, rel=0.03)
     assert nothing < MIB
     assert many == pytest.approx(20 * MIB, rel=0.05)
+    assert after < 30 * MIB, "blocks that stay keep none of those between them"
+    assert file < MIB, "what is in a file is no memory of training"
 
 
 def test_without_glibc_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,12 @@ class Simple(CostModel):
         layers = int(np.count_nonzero(ranks))
         share = {"none": 1.0, "frozen": 0.9, "all": 0.5}[policy.recompute] * (0.2 if policy.int8_activations else 1.0)
         examples = min(policy.micro_batch or work.batch, work.batch)
-        operations = 1000.0 * {"none": 1.0, "frozen": 1.1, "all": 1.3}[policy.recompute] * work.examples
+        peak = 1000 + round(layers * 100 * share * examples)
         calls.append(policy)
-        return Cost(1000 + round(layers * 100 * share * examples), operations, 10 * int(ranks.sum()))
+        return Cost(peak, self.operations(ranks, policy, work), 10 * int(ranks.sum()))
+
+    def operations(self, ranks: Ranks, policy: Policy, work: Work) -> float:
+        return 1000.0 * {"none": 1.0, "frozen": 1.1, "all": 1.3}[policy.recompute] * work.examples
 
 
 calls: list[Policy] = []
@@ -121,6 +124,20 @@ def test_offers_are_known_from_then_on() -> None:
     assert len(calls) > 3 * count - 20
 
 
+def test_no_more_is_asked_than_decides() -> None:
+    """An offer asks the fastest policy first, a yes or no those that recompute last."""
+    exact = planner(("recompute_all", "micro_batch"))
+    calls.clear()
+    assert exact.fits(client(300), FULL)
+    assert [policy.in_words for policy in calls] == ["plain", "micro_batch 1"]
+    calls.clear()
+    assert exact.offer(client(1200), FULL) is not None
+    assert [policy.in_words for policy in calls] == ["plain", "micro_batch 4"]
+    calls.clear()
+    assert exact.offer(client(1199), FULL) is not None
+    assert [policy.in_words for policy in calls] == ["plain", "micro_batch 4", "micro_batch 2"]
+
+
 @pytest.mark.parametrize(
     ("batch_size", "policy", "sizes"),
     [
@@ -137,8 +154,9 @@ def test_sizes_of_micro_batches(batch_size: int, policy: Policy, sizes: set[int 
 
 
 def test_a_micro_batch_is_smaller_than_the_batch() -> None:
-    ways = list(planner(("micro_batch",)).ways(client(examples=2), FULL))
-    assert [way.policy.micro_batch for way in ways] == [None, 1]
+    found = planner(("micro_batch",))
+    usable = found.usable(found.work(client(examples=2)))
+    assert [policy.micro_batch for policy in usable] == [None, 1]
 
 
 def test_what_all_do_is_done_whatever_the_client_may() -> None:

@@ -226,6 +226,12 @@ def without(tensors: Mapping[str, Any], name: str | None = None) -> dict[str, An
     return {key: value for key, value in tensors.items() if key != (name or list(tensors)[-1])}
 
 
+def rescaled(pairs: Mapping[str, LoraPair], scale: float) -> dict[str, LoraPair]:
+    """The pairs, the first one with another scale."""
+    first, *_ = pairs
+    return {**pairs, first: replace(pairs[first], scale=scale)}
+
+
 FIRST = SPEC.modules[0].name
 SPOILT: dict[str, tuple[Callable[[ClientUpdate], ClientUpdate], str]] = {
     "nan in A": (
@@ -260,6 +266,31 @@ SPOILT: dict[str, tuple[Callable[[ClientUpdate], ClientUpdate], str]] = {
     "absent head": (lambda u: with_head(u, without(u.adapter.head, "bias")), "tensor head.bias is absent"),
     "no examples": (lambda u: replace(u, num_examples=0), "trained on 0 examples"),
     "no tokens": (lambda u: replace(u, num_tokens=0), "trained on 0 tokens"),
+    "too many examples": (lambda u: replace(u, num_examples=10**12), "trained on 1000000000000 examples, but it has"),
+    "one example more": (lambda u: replace(u, num_examples=u.num_examples + 1), "examples, but it has"),
+    "too many tokens": (lambda u: replace(u, num_tokens=10**12), "trained on 1000000000000 tokens of"),
+    "metrics": (lambda u: replace(u, metrics={str(i): i for i in range(65)}), "has 65 metrics, at most 64"),
+    "infinite metric": (lambda u: replace(u, metrics={"loss": -torch.inf}), "its metric 'loss' is -inf"),
+    "truth metric": (lambda u: replace(u, metrics={"loss": True}), "its metric 'loss' is True"),
+    "text metric": (lambda u: replace(u, metrics={"loss": "low"}), "its metric 'loss' is 'low'"),  # type: ignore[dict-item]
+    "metric's name": (lambda u: replace(u, metrics={"x" * 101: 0.0}), "a metric has the name 'xxx"),
+    "negative scores": (
+        lambda u: replace(u, layer_scores=torch.tensor([1.0, torch.nan, -1.0])),
+        "layer scores are negative or infinite",
+    ),
+    "infinite scores": (
+        lambda u: replace(u, layer_scores=torch.tensor([1.0, torch.nan, torch.inf])),
+        "layer scores are negative or infinite",
+    ),
+    "scores dtype": (lambda u: replace(u, layer_scores=torch.ones(3, dtype=torch.bool)), "layer scores are torch.bool"),
+    "scale": (
+        lambda u: replace(u, adapter=replace(u.adapter, pairs=rescaled(u.adapter.pairs, 1e6))),
+        "has scale 1000000.0, expected 2.0",
+    ),
+    "nan scale": (
+        lambda u: replace(u, adapter=replace(u.adapter, pairs=rescaled(u.adapter.pairs, torch.nan))),
+        "has scale nan, expected 2.0",
+    ),
     "scores shape": (lambda u: replace(u, layer_scores=torch.zeros(2)), "layer scores have shape (2,), expected (3,)"),
 }
 
@@ -290,6 +321,36 @@ def test_a_module_of_a_frozen_layer_is_rejected() -> None:
     assert "unknown tensor block." in report.counted.rejected[10]
 
 
+def test_a_delta_beyond_the_norm_is_rejected_with_its_norm() -> None:
+    """The head alone moves: 3 and 4 make 5."""
+
+    def moved_by(factor: float) -> Callable[[list[ClientUpdate]], list[Answer]]:
+        def answers(updates: list[ClientUpdate]) -> list[Answer]:
+            head = {name: tensor.clone() for name, tensor in START.adapter.head.items()}
+            head["weight"][0, 0] += 3 * factor
+            head["bias"][1] += 4 * factor
+            still = {name: START.adapter.pairs[name] for name in updates[0].adapter.pairs}
+            return [replace(updates[0], adapter=Adapter(still, head)), *updates[1:]]
+
+        return answers
+
+    run = federation(Everything(), cohort=1)
+    (within,) = reports_of(replace(run, max_norm=5.01), moved_by(1))
+    assert not within.counted.rejected
+    (beyond,) = reports_of(replace(run, max_norm=5.01, cohort=6), moved_by(2))
+    assert beyond.counted.rejected[10] == "its delta has a norm of 10, and guard.max_norm is 5.01"
+    assert set(beyond.counted.updated) == {13, 16, 19, 22, 25}
+    (anything,) = reports_of(run, moved_by(1e6))
+    assert not anything.counted.rejected
+
+
+def test_what_a_client_has_need_not_be_known() -> None:
+    fleet = tuple(replace(profile, num_examples=0) for profile in FLEET)
+    backend = FakeBackend(FLEET, SPEC)
+    (report,) = federate(START, federation(fleet=fleet), backend, no_scores_of)
+    assert not report.counted.rejected
+
+
 def test_missing_and_failed_clients() -> None:
     def answers(updates: list[ClientUpdate]) -> list[Answer]:
         first, _, third, fourth = updates
@@ -318,6 +379,14 @@ def test_duplicates_count_once_strangers_and_late_answers_not_at_all() -> None:
     assert noisy.counted.updated == quiet.counted.updated
     assert not noisy.counted.missing
     assert not noisy.counted.rejected
+    first, *others = noisy.counted.cohort
+    assert noisy.counted.dropped == {
+        first: ["late: it answered round -1", *["answered already"] * 3],
+        **{client: ["answered already"] for client in others},
+        999: ["was not asked"],
+        888: ["was not asked"],
+    }
+    assert not quiet.counted.dropped
 
 
 @pytest.mark.parametrize("seed", range(3))

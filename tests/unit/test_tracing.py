@@ -27,7 +27,7 @@ from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
 from hellora.tasks.sequence_classification import SequenceClassification
 from hellora.tracing import HeldBytes, StepTrace, everything_of, without_values
-from hellora.types import Adapter, Policy, TrainSettings
+from hellora.types import Adapter, Mask, Policy, TrainSettings
 
 METHOD = Method(Everything(), Whole(), ParticipantMean())
 TRAIN = TrainSettings(batch_size=4)
@@ -37,7 +37,7 @@ TRAIN = TrainSettings(batch_size=4)
 class RealTracer(Tracer):
     """Steps with values."""
 
-    def adapter(self) -> Adapter:
+    def adapter(self, rows: Mask, policy: Policy) -> Adapter:
         return bases.acting_adapter(self.base)
 
 

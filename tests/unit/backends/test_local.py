@@ -16,7 +16,7 @@ from factories import bits
 from hellora.backends.local import LocalBackend, Worker
 from hellora.client import ClientWork
 from hellora.resident import BaseModel
-from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate
+from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
 
 CLIENTS = 12
 ENDLESS = 11  # the client with the most rows, so that the first process gets it
@@ -88,6 +88,30 @@ def test_two_processes_give_the_bits_of_one(work: ClientWork, pool: LocalBackend
     assert sum(isinstance(answer, ClientFailure) for answer in alone.values()) == 1
     updates = [answer for answer in alone.values() if not isinstance(answer, ClientFailure)]
     assert len({str(update) for update in updates}) == CLIENTS - 1
+
+
+@pytest.mark.parametrize("format", ["int8", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_rounded_numbers_are_the_same_for_any_number_of_processes(format: WireFormat, work: ClientWork) -> None:
+    """And are rounded: tasks on their way down, so that training differs, and deltas on their way up."""
+    tasks = tasks_for(work, [0, 1, BROKEN])
+    exact = by_client(list(LocalBackend(work, PROFILES).train(tasks)))
+    alone = by_client(list(LocalBackend(work, PROFILES, format=format).train(tasks)))
+    with LocalBackend(work, PROFILES, workers=2, format=format) as pool:
+        assert by_client(list(pool.train(tasks))) == alone
+    assert isinstance(alone[BROKEN], ClientFailure)
+    assert all(alone[client] != exact[client] for client in (0, 1))
+
+
+def test_an_answer_that_is_none_is_rejected(work: ClientWork) -> None:
+    """A process that answers for another client than it was asked."""
+
+    class Lying(ClientWork):
+        def train(self, task: ClientTask) -> ClientUpdate:
+            return replace(super().train(task), client=task.client + 1)
+
+    lying = Lying(work.base, work.task, work.data, work.parts)
+    (answer,) = LocalBackend(lying, PROFILES, format="bf16").train(tasks_for(work, [0]))
+    assert answer == ClientFailure(0, "rejected", "it answered for client 1")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -12,12 +12,32 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hellora.algebra import trained_part
-from hellora.backends.wire import flatten, pack_answer, pack_task, unflatten, unpack_answer, unpack_task
+from hellora.backends.wire import (
+    as_received,
+    flatten,
+    pack_answer,
+    pack_task,
+    read_answer,
+    unflatten,
+    unpack_answer,
+    unpack_task,
+)
+from hellora.codec import wire_bytes
 from hellora.dispatchers.bypass import Bypass
 from hellora.dispatchers.truncate import Truncate
 from hellora.dispatchers.whole import Whole
 from hellora.protocols import Dispatcher
-from hellora.types import Adapter, ClientFailure, ClientTask, ClientUpdate, Factors, LoraPair, Policy, TrainSettings
+from hellora.types import (
+    Adapter,
+    ClientFailure,
+    ClientTask,
+    ClientUpdate,
+    Factors,
+    LoraPair,
+    Policy,
+    TrainSettings,
+    WireFormat,
+)
 
 SPEC = tiny_spec()
 TASK = task_for(0, random_adapter(SPEC, 0), np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool))
@@ -107,7 +127,7 @@ def updates(draw: st.DrawFn) -> ClientUpdate:
         client=draw(IDS),
         num_examples=draw(IDS),
         adapter=draw(adapters()),
-        metrics=draw(st.dictionaries(st.text(), FLOATS | st.integers())),
+        metrics=draw(st.dictionaries(st.text(), FLOATS | st.integers(-(2**63), 2**63 - 1))),
         layer_scores=draw(st.none() | tensors(5, dtype=torch.float64)),
         num_tokens=draw(st.none() | IDS),
         rank=draw(st.none() | st.integers(1, 64)),
@@ -148,7 +168,8 @@ def test_a_task_comes_back(task: ClientTask) -> None:
 @given(updates())
 @settings(deadline=None, max_examples=60)
 def test_an_update_comes_back(update: ClientUpdate) -> None:
-    assert exact(unpack_answer(pack_answer(update, TASK), TASK, SPEC)) == exact(update)
+    task = replace(TASK, client=update.client)
+    assert exact(unpack_answer(pack_answer(update, task, SPEC), task, SPEC)) == exact(update)
 
 
 @pytest.mark.parametrize("dispatcher", [Whole(), Truncate(), Bypass()], ids=repr)
@@ -165,7 +186,7 @@ def test_a_factor_that_is_not_trained_does_not_travel(factors: Factors, dispatch
         for name, pair in update.adapter.pairs.items()
     }
     update = replace(update, adapter=replace(update.adapter, pairs=whole))
-    data = pack_answer(update, task)
+    data = pack_answer(update, task, SPEC)
     assert exact(unpack_answer(data, task, SPEC)) == exact(update)
     assert b"lora_A" in data if factors == "A" else b"lora_A" not in data
     assert b"lora_B" in data if factors == "B" else b"lora_B" not in data
@@ -174,7 +195,8 @@ def test_a_factor_that_is_not_trained_does_not_travel(factors: Factors, dispatch
 @given(FAILURES)
 @settings(deadline=None, max_examples=30)
 def test_a_failure_comes_back(failure: ClientFailure) -> None:
-    assert unpack_answer(pack_answer(failure, TASK), TASK, SPEC) == failure
+    task = replace(TASK, client=failure.client)
+    assert unpack_answer(pack_answer(failure, task, SPEC), task, SPEC) == failure
 
 
 @given(adapters(), st.sampled_from(["", "adapter/"]))
@@ -209,3 +231,142 @@ def test_no_pickle_travels() -> None:
     header = int.from_bytes(data[:8], "little")
     assert data[8 : 8 + header].startswith(b'{"__metadata__"')
     assert asdict(unpack_task(data).train) == asdict(task.train)
+
+
+# --- rounded
+
+LOSSY: list[WireFormat] = ["bf16", "int8"]
+ROW = np.array([[True, False, True, False], [True] * 4, [False] * 4])
+
+
+def nudged(adapter: Adapter, by: float, seed: int = 5) -> Adapter:
+    """The adapter with normal noise of this size in every tensor."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def noisy(tensor: Tensor) -> Tensor:
+        return tensor + by * torch.randn(tensor.shape, generator=rng)
+
+    pairs = {name: LoraPair(noisy(pair.A), noisy(pair.B), pair.scale) for name, pair in adapter.pairs.items()}
+    return replace(adapter, pairs=pairs, head={name: noisy(tensor) for name, tensor in adapter.head.items()})
+
+
+def whole_task(factors: Factors = "both") -> ClientTask:
+    """A task with a frozen layer, frozen components, a residual and a prototype."""
+    bank, other = random_adapter(SPEC, 1), random_adapter(SPEC, 2)
+    residual = {name: replace(pair, scale=1.0) for name, pair in list(other.pairs.items())[:2]}
+    bank = replace(bank, residual=residual, prototypes={2: replace(other, head=dict(other.head))})
+    return replace(task_for(3, bank, ROW), factors=factors, report_layer_scores=True)
+
+
+@pytest.mark.parametrize("format", LOSSY)
+def test_a_rounded_task_is_near_and_all_but_its_adapter_is_exact(format: WireFormat) -> None:
+    task = whole_task()
+    received = as_received(task, format)
+    assert exact(received) == exact(unpack_task(pack_task(task, format)))
+    assert exact(replace(received, adapter=task.adapter)) == exact(task)
+    got, sent = received.adapter.tensors(), task.adapter.tensors()
+    assert got.keys() == sent.keys()
+    for name, tensor in got.items():
+        assert 0 < (tensor - sent[name]).norm() / sent[name].norm() < (0.004 if format == "bf16" else 0.02), name
+    assert {name: pair.scale for name, pair in received.adapter.pairs.items()} == {
+        name: pair.scale for name, pair in task.adapter.pairs.items()
+    }
+    assert exact(as_received(received, format)) == exact(received), "it is rounded once"
+
+
+def test_a_task_is_received_as_it_is_in_fp32() -> None:
+    task = whole_task()
+    assert as_received(task, "fp32") is task
+
+
+@pytest.mark.parametrize("factors", ["both", "A", "B"])
+@pytest.mark.parametrize("format", LOSSY)
+def test_the_delta_of_an_answer_is_added_to_what_was_sent(format: WireFormat, factors: Factors) -> None:
+    """The client trains from what it received, rounded; the server gets its own, exact, plus the client's delta."""
+    task = whole_task(factors)
+    received = as_received(task, format)
+    trained = update_of(received, nudged(received.adapter, 1e-4), SPEC)
+    before = trained_part(received.adapter, ROW, SPEC).pairs
+    pairs = {
+        name: LoraPair(
+            before[name].A if factors == "B" else pair.A, before[name].B if factors == "A" else pair.B, pair.scale
+        )
+        for name, pair in trained.adapter.pairs.items()
+    }
+    scores = torch.tensor([0.1, 0.2, torch.nan], dtype=torch.float64)
+    adapter = replace(trained.adapter, pairs=pairs)
+    answer = replace(trained, adapter=adapter, metrics={"loss": 1 / 3}, num_tokens=11, rank=2, layer_scores=scores)
+    data = pack_answer(answer, received, SPEC, format)
+    got = unpack_answer(data, task, SPEC)
+    assert isinstance(got, ClientUpdate)
+    assert exact(replace(got, adapter=adapter)) == exact(answer), "all but the adapter is exact"
+    sent, start = replace(task.adapter, residual={}, prototypes={}), received.adapter.tensors()
+    exactly = replace(trained_part(sent, ROW, SPEC), head=sent.head).tensors()
+    began = replace(trained_part(received.adapter, ROW, SPEC), head=received.adapter.head).tensors()
+    assert got.adapter.tensors().keys() == exactly.keys() == adapter.tensors().keys()
+    assert start.keys() > began.keys()
+    for name, tensor in got.adapter.tensors().items():
+        delta = adapter.tensors()[name].double() - began[name].double()
+        off = (tensor.double() - exactly[name].double() - delta).norm()
+        if name.endswith({"both": "none", "A": "lora_B", "B": "lora_A"}[factors]):
+            assert exact(tensor) == exact(exactly[name]), "what is not trained is the server's own, to the bit"
+        else:
+            assert 0 < off / delta.norm() < 0.03, f"{name}: of the delta, not of the value"
+
+
+@pytest.mark.parametrize("format", LOSSY)
+def test_what_a_client_did_not_move_comes_back_to_the_bit(format: WireFormat) -> None:
+    task = whole_task()
+    received = as_received(task, format)
+    got = unpack_answer(pack_answer(update_of(received, received.adapter, SPEC), received, SPEC, format), task, SPEC)
+    assert isinstance(got, ClientUpdate)
+    assert exact(got.adapter) == exact(update_of(task, task.adapter, SPEC).adapter)
+
+
+@pytest.mark.parametrize("format", LOSSY)
+def test_many_small_changes_are_not_lost(format: WireFormat) -> None:
+    """Each far below what rounding a value leaves of it: 40 rounds of 1e-4 move a value of 1 by 4e-3 all the same."""
+    adapter = Adapter({}, {"weight": torch.tensor([[1.0, -1.0, 0.37]])})
+    spec = replace(SPEC, modules=())
+    for round in range(40):
+        task = replace(task_for(0, adapter, ROW), seed=round)
+        received = as_received(task, format)
+        trained = replace(received.adapter, head={"weight": received.adapter.head["weight"] + 1e-4})
+        got = unpack_answer(pack_answer(ClientUpdate(0, 0, 1, trained), received, spec, format), task, spec)
+        assert isinstance(got, ClientUpdate)
+        adapter = got.adapter
+    moved = adapter.head["weight"] - torch.tensor([[1.0, -1.0, 0.37]])
+    torch.testing.assert_close(moved, torch.full((1, 3), 4e-3), rtol=0.02, atol=0)
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    task = whole_task()
+    answer = update_of(task, random_adapter(SPEC, 9), SPEC)
+    assert pack_task(task, "int8") == pack_task(task, "int8") != pack_task(replace(task, seed=8), "int8")
+    assert pack_answer(answer, task, SPEC, "int8") == pack_answer(answer, task, SPEC, "int8")
+    other = replace(task, seed=8)
+    assert pack_answer(answer, task, SPEC, "int8") != pack_answer(answer, other, SPEC, "int8")
+
+
+@pytest.mark.parametrize("format", ["fp32", "bf16", "int8"])
+def test_counted_bytes_are_those_that_travel(format: WireFormat) -> None:
+    """To within 2 % of the message, names and shapes included, for pairs of the size of a small model's."""
+    modules = tuple(replace(m, d_in=768, d_out=768) for m in SPEC.modules)
+    spec = replace(SPEC, modules=modules, max_rank=16)
+    bank = random_adapter(spec, 0)
+    task = task_for(0, bank, np.ones((spec.num_layers, 16), dtype=bool))
+    assert len(pack_task(task, format)) == pytest.approx(wire_bytes(bank.tensors().values(), format), rel=0.02)
+    update = update_of(task, nudged(bank, 1e-3), spec)
+    expected = wire_bytes(update.adapter.tensors().values(), format)
+    assert len(pack_answer(update, task, spec, format)) == pytest.approx(expected, rel=0.02)
+
+
+# --- what is no answer
+
+
+def test_an_answer_for_another_client_is_refused() -> None:
+    other = replace(TASK, client=1)
+    data = pack_answer(update_of(other, random_adapter(SPEC, 1), SPEC), other, SPEC)
+    assert read_answer(data, TASK, SPEC) == ClientFailure(0, "rejected", "it answered for client 1")
+    failed = pack_answer(ClientFailure(1, "missing", "no"), other, SPEC)
+    assert read_answer(failed, TASK, SPEC) == ClientFailure(0, "rejected", "it answered for client 1")

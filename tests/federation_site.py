@@ -1,0 +1,250 @@
+"""A whole federation on this machine: a server, clients with files of their own, and runs, all as processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import tomli_w
+import torch
+from safetensors.torch import load_file
+
+from hellora.config import Experiment, check
+from hellora.experiment import Setup, on_this_machine, prepare
+from hellora.flower_tools import free_port
+from hellora.protocols import Backend
+from hellora.runs import run_experiment
+from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate
+
+COMMAND = (sys.executable, "-m", "hellora.cli")
+CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 4)}  # layers and rank, in the order of ids
+PATIENCE = 120.0
+
+
+def hellora(*arguments: object, folder: Path, log: Path) -> "subprocess.Popen[bytes]":
+    """Start a command; its output goes to the end of `log`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [*COMMAND, *map(str, arguments)], cwd=folder, stdout=out, stderr=subprocess.STDOUT, env=environment
+        )
+
+
+def until(is_so: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """Wait until something is so; what it is."""
+    end = time.monotonic() + patience
+    while not (found := is_so()):
+        assert time.monotonic() < end, f"waited {patience:g} s for: {what}"
+        time.sleep(0.05)
+    return found
+
+
+def below(process: "subprocess.Popen[bytes]", program: str) -> list[psutil.Process]:
+    """The processes below one that run this program or module, without those that only guard them."""
+    found = []
+    for each in psutil.Process(process.pid).children(recursive=True):
+        try:
+            words = each.cmdline()
+        except psutil.Error:
+            continue
+        if words[1:3] == ["-m", program] or (len(words) > 1 and words[1].endswith(f"/{program}")):
+            found.append(each)
+    return found
+
+
+class Site:
+    """Starts and ends the processes of a federation in a folder."""
+
+    def __init__(self, folder: Path, model: Path, rows: Sequence[dict[str, str]], test: bytes) -> None:
+        self.folder, self.model, self.port = folder, model, free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        for at in ("whole", "server"):
+            (folder / at).mkdir(parents=True)
+            (folder / at / "test.csv").write_bytes(test)
+        owned = [{**row, "owner": list(CLIENTS)[i % 3]} for i, row in enumerate(rows)]
+        write(folder / "whole" / "train.csv", owned)
+        for name in CLIENTS:
+            write(folder / f"{name}.csv", [row for row in owned if row["owner"] == name])
+
+    @property
+    def address(self) -> tuple[object, ...]:
+        return (f"127.0.0.1:{self.port}", "--certificate", "keys/ca.crt")
+
+    def log(self, name: str) -> str:
+        path = self.folder / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def start(self, name: str, *arguments: object) -> None:
+        self.processes[name] = hellora(*arguments, folder=self.folder, log=self.folder / f"{name}.log")
+
+    def start_server(self) -> None:
+        seen = self.log("server").count("listening on")
+        self.start("server", "server", "state", "--port", self.port, "--certificates", "keys", "--runs", "runs")
+        until(lambda: self.log("server").count("listening on") > seen, "the server to listen")
+
+    def start_client(self, name: str, *more: object) -> None:
+        layers, rank = CLIENTS[name]
+        self.start(
+            name, "client", "--server", *self.address, "--name", name, "--key", f"keys/clients/{name}",
+            "--data", f"{name}.csv", "--memory", "none", "--layers", layers, "--rank", rank, "--device", "cpu", *more,
+        )  # fmt: skip
+
+    def begin(self) -> None:
+        hosts = ("--host", "localhost", "--host", "127.0.0.1")
+        names = [word for name in CLIENTS for word in ("--client", name)]
+        assert (
+            hellora("certificates", "keys", *hosts, *names, folder=self.folder, log=self.folder / "keys.log").wait()
+            == 0
+        )
+        self.start_server()
+        for name in CLIENTS:
+            self.start_client(name)
+
+    def end(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            process.wait(30)
+
+    def submit(self, out: str, *more: object, **changes: Any) -> "Run":
+        experiment = self.experiment(self.folder / "server", **changes)
+        (self.folder / f"{out}.toml").write_text(tomli_w.dumps(experiment.table))
+        return Run(self, out, hellora(
+            "run", f"{out}.toml", "--federation", *self.address, "--out", out, *more,
+            folder=self.folder, log=self.folder / f"{out}.log",
+        ))  # fmt: skip
+
+    def experiment(self, data: Path, **changes: Any) -> Experiment:
+        table = {
+            "rounds": 3,
+            "cohort": 3,
+            "model": {"name": str(self.model), "rank": 4},
+            "data": {"name": str(data), "clients": 3, "partitioner": "column", "column": "owner"},
+            "train": {"lr": 0.03, "batch_size": 8, "epochs": 6},
+            "compute": {"threads": 1, "device": "cpu"},
+            "method": {"allocator": "fed_hello", "warmup": 1},
+        }
+        return check("fault", {**table, **changes}, simulated=False)
+
+    def replay(self, out: str, without: Sequence[tuple[int, int]], **changes: Any) -> dict[str, torch.Tensor]:
+        """The tensors of the same run in this process, without the updates of these (round, client)."""
+        fleet = by_client(self.experiment(self.folder / "whole", **changes))
+        run_experiment(
+            self.experiment(self.folder / "whole", **changes, fleet=fleet),
+            self.folder / f"{out}-replay",
+            Silent(),
+            preparing=lambda experiment, _: without_answers(experiment, frozenset(without)),
+        )
+        return tensors(self.folder / f"{out}-replay")
+
+
+def by_client(experiment: Experiment) -> dict[str, Any]:
+    """The [fleet] table that gives each client, by id, what it has at the site."""
+    order = [0] * len(CLIENTS)
+    members = check("members", {**experiment.table, "fleet": {"layers": [1, 2, 3]}}, simulated=False).fleet.members(
+        len(CLIENTS), experiment.run.seed
+    )
+    for client, group in enumerate(members):
+        order[group] = client
+    budgets = list(CLIENTS.values())
+    return {"layers": [budgets[i][0] for i in order], "ranks": [budgets[i][1] for i in order]}
+
+
+def without_answers(experiment: Experiment, dropped: frozenset[tuple[int, int]]) -> Setup:
+    setup = prepare(experiment)
+    real = replace(setup.federation, simulated=False)
+    return replace(setup, federation=real, connect=lambda s: Dropping(on_this_machine(s), dropped))
+
+
+class Dropping(Backend):
+    """A backend that loses some answers."""
+
+    def __init__(self, backend: Any, dropped: frozenset[tuple[int, int]]) -> None:
+        self.backend, self.dropped = backend, dropped
+
+    def clients(self) -> Sequence[ClientProfile]:
+        return self.backend.clients()
+
+    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
+        kept = [task for task in tasks if (task.round, task.client) not in self.dropped]
+        yield from self.backend.train(kept)
+
+    def __enter__(self) -> "Dropping":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Run:
+    """A submitted run."""
+
+    def __init__(self, site: Site, out: str, process: "subprocess.Popen[bytes]") -> None:
+        self.site, self.out, self.process = site, out, process
+
+    @property
+    def folder(self) -> Path:
+        return self.site.folder / "runs" / self.out
+
+    def lines(self) -> list[dict[str, Any]]:
+        path = self.folder / "rounds.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE * 2)
+
+    @property
+    def log(self) -> str:
+        return self.site.log(self.out)
+
+    def lost(self) -> list[tuple[int, int]]:
+        """(round, client) of every answer that the record says is not there."""
+        return [
+            (line["round"], int(client))
+            for line in self.lines()
+            for kind in ("missing", "rejected")
+            for client in line[kind]
+        ]
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def loading(self, *_: Any) -> None: ...
+    def started(self, *_: Any) -> None: ...
+    def round_started(self, *_: Any) -> None: ...
+    def client_answered(self, *_: Any) -> None: ...
+    def round_finished(self, *_: Any) -> None: ...
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    """Everything in a run's last checkpoint."""
+    return load_file(next((run / "checkpoint").glob("*.safetensors")))
+
+
+def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@contextmanager
+def running(site: Site) -> Iterator[Site]:
+    try:
+        site.begin()
+        yield site
+    finally:
+        site.end()

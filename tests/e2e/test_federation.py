@@ -189,8 +189,9 @@ def test_a_run_that_completes(federation: Place, port: int) -> None:
     lines = output.splitlines()
     assert lines[0] == f"fine → mine at 127.0.0.1:{port}"
     assert lines[1] == f"runs {federation.folder / 'results'} out mine resume False"
-    assert sorted(line.partition("'name': ")[2][:6] for line in lines[2:]) == ["'clini", "'hospi"]
-    assert all("trainer.sock" in line for line in lines[2:])
+    assert sorted(line.partition("'name': ")[2][:6] for line in lines[2:-1]) == ["'clini", "'hospi"]
+    assert all("trainer.sock" in line for line in lines[2:-1])
+    assert lines[-1] == "adapter: mine/adapter in the server's folder of runs"
 
 
 def test_runs_that_fail(federation: Place, port: int) -> None:
@@ -231,9 +232,6 @@ def test_who_is_not_admitted(federation: Place, port: int) -> None:
 
 
 def test_who_is_admitted_later(federation: Place, port: int) -> None:
-    late = federation.start("late.log", *client("late", port, key="keys/clients/hospital"))
-    late.terminate()
-    late.wait(60)
     assert federation.run("certificates", "keys", "--client", "late")[0] == 0
     wait_for(lambda: "admitted late" in federation.said("server.log"))
     late = federation.start("late.log", *client("late", port))

@@ -96,8 +96,8 @@ class Client:
         if "Failed to activate SuperNode" in output:
             return (
                 f"{self.server} does not admit {self.name} (yet): its certificates folder must have "
-                f"clients/{self.name}.pub of this very key, and no other process may use the key (after a kill, it takes "
-                f"a minute)"
+                f"clients/{self.name}.pub of this very key, and no other process may use the key (after a kill, that "
+                f"takes a minute)"
             )
         if "address already in use" in output:
             return "the SuperNode's port was taken by another process"

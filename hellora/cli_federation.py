@@ -1,6 +1,7 @@
 """Floor 5: the commands around Flower: certificates, server, client, and runs at a server or on its simulation."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -165,14 +166,19 @@ def run_at_server(
     from hellora.overrides import parse_settings
 
     address = Address.parse(federation, "--federation", certificate, insecure)
-    experiment = read_experiment(source, parse_settings(overrides))
+    experiment = read_experiment(source, parse_settings(overrides), simulated=False)
     if out is not None and (out.is_absolute() or ".." in out.parts or out == Path()):
         raise InputError(f"--out {out}: with --federation it is a name below the server's folder of runs")
     name = str(out or experiment.name)
     submission = Submission(experiment.name, experiment.table, name, resume, simulation=False)
     trust = ["--insecure"] if insecure else ["--certificate", str(certificate)]
     again = [*command(source, overrides), "--federation", federation, *trust, "--out", name, "--resume"]
-    followed(lambda say: run_at(address, submission, say), f"{experiment.name} → {name} at {address}", again)
+    followed(
+        lambda say: run_at(address, submission, say),
+        f"{experiment.name} → {name} at {address}",
+        again,
+        f"adapter: {name}/adapter in the server's folder of runs",
+    )
 
 
 def run_simulated(source: str, overrides: list[str], out: Path | None, resume: bool) -> None:
@@ -189,6 +195,7 @@ def run_simulated(source: str, overrides: list[str], out: Path | None, resume: b
         lambda say: simulate(submission, engine_settings(experiment), folder.parent, say),
         f"{experiment.name} → {folder} on Flower's simulation",
         again,
+        f"adapter: {folder / 'adapter'} (its README shows how to use it)",
     )
 
 
@@ -208,8 +215,8 @@ def engine_settings(experiment: Any) -> dict[str, float]:
     }
 
 
-def followed(run: Any, title: str, again: list[str]) -> None:
-    """Run, say how to go on where it had to stop, and pass on how it ended."""
+def followed(run: Callable[["Lines"], None], title: str, again: list[str], done: str) -> None:
+    """Run, say where the result is, or how to go on where it had to stop, and pass on how it ended."""
     from hellora.supervision import ending_on_signals
 
     say = Lines()
@@ -223,6 +230,7 @@ def followed(run: Any, title: str, again: list[str]) -> None:
         except RunError:
             say(f"go on with: {shlex.join(again)}")
             raise
+    say(done)
 
 
 def command(source: str, overrides: list[str]) -> list[str]:

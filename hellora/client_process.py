@@ -95,8 +95,9 @@ class Client:
             raise InputError(self.server.distrust(reason(output)))
         if "Failed to activate SuperNode" in output:
             return (
-                f"{self.server} does not admit {self.name}: its certificates folder must have clients/{self.name}.pub "
-                f"of this very key, and no other process may use the key (it notes in a minute that one was killed)"
+                f"{self.server} does not admit {self.name} (yet): its certificates folder must have "
+                f"clients/{self.name}.pub of this very key, and no other process may use the key (after a kill, that "
+                f"takes a minute)"
             )
         if "address already in use" in output:
             return "the SuperNode's port was taken by another process"

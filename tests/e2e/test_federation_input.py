@@ -152,3 +152,32 @@ def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
         "model": None,
         "folder": str(tmp_path / "state"),
     }
+
+
+def test_every_start_of_the_supernode_has_a_port_that_is_free_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hellora.client_process import Client
+    from hellora.flower_tools import Address
+
+    ports = iter([20_001, 20_002])
+    monkeypatch.setattr("hellora.client_process.free_port", lambda: next(ports))
+    me = Client(Address("server", 8443, None), "clinic", None, {}, {}, "cpu", None, tmp_path)
+    commands = [" ".join(me.node_command(tmp_path / "t.sock")) for _ in range(2)]
+    assert ["--port 20001" in commands[0], "--port 20002" in commands[1]] == [True, True]
+    assert "taken by another process" in me.why_it_ended("[Errno 98] address already in use")
+
+
+def test_what_will_not_change_by_itself_ends_a_client_and_the_rest_is_told(tmp_path: Path) -> None:
+    from hellora.client_process import Client
+    from hellora.errors import InputError
+    from hellora.flower_tools import Address
+
+    me = Client(Address("server", 8443, None), "clinic", None, {}, {}, "cpu", None, tmp_path)
+    with pytest.raises(InputError, match="does not vouch for"):
+        me.why_it_ended("Exit Code: 305\nno\n[SSL: CERTIFICATE_VERIFY_FAILED] self-signed\n\n")
+    text = "Exit Code: 305\nFailed.\n[code: 2004] Failed to activate SuperNode.\n\n"
+    assert "must have clients/clinic.pub of this very key" in me.why_it_ended(text)
+    assert me.why_it_ended("Exit Code: 600\nBad address.\n\n") == (
+        f"the SuperNode ended: Bad address. (Flower's exit code 600) (see {tmp_path / 'supernode.log'})"
+    )

@@ -22,7 +22,8 @@ from hellora.sharing import answer_part
 from hellora.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
 
 POLL_SECONDS = 0.2
-ASK_SECONDS = 300.0  # for an answer to a question; a node may still be busy with an older task
+ASK_SECONDS = 120.0  # for a node to say who it is; it may be busy with an older task, and is asked again
+BACK_SECONDS = 30.0  # the same within a round, where a client of it is not there
 DAY = 24 * 3600.0  # seconds that a message without a deadline is kept
 GRACE = 600.0  # seconds after a deadline in which a late answer is still put on record
 
@@ -89,6 +90,7 @@ class Roster:
         self.asked: set[int] = set()
         self.nodes: dict[str, int] = {}  # by name
         self.said: dict[str, dict[str, Any]] = {}  # what each said of itself when it last joined
+        self.told: dict[int, str] = {}  # what was logged of a node
 
     def refresh(self, seconds: float) -> frozenset[int]:
         """Ask the nodes that are new; the ids of all that are connected."""
@@ -109,12 +111,25 @@ class Roster:
                 raise ValueError("its name is no text")
         except (ValueError, KeyError) as error:
             self.asked.discard(node)  # it may do better when it is asked again
-            self.log(f"node {node} did not join: {error}")
+            self.tell(node, f"node {node} did not join: {error}")
             return
         if self.nodes.get(name, node) in connected - {node}:
-            self.log(f"node {node} says that it is {name}, who is here already: it is left out")
+            self.tell(node, f"node {node} says that it is {name}, who is here already: it is left out")
             return
         self.nodes[name], self.said[name] = node, fields
+
+    def tell(self, node: int, line: str) -> None:
+        """Log a line, unless it was the last one about this node."""
+        if self.told.get(node) != line:
+            self.log(line)
+            self.told[node] = line
+
+    def find(self, names: Sequence[str]) -> dict[str, int]:
+        """The nodes of these clients, of those that are connected; new nodes are asked if one of them is missing."""
+        connected = frozenset(self.grid.get_node_ids())
+        if not all(self.nodes.get(name) in connected for name in names):
+            connected = self.refresh(BACK_SECONDS)
+        return {name: self.nodes[name] for name in names if self.nodes.get(name) in connected}
 
     def gather(self, enough: Callable[[], bool], seconds: float) -> None:
         """Wait until enough clients have joined. Raises RunError when the time is up."""
@@ -189,12 +204,11 @@ class FlowerBackend(Backend):
         """Flower ends the messages with the run."""
 
     def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
-        connected = self.roster.refresh(ASK_SECONDS)
+        nodes = self.roster.find([self.names[task.client] for task in tasks])
         contents: dict[int, RecordDict] = {}
         by_node: dict[int, ClientTask] = {}
         for task in tasks:
-            node = self.roster.nodes.get(self.names[task.client])
-            if node is None or node not in connected:
+            if (node := nodes.get(self.names[task.client])) is None:
                 yield ClientFailure(task.client, "missing", "not connected")
                 continue
             contents[node], by_node[node] = to_records(pack_task(task, self.format), contract=self.contract), task

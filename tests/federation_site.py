@@ -26,7 +26,12 @@ from hellora.runs import run_experiment
 from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate
 
 COMMAND = (sys.executable, "-m", "hellora.cli")
-CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 4)}  # layers and rank, in the order of ids
+CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 4), "ward": (3, 4)}  # layers and rank, in order of ids
+METHODS: dict[str, dict[str, Any]] = {
+    "fed_hello": {"allocator": "fed_hello", "warmup": 1},
+    "helora_pad": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "context_pad"},
+    "product_update": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "product_update"},
+}
 PATIENCE = 120.0
 
 
@@ -70,7 +75,7 @@ class Site:
         for at in ("whole", "server"):
             (folder / at).mkdir(parents=True)
             (folder / at / "test.csv").write_bytes(test)
-        owned = [{**row, "owner": list(CLIENTS)[i % 3]} for i, row in enumerate(rows)]
+        owned = [{**row, "owner": list(CLIENTS)[i % len(CLIENTS)]} for i, row in enumerate(rows)]
         write(folder / "whole" / "train.csv", owned)
         for name in CLIENTS:
             write(folder / f"{name}.csv", [row for row in owned if row["owner"] == name])
@@ -116,22 +121,26 @@ class Site:
             process.wait(30)
 
     def submit(self, out: str, *more: object, **changes: Any) -> "Run":
-        experiment = self.experiment(self.folder / "server", **changes)
-        (self.folder / f"{out}.toml").write_text(tomli_w.dumps(experiment.table))
+        path = self.write(out, self.experiment(self.folder / "server", **changes))
         return Run(self, out, hellora(
-            "run", f"{out}.toml", "--federation", *self.address, "--out", out, *more,
+            "run", path, "--federation", *self.address, "--out", out, *more,
             folder=self.folder, log=self.folder / f"{out}.log",
         ))  # fmt: skip
 
+    def write(self, name: str, experiment: Experiment) -> Path:
+        path = self.folder / f"{name}.toml"
+        path.write_text(tomli_w.dumps(experiment.table))
+        return path
+
     def experiment(self, data: Path, **changes: Any) -> Experiment:
         table = {
-            "rounds": 3,
-            "cohort": 3,
+            "rounds": 2,
+            "cohort": len(CLIENTS),
             "model": {"name": str(self.model), "rank": 4},
-            "data": {"name": str(data), "clients": 3, "partitioner": "column", "column": "owner"},
+            "data": {"name": str(data), "clients": len(CLIENTS), "partitioner": "column", "column": "owner"},
             "train": {"lr": 0.03, "batch_size": 8, "epochs": 6},
             "compute": {"threads": 1, "device": "cpu"},
-            "method": {"allocator": "fed_hello", "warmup": 1},
+            "method": METHODS["fed_hello"],
         }
         return check("fault", {**table, **changes}, simulated=False)
 
@@ -150,9 +159,9 @@ class Site:
 def by_client(experiment: Experiment) -> dict[str, Any]:
     """The [fleet] table that gives each client, by id, what it has at the site."""
     order = [0] * len(CLIENTS)
-    members = check("members", {**experiment.table, "fleet": {"layers": [1, 2, 3]}}, simulated=False).fleet.members(
-        len(CLIENTS), experiment.run.seed
-    )
+    members = check(
+        "members", {**experiment.table, "fleet": {"layers": list(range(len(CLIENTS)))}}, simulated=False
+    ).fleet.members(len(CLIENTS), experiment.run.seed)
     for client, group in enumerate(members):
         order[group] = client
     budgets = list(CLIENTS.values())

@@ -114,7 +114,7 @@ class Place:
     def run(self, *arguments: object) -> tuple[int, str]:
         """Status and output of a command."""
         process = self.start("command.log", *arguments)
-        return process.wait(180), self.said("command.log")
+        return process.wait(300), self.said("command.log")
 
     def said(self, log: str) -> str:
         return (self.folder / log).read_text()

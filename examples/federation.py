@@ -122,6 +122,7 @@ def main() -> int:
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
     out = (Path(sys.argv[1]) if len(sys.argv) > 1 else default_folder("federation", resume=False)).resolve()
     with tempfile.TemporaryDirectory(prefix="hellora-federation-") as scratch, ending_on_signals(), chdir(scratch):
+        os.environ["TMPDIR"] = scratch  # of the commands, so that it goes with the rest
         try:
             status = federate(out)
         except KeyboardInterrupt:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -84,12 +86,19 @@ class Place:
     """A folder to run hellora in; every process that comes of it carries a mark in its environment."""
 
     folder: Path
+    temporary: Path  # with a short name, for sockets are in it
     mark: str
 
     @property
     def environment(self) -> dict[str, str]:
         above = str(Path(__file__).parents[2])
-        return {**os.environ, "PYTHONPATH": above, "PYTHONUNBUFFERED": "1", "HELLORA_TEST": self.mark}
+        return {
+            **os.environ,
+            "PYTHONPATH": above,
+            "PYTHONUNBUFFERED": "1",
+            "HELLORA_TEST": self.mark,
+            "TMPDIR": str(self.temporary),
+        }
 
     def start(self, log: str, *arguments: object) -> "subprocess.Popen[bytes]":
         with (self.folder / log).open("wb") as output:
@@ -105,7 +114,7 @@ class Place:
     def run(self, *arguments: object) -> tuple[int, str]:
         """Status and output of a command."""
         process = self.start("command.log", *arguments)
-        return process.wait(180), self.said("command.log")
+        return process.wait(300), self.said("command.log")
 
     def said(self, log: str) -> str:
         return (self.folder / log).read_text()
@@ -122,7 +131,8 @@ class Place:
         return found
 
 
-def place(folder: Path) -> Place:
+@contextmanager
+def place(folder: Path) -> Iterator[Place]:
     (folder / "pretended.py").write_text(APPS)
     (folder / "driver.py").write_text(DRIVER)
     (folder / "mine.csv").write_text("text,label\nx,a\n")
@@ -135,7 +145,8 @@ def place(folder: Path) -> Place:
             "compute": {"device": "cpu"},
         }
         (folder / f"{name}.toml").write_text(tomli_w.dumps(table))
-    return Place(folder, uuid4().hex)
+    with TemporaryDirectory(prefix="h-") as temporary:
+        yield Place(folder, Path(temporary), uuid4().hex)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +157,11 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Place]:
     """A server and two clients; nothing of them is left at the end."""
-    here = place(tmp_path_factory.mktemp("federation"))
+    with place(tmp_path_factory.mktemp("federation")) as here:
+        yield from serving(here, port)
+
+
+def serving(here: Place, port: int) -> Iterator[Place]:
     names = ["--client", "hospital", "--client", "clinic"]
     assert here.run("certificates", "keys", *names)[0] == 0
     server = here.start("server.log", "server", "state", "--port", port, "--certificates", "keys", "--runs", "results")
@@ -252,13 +267,12 @@ def test_a_killed_superlink_comes_back(federation: Place, port: int) -> None:
 
 
 def test_flowers_simulation_leaves_nothing(tmp_path: Path) -> None:
-    here = place(tmp_path)
-    before = set(Path("/tmp").glob("hellora-*"))
-    status, output = here.run("run", "fine.toml", "--backend", "flower", "--out", "out/mine")
-    assert status == 0, output
-    assert output.splitlines()[1] == f"runs {tmp_path / 'out'} out {tmp_path / 'out' / 'mine'} resume False"
-    assert sum("partition-id" in line for line in output.splitlines()) == 3
-    status, output = here.run("run", "wrong.toml", "--backend", "flower")
-    assert (status, output.splitlines()[-1]) == (2, "error: data.name: there is no such thing")
-    assert here.processes() == {}
-    assert set(Path("/tmp").glob("hellora-*")) <= before
+    with place(tmp_path) as here:
+        status, output = here.run("run", "fine.toml", "--backend", "flower", "--out", "out/mine")
+        assert status == 0, output
+        assert output.splitlines()[1] == f"runs {tmp_path / 'out'} out {tmp_path / 'out' / 'mine'} resume False"
+        assert sum("partition-id" in line for line in output.splitlines()) == 3
+        status, output = here.run("run", "wrong.toml", "--backend", "flower")
+        assert (status, output.splitlines()[-1]) == (2, "error: data.name: there is no such thing")
+        assert here.processes() == {}
+        assert list(here.temporary.iterdir()) == []

@@ -22,8 +22,8 @@ from typing import Any
 import tomli_w
 
 from hellora.data.stdlib_docs import load
-from hellora.flower_tools import free_port
-from hellora.supervision import Child, kept_alive
+from hellora.deployment.flower_tools import free_port
+from hellora.deployment.supervision import Child, kept_alive
 
 ROUNDS, CLIENTS, STEPS = 8, ("clinic", "hospital", "phone"), 4
 HELLORA = [sys.executable, "-m", "hellora.cli"]
@@ -89,8 +89,8 @@ def until(child: Child, *words: str) -> None:
 def deployed() -> list[dict[str, Any]]:
     """The lines of the run's rounds at a server; the times of messages are in times.jsonl."""
     from hellora.config import read_experiment
-    from hellora.federated_run import Submission, run_at
-    from hellora.flower_tools import Address
+    from hellora.deployment.federated_run import Submission, run_at
+    from hellora.deployment.flower_tools import Address
 
     port, keys, children = free_port(), Path("keys"), list[Child]()
     names = [part for name in CLIENTS for part in ("--client", name)]

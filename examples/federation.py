@@ -21,8 +21,8 @@ from pathlib import Path
 import tomli_w
 
 from hellora.data.stdlib_docs import load
-from hellora.flower_tools import free_port
-from hellora.supervision import Child, ending_on_signals, kept_alive
+from hellora.deployment.flower_tools import free_port
+from hellora.deployment.supervision import Child, ending_on_signals, kept_alive
 from hellora.terminal import default_folder
 
 HELLORA = [sys.executable, "-m", "hellora.cli"]

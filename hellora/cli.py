@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from hellora import cli_federation
+from hellora.deployment import commands as federation_commands
 from hellora.errors import HelloraError, InputError
 from hellora.terminal import default_folder, plain_console, quieten
 
@@ -39,9 +39,9 @@ def run(
     out: Annotated[Path | None, typer.Option(help="the run's folder [default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder")] = False,
     backend: Annotated[str, typer.Option(metavar="local|flower", help="what trains the clients here")] = "local",
-    federation: cli_federation.Federation = None,
-    certificate: cli_federation.Certificate = None,
-    insecure: cli_federation.Insecure = False,
+    federation: federation_commands.Federation = None,
+    certificate: federation_commands.Certificate = None,
+    insecure: federation_commands.Insecure = False,
 ) -> None:
     """Run an experiment: here, with the results in the run's folder; or, with --federation, at a server."""
     quieten()
@@ -52,10 +52,10 @@ def run(
     if federation is not None:
         if backend != "local":
             raise InputError("--federation and --backend exclude each other: give one")
-        cli_federation.run_at_server(source, overrides or [], out, resume, federation, certificate, insecure)
+        federation_commands.run_at_server(source, overrides or [], out, resume, federation, certificate, insecure)
         return
     if backend == "flower":
-        cli_federation.run_simulated(source, overrides or [], out, resume)
+        federation_commands.run_simulated(source, overrides or [], out, resume)
         return
     from hellora.config import read_experiment
     from hellora.overrides import parse_settings
@@ -291,7 +291,7 @@ def compare(
         raise typer.Exit(1)
 
 
-app.add_typer(cli_federation.app)
+app.add_typer(federation_commands.app)
 
 
 @app.command("list")

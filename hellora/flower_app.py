@@ -83,7 +83,7 @@ def of_trainer(socket: str, kind: str, contract: str, data: bytes) -> bytes:
 
 def of_simulation(kind: str, contract: str, data: bytes, context: Context) -> bytes:
     """What the simulated client says; its name is the number of its part of the data."""
-    from hellora.participant import Contract
+    from hellora.deployment.participant import Contract
 
     if kind == "join":
         return json.dumps({"name": str(context.node_config["partition-id"])}).encode()
@@ -97,7 +97,7 @@ def participant() -> Any:
     from hellora.terminal import quieten
 
     quieten()
-    from hellora.participant import Simulated
+    from hellora.deployment.participant import Simulated
 
     return Simulated(lambda line: print(line, file=sys.stderr, flush=True))
 
@@ -109,7 +109,7 @@ def serve(grid: Grid, context: Context) -> None:
 
     quieten()
     from hellora.config import check
-    from hellora.flower_setup import Deployed, SimulatedOnFlower
+    from hellora.deployment.flower_setup import Deployed, SimulatedOnFlower
     from hellora.progress import TerminalProgress
     from hellora.runs import run_experiment
 

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 from hellora.config import Experiment, check
+from hellora.deployment.flower_tools import free_port
 from hellora.experiment import Setup, on_this_machine, prepare
-from hellora.flower_tools import free_port
 from hellora.protocols import Backend
 from hellora.runs import run_experiment
 from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate

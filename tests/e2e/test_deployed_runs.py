@@ -78,7 +78,7 @@ def test_flowers_simulation_ends_with_the_same_bits(site: Site, method: str) -> 
 def test_a_trainer_killed_while_it_trains(site: Site) -> None:
     run = site.submit("trainer", **LONG)
     training(site, "hospital", 0)
-    kill(below(site.processes["hospital"], "hellora.trainer"))
+    kill(below(site.processes["hospital"], "hellora.deployment.trainer"))
     lines = finished(run, **LONG)
     assert "its trainer ended" in lines[0]["missing"]["1"]
     assert not lines[1]["missing"]  # it was started again, and loaded the model anew
@@ -87,7 +87,7 @@ def test_a_trainer_killed_while_it_trains(site: Site) -> None:
 def test_an_answer_that_comes_after_the_deadline_never_counts(site: Site) -> None:
     run = site.submit("late", **DEADLINE)
     training(site, "clinic", 0)
-    (trainer,) = below(site.processes["clinic"], "hellora.trainer")
+    (trainer,) = below(site.processes["clinic"], "hellora.deployment.trainer")
     trainer.send_signal(signal.SIGSTOP)
     until(lambda: len(run.lines()) == 1, "the round to end without it")
     trainer.send_signal(signal.SIGCONT)

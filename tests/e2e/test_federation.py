@@ -18,7 +18,7 @@ import tomli_w
 
 pytest.importorskip("flwr")
 
-from hellora.flower_tools import free_port
+from hellora.deployment.flower_tools import free_port
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow]
 
@@ -61,14 +61,14 @@ def main(grid, context):
 DRIVER = """
 import functools, sys
 from pathlib import Path
-import hellora.client_process, hellora.federated_run
+import hellora.deployment.client_process, hellora.deployment.federated_run
 from hellora.cli import main
 
-hellora.client_process.Client = functools.partial(
-    hellora.client_process.Client, trainer=(sys.executable, "-c", "import sys; sys.stdin.read()")
+hellora.deployment.client_process.Client = functools.partial(
+    hellora.deployment.client_process.Client, trainer=(sys.executable, "-c", "import sys; sys.stdin.read()")
 )
-hellora.federated_run.Submission = functools.partial(
-    hellora.federated_run.Submission, apps=("pretended:server", "pretended:client")
+hellora.deployment.federated_run.Submission = functools.partial(
+    hellora.deployment.federated_run.Submission, apps=("pretended:server", "pretended:client")
 )
 main()
 """
@@ -259,7 +259,7 @@ def test_a_killed_superlink_comes_back(federation: Place, port: int) -> None:
     (superlink,) = (
         pid
         for pid, command in federation.processes().items()
-        if "flower-superlink" in command and "guard.py" not in command
+        if "flower-superlink" in command and "leash.py" not in command
     )
     os.kill(superlink, signal.SIGKILL)
     wait_for(lambda: "the SuperLink ended" in federation.said("server.log"))

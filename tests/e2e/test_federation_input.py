@@ -111,7 +111,7 @@ def test_a_run_at_a_server(hellora: Command, small: Path, keys: Path) -> None:
 def test_without_flower_the_commands_say_what_to_install(
     hellora: Command, small: Path, client: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hellora.flower_tools.BIN", tmp_path)
+    monkeypatch.setattr("hellora.deployment.flower_tools.BIN", tmp_path)
     for command in (
         ["server", tmp_path / "state", "--insecure"],
         ["client", *flat(client)],
@@ -123,8 +123,8 @@ def test_without_flower_the_commands_say_what_to_install(
 
 
 def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
-    from hellora.client_process import Client, budget_settings, data_settings
-    from hellora.flower_tools import Address
+    from hellora.deployment.client_process import Client, budget_settings, data_settings
+    from hellora.deployment.flower_tools import Address
 
     (tmp_path / "mine.csv").touch()
     me = Client(
@@ -157,11 +157,11 @@ def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
 def test_every_start_of_the_supernode_has_a_port_that_is_free_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hellora.client_process import Client
-    from hellora.flower_tools import Address
+    from hellora.deployment.client_process import Client
+    from hellora.deployment.flower_tools import Address
 
     ports = iter([20_001, 20_002])
-    monkeypatch.setattr("hellora.client_process.free_port", lambda: next(ports))
+    monkeypatch.setattr("hellora.deployment.client_process.free_port", lambda: next(ports))
     me = Client(Address("server", 8443, None), "clinic", None, {}, {}, "cpu", None, tmp_path)
     commands = [" ".join(me.node_command(tmp_path / "t.sock")) for _ in range(2)]
     assert ["--port 20001" in commands[0], "--port 20002" in commands[1]] == [True, True]
@@ -169,9 +169,9 @@ def test_every_start_of_the_supernode_has_a_port_that_is_free_then(
 
 
 def test_what_will_not_change_by_itself_ends_a_client_and_the_rest_is_told(tmp_path: Path) -> None:
-    from hellora.client_process import Client
+    from hellora.deployment.client_process import Client
+    from hellora.deployment.flower_tools import Address
     from hellora.errors import InputError
-    from hellora.flower_tools import Address
 
     me = Client(Address("server", 8443, None), "clinic", None, {}, {}, "cpu", None, tmp_path)
     with pytest.raises(InputError, match="does not vouch for"):

@@ -13,10 +13,10 @@ from fake_grid import FakeGrid
 from safetensors.torch import load_file
 
 from hellora.config import Experiment, check
-from hellora.flower_setup import Deployed, SimulatedOnFlower
-from hellora.participant import OwnSettings, WithOwnData
+from hellora.deployment.flower_setup import Deployed, SimulatedOnFlower
+from hellora.deployment.participant import OwnSettings, WithOwnData
+from hellora.deployment.trainer import serve
 from hellora.runs import Prepare, run_experiment
-from hellora.trainer import serve
 
 CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 1), "ward": (3, 4)}  # layers and rank, in order of ids
 METHODS: dict[str, dict[str, Any]] = {

@@ -17,9 +17,8 @@ from typing import Any
 import tomli_w
 
 from hellora import __version__
-from hellora.client_process import PrivateFolder
-from hellora.errors import InputError, RunError
-from hellora.flower_tools import (
+from hellora.deployment.client_process import PrivateFolder
+from hellora.deployment.flower_tools import (
     CONNECTION,
     Address,
     Flower,
@@ -30,7 +29,8 @@ from hellora.flower_tools import (
     program,
     reason,
 )
-from hellora.supervision import Child, Tell, guarded, kept_alive
+from hellora.deployment.supervision import Child, Tell, kept_alive, leashed
+from hellora.errors import InputError, RunError
 
 START_SECONDS = 60.0  # that a server of our own may take to start
 LOST_SECONDS = 300.0  # that a server may be away while a run is followed
@@ -146,7 +146,7 @@ class Following:
     def log_lines(self) -> Iterator[str]:
         """All that the run has said so far, and what it says until it ends or the server goes away."""
         with subprocess.Popen(
-            guarded(self.flower.command("log", self.run, CONNECTION, "--stream")),
+            leashed(self.flower.command("log", self.run, CONNECTION, "--stream")),
             env=environment(self.flower.home),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

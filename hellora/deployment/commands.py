@@ -30,7 +30,7 @@ def certificates(
 ) -> None:
     """Make a CA, the server's certificate and a key pair per client: for trials. Nothing is overwritten."""
     quieten()
-    from hellora.certificates import make
+    from hellora.deployment.certificates import make
 
     made = make(folder, hosts or [], clients or [])
     say = plain_console()
@@ -57,9 +57,9 @@ def server(
 ) -> None:
     """Keep a server for clients on other machines: Flower's SuperLink, with TLS, and every client known by its key."""
     quieten()
-    from hellora.flower_tools import program
-    from hellora.server_process import Server
-    from hellora.supervision import ending_on_signals
+    from hellora.deployment.flower_tools import program
+    from hellora.deployment.server_process import Server
+    from hellora.deployment.supervision import ending_on_signals
 
     program("flower-superlink")
     if (certificates is None) != insecure:
@@ -105,9 +105,9 @@ def client(
 ) -> None:
     """Take part in a server's runs with one's own data, which never leaves this machine."""
     quieten()
-    from hellora.client_process import Client, budget_settings, data_settings
-    from hellora.flower_tools import Address, program
-    from hellora.supervision import ending_on_signals
+    from hellora.deployment.client_process import Client, budget_settings, data_settings
+    from hellora.deployment.flower_tools import Address, program
+    from hellora.deployment.supervision import ending_on_signals
 
     program("flower-supernode")
     address = Address.parse(server, "--server", certificate, insecure)
@@ -135,7 +135,7 @@ def client(
 
 def check_client(name: str, key: Path | None, insecure: bool) -> None:
     """Raises InputError where a client cannot prove who it is."""
-    from hellora.certificates import NAME, check_private_key
+    from hellora.deployment.certificates import NAME, check_private_key
 
     if not NAME.fullmatch(name):
         raise InputError(f"--name {name!r}: a name has letters, digits and . _ - only, such as 'hospital'")
@@ -161,8 +161,8 @@ def run_at_server(
 ) -> None:
     """`hellora run --federation`."""
     from hellora.config import read_experiment
-    from hellora.federated_run import Submission, run_at
-    from hellora.flower_tools import Address
+    from hellora.deployment.federated_run import Submission, run_at
+    from hellora.deployment.flower_tools import Address
     from hellora.overrides import parse_settings
 
     address = Address.parse(federation, "--federation", certificate, insecure)
@@ -184,7 +184,7 @@ def run_at_server(
 def run_simulated(source: str, overrides: list[str], out: Path | None, resume: bool) -> None:
     """`hellora run --backend flower`."""
     from hellora.config import read_experiment
-    from hellora.federated_run import Submission, simulate
+    from hellora.deployment.federated_run import Submission, simulate
     from hellora.overrides import parse_settings
 
     experiment = read_experiment(source, parse_settings(overrides))
@@ -217,7 +217,7 @@ def engine_settings(experiment: Any) -> dict[str, float]:
 
 def followed(run: Callable[["Lines"], None], title: str, again: list[str], done: str) -> None:
     """Run, say where the result is, or how to go on where it had to stop, and pass on how it ended."""
-    from hellora.supervision import ending_on_signals
+    from hellora.deployment.supervision import ending_on_signals
 
     say = Lines()
     say(title)

@@ -1,7 +1,7 @@
 """Floor 5: a client's resident process. It serves the short-lived processes that Flower starts for each message, over
 a Unix socket, and ends when its standard input does.
 
-    python -m hellora.trainer settings.json
+    python -m hellora.deployment.trainer settings.json
 """
 
 import json
@@ -34,7 +34,7 @@ def serve(socket: str, participant: Any) -> None:
 
 def answer(connection: "Connection[Any, Any]", participant: Any) -> None:
     """Read a request, and send "ok" and the answer, or "failed" and the reason."""
-    from hellora.participant import Contract
+    from hellora.deployment.participant import Contract
 
     kind, contract, data = (connection.recv_bytes() for _ in range(3))
     try:
@@ -78,7 +78,7 @@ def main(path: str) -> None:
     from hellora.terminal import quieten
 
     quieten()
-    from hellora.participant import OwnSettings, WithOwnData
+    from hellora.deployment.participant import OwnSettings, WithOwnData
 
     settings.pop("folder", None)
     serve(settings.pop("socket"), WithOwnData(OwnSettings(**settings), log))

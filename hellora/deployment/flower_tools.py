@@ -82,7 +82,7 @@ class Address:
                 else f"{where} needs --certificate, the server's ca.crt (or --insecure, for plain text without keys)"
             )
         if certificate is not None:
-            from hellora.certificates import check_certificate
+            from hellora.deployment.certificates import check_certificate
 
             check_certificate(certificate, "--certificate")
         return cls(found[1].strip("[]"), int(found[2]), certificate and certificate.resolve())

@@ -11,6 +11,7 @@ from hellora.backends.records import hello_of
 from hellora.client import ClientWork
 from hellora.config import Experiment
 from hellora.data.sides import Classes, agreed, server_corpus
+from hellora.deployment.participant import Contract
 from hellora.errors import InputError, RunError
 from hellora.experiment import (
     Setup,
@@ -23,7 +24,6 @@ from hellora.experiment import (
     prepare,
     rehearse,
 )
-from hellora.participant import Contract
 from hellora.runs import Record
 from hellora.seeds import seed_for
 from hellora.types import Budget, ClientProfile

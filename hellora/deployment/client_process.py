@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hellora.deployment.flower_tools import Address, arguments_of, environment, free_port, one_line, program, reason
+from hellora.deployment.server_process import claimed
+from hellora.deployment.supervision import Child, Tell, supervise
 from hellora.errors import InputError
-from hellora.flower_tools import Address, arguments_of, environment, free_port, one_line, program, reason
 from hellora.overrides import parse_settings
-from hellora.server_process import claimed
-from hellora.supervision import Child, Tell, supervise
 from hellora.units import parse_bytes
 
-TRAINER = (sys.executable, "-m", "hellora.trainer")
+TRAINER = (sys.executable, "-m", "hellora.deployment.trainer")
 LONGEST_SOCKET = 100  # characters
 
 

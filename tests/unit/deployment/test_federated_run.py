@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("flwr")
 
+from hellora.deployment.federated_run import Following, OwnLines, Submission
+from hellora.deployment.flower_tools import Address, Flower, arguments_of, environment, last_json, reason
 from hellora.errors import InputError, RunError
-from hellora.federated_run import Following, OwnLines, Submission
-from hellora.flower_tools import Address, Flower, arguments_of, environment, last_json, reason
 
 pytestmark = pytest.mark.flower
 
@@ -90,7 +90,7 @@ def follow(tmp_path: Path, logs: list[list[str]], statuses: list[tuple[str, str]
 
 
 def test_after_a_break_the_log_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hellora.federated_run.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("hellora.deployment.federated_run.LOOK_SECONDS", 0.0)
     logs = [["a", "b"], ["a"], ["a", "b", "c"]]
     statuses = [("running", ""), ("running", ""), ("finished:completed", "")]
     assert follow(tmp_path, logs, statuses) == ["a", "b", "c"]

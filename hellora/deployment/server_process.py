@@ -14,9 +14,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hellora.checkpoint import write_atomically
+from hellora.deployment.flower_tools import Address, Flower, check_free, environment, program, reason
+from hellora.deployment.supervision import Child, Tell, supervise
 from hellora.errors import HelloraError, InputError, RunError
-from hellora.flower_tools import Address, Flower, check_free, environment, program, reason
-from hellora.supervision import Child, Tell, supervise
 
 LOOK_SECONDS = 2.0  # between looks for new keys
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where Flower's own processes reach a server that listens there
@@ -49,7 +49,7 @@ class Server:
     def check(self) -> None:
         """Raises InputError where it cannot work."""
         if self.certificates is not None:
-            from hellora.certificates import check_server
+            from hellora.deployment.certificates import check_server
 
             check_server(self.certificates, self.own_address.host)
         check_free(self.host, self.port)
@@ -118,7 +118,7 @@ class Admission:
                     self.refused[path.name] = str(error)
 
     def admit(self, path: Path) -> None:
-        from hellora.certificates import public_key_text
+        from hellora.deployment.certificates import public_key_text
 
         key = public_key_text(path)
         if key in self.admitted:

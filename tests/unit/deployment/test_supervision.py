@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hellora.deployment.supervision import Child, ending_on_signals, kept_alive, leashed, supervise
 from hellora.errors import InputError
-from hellora.supervision import Child, ending_on_signals, guarded, kept_alive, supervise
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descendants are found by /proc")
 
@@ -106,7 +106,7 @@ def test_everything_ends_with_the_block(tmp_path: Path, pids: Callable[[], list[
 def test_everything_ends_with_its_supervisor(tmp_path: Path, pids: Callable[[], list[int]], number: int) -> None:
     script = (
         "import os, sys\n"
-        "from hellora.supervision import *\n"
+        "from hellora.deployment.supervision import *\n"
         f"child = Child('stub', lambda: {family(tmp_path)!r}, os.environ, grace=0.2)\n"
         "with ending_on_signals():\n"
         "    try: supervise([child], print)\n"
@@ -132,14 +132,14 @@ def test_the_child_ends_even_if_its_guard_is_killed(tmp_path: Path, pids: Callab
 
 @pytest.mark.parametrize(("code", "status"), [("0", 0), ("7", 7), ("os.kill(os.getpid(), 9)", 137)])
 def test_the_guard_ends_as_its_command_did(code: str, status: int) -> None:
-    command = guarded([sys.executable, "-c", f"import os, sys; sys.exit({code})"])
+    command = leashed([sys.executable, "-c", f"import os, sys; sys.exit({code})"])
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.wait(20) == status
 
 
 def test_a_command_that_ignores_sigterm_is_killed(pids: Callable[[], list[int]], tmp_path: Path) -> None:
     stubborn = family(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)")
-    with subprocess.Popen(guarded(stubborn, grace=0.2), stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(leashed(stubborn, grace=0.2), stdin=subprocess.PIPE) as process:
         wait_for(lambda: len(pids()) == 2)
         process.stdin.close()
         process.wait(20)

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hellora import certificates
+from hellora.deployment import certificates
 from hellora.errors import InputError
 
 pytestmark = pytest.mark.flower

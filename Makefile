@@ -34,7 +34,7 @@ fast: $(VENV)/.dev  ## only the quick tests, no checks
 	@$(PYTEST) -q -m "not slow and not flower and not gpu and not shared_data" $(TESTS)
 
 slow: $(VENV)/.dev  ## only the slow tests
-	@$(PYTEST) -m slow $(TESTS)
+	@$(PYTEST) --dist loadgroup -m slow $(TESTS)
 
 format: $(VENV)/.dev  ## rewrite the sources as `make check` wants them
 	@$(BIN)/ruff check --quiet --fix .; $(BIN)/ruff format --quiet .

@@ -80,7 +80,7 @@ def fields_of(records: RecordDict) -> dict[str, Any]:
 
 
 def num_bytes(records: RecordDict) -> int:
-    """Bytes of the tensors and texts, without Flower's envelope."""
-    tensors = sum(len(array.data) for record in records.array_records.values() for array in record.values())
-    texts = sum(len(str(value).encode()) for record in records.config_records.values() for value in record.values())
-    return tensors + texts
+    """Bytes of the tensors, their names, and the texts, without Flower's envelope."""
+    arrays = [item for record in records.array_records.values() for item in record.items()]
+    texts = [str(value) for record in records.config_records.values() for value in record.values()]
+    return sum(len(name.encode()) + len(array.data) for name, array in arrays) + sum(len(t.encode()) for t in texts)

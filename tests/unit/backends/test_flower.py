@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,12 +13,26 @@ from fake_grid import FakeGrid
 from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from hellora.aggregators.participant_mean import ParticipantMean
+from hellora.allocators.everything import Everything
 from hellora.answers import collect
 from hellora.backends.flower import FlowerBackend, Roster, ask_all
 from hellora.backends.records import from_records, hello_of, note, to_records
 from hellora.backends.wire import pack_answer, unpack_task
+from hellora.dispatchers.whole import Whole
 from hellora.errors import RunError
-from hellora.types import Budget, ClientFailure, ClientProfile, ClientTask, ClientUpdate
+from hellora.protocols import Method
+from hellora.sharing import answer_part, travelling_bytes
+from hellora.types import (
+    AdapterSpec,
+    Budget,
+    ClientFailure,
+    ClientProfile,
+    ClientTask,
+    ClientUpdate,
+    ModuleSpec,
+    WireFormat,
+)
 
 SPEC = tiny_spec()
 ADAPTER = random_adapter(SPEC, 0)
@@ -86,6 +100,31 @@ def test_bytes_on_the_wire_are_counted() -> None:
         assert isinstance(answer, ClientUpdate)
         assert 0 <= answer.metrics["sent_bytes"] - answer.adapter.num_bytes < 1500
         assert 0 <= answer.metrics["received_bytes"] - ADAPTER.num_bytes < 1500
+
+
+@pytest.mark.parametrize("format", get_args(WireFormat))
+@pytest.mark.parametrize("layers", [1, 3, 4])
+def test_the_bytes_of_each_client_are_those_that_were_planned(format: WireFormat, layers: int) -> None:
+    """Within 2 % and an envelope of 4 KB; with modules as in a BERT."""
+    names = [f"encoder.layer.{i}.attention.self.{which}" for i in range(4) for which in ("query", "value")]
+    modules = tuple(ModuleSpec(name, i // 2, 768, 768) for i, name in enumerate(names))
+    spec = AdapterSpec(modules, tuple(f"encoder.layer.{i}" for i in range(4)), max_rank=16, scale=2.0)
+    adapter, method = random_adapter(spec, 0), Method(Everything(), Whole(), ParticipantMean())
+    row = np.zeros((4, 16), dtype=bool)
+    row[4 - layers :] = True
+
+    def train(message: Message, _: Context) -> RecordDict:
+        task = unpack_task(from_records(message.content))
+        return to_records(pack_answer(update_of(task, adapter, spec), task, spec, format))
+
+    roster = Roster(grid_of("a", app=app_that(train)), hello_of("{}"), lambda _: None)
+    task = task_for(0, adapter, row)
+    (answer,) = FlowerBackend(roster, NAMES, FLEET, spec, "{}", format).train([task])
+    assert isinstance(answer, ClientUpdate)
+    down = travelling_bytes(task.adapter, method, "both", format)
+    up = travelling_bytes(answer_part(task, spec), method, "both", format)
+    for predicted, measured in ((down, answer.metrics["received_bytes"]), (up, answer.metrics["sent_bytes"])):
+        assert 0 <= measured - predicted < 0.02 * predicted + 4096
 
 
 def test_who_is_not_connected_is_missing_and_counts_when_it_comes_back() -> None:

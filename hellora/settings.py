@@ -29,7 +29,7 @@ class RunSettings:
     attempts: int = 3  # cohorts tried in a round before the run stops
     eval_every: int = 1  # rounds between evaluations; the last round is always evaluated
     over_select: float = 1.0  # clients asked for each of the cohort; the first `cohort` to answer count
-    deadline: float | None = None  # simulated seconds that a client has in a round
+    deadline: float | None = None  # seconds that a client has in a round, simulated or real
 
     def __post_init__(self) -> None:
         for name in ("rounds", "cohort", "min_clients", "attempts", "eval_every"):
@@ -40,7 +40,7 @@ class RunSettings:
         if self.over_select < 1:
             raise ValueError(f"over_select must be at least 1, not {self.over_select}: 1.3 asks 13 clients for 10")
         if self.deadline is not None and not self.deadline > 0:
-            raise ValueError(f"deadline must be greater than 0 simulated seconds, not {self.deadline}")
+            raise ValueError(f"deadline must be greater than 0 seconds, not {self.deadline}")
 
     @property
     def asked(self) -> int:

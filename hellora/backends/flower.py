@@ -21,11 +21,12 @@ from hellora.protocols import Backend
 from hellora.sharing import answer_part
 from hellora.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
 
-POLL_SECONDS = 0.2
+POLL_SECONDS, SLOWEST_POLL = 0.2, 5.0  # between looks for answers: 2 % of the time waited, between these
 ASK_SECONDS = 120.0  # for a node to say who it is; it may be busy with an older task, and is asked again
 BACK_SECONDS = 30.0  # the same within a round, where a client of it is not there
 DAY = 24 * 3600.0  # seconds that a message without a deadline is kept
 GRACE = 600.0  # seconds after a deadline in which a late answer is still put on record
+LATE_ROUNDS = 3  # the same in rounds
 
 Reply = RecordDict | str  # or why there is none
 
@@ -55,13 +56,14 @@ class Questions:
         return sent
 
     def pull(self, waiting: set[str], until: float) -> None:
+        begun = time.monotonic()
         try:
             while waiting and time.monotonic() < until:
                 for message in self.grid.pull_messages(list(waiting)):
                     asked = message.metadata.reply_to_message_id
                     waiting.discard(asked)
                     self.replies.put((asked, content_of(message)))
-                time.sleep(self.poll)
+                time.sleep(min(max(self.poll, 0.02 * (time.monotonic() - begun)), SLOWEST_POLL))
         except Exception as error:  # the SuperLink is gone, or speaks another language
             self.replies.put(error)
 
@@ -192,7 +194,7 @@ class FlowerBackend(Backend):
         self.roster, self.names, self.profiles, self.spec = roster, tuple(names), tuple(profiles), spec
         self.contract, self.format, self.deadline, self.enough = contract, format, deadline, enough
         self.questions = Questions(roster.grid)
-        self.awaited: dict[str, ClientTask] = {}  # by message id, of all rounds
+        self.awaited: dict[str, ClientTask] = {}  # by message id, of the last rounds
 
     def clients(self) -> Sequence[ClientProfile]:
         return self.profiles
@@ -213,10 +215,11 @@ class FlowerBackend(Backend):
                 continue
             contents[node], by_node[node] = to_records(pack_task(task, self.format), contract=self.contract), task
         keep = DAY if self.deadline is None else self.deadline + GRACE
-        round = str(tasks[0].round) if tasks else ""
+        round = tasks[0].round if tasks else 0
+        self.awaited = {m: late for m, late in self.awaited.items() if late.round >= round - LATE_ROUNDS}
         until = time.monotonic() + (DAY if self.deadline is None else self.deadline)
         sizes = {task.client: num_bytes(contents[node]) for node, task in by_node.items()}
-        sent = self.questions.ask(contents, "train", keep, round)
+        sent = self.questions.ask(contents, "train", keep, str(round))
         asked: dict[str, ClientTask] = {}
         for node, message in sent.items():
             if message:

@@ -166,6 +166,8 @@ def budget_settings(
     for where, value in (("--seconds", seconds), ("--speed", speed)):
         if value is not None and not 0 < value < float("inf"):
             raise InputError(f"{where} {value}: it must be a number above 0")
+    if seconds is not None and speed is None:
+        raise InputError("--seconds needs --speed, which `hellora plan --model … --measure` tells of this machine")
     return {
         "memory": memory,
         "layers": layers,

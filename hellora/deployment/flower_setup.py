@@ -26,6 +26,7 @@ from hellora.experiment import (
 )
 from hellora.runs import Record
 from hellora.seeds import seed_for
+from hellora.settings import FleetSettings
 from hellora.types import Budget, ClientProfile
 
 JOIN_SECONDS = 3600.0  # that a new run waits for its clients
@@ -71,6 +72,8 @@ class Deployed:
             RunError: too few clients joined.
         """
         check_deployed(experiment)
+        if experiment.fleet != FleetSettings():
+            self.log("[fleet] is for simulations: here every client brings its own budget")
         device_check(experiment.compute.device)
         roster = Roster(self.grid, hello_of(Contract(experiment.name, experiment.table).to_json()), self.log)
         said = self.gather(experiment, roster, record.get("clients", {}))

@@ -60,6 +60,7 @@ def flat(options: dict[str, object]) -> list[object]:
         ({"--layers": 0}, ["--layers 0"]),
         ({"--rank": 0}, ["--rank 0"]),
         ({"--seconds": 0}, ["--seconds 0"]),
+        ({"--seconds": 60}, ["--seconds needs --speed"]),
         ({"--speed": "nan"}, ["--speed nan"]),
         ({"--model": "keys"}, ["--model: keys has no config.json"]),
     ],

@@ -146,6 +146,7 @@ class Site:
 
     def replay(self, out: str, without: Sequence[tuple[int, int]], **changes: Any) -> dict[str, torch.Tensor]:
         """The tensors of the same run in this process, without the updates of these (round, client)."""
+        changes.pop("deadline", None)  # who was late is among those left out
         fleet = by_client(self.experiment(self.folder / "whole", **changes))
         run_experiment(
             self.experiment(self.folder / "whole", **changes, fleet=fleet),
@@ -169,9 +170,7 @@ def by_client(experiment: Experiment) -> dict[str, Any]:
 
 
 def without_answers(experiment: Experiment, dropped: frozenset[tuple[int, int]]) -> Setup:
-    setup = prepare(experiment)
-    real = replace(setup.federation, simulated=False)
-    return replace(setup, federation=real, connect=lambda s: Dropping(on_this_machine(s), dropped))
+    return replace(prepare(experiment), connect=lambda setup: Dropping(on_this_machine(setup), dropped))
 
 
 class Dropping(Backend):

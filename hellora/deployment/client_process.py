@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hellora.deployment.flower_tools import Address, arguments_of, environment, free_port, one_line, program, reason
+from hellora.deployment.flower_tools import Address, arguments_of, environment, free_port, program, reason
 from hellora.deployment.server_process import claimed
 from hellora.deployment.supervision import Child, Tell, supervise
 from hellora.errors import InputError
@@ -101,8 +101,8 @@ class Client:
             )
         if "address already in use" in output:
             return "the SuperNode's port was taken by another process"
-        words = reason(output) or one_line(output)[-200:]
-        return f"the SuperNode ended: {words} (see {self.log})"
+        words = reason(output)
+        return f"the SuperNode ended{': ' if words else ''}{words} (see {self.log})"
 
 
 @dataclass

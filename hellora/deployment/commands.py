@@ -1,5 +1,6 @@
 """Floor 5: the commands around Flower: certificates, server, client, and runs at a server or on its simulation."""
 
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -200,19 +201,22 @@ def run_simulated(source: str, overrides: list[str], out: Path | None, resume: b
 
 
 def engine_settings(experiment: Any) -> dict[str, float]:
-    """What Flower's simulation is told: all clients, as many processes as workers, and what devices each may use."""
+    """What Flower's simulation is told: all clients, as many processes as workers, and what devices each may use.
+
+    Where RAY_ADDRESS names a cluster of Ray, it has the resources that its machines were started with.
+    """
     import torch
 
     compute = experiment.compute
     devices = 0 if compute.device == "cpu" else torch.cuda.device_count()
-    return {
+    settings = {
         "num-supernodes": experiment.data.clients,
         "client-resources-num-cpus": 1,
         "client-resources-num-gpus": float(devices and min(1.0, devices / compute.workers)),
-        "init-args-num-cpus": compute.workers,
-        "init-args-num-gpus": devices,
         "init-args-log-to-driver": False,
     }
+    own = {"init-args-num-cpus": compute.workers, "init-args-num-gpus": devices}
+    return settings if "RAY_ADDRESS" in os.environ else settings | own
 
 
 def followed(run: Callable[["Lines"], None], title: str, again: list[str], done: str) -> None:

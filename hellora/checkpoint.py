@@ -6,7 +6,6 @@ written under another name and renamed into place.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from hellora.atomic import write_atomically
 from hellora.backends.wire import flatten, on_their_own, unflatten
 from hellora.errors import InputError
 from hellora.types import ServerState
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either absent (or as it was) or whole, even if the machine stops."""
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    if hasattr(os, "O_DIRECTORY"):  # the new name is on disk only when its folder is
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        os.fsync(folder)
-        os.close(folder)
 
 
 def save_state(folder: Path, state: ServerState, record: Mapping[str, Any]) -> None:

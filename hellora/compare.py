@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from hellora.checkpoint import write_atomically
+from hellora.atomic import write_atomically
 from hellora.comparison import Comparison
 from hellora.comparison_table import (
     LOWER_IS_BETTER,

@@ -24,7 +24,8 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 import hellora
-from hellora.checkpoint import load_state, save_state, write_atomically
+from hellora.atomic import write_atomically
+from hellora.checkpoint import load_state, save_state
 from hellora.client import Evaluation
 from hellora.config import Experiment, read_experiment
 from hellora.diagnostics import energy, idle_rounds

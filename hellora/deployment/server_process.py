@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from hellora.checkpoint import write_atomically
+from hellora.atomic import write_atomically
 from hellora.deployment.flower_tools import Address, Flower, check_free, environment, program, reason
 from hellora.deployment.supervision import Child, Tell, supervise
 from hellora.errors import HelloraError, InputError, RunError

@@ -10,7 +10,8 @@ import pytest
 import torch
 from factories import random_adapter, state_bits, tiny_spec
 
-from hellora.checkpoint import load_state, save_state, write_atomically
+from hellora.atomic import write_atomically
+from hellora.checkpoint import load_state, save_state
 from hellora.errors import InputError
 from hellora.types import Adapter, LoraPair, ServerState
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,14 @@ class ClientWork:
     parts: Sequence[npt.NDArray[np.int64]] | None  # the rows of each client, by id; None: all rows are one client's
 
     def train(self, task: ClientTask) -> ClientUpdate:
-        rows = self.data if self.parts is None else self.data.select(self.parts[task.client])
-        return train_client(task, self.base, self.task, rows)
+        if self.parts is None:
+            return train_client(task, self.base, self.task, self.data, self.encoded)
+        return train_client(task, self.base, self.task, self.data.select(self.parts[task.client]))
+
+    @cached_property
+    def encoded(self) -> Encoded:
+        """All rows, encoded once for all rounds."""
+        return self.task.encode(self.base, self.data)
 
     def attempt(self, task: ClientTask) -> ClientUpdate | ClientFailure:
         """Train; a client that raises is rejected with what it raised, and the round goes on."""
@@ -89,14 +96,18 @@ class ClientWork:
             return
 
 
-def train_client(task: ClientTask, base: BaseModel, kind: Task, rows: Any) -> ClientUpdate:
+def train_client(
+    task: ClientTask, base: BaseModel, kind: Task, rows: Any, encoded: Encoded | None = None
+) -> ClientUpdate:
     """Train the components in `task.trained` (and the head) on the client's rows; nothing else gets a gradient.
+
+    `encoded` are the rows, encoded, where they are already.
 
     Raises:
         TrainingError: the loss became nan or infinite.
     """
     started = time.perf_counter()
-    encoded = kind.encode(base, rows)
+    encoded = kind.encode(base, rows) if encoded is None else encoded
     spec, settings, policy = base.spec, task.train, task.policy
     rounding = torch.Generator(base.device).manual_seed(seed_for(task.seed, "int8"))
     squares = np.zeros(spec.num_layers)

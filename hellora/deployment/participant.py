@@ -97,8 +97,7 @@ class Participant(ABC):
 
     def prepare(self, contract: Contract) -> dict[str, Any]:
         """Load everything; the longest example in tokens (1 where they have no length)."""
-        work = self.ready(contract)
-        lengths = work.task.encode(work.base, work.data).lengths
+        lengths = self.ready(contract).encoded.lengths
         return {"longest": 1 if lengths is None else int(lengths.max())}
 
     def train(self, contract: Contract, data: bytes) -> bytes:

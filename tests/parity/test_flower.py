@@ -3,6 +3,7 @@
 import csv
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hellora.deployment.flower_setup import Deployed, SimulatedOnFlower
 from hellora.deployment.participant import OwnSettings, WithOwnData
 from hellora.deployment.trainer import serve
 from hellora.runs import Prepare, run_experiment
+from hellora.tasks.sequence_classification import SequenceClassification
 
 CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 1), "ward": (3, 4)}  # layers and rank, in order of ids
 METHODS: dict[str, dict[str, Any]] = {
@@ -121,6 +123,36 @@ def test_three_worlds_end_with_the_same_bits(method: str, tiny_bert: Path, tmp_p
     for each in zip(*lines, strict=True):
         facts = [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "clients")} for line in each]
         assert facts[0] == facts[1] == facts[2]
+
+
+def test_a_client_loads_its_model_and_encodes_its_data_once(
+    tiny_bert: Path, tmp_path: Path, trainers: FakeGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the model and the data for all rounds; the server encodes what it evaluates on."""
+    encoded, loaded = Counter[int](), Counter[str]()
+    encode, load = SequenceClassification.encode, SequenceClassification.load
+
+    def counting_encode(self: Any, base: Any, rows: Any) -> Any:
+        encoded[len(rows)] += 1
+        return encode(self, base, rows)
+
+    def counting_load(self: Any, *settings: Any, **more: Any) -> Any:
+        loaded[threading.current_thread().name] += 1
+        return load(self, *settings, **more)
+
+    monkeypatch.setattr(SequenceClassification, "encode", counting_encode)
+    monkeypatch.setattr(SequenceClassification, "load", counting_load)
+    run_experiment(
+        experiment(tiny_bert, tmp_path / "server", "product_update", cohort=4),
+        tmp_path / "out",
+        Silent(),
+        preparing=Deployed(trainers, lambda _: None).prepare,
+    )
+    lines = (tmp_path / "out" / "rounds.jsonl").read_text().splitlines()
+    assert all(len(json.loads(line)["updated"]) == 4 for line in lines)
+    sizes = [client["examples"] for client in json.loads((tmp_path / "out" / "clients.json").read_text())["clients"]]
+    assert {size: encoded[size] for size in sizes} == Counter(sizes)
+    assert sorted(loaded.values()) == [1, 1, 1, 1, 1]  # four clients and the server
 
 
 def test_who_is_who_is_on_record(tiny_bert: Path, tmp_path: Path, trainers: FakeGrid) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from hellora import cli_federation
+from hellora import cli_adapter, cli_federation
 from hellora.errors import HelloraError, InputError
 from hellora.terminal import default_folder, plain_console, quieten
 
@@ -249,7 +249,7 @@ def compare(
 ) -> None:
     """Compare methods over seeds and settings: a run for each, and a table with 95 % intervals."""
     quieten()
-    from hellora.compare import run_comparison
+    from hellora.comparing import run_comparison
     from hellora.comparison import parse_grid, parse_named, read_comparison
     from hellora.comparison_table import on_screen
     from hellora.overrides import parse_settings, parse_value
@@ -291,6 +291,7 @@ def compare(
         raise typer.Exit(1)
 
 
+app.add_typer(cli_adapter.app)
 app.add_typer(cli_federation.app)
 
 

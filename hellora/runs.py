@@ -23,15 +23,16 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 import hellora
+from hellora.adapter_folder import save_adapter
 from hellora.checkpoint import load_state, save_state, write_atomically
 from hellora.client import Evaluation
 from hellora.config import Experiment, read_experiment
 from hellora.diagnostics import energy, idle_rounds
 from hellora.errors import InputError, RunError
 from hellora.experiment import Setup, prepare, threads
-from hellora.export import save_adapter
 from hellora.groups import served
 from hellora.model import resolve_name
+from hellora.model_card import Trained
 from hellora.protocols import Backend
 from hellora.rounds import federate
 from hellora.types import (
@@ -251,7 +252,8 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
 def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:
     """The state before round 0, evaluated and saved."""
     state = setup.initial_state()
-    record = {"initial": setup.evaluate(state).metrics, "clients": setup.clients}
+    labels = list(setup.corpus.labels)  # so that what was trained can be used without the data
+    record = {"initial": setup.evaluate(state).metrics, "clients": setup.clients, "labels": labels}
     save_state(folder.checkpoint, state, record)
     return state, record
 
@@ -314,7 +316,8 @@ def finish(
     draft = folder.path / "adapter.draft"
     for old in (draft, folder.adapter):
         shutil.rmtree(old, ignore_errors=True)
-    save_adapter(draft, setup, state, folder.adapter)
+    trained = Trained(setup.experiment, setup.base, setup.corpus.labels, state, initial, lines, tuple(setup.clients))
+    save_adapter(draft, trained, folder.adapter)
     draft.rename(folder.adapter)
     corpus, on = setup.corpus, setup.experiment.data.evaluate_on
     summary = {

@@ -33,6 +33,7 @@ from hellora.settings import (
     PolicySettings,
     RunSettings,
     TaskSettings,
+    TrackingSettings,
     WireSettings,
 )
 from hellora.tasks import Task
@@ -58,13 +59,15 @@ class Experiment:
     wire: WireSettings
     guard: GuardSettings
     compute: ComputeSettings
+    tracking: TrackingSettings
     table: Table = field(repr=False)
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.table)
 
     def same_run(self, other: "Experiment") -> bool:
-        """True if both describe the same computation. Where it is done, and when it gives up, may change."""
+        """True if both describe the same computation. Where it is done, who is told
+        of it, and when it gives up, may change."""
         mine, theirs = ({k: v for k, v in e.table.items() if k not in MAY_CHANGE} for e in (self, other))
         return mine == theirs
 
@@ -74,7 +77,7 @@ class Experiment:
         return replace(self, compute=compute, table={**self.table, "compute": plain(asdict(compute))})
 
 
-MAY_CHANGE = ("compute", "min_clients", "attempts")  # from one resume to the next
+MAY_CHANGE = ("compute", "tracking", "min_clients", "attempts")  # from one resume to the next
 SECTIONS: dict[str, type] = {
     "task": TaskSettings,
     "model": ModelSettings,
@@ -87,6 +90,7 @@ SECTIONS: dict[str, type] = {
     "wire": WireSettings,
     "guard": GuardSettings,
     "compute": ComputeSettings,
+    "tracking": TrackingSettings,
 }
 # The keys that name a strategy, and the kind of strategy they name.
 NAMING: dict[tuple[str, str], str] = {

@@ -5,6 +5,7 @@ rounds.jsonl      one line per finished round               adapter/      what p
 summary.json      initial and final metrics, totals, whom the result serves how well; written last
 costs.json        what training was counted to cost, where there are budgets in bytes or seconds
 error.log         the traceback of a strategy that stopped the run
+tracking/         what experiment trackers write, where some are asked for
 """
 
 import json
@@ -35,6 +36,7 @@ from hellora.model import resolve_name
 from hellora.model_card import Trained
 from hellora.protocols import Backend
 from hellora.rounds import federate
+from hellora.tracking import check_trackers, tracking
 from hellora.types import (
     AdapterSpec,
     Attempt,
@@ -207,6 +209,7 @@ def run_experiment(
         InputError: settings, data, model or folder do not fit; nothing has been computed.
         RunError: a round got too few usable updates, or a strategy raised; everything before it is kept.
     """
+    check_trackers(experiment.tracking)
     folder = RunFolder(out)
     with folder.claim(experiment, resume) as begun, folder.tracing():
         if folder.summary.exists():
@@ -230,7 +233,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
     if (planner := setup.federation.planner) is not None:
         write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
     evaluation = None
-    with setup.backend() as backend:
+    with tracking(experiment, folder.path, lines) as tracked, setup.backend() as backend:
         state, record = saved or start(setup, folder)
         progress.started(setup, record["initial"], state.round)
         clock = time.perf_counter()
@@ -245,6 +248,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
             clock = now
             folder.append(lines[-1])
             save_state(folder.checkpoint, state, record)
+            tracked.tell(lines)
             progress.round_finished(lines[-1])
     return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines)
 

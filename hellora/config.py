@@ -23,6 +23,7 @@ from hellora.data.partitioning import Partitioner
 from hellora.data.sources import DataSettings
 from hellora.errors import InputError
 from hellora.model import ModelSettings
+from hellora.presets import presets
 from hellora.protocols import Method
 from hellora.server_step import ServerStep
 from hellora.settings import (
@@ -103,10 +104,6 @@ NAMING: dict[tuple[str, str], str] = {
 
 
 # ----------------------------------------------------------------------------------------------- reading and overriding
-
-
-def presets() -> list[str]:
-    return sorted(path.name.removesuffix(".toml") for path in files("hellora.presets").iterdir() if is_toml(path.name))
 
 
 def preset_summaries() -> dict[str, list[str]]:

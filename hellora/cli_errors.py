@@ -1,5 +1,6 @@
 """Floor 5: what all commands have in common: how they end, an example in their help, names that the shell completes."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -62,6 +63,7 @@ def run_command(app: typer.Typer) -> int:
 def in_one_line(error: click.ClickException) -> str:
     """What click says of a command line that it cannot read, as we say it."""
     said = " ".join(error.format_message().split()).removesuffix(".")
+    said = re.sub(r"( Did you mean [^?]+\?)\1", r"\1", said)  # click and typer both ask
     context = error.ctx if isinstance(error, click.UsageError) else None
     where = context.command_path if context else "hellora"
     return f"{where}: {said[:1].lower()}{said[1:]}: see `{where} --help`"

@@ -59,6 +59,7 @@ def test_a_command_line_that_cannot_be_read_is_one_line(
     check_refusal(answer, words)
     assert answer.err.startswith(f"error: {command}: ")
     assert answer.err.endswith(f": see `{command} --help`\n")
+    assert answer.err.count("Did you mean") <= 1
     assert answer.out == ""
 
 

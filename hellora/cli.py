@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from hellora import cli_adapter
+from hellora.cli_errors import run_command, sources, with_examples
 from hellora.deployment import commands as federation_commands
-from hellora.errors import HelloraError, InputError
+from hellora.errors import InputError
 from hellora.terminal import default_folder, plain_console, quieten
 
 if TYPE_CHECKING:
@@ -19,17 +21,24 @@ if TYPE_CHECKING:
     from hellora.planner import Offer
     from hellora.types import Budget
 
-app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-Source = Annotated[str, typer.Argument(metavar="PRESET_OR_FILE", help="a preset's name, or an experiment file (TOML)")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="PRESET_OR_FILE", help="a preset's name, or an experiment file (TOML)", autocompletion=sources
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="change a setting; may be repeated")
 ]
 
 
-@app.callback()
-def hellora() -> None:
+@app.callback(invoke_without_command=True, epilog="\b\nExample:\n  hellora run quickstart")
+def hellora(context: typer.Context) -> None:
     """Fine-tune one model with LoRA across clients that cannot all afford the same training."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -89,7 +98,10 @@ def run(
 @app.command()
 def plan(
     source: Annotated[
-        str | None, typer.Argument(metavar="PRESET_OR_FILE", help="whose rounds to plan; or name a --model")
+        str | None,
+        typer.Argument(
+            metavar="PRESET_OR_FILE", help="whose rounds to plan; or name a --model", autocompletion=sources
+        ),
     ] = None,
     overrides: Overrides = None,
     round: Annotated[int, typer.Option(help="which round")] = 0,
@@ -223,7 +235,11 @@ def shortened(ranks: "Ranks") -> str:
 def compare(
     source: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="a comparison (TOML), or the preset or experiment to compare methods on"),
+        typer.Argument(
+            metavar="FILE",
+            help="a comparison (TOML), or the preset or experiment to compare methods on",
+            autocompletion=sources,
+        ),
     ],
     methods: Annotated[
         list[str] | None,
@@ -249,7 +265,7 @@ def compare(
 ) -> None:
     """Compare methods over seeds and settings: a run for each, and a table with 95 % intervals."""
     quieten()
-    from hellora.compare import run_comparison
+    from hellora.comparing import run_comparison
     from hellora.comparison import parse_grid, parse_named, read_comparison
     from hellora.comparison_table import on_screen
     from hellora.overrides import parse_settings, parse_value
@@ -291,6 +307,7 @@ def compare(
         raise typer.Exit(1)
 
 
+app.add_typer(cli_adapter.app)
 app.add_typer(federation_commands.app)
 
 
@@ -312,14 +329,13 @@ def list_() -> None:
             console.print(f"  {label:<28}{line}", highlight=False)
 
 
+with_examples((app, cli_adapter.app, federation_commands.app))
+
+
 def main() -> None:
     """The `hellora` command: 0 done, 1 the run had to stop, 2 the input is wrong."""
     sys.path.insert(0, "")  # a strategy "my_module:Mine" may lie in the working directory
-    try:
-        app()
-    except HelloraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+    sys.exit(run_command(app))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hellora.algebra import new_adapter
 from hellora.memory import peak_memory
@@ -166,6 +166,25 @@ def evaluate(
     with torch.no_grad(), base.dressed(adapter):
         found = measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size, precision)
         return replace(found, metrics={**found.metrics, **kind.answer_metrics(base, rows)})
+
+
+@torch.no_grad()
+def predict(
+    adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
+) -> Tensor:
+    """What an adapter says of each row, in their order: logits (rows, classes), in float32 on the CPU.
+
+    For classification; `Task.answer` is what language models do.
+    """
+    encoded = kind.encode(base, rows)
+    found: dict[int, Tensor] = {}
+    with base.dressed(adapter):
+        for indices in evaluation_batches(encoded, batch_size):
+            batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
+            with autocast(base, precision):
+                logits = kind.logits(base, batch).float().cpu()
+            found |= dict(zip(indices.tolist(), logits, strict=True))
+    return torch.stack([found[row] for row in range(len(found))])
 
 
 def measure(

@@ -23,6 +23,7 @@ from hellora.data.partitioning import Partitioner
 from hellora.data.sources import DataSettings
 from hellora.errors import InputError
 from hellora.model import ModelSettings
+from hellora.presets import presets
 from hellora.protocols import Method
 from hellora.server_step import ServerStep
 from hellora.settings import (
@@ -33,6 +34,7 @@ from hellora.settings import (
     PolicySettings,
     RunSettings,
     TaskSettings,
+    TrackingSettings,
     WireSettings,
 )
 from hellora.tasks import Task
@@ -58,13 +60,15 @@ class Experiment:
     wire: WireSettings
     guard: GuardSettings
     compute: ComputeSettings
+    tracking: TrackingSettings
     table: Table = field(repr=False)
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.table)
 
     def same_run(self, other: "Experiment") -> bool:
-        """True if both describe the same computation. Where it is done, and when it gives up, may change."""
+        """True if both describe the same computation. Where it is done, who is told
+        of it, and when it gives up, may change."""
         mine, theirs = ({k: v for k, v in e.table.items() if k not in MAY_CHANGE} for e in (self, other))
         return mine == theirs
 
@@ -74,7 +78,7 @@ class Experiment:
         return replace(self, compute=compute, table={**self.table, "compute": plain(asdict(compute))})
 
 
-MAY_CHANGE = ("compute", "min_clients", "attempts")  # from one resume to the next
+MAY_CHANGE = ("compute", "tracking", "min_clients", "attempts")  # from one resume to the next
 SECTIONS: dict[str, type] = {
     "task": TaskSettings,
     "model": ModelSettings,
@@ -87,6 +91,7 @@ SECTIONS: dict[str, type] = {
     "wire": WireSettings,
     "guard": GuardSettings,
     "compute": ComputeSettings,
+    "tracking": TrackingSettings,
 }
 # The keys that name a strategy, and the kind of strategy they name.
 NAMING: dict[tuple[str, str], str] = {
@@ -99,10 +104,6 @@ NAMING: dict[tuple[str, str], str] = {
 
 
 # ----------------------------------------------------------------------------------------------- reading and overriding
-
-
-def presets() -> list[str]:
-    return sorted(path.name.removesuffix(".toml") for path in files("hellora.presets").iterdir() if is_toml(path.name))
 
 
 def preset_summaries() -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from hellora.algebra import joined
 from hellora.errors import InputError
 from hellora.resident import BaseModel
-from hellora.types import Adapter, AdapterSpec, ModuleSpec
+from hellora.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 
 Quantization = Literal["none", "8bit", "4bit"]
 Kind = Literal["features", "sequence_classification", "image_classification", "causal_lm"]
@@ -216,9 +216,14 @@ def quantization(settings: ModelSettings, kind: Kind, labels: Sequence[str]) -> 
     config = transformers.BitsAndBytesConfig(
         **QUANTIZATION[settings.quantization],
         bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
-        llm_int8_skip_modules=[name for name, _ in linear_modules(net) if not NUMBERED.match(name)],
+        llm_int8_skip_modules=outside_blocks(net),
     )
     return {"quantization_config": config, "device_map": {"": "cpu"}}
+
+
+def outside_blocks(net: nn.Module) -> list[str]:
+    """The linear modules that are never quantised, by name."""
+    return [name for name, _ in linear_modules(net) if not NUMBERED.match(name)]
 
 
 def quantized_away(net: nn.Module, settings: ModelSettings) -> int:
@@ -313,8 +318,10 @@ def shape_of(linear: nn.Module) -> tuple[int, int]:
     return d_out, d_in
 
 
-# ---------------------------------------------------------------------------------------------------- writing for PEFT
+# ------------------------------------------------------------------------------------------- writing and reading PEFT
 
+PEFT_PREFIX = "base_model.model."  # of the name of every tensor
+WEIGHTS_FILE, HEAD_FILE = "adapter_model.safetensors", "head.safetensors"
 PEFT_TASKS: dict[Kind, str | None] = {
     "features": "FEATURE_EXTRACTION",
     "sequence_classification": "SEQ_CLS",
@@ -354,10 +361,65 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
     (folder / "adapter_config.json").write_text(json.dumps(written, indent=2, sort_keys=True))
     tensors = {}
     for module, pair in pairs.items():
-        tensors[f"base_model.model.{module}.lora_A.weight"] = pair.A.contiguous()
-        tensors[f"base_model.model.{module}.lora_B.weight"] = pair.B.contiguous()
+        tensors[f"{PEFT_PREFIX}{module}.lora_A.weight"] = pair.A.contiguous()
+        tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = pair.B.contiguous()
     if base.head is None:
-        tensors |= {f"base_model.model.{name}": value.contiguous() for name, value in adapter.head.items()}
+        tensors |= {f"{PEFT_PREFIX}{name}": value.contiguous() for name, value in adapter.head.items()}
     else:
-        save_file({n: v.contiguous() for n, v in adapter.head.items()}, folder / "head.safetensors")
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_head(adapter, folder)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def save_head(adapter: Adapter, folder: Path) -> None:
+    save_file({n: v.contiguous() for n, v in adapter.head.items()}, folder / HEAD_FILE)
+
+
+def load_peft(folder: Path, base: BaseModel) -> Adapter:
+    """The adapter that `save_peft` wrote to `folder`. A residual stays what it became: rank components of its module.
+
+    Raises:
+        InputError: a file is absent or damaged, or belongs to another base model.
+    """
+    try:
+        tensors = load_file(folder / WEIGHTS_FILE)
+        pairs = {}
+        for module in base.spec.modules:
+            A, B = (tensors[f"{PEFT_PREFIX}{module.name}.lora_{factor}.weight"] for factor in "AB")
+            if (A.shape[1], B.shape[0]) != (module.d_in, module.d_out):
+                raise ValueError(
+                    f"{module.name} maps {A.shape[1]} to {B.shape[0]}, not {module.d_in} to {module.d_out}"
+                )
+            pairs[module.name] = LoraPair(A, B, base.spec.scale)
+        if base.head is not None:
+            return Adapter(pairs, load_head(folder))
+        return Adapter(pairs, {name: tensors[f"{PEFT_PREFIX}{name}"] for name in base.head_names})
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the adapter in {folder} is damaged, or of another base model ({why}): export it again"
+        ) from error
+
+
+def load_head(folder: Path) -> dict[str, torch.Tensor]:
+    head: dict[str, torch.Tensor] = load_file(folder / HEAD_FILE)
+    return head
+
+
+def save_merged(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSettings) -> None:
+    """Write the base with `adapter` added to its weights, as transformers does, with the tokenizer or image processor.
+
+    A head that is the network's own is inside; hellora's own goes beside, as head.safetensors.
+
+    Raises:
+        InputError: the base is quantised; nothing can be added to its weights without rounding them again.
+    """
+    if settings.quantization != "none":
+        raise InputError(
+            f"--merged: the base is quantised ({settings.quantization}), and nothing is added to such weights: "
+            f"leave out --merged, and load the adapter beside them"
+        )
+    with base.dressed(adapter):
+        base.net.save_pretrained(str(folder))
+    base.processor.save_pretrained(str(folder))
+    if base.head is not None:
+        save_head(adapter, folder)

@@ -18,6 +18,7 @@ from hellora.config import Experiment
 from hellora.experiment import Setup
 from hellora.runs import Line
 from hellora.simulation import in_seconds
+from hellora.tracking import train_loss
 from hellora.types import ClientFailure, ClientUpdate
 from hellora.units import in_bytes
 
@@ -86,13 +87,11 @@ class TerminalProgress:
     def round_finished(self, line: Line) -> None:
         if self.rounds is not None:
             self.bars.advance(self.rounds)
-        losses = [client["loss"] * client["examples"] for client in line["clients"].values()]
-        examples = sum(client["examples"] for client in line["clients"].values())
         parts = [f"round {line['round']:3d}"]
         if line["metrics"] is not None:
             parts.append(shown(line["metrics"]))
-        if examples:
-            parts.append(f"train loss {sum(losses) / examples:.3f}")
+        if (loss := train_loss(line)) is not None:
+            parts.append(f"train loss {loss:.3f}")
         parts.append(f"{len(line['updated'])} of {len(line['cohort'])} clients")
         parts.append(f"up {in_bytes(line['uplink_bytes'])}, down {in_bytes(line['downlink_bytes'])}")
         parts.append(f"{line['seconds']:.1f} s")

@@ -6,6 +6,7 @@ summary.json      initial and final metrics, totals, whom the result serves how 
 costs.json        what training was counted to cost, where there are budgets in bytes or seconds
 clients.json      who is behind which id, with what budget, where clients are elsewhere
 error.log         the traceback of a strategy that stopped the run
+tracking/         what experiment trackers write, where some are asked for
 """
 
 import json
@@ -24,6 +25,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 import hellora
+from hellora.adapter_folder import save_adapter
 from hellora.atomic import write_atomically
 from hellora.checkpoint import load_state, save_state
 from hellora.client import Evaluation
@@ -31,11 +33,12 @@ from hellora.config import Experiment, read_experiment
 from hellora.diagnostics import energy, idle_rounds
 from hellora.errors import InputError, RunError
 from hellora.experiment import Setup, prepare, threads
-from hellora.export import save_adapter
 from hellora.groups import served
 from hellora.model import resolve_name
+from hellora.model_card import Trained
 from hellora.protocols import Backend
 from hellora.rounds import federate
+from hellora.tracking import check_trackers, tracking
 from hellora.types import (
     AdapterSpec,
     Attempt,
@@ -212,6 +215,7 @@ def run_experiment(
         InputError: settings, data, model or folder do not fit; nothing has been computed.
         RunError: a round got too few usable updates, or a strategy raised; everything before it is kept.
     """
+    check_trackers(experiment.tracking)
     folder = RunFolder(out)
     with folder.claim(experiment, resume) as begun, folder.tracing():
         if folder.summary.exists():
@@ -237,7 +241,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
     if (planner := setup.federation.planner) is not None:
         write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
     evaluation = None
-    with setup.backend() as backend:
+    with tracking(experiment, folder.path, lines) as tracked, setup.backend() as backend:
         state, record = saved or start(setup, folder)
         progress.started(setup, record["initial"], state.round)
         clock = time.perf_counter()
@@ -252,6 +256,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
             clock = now
             folder.append(lines[-1])
             save_state(folder.checkpoint, state, record)
+            tracked.tell(lines)
             progress.round_finished(lines[-1])
     return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines)
 
@@ -267,7 +272,8 @@ def who(setup: Setup) -> list[dict[str, Any]]:
 def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:
     """The state before round 0, evaluated and saved."""
     state = setup.initial_state()
-    record = {"initial": setup.evaluate(state).metrics, "clients": setup.clients}
+    labels = list(setup.corpus.labels)  # so that what was trained can be used without the data
+    record = {"initial": setup.evaluate(state).metrics, "clients": setup.clients, "labels": labels}
     save_state(folder.checkpoint, state, record)
     return state, record
 
@@ -330,7 +336,8 @@ def finish(
     draft = folder.path / "adapter.draft"
     for old in (draft, folder.adapter):
         shutil.rmtree(old, ignore_errors=True)
-    save_adapter(draft, setup, state, folder.adapter)
+    trained = Trained(setup.experiment, setup.base, setup.corpus.labels, state, initial, lines, tuple(setup.clients))
+    save_adapter(draft, trained, folder.adapter)
     draft.rename(folder.adapter)
     corpus, on = setup.corpus, setup.experiment.data.evaluate_on
     summary = {

@@ -249,3 +249,15 @@ class ComputeSettings:
     def __post_init__(self) -> None:
         if self.workers < 1 or self.threads < 0 or self.eval_batch_size < 1:
             raise ValueError("workers and eval_batch_size must be at least 1, and threads 0 (automatic) or more")
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """The [tracking] table: which experiment trackers are told of each round. It does not change results."""
+
+    trackers: tuple[str, ...] = ()  # tensorboard, wandb, mlflow … of accelerate, or "module:Class"
+    project: str = "hellora"  # under which they show the run
+
+    def __post_init__(self) -> None:
+        if len(set(self.trackers)) < len(self.trackers):
+            raise ValueError(f"trackers names one twice: {', '.join(self.trackers)}")

@@ -98,6 +98,14 @@ class Task(ABC):
         """Metrics of a whole evaluation; `loss` is the mean loss."""
         return {"loss": loss}
 
+    def answer(self, base: BaseModel, prompts: Sequence[str]) -> list[str]:
+        """What the model answers to each prompt, for tasks of instructions.
+
+        Raises:
+            InputError: the task does not say how to answer.
+        """
+        raise InputError(f"task {type(self).__name__} has no answer(), which predictions need: write it")
+
     def answer_metrics(self, base: BaseModel, rows: Any) -> dict[str, float]:
         """Metrics of generated answers, for tasks that have them."""
         return {}

@@ -100,22 +100,30 @@ class CausalLM(Task):
 
         rows = rows.select(range(min(self.answers, len(rows))))
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
-        limit = length_limit(base, self.max_length)
-        new_tokens = min(self.answer_tokens, limit // 2)  # as in training, a prompt loses its beginning
-        scores = []
-        prompts = prompt_tokens(base.processor, rows["prompt"])
-        for prompt, response in zip(prompts, rows["response"], strict=True):
-            ids = torch.tensor([shortened(base.processor, prompt, limit - new_tokens)], device=base.device)
+        answers = zip(rows["response"], self.answer(base, rows["prompt"]), strict=True)
+        scores = [scorer.score(response, answer)["rougeL"].fmeasure for response, answer in answers]
+        return {"rouge_l": sum(scores) / len(scores)}
+
+    def new_tokens(self, base: BaseModel) -> int:
+        """Tokens that an answer may have: at most half of the limit."""
+        return min(self.answer_tokens, length_limit(base, self.max_length) // 2)
+
+    @torch.no_grad()
+    def answer(self, base: BaseModel, prompts: Sequence[str]) -> list[str]:
+        """The likeliest token at each place, up to the end of text. As in training, a prompt loses its beginning."""
+        room = length_limit(base, self.max_length) - self.new_tokens(base)
+        answers = []
+        for prompt in prompt_tokens(base.processor, prompts):
+            ids = torch.tensor([shortened(base.processor, prompt, room)], device=base.device)
             out = base.net.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                max_new_tokens=new_tokens,
+                max_new_tokens=self.new_tokens(base),
                 do_sample=False,
                 pad_token_id=base.processor.pad_token_id,
             )
-            answer = base.processor.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-            scores.append(scorer.score(response, answer)["rougeL"].fmeasure)
-        return {"rouge_l": sum(scores) / len(scores)}
+            answers.append(base.processor.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        return answers
 
 
 def prompt_tokens(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:

@@ -178,7 +178,7 @@ def test_a_table_that_cannot_be_written_stops_the_comparison(
             raise OSError(28, "No space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr("hellora.compare.write_atomically", full)
+    monkeypatch.setattr("hellora.comparing.write_atomically", full)
     answer = hellora("compare", small, *METHODS, *ONE_ROUND, "--out", tmp_path / "out")
     assert (answer.status, progress_of(answer)) == (1, [])
     assert answer.err == (
@@ -388,7 +388,7 @@ def test_the_command_of_the_page_says_the_same(
         compared.append(comparison)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hellora.compare.run_comparison", note)
+    monkeypatch.setattr("hellora.comparing.run_comparison", note)
     monkeypatch.chdir(tmp_path)
     Path("methods.toml").write_text(code_of("toml"))
     assert hellora("compare", "methods.toml").status == 130

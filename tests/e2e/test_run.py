@@ -69,6 +69,7 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
         "adapter_model.safetensors",
         "head.safetensors",
         "labels.json",
+        "hellora.json",
         "README.md",
     }
     assert read_experiment(str(out / "experiment.toml")).same_run(read_experiment(str(small)))

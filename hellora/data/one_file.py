@@ -1,0 +1,48 @@
+"""Floor 4: examples to predict or to evaluate on: one file, one folder of images, or one data set of the hub."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from datasets import Dataset, Image
+
+from hellora.data.loading import load_splits
+from hellora.data.sources import Columns, DataSettings, Reader
+from hellora.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Examples in canonical columns; `files` has the name of each image's file, and is empty for other data."""
+
+    data: Dataset
+    files: Sequence[str]
+
+
+def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Sequence[str], labelled: bool) -> Rows:
+    """The rows of a source, by the columns that `settings` name.
+
+    Where they need not be labelled, a label may be absent, and a response is not read.
+
+    Raises:
+        InputError: there is no such file, a column is absent, or a row has a label that is none of `labels`.
+    """
+    try:
+        split = load_splits(name, settings.subset, "train", ())["train"]
+    except InputError as error:
+        raise InputError(str(error).removeprefix("data.name: ")) from error
+    if columns == "instruction":
+        prompt_alone = settings if labelled else replace(settings, response=settings.prompt)
+        return Rows(Reader(prompt_alone, columns, (), None).read(split), ())
+    index_of: dict[int | str, int] = {label: index for index, label in enumerate(labels)}
+    index_of |= {int(label): index for index, label in enumerate(labels) if is_number(label)}
+    rows = Reader(settings, columns, tuple(labels), index_of).read(split, may_lack_labels=not labelled)
+    files: list[str] = []
+    if columns == "image":
+        images = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
+        files = [image["path"] or "" for image in images["image"]]
+    return Rows(rows, files)
+
+
+def is_number(label: str) -> bool:
+    """True for a class that was a whole number in the data that it came from."""
+    return label.removeprefix("-").isdecimal() and str(int(label)) == label

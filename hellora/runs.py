@@ -4,10 +4,12 @@ experiment.toml   every setting, defaults written out       checkpoint/   the st
 rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
 summary.json      initial and final metrics, totals, whom the result serves how well; written last
 costs.json        what training was counted to cost, where there are budgets in bytes or seconds
+clients.json      who takes part, with budgets and, where they are known, class counts
 error.log         the traceback of a strategy that stopped the run
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -30,10 +32,11 @@ from hellora.diagnostics import energy, idle_rounds
 from hellora.errors import InputError, RunError
 from hellora.experiment import Setup, prepare, threads
 from hellora.export import save_adapter
+from hellora.fleet_record import fleet_record
 from hellora.groups import served
 from hellora.model import resolve_name
 from hellora.protocols import Backend
-from hellora.rounds import federate
+from hellora.rounds import federate, select
 from hellora.types import (
     AdapterSpec,
     Attempt,
@@ -89,6 +92,10 @@ class RunFolder:
     @property
     def costs(self) -> Path:
         return self.path / "costs.json"
+
+    @property
+    def clients(self) -> Path:
+        return self.path / "clients.json"
 
     @property
     def error(self) -> Path:
@@ -226,6 +233,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
     progress.loading(experiment, folder.path)
     setup = preparing(experiment, saved[1] if saved else {})
     folder.begin(experiment, lines)
+    write_atomically(folder.clients, json.dumps(fleet_record(setup)).encode())
     if (planner := setup.federation.planner) is not None:
         write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
     evaluation = None
@@ -264,8 +272,8 @@ def round_line(
     before: Line | None,
 ) -> Line:
     """One line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
-    attempts before the one that counted, whose bytes are in the sums. `simulated_clock` is the sum of
-    `simulated_seconds` so far."""
+    attempts before the one that counted, whose bytes are in the sums. `layer_scores` are those of rounds that measured
+    them. `simulated_clock` is the sum of `simulated_seconds` so far."""
     ranks = report.allocation.ranks.tolist()
     simulated = clock = None
     if report.simulated_seconds is not None:
@@ -284,12 +292,21 @@ def round_line(
         "idle_rounds": idle_rounds(
             report.allocation, report.counted.updated, before["idle_rounds"] if before else None
         ),
+        "layer_scores": new_layer_scores(report),
         "uplink_bytes": report.uplink_bytes,
         "downlink_bytes": report.downlink_bytes,
         "seconds": round(seconds, 3),
         "simulated_seconds": simulated,
         "simulated_clock": clock,
     }
+
+
+def new_layer_scores(report: RoundReport) -> list[float | None] | None:
+    """The scores (layers,) of an allocator that measured them anew in this round; null for one that is not finite."""
+    memory = select(report.state.memory, "allocator")
+    if "scores" not in memory or int(memory.get("refreshed", -1)) != report.round:
+        return None
+    return [float(f"{score:.6g}") if math.isfinite(score) else None for score in memory["scores"].tolist()]
 
 
 def attempt_fields(attempt: Attempt) -> Line:

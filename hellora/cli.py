@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from hellora import cli_federation
+from hellora import cli_federation, cli_report
 from hellora.errors import HelloraError, InputError
 from hellora.terminal import default_folder, plain_console, quieten
 
@@ -292,6 +292,7 @@ def compare(
 
 
 app.add_typer(cli_federation.app)
+app.add_typer(cli_report.app)
 
 
 @app.command("list")

@@ -21,12 +21,12 @@ ROW_HEIGHT, SMALLEST, LARGEST = 18, 280, 900  # of a heat map, in pixels
 
 @dataclass(frozen=True)
 class Curve:
-    """A line, with a band around it where `half` is given: half its height at every x, None for no band there."""
+    """A line, with a band around it where `half` has half of its height."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    half: Sequence[float | None] | None = None
+    half: Sequence[float | None] = ()
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
 
 def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, from_zero: bool = False) -> go.Figure:
     """Lines over a common axis, with their bands; `from_zero`: the heights are amounts."""
-    traces: list[Any] = []
+    traces: list[Any] = [
+        band(curve, i) for i, curve in enumerate(curves) if any(half is not None for half in curve.half)
+    ]
     for i, curve in enumerate(curves):
-        if curve.half is not None and any(half is not None for half in curve.half):
-            traces += band(curve, i)
         name = text(curve.name)
         traces.append(
             go.Scatter(
@@ -83,26 +83,23 @@ def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, from_zero: b
     )
 
 
-def band(curve: Curve, colour: int) -> list[Any]:
-    """A closed outline around where the curve has an interval."""
-    assert curve.half is not None
+def band(curve: Curve, colour: int) -> Any:
+    """A closed outline around where the curve has an interval; behind all lines."""
     known = [
         (x, y - half, y + half) for x, y, half in zip(curve.x, curve.y, curve.half, strict=True) if half is not None
     ]
     outline = [(x, high) for x, _, high in known] + [(x, low) for x, low, _ in reversed(known)]
-    return [
-        go.Scatter(
-            name=text(f"{curve.name}, 95 %"),
-            x=[x for x, _ in outline],
-            y=[y for _, y in outline],
-            mode="lines",
-            line={"width": 0},
-            fill="toself",
-            hoverinfo="skip",
-            showlegend=False,
-            meta={"colour": colour, "band": True},
-        )
-    ]
+    return go.Scatter(
+        name=text(f"{curve.name}, 95 %"),
+        x=[x for x, _ in outline],
+        y=[y for _, y in outline],
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        hoverinfo="skip",
+        showlegend=False,
+        meta={"colour": colour, "band": True},
+    )
 
 
 def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str, stacked: bool = False) -> go.Figure:

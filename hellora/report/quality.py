@@ -128,7 +128,7 @@ def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequ
         rows = [
             [curve.name, f"{place:.6g}", f"{mean:.4f}", "–" if half is None else f"± {half:.4f}"]
             for curve in curves
-            for place, mean, half in zip(curve.x, curve.y, curve.half or (), strict=True)
+            for place, mean, half in zip(curve.x, curve.y, curve.half, strict=True)
         ]
         columns = ["runs", axis.title, metric, "95 % interval"]
         views.append(View(axis.label, line_chart(curves, axis.title, metric), Table(columns, rows)))

@@ -215,7 +215,7 @@ def failures(run: RunRecord) -> Section:
     ]
     table = Table(["client", "what", "why", "times", "rounds"], rows, len(order) - len(rows))
     lead = "Missing: no answer. Rejected: an answer that cannot be used. Dropped: late, twice, or asked for by nobody."
-    figure = bar_chart(bars, "round", "clients", stacked=True)
+    figure = bar_chart(bars, "round", "how many" if len(bars) > 1 else bars[0].name, stacked=True)
     return Section(id, title, lead, [View("", figure, table)])
 
 

@@ -1,5 +1,6 @@
 """Several runs on one page: those that differ only in their seed are one line, with its 95 % interval."""
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hellora.comparison_table import (
 from hellora.errors import InputError
 from hellora.report.charts import Bars, bar_chart
 from hellora.report.parts import Page, Section, Table, View, missing
-from hellora.report.quality import compared_quality
+from hellora.report.quality import byte_unit, compared_quality
 from hellora.report.record import RunRecord, read_run
 
 ASIDE = ("seed", "compute", "min_clients", "attempts")  # what does not make a run another one
@@ -30,13 +31,28 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if (path / "comparison.toml").is_file():
-            cells = sorted(file.parent for file in path.glob("cells/*/*/seed-*/experiment.toml"))
-            if not cells:
-                raise InputError(f"{path}: no run of this comparison has begun")
-            found += cells
+            found += cells_of(path)
         else:
             found.append(path)
     return list(dict.fromkeys(found))
+
+
+def cells_of(comparison: Path) -> list[Path]:
+    """The cells that have begun, settings and methods in the order in which the comparison names them."""
+    try:
+        table = tomllib.loads((comparison / "comparison.toml").read_text())
+        order = [list(table.get(key, {})) for key in ("settings", "methods")]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{comparison / 'comparison.toml'} cannot be read: {error}") from error
+    cells = [file.parent for file in sorted(comparison.glob("cells/*/*/seed-*/experiment.toml"))]
+    if not cells:
+        raise InputError(f"{comparison}: no run of this comparison has begun")
+    settings, methods = ({name: i for i, name in enumerate(names)} for names in order)
+    last = len(cells)
+    return sorted(
+        cells,
+        key=lambda cell: (settings.get(cell.parents[1].name, last), methods.get(cell.parent.name, last)),
+    )
 
 
 def settings_of(folders: Sequence[Path]) -> Settings:
@@ -93,33 +109,35 @@ def page_of_several(folders: Sequence[Path]) -> Page:
     by_setting = settings_of(folders)
     runs = [run for groups in by_setting.values() for each in groups.values() for run in each]
     ended = [run for run in runs if run.summary is not None]
-    sections = [section for setting, groups in by_setting.items() for section in compared(setting, groups)]
-    rows = all_rows(by_setting)
+    rows = rows_of_groups(by_setting)
+    sections: list[Section] = []
+    for setting, groups in by_setting.items():
+        sections += [at_the_end(setting, [row for row in rows if row.setting == setting]), *curves(setting, groups)]
     notes = footnotes(rows) if rows else []
     if len(ended) < len(runs):
         notes.append(f"{len(runs) - len(ended)} of the runs have not ended: they are in the curves, not at the end.")
     facts = [
         ("runs", f"{len(runs)}, {len(ended)} of them ended"),
-        ("settings", ", ".join(by_setting) if all(by_setting) else "one"),
         ("compared", ", ".join(dict.fromkeys(name for groups in by_setting.values() for name in groups))),
+        *([("settings", ", ".join(by_setting))] if len(by_setting) > 1 else []),
         ("seeds", ", ".join(map(str, sorted({run.table["seed"] for run in runs})))),
     ]
     return Page("Comparison", facts, sections, notes, ended=len(ended) == len(runs))
 
 
-def compared(setting: str, groups: Groups) -> list[Section]:
-    """Curves and final numbers of one setting."""
-    where, suffix = (f" in {setting}", f"-{setting}") if setting else ("", "")
-    metrics = {"accuracy": "Accuracy", "loss": "Loss"}
-    if not any(run.metric == "accuracy" for runs in groups.values() for run in runs):
-        del metrics["accuracy"]
-    found = [
-        compared_quality(f"{metric}{suffix}", f"{title}{where}", metric, groups) for metric, title in metrics.items()
-    ]
-    return [at_the_end(setting, groups, f"end{suffix}", f"At the end{where}"), *found]
+def named(id: str, title: str, setting: str) -> tuple[str, str]:
+    """The id and title of a section, in its setting where there are any."""
+    return (f"{id}-{setting}", f"{title} in {setting}") if setting else (id, title)
 
 
-def all_rows(by_setting: Settings) -> list[Row]:
+def curves(setting: str, groups: Groups) -> list[Section]:
+    """Accuracy, where there is any, and loss on the way."""
+    accuracy = any(run.metric == "accuracy" for runs in groups.values() for run in runs)
+    metrics = ["accuracy", "loss"] if accuracy else ["loss"]
+    return [compared_quality(*named(metric, metric.capitalize(), setting), metric, groups) for metric in metrics]
+
+
+def rows_of_groups(by_setting: Settings) -> list[Row]:
     """A row of the comparison's table for each group that has runs that ended."""
     return rows_of(
         {
@@ -132,25 +150,31 @@ def all_rows(by_setting: Settings) -> list[Row]:
     )
 
 
-def at_the_end(setting: str, groups: Groups, id: str, title: str) -> Section:
-    """The comparison's table, and its columns as bars with intervals."""
-    rows = all_rows({setting: groups})
+def at_the_end(setting: str, rows: Sequence[Row]) -> Section:
+    """The rows of one setting as a table, and its columns as bars with intervals."""
+    id, title = named("end", "At the end", setting)
     if not rows:
         return missing(id, title, "None of these runs has ended.")
     columns = headings(rows)
-    table = Table(
-        ["runs", *columns.values()],
-        [[row.method, *(cell_text(row, name) for name in columns)] for row in rows],
-    )
-    views = []
-    for name, heading in columns.items():
-        shown = [row for row in rows if name in row.values]
-        if not shown or name == "rounds":
-            continue
-        found = [row.values[name] for row in shown]
-        methods = [row.method + " †" * (row.evaluated_on == CLIENTS_OWN) for row in shown]
-        bars = Bars(heading, methods, [each.mean for each in found], [each.half for each in found])
-        views.append(View(heading, bar_chart([bars], "", heading), table))
+    shown = [[row.method, *(cell_text(row, name) for name in columns)] for row in rows]
+    table = Table(["runs", *columns.values()], shown)
+    views = [
+        View("seconds" if name == "seconds" else heading, bars_of(name, heading, rows), table)
+        for name, heading in columns.items()
+        if name != "rounds" and any(name in row.values for row in rows)
+    ]
     return Section(
         id, title, "The last round of runs that have ended: means over seeds, with 95 % intervals.", views, wide=True
     )
+
+
+def bars_of(name: str, heading: str, rows: Sequence[Row]) -> Any:
+    """A column of the comparison's table as bars with intervals."""
+    shown = [row for row in rows if name in row.values]
+    found = [row.values[name] for row in shown]
+    size, unit = (1, heading)
+    if name.endswith("_bytes"):
+        size, unit = byte_unit(max(each.mean for each in found))
+    methods = [row.method + " †" * (row.evaluated_on == CLIENTS_OWN) for row in shown]
+    halves = [None if each.half is None else each.half / size for each in found]
+    return bar_chart([Bars(heading, methods, [each.mean / size for each in found], halves)], "", unit)

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 Numbers = Sequence[float | None] | npt.NDArray[Any]  # None is a gap
 DASHES = ("solid", "dash", "dot", "dashdot")  # so that nothing is told apart by colour alone
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
+MANY = 40  # labels from which bars have no room beside each other, and no pattern in them
 PATTERNS = ("", "/", "x", ".")
 ROW_HEIGHT, SMALLEST, LARGEST = 18, 280, 900  # of a heat map, in pixels
 
@@ -102,29 +103,36 @@ def band(curve: Curve, colour: int) -> Any:
     )
 
 
-def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str, stacked: bool = False) -> go.Figure:
-    """Bars beside or on top of each other; the labels are names, not numbers."""
+def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
+    """Bars beside each other, or marks where they are too many; the labels are names, not numbers."""
+    many = max(len(bar.x) for bar in bars) > MANY
     traces: list[Any] = []
     for i, bar in enumerate(bars):
         common = {
             "name": text(bar.name),
             "x": [text(label).replace(", ", ",<br>") for label in bar.x],
             "y": list(bar.y),
-            "meta": {"colour": i},
             "hovertemplate": f"%{{x}}: %{{y:.4g}}<extra>{text(bar.name)}</extra>",
         }
-        if bar.as_marks:
-            marker = {"symbol": "line-ew", "size": 22, "line": {"width": 4}}
-            traces.append(go.Scatter(mode="markers", marker=marker, **common | {"meta": {"colour": i, "mark": True}}))
-            continue
-        interval = {"type": "data", "array": list(bar.half), "thickness": 2} if bar.half is not None else None
-        pattern = {"shape": PATTERNS[i % len(PATTERNS)], "solidity": 0.25}
-        traces.append(go.Bar(error_y=interval, marker={"pattern": pattern}, **common))
+        if bar.as_marks or many and len(bars) > 1:
+            symbol = "line-ew" if bar.as_marks else SYMBOLS[i % len(SYMBOLS)]
+            size, width = (8, 2 if bar.as_marks else 0) if many else (22, 4)
+            marker = {"symbol": symbol, "size": size, "line": {"width": width}}
+            traces.append(go.Scatter(mode="markers", marker=marker, meta={"colour": i, "mark": True}, **common))
+        else:
+            interval = {"type": "data", "array": list(bar.half), "thickness": 2} if bar.half is not None else None
+            pattern = None if many else {"shape": PATTERNS[i % len(PATTERNS)], "solidity": 0.25}
+            traces.append(
+                go.Bar(
+                    error_y=interval, marker={"pattern": pattern, "line": {"width": 0}}, meta={"colour": i}, **common
+                )
+            )
     return figure(
         traces,
         xaxis=titled(x_title, type="category"),
         yaxis=titled(y_title, rangemode="tozero"),
-        barmode="stack" if stacked else "group",
+        barmode="group",
+        bargap=0 if many else 0.2,
         showlegend=len(bars) > 1,
     )
 

@@ -26,12 +26,12 @@ def page_of_run(run: RunRecord) -> Page:
         *quality_sections(run),
         allocation(run),
         layer_scores(run),
+        spectrum(run),
         memory(run),
         traffic(run),
         served(run),
         labels(run),
         failures(run),
-        spectrum(run),
     ]
     return Page(run.name, facts(run), sections, ended=run.summary is not None)
 

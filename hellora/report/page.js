@@ -146,7 +146,7 @@ function coloured(trace) {
   if (meta.band) return { ...trace, fillcolor: `${own}2e`, line: { ...trace.line, color: own } };
   const marker = { ...trace.marker, color: own };
   if (meta.mark) marker.line = { ...marker.line, color: own };
-  if (trace.type === "bar") marker.pattern = { ...marker.pattern, fgcolor: colour("surface") };
+  if (trace.marker.pattern) marker.pattern = { ...marker.pattern, fgcolor: colour("surface") };
   const error = trace.error_y && { error_y: { ...trace.error_y, color: colour("text") } };
   return { ...trace, marker, line: { ...trace.line, color: own }, ...error };
 }

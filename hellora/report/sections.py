@@ -104,7 +104,9 @@ def memory(run: RunRecord) -> Section:
     lead = "The most that training held at once in any round, above the interpreter and its libraries."
     if not budgets:
         lead += " No client has a budget in bytes."
-    return Section(id, title, lead, [View("", bar_chart(bars, "client", unit), Table(["client", *columns], rows))])
+    return Section(
+        id, title, lead, [View("", bar_chart(bars, "client", unit), Table(["client", *columns], rows))], wide=True
+    )
 
 
 def traffic(run: RunRecord) -> Section:
@@ -194,29 +196,38 @@ def labels(run: RunRecord) -> Section:
 def failures(run: RunRecord) -> Section:
     """Who was missing or rejected, whose answers were dropped, and why; in all attempts of a round."""
     id, title = "failures", "Missing and rejected clients"
-    kinds = ("missing", "rejected", "dropped")
     found = [(line["round"], *event) for line in run.lines for event in events(line)]
     if not found:
         return missing(id, title, "No client was missing or rejected, and no answer was dropped.")
+    kinds = [kind for kind in ("missing", "rejected", "dropped") if any(kind == event[2] for event in found)]
+    in_round = Counter((round, kind) for round, _, kind, _ in found)
+    of_client = Counter((client, kind) for _, client, kind, _ in found)
     rounds = [line["round"] for line in run.lines]
-    counts = Counter((round, kind) for round, _, kind, _ in found)
-    bars = [
-        Bars(kind, [str(round) for round in rounds], [counts[round, kind] for round in rounds])
-        for kind in kinds
-        if any(kind == event[2] for event in found)
+    curves = [Curve(kind, rounds, [in_round[round, kind] for round in rounds]) for kind in kinds]
+    clients = sorted({client for _, client, _, _ in found})
+    labels = [run.names.get(client, f"client {client}") for client in clients]
+    bars = [Bars(kind, labels, [of_client[client, kind] for client in clients]) for kind in kinds]
+    table = reasons(run, found)
+    what = "how many" if len(kinds) > 1 else kinds[0]
+    views = [
+        View("in each round", line_chart(curves, "round", what, from_zero=True), table),
+        View("each client", bar_chart(bars, "client", what), table),
     ]
-    reasons: dict[tuple[str, str, int], list[int]] = {}
-    for round, client, kind, why in found:
-        reasons.setdefault((kind, why, client), []).append(round)
-    order = sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
-    rows = [
-        [run.names.get(client, f"client {client}"), kind, why, str(len(when)), listed(when)]
-        for (kind, why, client), when in order[:MOST_REASONS]
-    ]
-    table = Table(["client", "what", "why", "times", "rounds"], rows, len(order) - len(rows))
     lead = "Missing: no answer. Rejected: an answer that cannot be used. Dropped: late, twice, or asked for by nobody."
-    figure = bar_chart(bars, "round", "how many" if len(bars) > 1 else bars[0].name, stacked=True)
-    return Section(id, title, lead, [View("", figure, table)])
+    return Section(id, title, f"{lead} The numbers below have every reason.", views, wide=True)
+
+
+def reasons(run: RunRecord, found: Sequence[tuple[int, int, str, str]]) -> Table:
+    """What happened to whom and why, the most frequent first, from (round, client, kind, reason) each."""
+    when: dict[tuple[str, str, int], list[int]] = {}
+    for round, client, kind, why in found:
+        when.setdefault((kind, why, client), []).append(round)
+    order = sorted(when.items(), key=lambda item: (-len(item[1]), item[0]))
+    rows = [
+        [run.names.get(client, f"client {client}"), kind, why, str(len(times)), listed(times)]
+        for (kind, why, client), times in order[:MOST_REASONS]
+    ]
+    return Table(["client", "what", "why", "times", "rounds"], rows, len(order) - len(rows))
 
 
 def events(line: Line) -> list[tuple[int, str, str]]:

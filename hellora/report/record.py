@@ -87,7 +87,7 @@ def read_run(folder: Path) -> RunRecord:
             table=table,
             lines=lines or [],
             initial=(summary or (saved or {}).get("record", {})).get("initial", {}),
-            clients=[client_of(fields) for fields in (clients or {"clients": []})["clients"]],
+            clients=[client_of(fields) for fields in ([] if clients is None else clients["clients"])],
             summary=summary,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

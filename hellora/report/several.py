@@ -1,7 +1,8 @@
 """Several runs on one page: those that differ only in their seed are one line, with its 95 % interval."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,9 @@ def settings_of(folders: Sequence[Path]) -> Settings:
         if len(set(seeds)) < len(seeds):
             names = " and ".join(run.name for run in runs if seeds.count(run.table["seed"]) > 1)
             raise InputError(f"{names} have the same settings and seed, so they are one run: name one of them")
-        method = rest[0] if setting else described(runs, differing)
-        found.setdefault(setting, {})[method] = sorted(runs, key=lambda run: int(run.table["seed"]))
+        groups = found.setdefault(setting, {})
+        method = rest[0] if setting else unlike(described(runs, differing), groups)
+        groups[method] = sorted(runs, key=lambda run: int(run.table["seed"]))
     return found
 
 
@@ -101,7 +103,12 @@ def described(runs: Sequence[RunRecord], differing: Sequence[str]) -> str:
     """A group by the settings in which it differs from the others; more than three of them are no name."""
     flat = settings(runs[0].table)
     parts = [f"{key.partition('.')[2] or key} {flat[key]}" for key in differing if key in flat]
-    return ", ".join(parts) if 0 < len(parts) <= 3 else runs[0].name
+    return ", ".join(parts) if parts and len(differing) <= 3 else runs[0].name
+
+
+def unlike(name: str, taken: Container[str]) -> str:
+    """The name, or with a number where it is taken."""
+    return next(each for n in count(1) if (each := name if n == 1 else f"{name} ({n})") not in taken)
 
 
 def page_of_several(folders: Sequence[Path]) -> Page:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from hellora import cli_adapter
+from hellora import cli_adapter, cli_report
 from hellora.cli_errors import run_command, sources, with_examples
 from hellora.deployment import commands as federation_commands
 from hellora.errors import InputError
@@ -309,6 +309,7 @@ def compare(
 
 app.add_typer(cli_adapter.app)
 app.add_typer(federation_commands.app)
+app.add_typer(cli_report.app)
 
 
 @app.command("list")
@@ -329,7 +330,7 @@ def list_() -> None:
             console.print(f"  {label:<28}{line}", highlight=False)
 
 
-with_examples((app, cli_adapter.app, federation_commands.app))
+with_examples((app, cli_adapter.app, federation_commands.app, cli_report.app))
 
 
 def main() -> None:

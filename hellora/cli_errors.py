@@ -19,6 +19,8 @@ EXAMPLES = {
     "export": "hellora export runs/quickstart --out my-adapter",
     "predict": "hellora predict runs/quickstart texts.csv --out predictions.csv",
     "evaluate": "hellora evaluate my-adapter test.csv --set data.text=body --set data.label=topic",
+    "report": "hellora report runs/quickstart",
+    "watch": "hellora watch runs/quickstart",
     "certificates": "hellora certificates keys --host server.example.org --client hospital --client clinic",
     "server": "hellora server state --certificates keys --host 0.0.0.0",
     "client": "hellora client --server server.example.org:8443 --name clinic --data notes.csv --key clinic/clinic "

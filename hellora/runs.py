@@ -4,12 +4,13 @@ experiment.toml   every setting, defaults written out       checkpoint/   the st
 rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
 summary.json      initial and final metrics, totals, whom the result serves how well; written last
 costs.json        what training was counted to cost, where there are budgets in bytes or seconds
-clients.json      who is behind which id, with what budget, where clients are elsewhere
+clients.json      who takes part, with budgets and, where they are known, class counts
 error.log         the traceback of a strategy that stopped the run
 tracking/         what experiment trackers write, where some are asked for
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -17,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,11 +34,12 @@ from hellora.config import Experiment, read_experiment
 from hellora.diagnostics import energy, idle_rounds
 from hellora.errors import InputError, RunError
 from hellora.experiment import Setup, prepare, threads
+from hellora.fleet_record import fleet_record
 from hellora.groups import served
 from hellora.model import resolve_name
 from hellora.model_card import Trained
 from hellora.protocols import Backend
-from hellora.rounds import federate
+from hellora.rounds import federate, select
 from hellora.tracking import check_trackers, tracking
 from hellora.types import (
     AdapterSpec,
@@ -236,8 +238,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
     progress.loading(experiment, folder.path)
     setup = preparing(experiment, saved[1] if saved else {})
     folder.begin(experiment, lines)
-    if setup.clients:
-        write_atomically(folder.clients, json.dumps({"clients": who(setup)}, indent=1).encode())
+    write_atomically(folder.clients, json.dumps(fleet_record(setup)).encode())
     if (planner := setup.federation.planner) is not None:
         write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
     evaluation = None
@@ -261,14 +262,6 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
     return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines)
 
 
-def who(setup: Setup) -> list[dict[str, Any]]:
-    """The clients of a network, by id."""
-    return [
-        {"id": client.id, "name": name, "examples": client.num_examples, "budget": asdict(client.budget)}
-        for client, name in zip(setup.federation.fleet, setup.clients, strict=True)
-    ]
-
-
 def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:
     """The state before round 0, evaluated and saved."""
     state = setup.initial_state()
@@ -286,8 +279,8 @@ def round_line(
     before: Line | None,
 ) -> Line:
     """One line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
-    attempts before the one that counted, whose bytes are in the sums. `simulated_clock` is the sum of
-    `simulated_seconds` so far."""
+    attempts before the one that counted, whose bytes are in the sums. `layer_scores` are those of rounds that measured
+    them. `simulated_clock` is the sum of `simulated_seconds` so far."""
     ranks = report.allocation.ranks.tolist()
     simulated = clock = None
     if report.simulated_seconds is not None:
@@ -306,12 +299,21 @@ def round_line(
         "idle_rounds": idle_rounds(
             report.allocation, report.counted.updated, before["idle_rounds"] if before else None
         ),
+        "layer_scores": new_layer_scores(report),
         "uplink_bytes": report.uplink_bytes,
         "downlink_bytes": report.downlink_bytes,
         "seconds": round(seconds, 3),
         "simulated_seconds": simulated,
         "simulated_clock": clock,
     }
+
+
+def new_layer_scores(report: RoundReport) -> list[float | None] | None:
+    """The scores (layers,) of an allocator that measured them anew in this round; null for one that is not finite."""
+    memory = select(report.state.memory, "allocator")
+    if "scores" not in memory or int(memory.get("refreshed", -1)) != report.round:
+        return None
+    return [float(f"{score:.6g}") if math.isfinite(score) else None for score in memory["scores"].tolist()]
 
 
 def attempt_fields(attempt: Attempt) -> Line:

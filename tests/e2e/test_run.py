@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,15 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
     answer = hellora("run", small, "--out", out)
     assert (answer.status, answer.err) == (0, "")
     assert sum(line.startswith("round") for line in answer.out.splitlines()) == 3  # one line per round
-    assert names_in(out) == {"experiment.toml", "rounds.jsonl", "summary.json", "run.lock", "checkpoint", "adapter"}
+    assert names_in(out) == {
+        "experiment.toml",
+        "clients.json",
+        "rounds.jsonl",
+        "summary.json",
+        "run.lock",
+        "checkpoint",
+        "adapter",
+    }
     assert names_in(out / "checkpoint") == {"state.json", "state-000003.safetensors"}
     assert names_in(out / "adapter") == {
         "adapter_config.json",
@@ -89,6 +98,7 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
             "aggregation_error",
             "energy",
             "idle_rounds",
+            "layer_scores",
             "uplink_bytes",
             "downlink_bytes",
             "seconds",
@@ -161,6 +171,23 @@ def test_every_allocator_runs_and_obeys_capacities(hellora: Command, small: Path
     assert trained > 0
 
 
+def test_the_run_says_who_takes_part(hellora: Command, small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert (
+        hellora("run", small, "--out", out, *changed("rounds", 1), *changed("method.allocator", "everything")).status
+        == 0
+    )
+    setup = prepare(read_experiment(str(small), {"method.allocator": "everything"}))
+    clients = json.loads((out / "clients.json").read_text())["clients"]
+    assert [client["id"] for client in clients] == list(range(6))
+    assert {client["budget"]["layers"] for client in clients} == {1, 2, 4}
+    rows = setup.work.data["label"]
+    for client, part in zip(clients, setup.work.parts or (), strict=True):
+        assert client["examples"] == len(part)
+        assert client["labels"] == Counter(setup.corpus.labels[rows[int(row)]] for row in part)
+    assert all(line["layer_scores"] is None for line in lines_of(out))
+
+
 def test_fisher_scores_decide_in_every_round_after_the_warm_up(
     hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +201,10 @@ def test_fisher_scores_decide_in_every_round_after_the_warm_up(
     settings = [*changed("rounds", 6), *changed("method.warmup", 2), *changed("method.refresh", 2)]
     assert hellora("run", small, "--out", tmp_path / "out", *settings).status == 0
     assert len(measured) == 2  # at rounds 2 and 4, and not during the warm-up
+    recorded = {line["round"]: line["layer_scores"] for line in lines_of(tmp_path / "out") if line["layer_scores"]}
+    assert recorded == {
+        round: pytest.approx(scores.tolist(), rel=1e-5) for round, scores in zip((2, 4), measured, strict=True)
+    }
     for round, line in enumerate(lines_of(tmp_path / "out")):
         if round >= 2:
             p = probabilities_from_scores(measured[(round - 2) // 2], 3)

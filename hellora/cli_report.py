@@ -1,0 +1,50 @@
+"""Floor 5: the commands that show runs in a browser: as a file, and live."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hellora.errors import InputError
+from hellora.terminal import plain_console, quieten
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="folders of runs, or of a comparison")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: report.html in the first folder]")] = None,
+) -> None:
+    """Write a run, or the comparison of several, as one HTML file that needs no network."""
+    quieten()
+    from hellora.report.overview import page_of
+    from hellora.report.page import content_of, html
+    from hellora.units import in_bytes
+
+    text = html(content_of(page_of(runs)))
+    file = out or runs[0] / "report.html"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    except OSError as error:
+        raise InputError(f"cannot write to {file}: {error.strerror}") from error
+    plain_console().print(f"report: {file}, {in_bytes(len(text.encode()))}: open it in a browser", highlight=False)
+
+
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run, which may be in progress")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 0,
+) -> None:
+    """Serve the report of a run live, to browsers on this machine. Ctrl-C ends it."""
+    quieten()
+    from hellora.report.watch import HOST, server_of
+
+    with server_of(run, port) as server:
+        console = plain_console()
+        console.print(f"{run}: http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)", highlight=False)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            console.print("stopped", highlight=False)

@@ -1,0 +1,165 @@
+"""The three kinds of plots, as plotly figures without colours: the page has those, for light and for dark.
+
+A trace's `meta` says which colour is its own: {"colour": 2} is the third of the page's; a heat map has its scale.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+Numbers = Sequence[float | None] | npt.NDArray[Any]  # None is a gap
+DASHES = ("solid", "dash", "dot", "dashdot")  # so that nothing is told apart by colour alone
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
+MANY = 40  # labels from which bars have no room beside each other, and no pattern in them
+PATTERNS = ("", "/", "x", ".")
+ROW_HEIGHT, SMALLEST, LARGEST = 18, 280, 900  # of a heat map, in pixels
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line, with a band around it where `half` has half of its height."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    half: Sequence[float | None] = ()
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A bar for each label; `half` is half an interval around its end."""
+
+    name: str
+    x: Sequence[str]
+    y: Numbers
+    half: Sequence[float | None] | None = None
+    as_marks: bool = False  # a mark at the height of the bar, in its place
+
+
+def text(plain: str) -> str:
+    """Text from data as plotly shows it as it is: plotly reads tags."""
+    return escape(plain, quote=False)
+
+
+def titled(title: str, **more: Any) -> dict[str, Any]:
+    return {"title": {"text": text(title)}, "automargin": True, **more}
+
+
+def figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
+    """The traces, without plotly's own template."""
+    figure = go.Figure(list(traces))
+    figure.update_layout(template={}, **layout)
+    return figure
+
+
+def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, from_zero: bool = False) -> go.Figure:
+    """Lines over a common axis, with their bands; `from_zero`: the heights are amounts."""
+    traces: list[Any] = [
+        band(curve, i) for i, curve in enumerate(curves) if any(half is not None for half in curve.half)
+    ]
+    for i, curve in enumerate(curves):
+        name = text(curve.name)
+        traces.append(
+            go.Scatter(
+                name=name,
+                x=list(curve.x),
+                y=list(curve.y),
+                mode="lines+markers" if len(curve.x) <= 60 else "lines",
+                line={"dash": DASHES[i % len(DASHES)], "width": 2},
+                marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 6},
+                meta={"colour": i},
+                hovertemplate=f"%{{y:.4g}} at %{{x:.4g}}<extra>{name}</extra>",
+            )
+        )
+    return figure(
+        traces,
+        xaxis=titled(x_title, rangemode="tozero"),
+        yaxis=titled(y_title, rangemode="tozero" if from_zero else "normal"),
+        showlegend=len(curves) > 1,
+    )
+
+
+def band(curve: Curve, colour: int) -> Any:
+    """A closed outline around where the curve has an interval; behind all lines."""
+    known = [
+        (x, y - half, y + half) for x, y, half in zip(curve.x, curve.y, curve.half, strict=True) if half is not None
+    ]
+    outline = [(x, high) for x, _, high in known] + [(x, low) for x, low, _ in reversed(known)]
+    return go.Scatter(
+        name=text(f"{curve.name}, 95 %"),
+        x=[x for x, _ in outline],
+        y=[y for _, y in outline],
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        hoverinfo="skip",
+        showlegend=False,
+        meta={"colour": colour, "band": True},
+    )
+
+
+def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
+    """Bars beside each other, or marks where they are too many; the labels are names, not numbers."""
+    many = max(len(bar.x) for bar in bars) > MANY
+    traces: list[Any] = []
+    for i, bar in enumerate(bars):
+        common = {
+            "name": text(bar.name),
+            "x": [text(label).replace(", ", ",<br>") for label in bar.x],
+            "y": list(bar.y),
+            "hovertemplate": f"%{{x}}: %{{y:.4g}}<extra>{text(bar.name)}</extra>",
+        }
+        if bar.as_marks or (many and len(bars) > 1):
+            symbol = "line-ew" if bar.as_marks else SYMBOLS[i % len(SYMBOLS)]
+            size, width = (8, 2 if bar.as_marks else 0) if many else (22, 4)
+            marker = {"symbol": symbol, "size": size, "line": {"width": width}}
+            traces.append(go.Scatter(mode="markers", marker=marker, meta={"colour": i, "mark": True}, **common))
+        else:
+            interval = {"type": "data", "array": list(bar.half), "thickness": 2} if bar.half is not None else None
+            pattern = None if many else {"shape": PATTERNS[i % len(PATTERNS)], "solidity": 0.25}
+            traces.append(
+                go.Bar(
+                    error_y=interval, marker={"pattern": pattern, "line": {"width": 0}}, meta={"colour": i}, **common
+                )
+            )
+    return figure(
+        traces,
+        xaxis=titled(x_title, type="category"),
+        yaxis=titled(y_title, rangemode="tozero"),
+        barmode="group",
+        bargap=0 if many else 0.2,
+        showlegend=len(bars) > 1,
+    )
+
+
+def heat_map(
+    z: npt.NDArray[Any],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    x_title: str,
+    y_title: str,
+    value: str,
+) -> go.Figure:
+    """Values (rows, columns), the first row at the top; nan is a blank."""
+    trace = go.Heatmap(
+        z=np.where(np.isfinite(z), z, np.nan).astype(np.float32),
+        x=[text(label) for label in columns],
+        y=[text(label) for label in rows],
+        xgap=1 if len(columns) <= 40 else 0,
+        ygap=1 if len(rows) <= 40 else 0,
+        meta={"scale": "amount"},
+        hoverongaps=False,
+        colorbar={"title": {"text": text(value), "side": "right"}, "thickness": 12},
+        hovertemplate=f"%{{y}}, {text(x_title)} %{{x}}: %{{z:.4g}}<extra></extra>",
+    )
+    return figure(
+        [trace],
+        xaxis=titled(x_title, type="category"),
+        yaxis=titled(y_title, type="category", autorange="reversed"),
+        height=min(LARGEST, max(SMALLEST, 120 + ROW_HEIGHT * len(rows))),
+    )

@@ -1,0 +1,59 @@
+"""The page of one run: what it is, how far it has come, and all its sections."""
+
+from pathlib import Path
+
+from hellora.report.parts import Page
+from hellora.report.quality import quality_sections
+from hellora.report.record import RunRecord, read_run
+from hellora.report.sections import allocation, failures, labels, layer_scores, memory, served, spectrum, traffic
+from hellora.report.several import page_of_several, run_folders
+from hellora.units import in_bytes
+
+
+def page_of(paths: list[Path]) -> Page:
+    """The page of one run, or of the comparison of several.
+
+    Raises:
+        InputError: a folder holds no run, or a damaged one.
+    """
+    folders = run_folders(paths)
+    return page_of_run(read_run(folders[0])) if len(folders) == 1 else page_of_several(folders)
+
+
+def page_of_run(run: RunRecord) -> Page:
+    """All that is known of a run, in the order in which one asks for it."""
+    sections = [
+        *quality_sections(run),
+        allocation(run),
+        layer_scores(run),
+        spectrum(run),
+        memory(run),
+        traffic(run),
+        served(run),
+        labels(run),
+        failures(run),
+    ]
+    return Page(run.name, facts(run), sections, ended=run.summary is not None)
+
+
+def facts(run: RunRecord) -> list[tuple[str, str]]:
+    """What one wants to know first."""
+    table, last = run.table, next((line["metrics"] for line in reversed(run.lines) if line["metrics"]), None)
+    method, metric = table.get("method", {}), run.metric
+    found = [
+        ("state", f"{len(run.lines)} of {table['rounds']} rounds" + ("" if run.summary else ", not ended")),
+        ("model", f"{table['model']['name']}, rank {table['model'].get('rank', '–')}"),
+        ("data", f"{table['data']['name']}, {len(run.names)} clients, {table['cohort']} in a round"),
+        ("method", ", ".join(str(method[key]) for key in ("allocator", "dispatcher", "aggregator") if key in method)),
+    ]
+    if last and metric in last:
+        before = f"{run.initial[metric]:.3f} → " if metric in run.initial else ""
+        found.append((metric, f"{before}{last[metric]:.3f}"))
+    if run.summary and run.summary.get("worst_client") is not None:
+        found.append(("worst client", f"{run.summary['worst_client']:.3f}"))
+    if run.lines:
+        up, down = (in_bytes(int(run.total(name)[-1])) for name in ("uplink_bytes", "downlink_bytes"))
+        found += [("sent", f"{up} up, {down} down"), ("time", f"{run.total('seconds')[-1]:.0f} s")]
+    if run.timed:
+        found.append(("simulated time", f"{run.lines[-1]['simulated_clock']:.0f} s"))
+    return [*found, ("seed", str(table["seed"]))]

@@ -1,0 +1,78 @@
+"""A page as one HTML file with everything inside: plotly.js, the figures, the numbers. Nothing is fetched from
+anywhere, and the page's own policy forbids it."""
+
+import base64
+import json
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from hellora.report.parts import Page, Section, Steps
+
+
+def content_of(page: Page) -> dict[str, Any]:
+    """The page as JSON values, as its script reads them."""
+    return {
+        "title": page.title,
+        "facts": [list(fact) for fact in page.facts],
+        "notes": list(page.notes),
+        "ended": page.ended,
+        "sections": [section_content(section) for section in page.sections],
+    }
+
+
+def section_content(section: Section) -> dict[str, Any]:
+    return {
+        "id": section.id,
+        "title": section.title,
+        "lead": section.lead,
+        "why": section.why,
+        "wide": section.wide,
+        "views": [
+            {
+                "label": view.label,
+                "figure": json.loads(view.figure.to_json()),
+                "columns": list(view.table.columns),
+                "rows": [list(row) for row in view.table.rows],
+                "leftOut": view.table.left_out,
+            }
+            for view in section.views
+        ],
+        "steps": None if section.steps is None else steps_content(section.steps),
+    }
+
+
+def steps_content(steps: Steps) -> dict[str, Any]:
+    return {
+        "rounds": list(steps.rounds),
+        "asked": [list(places) for places in steps.asked],
+        "ranks": base64.b64encode(steps.ranks).decode(),
+        "dtype": steps.dtype,
+        "layers": steps.layers,
+        "clients": list(steps.clients),
+    }
+
+
+def html(content: Mapping[str, Any], live: bool = False) -> str:
+    """The file. `live`: it asks where it came from for newer content, every two seconds."""
+    from plotly.offline import get_plotlyjs
+
+    folder = files("hellora.report")
+    template = Template(folder.joinpath("page.html").read_text())
+    return template.substitute(
+        title=escape(str(content["title"])),
+        connect="'self'" if live else "'none'",
+        style=folder.joinpath("page.css").read_text(),
+        content=in_script(content),
+        live=json.dumps(live),
+        plotly=get_plotlyjs(),
+        script=folder.joinpath("page.js").read_text(),
+    )
+
+
+def in_script(value: Any) -> str:
+    """JSON inside a <script>: no text in it can end the element, or begin a comment."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,65 @@
+"""What a page is made of: sections, each with one or more views of its subject, and every view with its numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a plot shows, in numbers, for whoever cannot see it."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left_out: int = 0  # rows that are not shown
+
+
+@dataclass(frozen=True)
+class View:
+    """One way of looking at a section's subject."""
+
+    label: str
+    figure: go.Figure
+    table: Table
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Ranks of every round, for the slider. `asked` has the places of the clients in the plot's rows, `ranks` the bytes
+    of (asked, layers) numbers, round after round."""
+
+    rounds: Sequence[int]
+    asked: Sequence[Sequence[int]]
+    ranks: bytes
+    dtype: str  # u1 or u2, as numpy has it
+    layers: int
+    clients: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A subject. Without views it is left out of the page, but for a line that says `why`."""
+
+    id: str
+    title: str
+    lead: str
+    views: Sequence[View] = ()
+    steps: Steps | None = None
+    why: str = ""
+    wide: bool = False  # its plot needs the whole width of a screen
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that a page shows."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    sections: Sequence[Section]
+    notes: Sequence[str] = ()
+    ended: bool = True
+
+
+def missing(id: str, title: str, why: str) -> Section:
+    return Section(id, title, "", why=why)

@@ -1,0 +1,136 @@
+"""Accuracy and loss over rounds, over bytes and over simulated time: of one run, or of several with intervals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hellora.comparison_table import estimate
+from hellora.report.charts import Curve, line_chart
+from hellora.report.parts import Section, Table, View, missing
+from hellora.report.record import Line, RunRecord
+
+UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
+NOT_TIMED = "There is no simulated time: the speed or link of a client is not known."
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What quality is held against: where a run is on it before its first round, and after each."""
+
+    label: Literal["rounds", "bytes", "simulated time"]
+    title: str
+    divisor: float = 1.0
+
+    def of(self, run: RunRecord) -> list[float]:
+        """(1 + rounds,)"""
+        if self.label == "rounds":
+            after = [float(line["round"] + 1) for line in run.lines]
+        elif self.label == "bytes":
+            after = [sum(both) for both in zip(run.total("uplink_bytes"), run.total("downlink_bytes"), strict=True)]
+        else:
+            after = [float(line["simulated_clock"]) for line in run.lines]
+        return [0.0, *(value / self.divisor for value in after)]
+
+
+def byte_unit(largest: float) -> tuple[int, str]:
+    """The unit in which numbers of bytes up to `largest` read well."""
+    return next((size, name) for size, name in UNITS if largest >= size or size == 1)
+
+
+def axes(runs: Sequence[RunRecord]) -> list[Axis]:
+    """The axes that all runs have."""
+    size, unit = byte_unit(max(sum(run.total(name)[-1] for name in ("uplink_bytes", "downlink_bytes")) for run in runs))
+    found = [Axis("rounds", "rounds finished"), Axis("bytes", f"{unit} sent, up and down", size)]
+    return found + ([Axis("simulated time", "simulated seconds")] if all(run.timed for run in runs) else [])
+
+
+def measured(run: RunRecord, metric: str) -> list[float | None]:
+    """A metric before the first round and after each, None where it was not measured."""
+    return [run.initial.get(metric), *((line["metrics"] or {}).get(metric) for line in run.lines)]
+
+
+def training_loss(line: Line) -> float | None:
+    """The mean of the clients' losses, by examples."""
+    clients = [values for values in line["clients"].values() if values.get("loss") is not None]
+    examples = sum(values["examples"] for values in clients)
+    return sum(values["loss"] * values["examples"] for values in clients) / examples if examples else None
+
+
+def quality_sections(run: RunRecord) -> list[Section]:
+    """Accuracy, where the task has it, and loss, of one run."""
+    found = []
+    if run.metric == "accuracy":
+        series = {"accuracy": measured(run, "accuracy"), "macro F1": measured(run, "macro_f1")}
+        found.append(quality_section("accuracy", "Accuracy", "accuracy", run, series))
+    training = [None, *(training_loss(line) for line in run.lines)]
+    series = {"on the test data": measured(run, "loss"), "while training": training}
+    return [*found, quality_section("loss", "Loss", "loss", run, series)]
+
+
+def quality_section(
+    id: str, title: str, y_title: str, run: RunRecord, series: Mapping[str, Sequence[float | None]]
+) -> Section:
+    series = {name: values for name, values in series.items() if any(value is not None for value in values)}
+    if not run.lines or not series:
+        return missing(id, title, "Nothing is measured yet.")
+    views = []
+    for axis in axes([run]):
+        x = axis.of(run)
+        curves = []
+        for name, values in series.items():
+            known = [(place, value) for place, value in zip(x, values, strict=True) if value is not None]
+            curves.append(Curve(name, [place for place, _ in known], [value for _, value in known]))
+        rows = [
+            [f"{place:.6g}", *("–" if values[i] is None else f"{values[i]:.4f}" for values in series.values())]
+            for i, place in enumerate(x)
+            if any(values[i] is not None for values in series.values())
+        ]
+        views.append(View(axis.label, line_chart(curves, axis.title, y_title), Table([axis.title, *series], rows)))
+    return Section(id, title, "" if run.timed else NOT_TIMED, views)
+
+
+# ------------------------------------------------------------------------------------------------------- several runs
+
+
+def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis) -> Curve:
+    """The mean of runs that differ in their seed, wherever all of them were measured, at their mean place on the axis;
+    with half of Student's 95 % interval, where there is more than one."""
+    count = min(len(run.lines) for run in runs) + 1
+    values = [measured(run, metric)[:count] for run in runs]
+    places = [axis.of(run)[:count] for run in runs]
+    x, y, half = [], [], []
+    for i in range(count):
+        here = [row[i] for row in values]
+        known = [value for value in here if value is not None]
+        if len(known) == len(here):
+            found = estimate(known)
+            x.append(float(np.mean([row[i] for row in places])))
+            y.append(found.mean)
+            half.append(found.half)
+    return Curve(name, x, y, half)
+
+
+def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequence[RunRecord]]) -> Section:
+    """A metric of groups of runs, each by its name."""
+    every = [run for runs in groups.values() for run in runs]
+    groups = {
+        name: runs
+        for name, runs in groups.items()
+        if all(run.lines and any(v is not None for v in measured(run, metric)) for run in runs)
+    }
+    if not groups:
+        return missing(id, title, "Nothing is measured yet.")
+    views = []
+    for axis in axes([run for runs in groups.values() for run in runs]):
+        curves = [group_curve(name, runs, metric, axis) for name, runs in groups.items()]
+        rows = [
+            [curve.name, f"{place:.6g}", f"{mean:.4f}", "–" if half is None else f"± {half:.4f}"]
+            for curve in curves
+            for place, mean, half in zip(curve.x, curve.y, curve.half, strict=True)
+        ]
+        columns = ["runs", axis.title, metric, "95 % interval"]
+        views.append(View(axis.label, line_chart(curves, axis.title, metric), Table(columns, rows)))
+    lead = "Means over seeds, with Student's 95 % interval; of one seed there is none."
+    return Section(id, title, lead if all(run.timed for run in every) else f"{lead} {NOT_TIMED}", views)

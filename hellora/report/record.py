@@ -1,0 +1,119 @@
+"""What a run's folder tells, at any moment of the run: read without torch, and without a lock."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from hellora.errors import InputError
+
+Line = Mapping[str, Any]  # of rounds.jsonl
+FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "summary.json", "checkpoint/state.json")
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client as clients.json has it; `labels` is {} where nobody but the client may know them."""
+
+    id: int
+    name: str
+    examples: int | None = None
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as far as it has come. `initial` are the metrics before round 0, {} where they are not known yet."""
+
+    name: str
+    table: Mapping[str, Any]  # its experiment.toml
+    lines: Sequence[Line]
+    initial: Mapping[str, float]
+    clients: Sequence[Client]  # by id; [] of a run that did not record them
+    summary: Mapping[str, Any] | None  # None until it has ended
+
+    @property
+    def metric(self) -> str:
+        """The main metric of its task."""
+        measured = [line["metrics"] for line in self.lines if line["metrics"]]
+        return "accuracy" if any("accuracy" in metrics for metrics in (self.initial, *measured)) else "loss"
+
+    @cached_property
+    def names(self) -> Mapping[int, str]:
+        """What every client is called that was ever asked, or is on record, by id."""
+        asked = {client for line in self.lines for client in line["cohort"]}
+        known = {client.id: client.name for client in self.clients}
+        return {client: known.get(client, f"client {client}") for client in sorted(asked | known.keys())}
+
+    def total(self, name: str) -> list[float]:
+        """The running sum of a number of the lines, (rounds,)."""
+        return list(accumulate(float(line[name]) for line in self.lines))
+
+    @property
+    def timed(self) -> bool:
+        """True if every round has its simulated time."""
+        return bool(self.lines) and all(line.get("simulated_clock") is not None for line in self.lines)
+
+    def of_clients(self, name: str) -> dict[int, list[float]]:
+        """A number that counted clients report, or that was predicted for them, of all rounds, by id."""
+        found: dict[int, list[float]] = {}
+        for line in self.lines:
+            for client, values in line["clients"].items():
+                if values.get(name) is not None:
+                    found.setdefault(int(client), []).append(values[name])
+        return dict(sorted(found.items()))
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The run in a folder, which may still be written to: a line that is not whole yet does not count.
+
+    Raises:
+        InputError: it is no run's folder, or a file of it is damaged.
+    """
+    if not (folder / "experiment.toml").is_file():
+        raise InputError(f"{folder} is no folder of a run: there is no experiment.toml in it")
+    name = "experiment.toml"
+    try:
+        table = tomllib.loads((folder / name).read_text())
+        clients, lines, summary, saved = (read(folder / (name := file)) for file in FILES[1:])
+        name = "clients.json"
+        return RunRecord(
+            name=folder.resolve().name,
+            table=table,
+            lines=lines or [],
+            initial=(summary or (saved or {}).get("record", {})).get("initial", {}),
+            clients=[client_of(fields) for fields in ([] if clients is None else clients["clients"])],
+            summary=summary,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / name} is damaged: {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {folder / name}: {error.strerror}") from error
+
+
+def read(file: Path) -> Any:
+    """The JSON value of a file, or of each whole line of one; None where there is no file."""
+    if not file.is_file():
+        return None
+    data = file.read_bytes()
+    if file.suffix == ".jsonl":
+        return [json.loads(line) for line in data.split(b"\n")[:-1]]
+    return json.loads(data)
+
+
+def client_of(fields: Mapping[str, Any]) -> Client:
+    name = fields.get("name", f"client {fields['id']}")
+    return Client(
+        int(fields["id"]), str(name), fields.get("examples"), fields.get("budget", {}), fields.get("labels", {})
+    )
+
+
+def stamp(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Changes when a file of the run does: the time and size of each."""
+    stats = [file.stat() for name in FILES if (file := folder / name).is_file()]
+    return tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)

@@ -1,0 +1,304 @@
+"""Who trained what, at what cost, and what came of it: the sections of one run. What a run did not record is left out,
+with a line that says why."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hellora.comparison_table import group_headings, name_of
+from hellora.report.charts import Bars, Curve, bar_chart, heat_map, line_chart
+from hellora.report.parts import Section, Steps, Table, View, missing
+from hellora.report.quality import byte_unit
+from hellora.report.record import Line, RunRecord
+from hellora.units import in_bytes
+
+MOST_REASONS = 200  # rows of a table of reasons
+
+
+def allocation(run: RunRecord) -> Section:
+    """The trained rank per client and layer, round by round."""
+    id, title = "allocation", "Who trained what"
+    layers = max((len(row) for line in run.lines for row in line["ranks"].values()), default=0)
+    if not layers:
+        return missing(id, title, "No round has ended yet.")
+    place = {client: row for row, client in enumerate(run.names)}
+    asked = [[place[int(client)] for client in line["ranks"]] for line in run.lines]
+    ranks = [row for line in run.lines for row in line["ranks"].values()]
+    dtype = "u1" if max(map(max, ranks)) < 256 else "u2"
+    names = list(run.names.values())
+    steps = Steps(
+        rounds=[line["round"] for line in run.lines],
+        asked=asked,
+        ranks=np.array(ranks, dtype=f"<{dtype}").tobytes(),
+        dtype=dtype,
+        layers=layers,
+        clients=names,
+    )
+    last = np.full((len(names), layers), np.nan)
+    for row, trained in zip(asked[-1], run.lines[-1]["ranks"].values(), strict=True):
+        last[row] = trained
+    figure = heat_map(last, numbered(layers), names, "layer", "client", "rank")
+    figure.data[0].update(zmin=0, zmax=max(map(max, ranks)), meta={"scale": "ranks"})
+    lead = "The rank that each client trained in each layer. Blank: not asked in this round. Grey: frozen there."
+    return Section(id, title, lead, [View("", figure, Table(["client", *numbered(layers)], []))], steps, wide=True)
+
+
+def numbered(count: int) -> list[str]:
+    return [str(i) for i in range(count)]
+
+
+def layer_scores(run: RunRecord) -> Section:
+    """Fisher scores by layer, whenever they were measured."""
+    id, title = "scores", "Fisher scores by layer"
+    measured = [line for line in run.lines if line.get("layer_scores")]
+    if not measured:
+        return missing(id, title, "This run measured no layer scores: its allocator does not use them, or not yet.")
+    scores = np.array([line["layer_scores"] for line in measured], dtype=float)  # null becomes nan
+    sums = np.nansum(scores, axis=1, keepdims=True)
+    shares = np.divide(scores, sums, out=np.full_like(scores, np.nan), where=sums > 0)
+    layers, rounds = numbered(scores.shape[1]), [str(line["round"]) for line in measured]
+    latest = [
+        [layer, number(score), percent(share)]
+        for layer, score, share in zip(layers, scores[-1], shares[-1], strict=True)
+    ]
+    views = [
+        View(
+            f"latest, round {rounds[-1]}",
+            bar_chart([Bars("score", layers, gaps(scores[-1]))], "layer", "score"),
+            Table(["layer", "score", "share"], latest),
+        ),
+        View(
+            "over rounds",
+            heat_map(shares.T, rounds, layers, "round", "layer", "share"),
+            Table(["round", *(f"layer {layer}" for layer in layers)], by_round(rounds, scores)),
+        ),
+    ]
+    lead = "The mean squared norm of a layer's gradient: how much a layer has to learn. Measured anew every few rounds."
+    return Section(id, title, lead, views)
+
+
+def memory(run: RunRecord) -> Section:
+    """The most bytes that each client was predicted and measured to hold, beside its budget."""
+    id, title = "memory", "Memory of each client"
+    predicted = {client: max(v) for client, v in run.of_clients("predicted_peak_bytes").items()}
+    peaks = {client: max(v) for client, v in run.of_clients("peak_bytes").items()}
+    budgets = {c.id: c.budget["memory_bytes"] for c in run.clients if c.budget.get("memory_bytes")}
+    columns = {"predicted": predicted, "measured": peaks, "budget": budgets}
+    columns = {name: values for name, values in columns.items() if values}
+    if not predicted and not peaks:
+        why = "No memory was predicted, for no client has a budget in bytes or seconds, and none was measured."
+        return missing(id, title, why)
+    clients = [client for client in run.names if any(client in values for values in columns.values())]
+    labels = [run.names[client] for client in clients]
+    size, unit = byte_unit(max(max(values.values()) for values in columns.values()))
+    bars = [
+        Bars(name, labels, [values[c] / size if c in values else None for c in clients], as_marks=name == "budget")
+        for name, values in columns.items()
+    ]
+    rows = [
+        [run.names[c], *(in_bytes(int(values[c])) if c in values else "–" for values in columns.values())]
+        for c in clients
+    ]
+    lead = "The most that training held at once in any round, above the interpreter and its libraries."
+    if not budgets:
+        lead += " No client has a budget in bytes."
+    return Section(
+        id, title, lead, [View("", bar_chart(bars, "client", unit), Table(["client", *columns], rows))], wide=True
+    )
+
+
+def traffic(run: RunRecord) -> Section:
+    """Bytes up and down, in each round and in all."""
+    id, title = "traffic", "Bytes up and down"
+    if not run.lines:
+        return missing(id, title, "No round has ended yet.")
+    names = {"up": "uplink_bytes", "down": "downlink_bytes"}
+    each = {name: [float(line[key]) for line in run.lines] for name, key in names.items()}
+    summed = {name: run.total(key) for name, key in names.items()}
+    views = []
+    for label, series in (("in each round", each), ("in all", summed)):
+        size, unit = byte_unit(max(max(values) for values in series.values()))
+        rounds = [float(line["round"] + 1) for line in run.lines]
+        curves = [Curve(name, rounds, [value / size for value in values]) for name, values in series.items()]
+        rows = [
+            [str(line["round"]), *(in_bytes(int(values[i])) for values in series.values())]
+            for i, line in enumerate(run.lines)
+        ]
+        views.append(
+            View(label, line_chart(curves, "rounds finished", unit, from_zero=True), Table(["round", *series], rows))
+        )
+    return Section(id, title, "What travelled between server and clients, answers that did not count included.", views)
+
+
+def served(run: RunRecord) -> Section:
+    """The accuracy of what each capacity group receives, and of each client with the worst."""
+    id, title = "served", "Whom the result serves how well"
+    if run.summary is None:
+        return missing(id, title, "Capacity groups and clients are measured when the run has ended.")
+    metric = run.metric
+    groups = [group for group in run.summary.get("groups", ()) if metric in group["metrics"]]
+    accuracy = run.summary.get("clients", {})
+    views, lead = [], "Each capacity group with the model that it receives."
+    if groups:
+        labels = budget_names(groups)
+        values = [group["metrics"][metric] for group in groups]
+        rows = [
+            [label, str(group["clients"]), f"{value:.4f}"]
+            for label, group, value in zip(labels, groups, values, strict=True)
+        ]
+        chart = bar_chart([Bars(metric, labels, values)], "budget", metric)
+        views.append(View("capacity groups", chart, Table(["budget", "clients", metric], rows)))
+    if accuracy:
+        order = sorted(accuracy, key=lambda client: (accuracy[client], int(client)))
+        names = [run.names.get(int(client), f"client {client}") for client in order]
+        worst = run.summary["worst_client"]
+        lead += f" Worst client: {names[0]}, accuracy {worst:.3f} by its own mix of classes."
+        bars = [
+            Bars("accuracy", names, [accuracy[client] for client in order]),
+            Bars("worst client", names[:1], [worst], as_marks=True),
+        ]
+        rows = [[name, f"{accuracy[client]:.4f}"] for name, client in zip(names, order, strict=True)]
+        chart = bar_chart(bars, "client, the worst first", "accuracy")
+        views.append(View("each client", chart, Table(["client", "accuracy"], rows)))
+    return Section(id, title, lead, views) if views else missing(id, title, "This run did not measure its groups.")
+
+
+def budget_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Capacity groups by what tells their budgets apart."""
+    columns = [f"group {name_of(group)}" for group in groups]
+    short = group_headings(columns)
+    return [short.get(column, column.removeprefix("group ")) for column in columns]
+
+
+def labels(run: RunRecord) -> Section:
+    """How many examples of each class every client has."""
+    id, title = "labels", "Classes of each client's examples"
+    known = [client for client in run.clients if client.labels]
+    if not known:
+        why = "Not known: labels stay with the clients of a deployment, and a language model or an older run has none."
+        return missing(id, title, why)
+    classes = list(dict.fromkeys(name for client in known for name in client.labels))
+    classes.sort(key=lambda name: -sum(client.labels.get(name, 0) for client in known))
+    counts = np.array([[client.labels.get(name, 0) for name in classes] for client in known], dtype=float)
+    names = [client.name for client in known]
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    rows = [[name, str(int(row.sum())), *(str(int(n)) for n in row)] for name, row in zip(names, counts, strict=True)]
+    table = Table(["client", "all", *classes], rows)
+    views = [
+        View(label, heat_map(values, classes, names, "class", "client", label), table)
+        for label, values in (("examples", counts), ("share of the client's", shares))
+    ]
+    return Section(id, title, "Training examples, the most frequent class to the left.", views, wide=True)
+
+
+def failures(run: RunRecord) -> Section:
+    """Who was missing or rejected, whose answers were dropped, and why; in all attempts of a round."""
+    id, title = "failures", "Missing and rejected clients"
+    found = [(line["round"], *event) for line in run.lines for event in events(line)]
+    if not found:
+        return missing(id, title, "No client was missing or rejected, and no answer was dropped.")
+    kinds = [kind for kind in ("missing", "rejected", "dropped") if any(kind == event[2] for event in found)]
+    in_round = Counter((round, kind) for round, _, kind, _ in found)
+    of_client = Counter((client, kind) for _, client, kind, _ in found)
+    rounds = [line["round"] for line in run.lines]
+    curves = [Curve(kind, rounds, [in_round[round, kind] for round in rounds]) for kind in kinds]
+    clients = sorted({client for _, client, _, _ in found})
+    labels = [run.names.get(client, f"client {client}") for client in clients]
+    bars = [Bars(kind, labels, [of_client[client, kind] for client in clients]) for kind in kinds]
+    table = reasons(run, found)
+    what = "how many" if len(kinds) > 1 else kinds[0]
+    views = [
+        View("in each round", line_chart(curves, "round", what, from_zero=True), table),
+        View("each client", bar_chart(bars, "client", what), table),
+    ]
+    lead = "Missing: no answer. Rejected: an answer that cannot be used. Dropped: late, twice, or asked for by nobody."
+    return Section(id, title, f"{lead} The numbers below have every reason.", views, wide=True)
+
+
+def reasons(run: RunRecord, found: Sequence[tuple[int, int, str, str]]) -> Table:
+    """What happened to whom and why, the most frequent first, from (round, client, kind, reason) each."""
+    when: dict[tuple[str, str, int], list[int]] = {}
+    for round, client, kind, why in found:
+        when.setdefault((kind, why, client), []).append(round)
+    order = sorted(when.items(), key=lambda item: (-len(item[1]), item[0]))
+    rows = [
+        [run.names.get(client, f"client {client}"), kind, why, str(len(times)), listed(times)]
+        for (kind, why, client), times in order[:MOST_REASONS]
+    ]
+    return Table(["client", "what", "why", "times", "rounds"], rows, len(order) - len(rows))
+
+
+def events(line: Line) -> list[tuple[int, str, str]]:
+    """(client, kind, reason) of all attempts of a round."""
+    found = []
+    for attempt in (*line.get("repeated", ()), line):
+        for kind in ("missing", "rejected"):
+            found += [(int(client), kind, why) for client, why in attempt.get(kind, {}).items()]
+        found += [(int(client), "dropped", why) for client, each in attempt.get("dropped", {}).items() for why in each]
+    return found
+
+
+def listed(rounds: Sequence[int]) -> str:
+    """Up to six rounds by number."""
+    shown = ", ".join(str(round) for round in rounds[:6])
+    return shown + (f" … {rounds[-1]}" if len(rounds) > 6 else "")
+
+
+def spectrum(run: RunRecord) -> Section:
+    """The share of the adapter's squared norm in each singular direction, and how many directions that amounts to."""
+    id, title = "spectrum", "Rank spectrum of the adapter"
+    lines = [line for line in run.lines if sum(line.get("energy") or ()) > 0]
+    if not lines:
+        return missing(id, title, "The adapter's spectrum is not on record, or all of it is still 0.")
+    energy = np.array([line["energy"] for line in lines], dtype=float)
+    directions = [str(i + 1) for i in range(energy.shape[1])]
+    rounds = [str(line["round"]) for line in lines]
+    used = [effective_rank(row) for row in energy]
+    views = [
+        View(
+            f"after round {rounds[-1]}",
+            bar_chart([Bars("share", directions, list(energy[-1]))], "singular direction", "share"),
+            Table(["direction", "share"], [[d, percent(e)] for d, e in zip(directions, energy[-1], strict=True)]),
+        ),
+        View(
+            "over rounds",
+            heat_map(energy.T, rounds, directions, "round", "direction", "share"),
+            Table(["round", *directions], by_round(rounds, energy)),
+        ),
+        View(
+            "effective rank",
+            line_chart(
+                [Curve("effective rank", [float(r) + 1 for r in rounds], used)], "rounds finished", "directions"
+            ),
+            Table(["round", "effective rank"], [[r, f"{u:.2f}"] for r, u in zip(rounds, used, strict=True)]),
+        ),
+    ]
+    lead = (
+        "The share of the adapter's squared norm in its 1st, 2nd, … singular direction. Effective rank is exp of the "
+        "entropy of the shares; where it falls, the adapter uses less of the rank that it has."
+    )
+    return Section(id, title, lead, views)
+
+
+def effective_rank(shares: Any) -> float:
+    """exp(−Σ p ln p), with p the shares of their sum: 1 = one direction, R = all R alike."""
+    p = shares[shares > 0] / shares.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def by_round(rounds: Sequence[str], values: Any) -> list[list[str]]:
+    return [[round, *map(number, row)] for round, row in zip(rounds, values, strict=True)]
+
+
+def number(value: float) -> str:
+    return f"{value:.4g}" if np.isfinite(value) else "–"
+
+
+def percent(value: float) -> str:
+    return f"{value:.1%}" if np.isfinite(value) else "–"
+
+
+def gaps(values: Any) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]

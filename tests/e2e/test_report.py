@@ -1,0 +1,383 @@
+"""`hellora report` and `hellora watch` in a headless Chromium, on a real run and a real comparison."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import tomli_w
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+import hellora as library
+from hellora.comparing import run_comparison
+from hellora.comparison import read_comparison
+from hellora.report.overview import page_of
+from hellora.report.page import content_of, html
+from hellora.report.watch import server_of
+
+pytestmark = pytest.mark.browser
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SWITCHES = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+ALL = ["accuracy", "loss", "allocation", "scores", "spectrum", "memory", "traffic", "served", "labels", "failures"]
+# What plotly has drawn of each plot: points, bars, lines, images of heat maps.
+DRAWN = """plot => plot.querySelectorAll(
+    '.scatterlayer .trace path, .scatterlayer .trace .point, .barlayer .point, .heatmaplayer image'
+).length"""
+FOCUS = """() => {
+    const at = document.activeElement, style = getComputedStyle(at);
+    const name = at.id || at.name || at.textContent.trim().slice(0, 40);
+    return {name, tag: at.tagName, ring: style.outlineStyle !== "none" || at === document.body};
+}"""
+
+
+@dataclass
+class Watching:
+    """A page with all that it asked for, and all that went wrong in it."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        assert self.errors == []
+        leaving = [url for url in self.requests if not re.match(r"(file:|data:|blob:|http://127\.0\.0\.1:)", url)]
+        assert leaving == []
+        assert self.requests
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        problem = f"these tests need one of {', '.join(BROWSERS)}"
+        pytest.fail(problem) if os.environ.get("CI") else pytest.skip(problem)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(SWITCHES))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Callable[..., Watching]]:
+    """Open an address in a window of its own; at the end nothing may have gone wrong in it."""
+    all_opened = []
+
+    def open_(address: str, width: int = 1280, **settings: Any) -> Watching:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
+        watching = Watching(context.new_page())
+        watching.page.on("request", lambda request: watching.requests.append(request.url))
+        watching.page.on("pageerror", lambda error: watching.errors.append(str(error)))
+        watching.page.on("console", lambda said: watching.errors.append(said.text) if said.type == "error" else None)
+        watching.page.goto(address)
+        all_opened.append((context, watching))
+        return watching
+
+    yield open_
+    for context, watching in all_opened:
+        watching.check()
+        context.close()
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[ThreadingHTTPServer]:
+    """The page of a run, served as `hellora watch` does."""
+    with server_of(folder) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def table(tiny_bert: Path, sentences: Path) -> dict[str, Any]:
+    """Fisher scores, budgets in bytes, simulated devices, and clients that are missing or too late."""
+    return {
+        "rounds": 4,
+        "cohort": 3,
+        "over_select": 1.4,
+        "deadline": 30.0,
+        "model": {"name": str(tiny_bert), "rank": 4},
+        "data": {"name": str(sentences), "clients": 6, "alpha": 1.0, "min_examples": 4},
+        "fleet": {
+            "layers": [1, 2, 4],
+            "memory": ["600KB", "700KB", "1MB"],
+            "speed": [1e8, 1e8, 1e7],
+            "link": ["1MB/s", "40KB", "5KB"],
+            "availability": [0.6, 0.8, 1.0],
+        },
+        "method": {"allocator": "fed_hello", "warmup": 1, "refresh": 2},
+        "train": {"lr": 0.03, "batch_size": 8},
+        "compute": {"threads": 1},
+    }
+
+
+@pytest.fixture(scope="module")
+def run(table: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "small.toml").write_text(tomli_w.dumps(table))
+    library.run(str(folder / "small.toml"), out=folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def comparison(table: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "small.toml").write_text(tomli_w.dumps({**table, "rounds": 2}))
+    methods = {"random_layers": {"method.allocator": "random_layers"}, "fed_hello": {}}
+    changes = {"methods": methods, "seeds": [0, 1], "settings": {"iid": {"data.partitioner": "iid"}, "skewed": {}}}
+    run_comparison(read_comparison(str(folder / "small.toml"), changes), folder / "cmp", lambda _: None)
+    return folder / "cmp"
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> str:
+    file = run.parent / "report.html"
+    file.write_text(html(content_of(page_of([run]))))
+    return file.as_uri()
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def check_drawn(page: Page, ids: list[str]) -> None:
+    """Every plot is drawn in each of its views, and has its numbers."""
+    assert page.locator("main > section").evaluate_all("all => all.map(each => each.id)") == ids
+    for id in ids:
+        section = page.locator(f"[id='{id}']")
+        radios = section.get_by_role("radio")
+        views = max(1, radios.count())
+        seen = set()
+        for view in range(views):
+            if views > 1:
+                radios.nth(view).check()
+            plot = section.locator(".plot")
+            assert plot.evaluate(DRAWN) > 0, (id, view)
+            seen.add(json.dumps(plot.evaluate("plot => [plot.layout.xaxis.title.text, plot.data]"), default=str))
+        assert len(seen) == views, f"{id}: two views show the same"
+        section.locator("summary").click()
+        assert section.locator("tbody tr").count() > 0
+        assert section.locator("thead th").count() == section.locator("tbody tr").first.locator("td").count()
+
+
+def ranks_shown(page: Page) -> list[list[int | None]]:
+    found: list[list[int | None]] = page.locator("#allocation .plot").evaluate("plot => plot.data[0].z")
+    return found
+
+
+def ranks_of(line: dict[str, Any], clients: int) -> list[list[int | None]]:
+    return [line["ranks"].get(str(client), [None] * 4) for client in range(clients)]
+
+
+# ------------------------------------------------------------------------------------------------------- one run
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_every_plot_is_drawn(opened: Callable[..., Watching], report: str, width: int, scheme: str) -> None:
+    page = opened(report, width, color_scheme=scheme).page
+    check_drawn(page, ALL)
+    assert page.locator("#left-out").is_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for plot in page.locator(".plot").all():
+        box = plot.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert plot.locator("svg.main-svg").first.evaluate("svg => svg.clientWidth") <= box["width"] + 1
+
+
+def test_the_slider_moves_the_heat_map(opened: Callable[..., Watching], report: str, run: Path) -> None:
+    page, lines = opened(report).page, lines_of(run)
+    slider = page.get_by_role("slider", name="Round")
+    assert ranks_shown(page) == ranks_of(lines[-1], 6)
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    assert ranks_shown(page) == ranks_of(lines[-2], 6)
+    page.keyboard.press("Home")
+    assert ranks_shown(page) == ranks_of(lines[0], 6)
+    assert slider.get_attribute("aria-valuetext") == "0 (of 0 to 3)"
+    page.locator("#allocation summary").click()
+    shown = page.locator("#allocation tbody tr").all_inner_texts()
+    expected = [["–" if rank is None else str(rank) for rank in row] for row in ranks_of(lines[0], 6)]
+    assert [row.split("\t") for row in shown] == [[f"client {i}", *row] for i, row in enumerate(expected)]
+
+
+def test_the_keyboard_reaches_everything_in_the_order_of_the_page(opened: Callable[..., Watching], report: str) -> None:
+    page = opened(report).page
+    reached = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        at = page.evaluate(FOCUS)
+        if at["tag"] == "BODY":
+            break
+        assert at["ring"], at
+        reached.append(at["name"])
+    expected = ["Skip to the plots", *page.locator("h2:visible").all_inner_texts()]
+    for id in ALL:
+        views = page.locator(f"#{id} input[type=radio]").count() > 1
+        expected += [f"{id}-view"] * views + ["allocation-round"] * (id == "allocation") + ["The numbers"]
+    assert reached == expected
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_dark_and_light_differ_and_both_can_be_read(opened: Callable[..., Watching], report: str) -> None:
+    luminance = """name => {
+        const value = getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+        const hex = value.length === 4 ? [...value.slice(1)].map((x) => x + x).join("") : value.slice(1);
+        const parts = [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255);
+        const linear = parts.map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+    }"""
+    colours = {}
+    for scheme in ("light", "dark"):
+        page = opened(report, color_scheme=scheme).page
+        line = page.locator("#accuracy .scatterlayer .js-line").first.evaluate("line => getComputedStyle(line).stroke")
+        colours[scheme] = (page.evaluate("getComputedStyle(document.body).backgroundColor"), line)
+        surface = page.evaluate(luminance, "surface")
+
+        def contrast(name: str, page: Page = page, surface: float = surface) -> float:
+            mine = page.evaluate(luminance, name)
+            return float((max(mine, surface) + 0.05) / (min(mine, surface) + 0.05))
+
+        assert min(contrast(name) for name in ("text", "quiet", "link")) >= 4.5
+        assert min(contrast(f"colour-{i}") for i in range(8)) >= 3
+    assert all(light != dark for light, dark in zip(colours["light"], colours["dark"], strict=True))
+    page.emulate_media(color_scheme="light")
+    expect(page.locator("#accuracy .scatterlayer .js-line").first).to_have_css("stroke", colours["light"][1])
+
+
+def test_an_old_run_has_no_empty_plot(opened: Callable[..., Watching], run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    shutil.copy(run / "experiment.toml", old)
+    fields = ("round", "cohort", "ranks", "metrics", "missing", "rejected", "uplink_bytes", "downlink_bytes", "seconds")
+    kept = [{name: line[name] for name in fields} | {"clients": {}} for line in lines_of(run)]
+    (old / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    (tmp_path / "old.html").write_text(html(content_of(page_of([old]))))
+    page = opened((tmp_path / "old.html").as_uri()).page
+    check_drawn(page, ["accuracy", "loss", "allocation", "traffic", "failures"])
+    assert page.locator("#left-out li").count() == 5
+
+
+# -------------------------------------------------------------------------------------------------- several runs
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_comparison_switches_what_it_compares(
+    opened: Callable[..., Watching], comparison: Path, tmp_path: Path, width: int
+) -> None:
+    file = tmp_path / "cmp.html"
+    file.write_text(html(content_of(page_of([comparison]))))
+    page = opened(file.as_uri(), width).page
+    check_drawn(page, [f"{id}-{setting}" for setting in ("iid", "skewed") for id in ("end", "accuracy", "loss")])
+    rows = json.loads((comparison / "table.json").read_text())["rows"]
+    for setting in ("iid", "skewed"):
+        end = page.locator(f"#end-{setting}")
+        end.get_by_role("radio", name="worst client").check()
+        shown = end.locator(".plot").evaluate("plot => [plot.data[0].y, plot.data[0].error_y.array]")
+        expected = [row["values"]["worst_client"] for row in rows if row["setting"] == setting]
+        assert shown[0] == pytest.approx([each["mean"] for each in expected])
+        assert shown[1] == pytest.approx([each["half"] for each in expected])
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+# ---------------------------------------------------------------------------------------------------------- live
+
+
+def test_a_run_in_progress_is_followed(opened: Callable[..., Watching], run: Path, tmp_path: Path) -> None:
+    live, lines = tmp_path / "live", (run / "rounds.jsonl").read_text().splitlines(keepends=True)
+    live.mkdir()
+    for name in ("experiment.toml", "clients.json"):
+        shutil.copy(run / name, live)
+    (live / "rounds.jsonl").write_text("")
+    with serving(live) as server:
+        watching = opened(f"http://127.0.0.1:{server.server_address[1]}/")
+        page = watching.page
+        state, facts = page.locator("#state"), page.locator("#facts")
+        expect(state).to_have_text("Live: new rounds appear as they end.")
+        expect(page.locator("main > section")).to_have_count(1)  # the labels
+        (live / "rounds.jsonl").write_text("".join(lines[:2]))
+        expect(facts).to_contain_text("2 of 4 rounds", timeout=10_000)
+        slider = page.get_by_role("slider", name="Round")
+        assert slider.input_value() == "1"
+        slider.focus()
+        page.keyboard.press("Home")
+        page.get_by_role("radio", name="bytes", exact=True).first.check()
+        slider.focus()
+        with (live / "rounds.jsonl").open("a") as file:
+            file.write(lines[2] + lines[3][:20])
+        expect(facts).to_contain_text("3 of 4 rounds", timeout=10_000)
+        assert (slider.input_value(), slider.get_attribute("max")) == ("0", "2")
+        assert ranks_shown(page) == ranks_of(json.loads(lines[0]), 6)
+        assert page.evaluate("document.activeElement.id") == "allocation-round"
+        assert page.get_by_role("radio", name="bytes", exact=True).first.is_checked()
+        page.keyboard.press("End")
+        shutil.copy(run / "summary.json", live)
+        (live / "rounds.jsonl").write_text("".join(lines))
+        expect(state).to_have_text("The run has ended.", timeout=10_000)
+        expect(facts).to_contain_text("4 of 4 rounds", timeout=10_000)
+        assert slider.input_value() == "3"  # at the end, it follows the last round
+        check_drawn(page, ALL)
+        page.wait_for_timeout(2500)  # it is asked again, and says that there is nothing new
+    watching.check()
+    expect(state).to_contain_text("does not answer", timeout=10_000)
+    watching.errors.clear()  # Chromium notes each connection that is refused
+
+
+# --------------------------------------------------------------------------------------------------- the commands
+
+
+def test_the_report_is_written_into_the_run_s_folder(
+    hellora: Callable[..., Any], run: Path, comparison: Path, tmp_path: Path
+) -> None:
+    answer = hellora("report", run)
+    assert (answer.status, answer.err) == (0, "")
+    assert f"report: {run / 'report.html'}, 4." in answer.out
+    assert hellora("report", comparison, "--out", tmp_path / "new" / "cmp.html").status == 0
+    assert "<title>Comparison" in (tmp_path / "new" / "cmp.html").read_text()
+    answer = hellora("report", run, comparison / "cells/iid/fed_hello/seed-0", "--out", tmp_path / "both.html")
+    assert answer.status == 0
+
+
+@pytest.mark.parametrize("command", ["report", "watch"])
+def test_a_folder_without_a_run_is_refused_in_one_line(
+    hellora: Callable[..., Any], tmp_path: Path, command: str
+) -> None:
+    answer = hellora(command, tmp_path)
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "no folder of a run" in answer.err
+
+
+def test_watch_says_where_it_is_and_ends_on_ctrl_c(run: Path) -> None:
+    command = [sys.executable, "-m", "hellora.cli", "watch", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert re.search(r"http://127\.0\.0\.1:\d+/ ", said)
+    assert (process.returncode, out, err) == (0, "stopped\n", "")

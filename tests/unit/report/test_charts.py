@@ -1,0 +1,47 @@
+"""The three kinds of plots, by their data."""
+
+import numpy as np
+import pytest
+
+from hellora.report.charts import MANY, Bars, Curve, bar_chart, heat_map, line_chart
+
+HOSTILE = '<a href="https://example.org">x</a>'
+ESCAPED = '&lt;a href="https://example.org"&gt;x&lt;/a&gt;'
+
+
+def test_a_curve_has_its_band_behind_all_lines() -> None:
+    chart = line_chart([Curve("one", [0, 1, 2], [1, 2, 3], [None, 0.5, 1]), Curve("two", [0, 1], [4, 5])], "x", "y")
+    band, one, two = chart.data
+    assert (band.x, band.y) == ((1, 2, 2, 1), (2.5, 4, 2, 1.5))
+    assert band.meta == {"colour": 0, "band": True}
+    assert (one.name, one.y, one.meta) == ("one", (1, 2, 3), {"colour": 0})
+    assert (two.name, two.y, two.meta) == ("two", (4, 5), {"colour": 1})
+    assert one.line.dash != two.line.dash  # not by colour alone
+
+
+def test_bars_have_their_intervals() -> None:
+    (bars,) = bar_chart([Bars("accuracy", ["a", "b"], [0.5, 0.25], [0.1, None])], "x", "y").data
+    assert (bars.x, bars.y, bars.error_y.array) == (("a", "b"), (0.5, 0.25), (0.1, None))
+
+
+def test_a_budget_is_a_mark_and_too_many_bars_are_marks() -> None:
+    few = bar_chart([Bars("measured", ["a"], [1]), Bars("budget", ["a"], [2], as_marks=True)], "x", "y")
+    assert [trace.type for trace in few.data] == ["bar", "scatter"]
+    labels = [str(i) for i in range(MANY + 1)]
+    many = bar_chart([Bars(name, labels, [1] * len(labels)) for name in ("predicted", "measured")], "x", "y")
+    assert [trace.mode for trace in many.data] == ["markers", "markers"]
+
+
+def test_what_is_not_finite_is_a_blank() -> None:
+    (trace,) = heat_map(np.array([[1, np.inf], [np.nan, 2]]), ["a", "b"], ["c", "d"], "x", "y", "v").data
+    assert trace.z == pytest.approx(np.array([[1, np.nan], [np.nan, 2]]), nan_ok=True)
+
+
+def test_text_from_data_is_no_markup() -> None:
+    curve = line_chart([Curve(HOSTILE, [0], [1])], "x", HOSTILE)
+    bars = bar_chart([Bars(HOSTILE, [HOSTILE], [1])], "x", "y")
+    heat = heat_map(np.ones((1, 1)), [HOSTILE], [HOSTILE], "x", "y", "v")
+    assert curve.data[0].name == curve.layout.yaxis.title.text == bars.data[0].name == ESCAPED
+    assert bars.data[0].x == heat.data[0].x == heat.data[0].y == (ESCAPED,)
+    for chart in (curve, bars, heat):
+        assert "<a" not in chart.to_json().replace("\\u003c", "<")

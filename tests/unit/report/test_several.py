@@ -1,0 +1,125 @@
+"""Which runs are one group, what it is called, and what the comparison says of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tomli_w
+from run_folders import TABLE, ended_run, line, write_run
+
+from hellora.comparison_table import CLIENTS_OWN
+from hellora.errors import InputError
+from hellora.report.several import page_of_several, run_folders, settings_of
+
+T = 12.706204736432095  # Student's t(0.975, 1)
+RANDOM = {**TABLE["method"], "allocator": "random_layers"}  # type: ignore[dict-item]
+
+
+def comparison(folder: Path) -> Path:
+    """Two settings × two methods × two seeds, each cell with an accuracy of its own."""
+    folder.mkdir()
+    table = {"settings": {"skewed": {}, "iid": {}}, "methods": {"random_layers": {}, "mine": {}}}
+    (folder / "comparison.toml").write_text(tomli_w.dumps(table))
+    for s, setting in enumerate(("skewed", "iid")):
+        for m, method in enumerate(("random_layers", "mine")):
+            for seed in (0, 1):
+                accuracy = 0.2 + 0.2 * s + 0.3 * m + 0.02 * seed
+                ended_run(folder / "cells" / setting / method / f"seed-{seed}", [0.1, accuracy], seed=seed)
+    return folder
+
+
+def test_runs_that_differ_in_their_seed_are_one_group_named_by_what_differs(tmp_path: Path) -> None:
+    folders = [
+        ended_run(tmp_path / "a", seed=1),
+        ended_run(tmp_path / "b", seed=0, compute={"threads": 2}),
+        ended_run(tmp_path / "c", method=RANDOM),
+    ]
+    (groups,) = settings_of(folders).values()
+    assert {name: [run.name for run in runs] for name, runs in groups.items()} == {
+        "allocator fed_hello": ["b", "a"],
+        "allocator random_layers": ["c"],
+    }
+
+
+def test_seeds_alone_are_one_group_named_by_the_first(tmp_path: Path) -> None:
+    (groups,) = settings_of([ended_run(tmp_path / f"seed-{seed}", seed=seed) for seed in (0, 1)]).values()
+    assert list(groups) == ["seed-0"]
+
+
+def test_many_differences_make_no_name(tmp_path: Path) -> None:
+    others = {"rounds": 9, "cohort": 1, "min": 1, "max": 2}
+    (groups,) = settings_of([ended_run(tmp_path / "a"), ended_run(tmp_path / "b", **others)]).values()
+    assert list(groups) == ["a", "b"]
+
+
+def test_two_groups_of_one_name_stay_two(tmp_path: Path) -> None:
+    others = {"rounds": 9, "cohort": 1, "min": 1, "max": 2}
+    (groups,) = settings_of([ended_run(tmp_path / "a" / "run"), ended_run(tmp_path / "b" / "run", **others)]).values()
+    assert list(groups) == ["run", "run (2)"]
+
+
+def test_the_same_run_twice_would_count_twice(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a and b have the same settings and seed"):
+        settings_of([ended_run(tmp_path / "a"), ended_run(tmp_path / "b")])
+
+
+def test_a_comparison_s_cells_are_in_its_own_order(tmp_path: Path) -> None:
+    folders = run_folders([comparison(tmp_path / "cmp")])
+    names = [f"{folder.parents[1].name}/{folder.parent.name}/{folder.name}" for folder in folders]
+    assert names == [
+        f"{setting}/{method}/seed-{seed}"
+        for setting in ("skewed", "iid")
+        for method in ("random_layers", "mine")
+        for seed in (0, 1)
+    ]
+    by_setting = settings_of(folders)
+    assert {setting: list(groups) for setting, groups in by_setting.items()} == {
+        "skewed": ["random_layers", "mine"],
+        "iid": ["random_layers", "mine"],
+    }
+
+
+def test_a_comparison_without_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "comparison.toml").write_text("")
+    with pytest.raises(InputError, match="no run of this comparison has begun"):
+        run_folders([tmp_path])
+
+
+def test_the_end_has_means_and_intervals_as_compare_has_them(tmp_path: Path) -> None:
+    page = page_of_several(run_folders([comparison(tmp_path / "cmp")]))
+    sections = {section.id: section for section in page.sections}
+    assert list(sections) == [f"{id}-{setting}" for setting in ("skewed", "iid") for id in ("end", "accuracy", "loss")]
+    views = {view.label: view for view in sections["end-skewed"].views}
+    (bars,) = views["accuracy"].figure.data
+    assert bars.x == ("random_layers", "mine")
+    assert bars.y == pytest.approx((0.21, 0.51))
+    assert bars.error_y.array == pytest.approx((T * 0.01, T * 0.01))
+    assert views["kept of iid"].figure.data[0].y == pytest.approx(
+        [(0.2 / 0.4 + 0.22 / 0.42) / 2, (0.5 / 0.7 + 0.52 / 0.72) / 2]
+    )
+    assert views["worst client"].figure.data[0].y == (0.25, 0.25)
+    assert views["up"].figure.data[0].y == (200, 200)
+    assert {"1 layer", "2 layers", "down", "seconds"} <= views.keys()
+    table = views["accuracy"].table
+    assert table.columns[:2] == ["runs", "accuracy"]
+    assert table.rows[1][:2] == ["mine", "0.510 ± 0.127"]
+    assert any("Student" in note for note in page.notes)
+
+
+def test_runs_that_have_not_ended_are_in_the_curves_only(tmp_path: Path) -> None:
+    folders = [ended_run(tmp_path / "a"), write_run(tmp_path / "b", [line(0)], method=RANDOM)]
+    page = page_of_several(folders)
+    end, accuracy, _ = page.sections
+    assert end.views[0].figure.data[0].x == ("allocator fed_hello",)
+    assert [trace.name for trace in accuracy.views[0].figure.data] == ["allocator fed_hello", "allocator random_layers"]
+    assert any("1 of the runs have not ended" in note for note in page.notes)
+    assert not page_of_several(folders[1:]).sections[0].views
+
+
+def test_models_of_clients_own_are_marked(tmp_path: Path) -> None:
+    folder = ended_run(tmp_path / "a")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["data"]["evaluated_on"] = CLIENTS_OWN
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = page_of_several([folder, ended_run(tmp_path / "b", method=RANDOM)])
+    assert page.sections[0].views[0].figure.data[0].x == ("allocator fed_hello †", "allocator random_layers")

@@ -31,7 +31,7 @@ USAGE_FILE, LABELS_FILE = "hellora.json", "labels.json"
 NEEDED: dict[str, tuple[str, ...] | None] = {
     "task": None,
     "model": None,
-    "data": ("subset", "text", "text_pair", "label", "image", "prompt", "response"),
+    "data": ("subset", "test_split", "text", "text_pair", "label", "image", "prompt", "response"),
     "train": ("precision",),
     "compute": ("device", "threads", "eval_batch_size"),
 }

@@ -183,7 +183,7 @@ def tracking(experiment: "Experiment", folder: Path, lines: Sequence[Line]) -> I
     told = Tracking(folder / "tracking", experiment.data.evaluate_on)
     try:
         if experiment.tracking.trackers:
-            told.open(experiment, folder.resolve().name)
+            told.open(experiment, str(folder))
             told.tell(lines)
         yield told
     finally:

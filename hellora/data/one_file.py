@@ -1,11 +1,11 @@
-"""Floor 4: examples to predict or to evaluate on: one file, one folder of images, or one data set of the hub."""
+"""Floor 4: examples to predict or to evaluate on: a file, a folder, or the test split of what has several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from datasets import Dataset, Image
 
-from hellora.data.loading import load_splits
+from hellora.data.loading import Split, load_splits
 from hellora.data.sources import Columns, DataSettings, Reader
 from hellora.errors import InputError
 
@@ -26,10 +26,7 @@ def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Seque
     Raises:
         InputError: there is no such file, a column is absent, or a row has a label that is none of `labels`.
     """
-    try:
-        split = load_splits(name, settings.subset, "train", ())["train"]
-    except InputError as error:
-        raise InputError(str(error).removeprefix("data.name: ")) from error
+    split = test_split(name, settings)
     if columns == "instruction":
         prompt_alone = settings if labelled else replace(settings, response=settings.prompt)
         return Rows(Reader(prompt_alone, columns, (), None).read(split), ())
@@ -41,6 +38,17 @@ def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Seque
         images = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
         files = [image["path"] or "" for image in images["image"]]
     return Rows(rows, files)
+
+
+def test_split(name: str, settings: DataSettings) -> Split:
+    """The test split of a source, or its only one."""
+    why = None
+    for split in settings.test_names:
+        try:
+            return load_splits(name, settings.subset, split, ())[split]
+        except InputError as error:
+            why = why or str(error).removeprefix("data.name: ").replace("data.train_split", "data.test_split")
+    raise InputError(str(why))
 
 
 def is_number(label: str) -> bool:

@@ -66,7 +66,7 @@ def outcome(out: Path) -> dict[str, Any]:
             found[name] = [without_measured(json.loads(line)) for line in path.read_text().splitlines()]
         elif name == "summary.json":
             found[name] = without_measured(json.loads(path.read_text()))
-        elif name == "adapter/README.md":
+        elif path.name == "README.md":
             found[name] = path.read_text().replace(str(out), "OUT")
         elif not name.startswith("checkpoint/state-"):
             found[name] = path.read_bytes()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hellora.errors import InputError
-from hellora.terminal import plain_console, quieten
+from hellora.terminal import quieten
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -29,7 +29,7 @@ def report(
         file.write_text(text)
     except OSError as error:
         raise InputError(f"cannot write to {file}: {error.strerror}") from error
-    plain_console().print(f"report: {file}, {in_bytes(len(text.encode()))}: open it in a browser", highlight=False)
+    print(f"report: {file}, {in_bytes(len(text.encode()))}: open it in a browser")
 
 
 @app.command()
@@ -42,9 +42,8 @@ def watch(
     from hellora.report.watch import HOST, server_of
 
     with server_of(run, port) as server:
-        console = plain_console()
-        console.print(f"{run}: http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)", highlight=False)
         try:
+            print(f"{run}: http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
-            console.print("stopped", highlight=False)
+            print("stopped", flush=True)

@@ -113,12 +113,8 @@ function draw(section) {
   }
   const plot = here.querySelector(".plot");
   plot.setAttribute("aria-label", `${words}. The numbers are in the table below.`);
-  Plotly.react(plot, data.map(coloured), layoutOf(view.figure, `${choice.view}`), {
-    displaylogo: false,
-    displayModeBar: coarse.matches ? false : "hover",
-    modeBarButtonsToRemove: ["lasso2d", "select2d"],
-    responsive: true,
-  });
+  const options = { displayModeBar: false, responsive: true }; // its buttons would be tab stops that show on hover only
+  Plotly.react(plot, data.map(coloured), layoutOf(view.figure, `${choice.view}`), options);
   fillTable(section);
 }
 
@@ -171,7 +167,6 @@ function layoutOf(figure, revision) {
     font: { family: "system-ui, sans-serif", size: 13, color: colour("text") },
     legend: { orientation: "h", x: 0, y: 1, xanchor: "left", yanchor: "bottom" },
     hoverlabel: { bgcolor: colour("surface"), font: { color: colour("text") } },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("quiet"), activecolor: colour("link") },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     dragmode: coarse.matches ? false : "zoom", // a finger scrolls the page

@@ -138,14 +138,14 @@ def test_the_superlink_killed_in_a_round(site: Site) -> None:
 
 
 def test_the_server_killed_and_started_again(site: Site) -> None:
-    run = site.submit("server", **LONG)
+    run = site.submit("host", **LONG)
     training(site, "clinic", 1)
     below_it = psutil.Process(site.processes["server"].pid).children(recursive=True)
     site.processes["server"].kill()
     until(lambda: not any(is_alive(process) for process in below_it), "all of it to end")
     site.start_server()
     assert run.wait() == 1
-    undisturbed(site.submit("server", "--resume", **LONG), **LONG)
+    undisturbed(site.submit("host", "--resume", **LONG), **LONG)
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -142,6 +142,7 @@ def test_the_server_killed_and_started_again(site: Site) -> None:
     training(site, "clinic", 1)
     below_it = psutil.Process(site.processes["server"].pid).children(recursive=True)
     site.processes["server"].kill()
+    site.processes["server"].wait()
     until(lambda: not any(is_alive(process) for process in below_it), "all of it to end")
     site.start_server()
     assert run.wait() == 1

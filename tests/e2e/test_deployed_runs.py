@@ -16,7 +16,7 @@ from federation_site import CLIENTS, METHODS, Run, Site, below, by_client, hello
 from tiny_models import save_bert, save_sentences
 
 pytestmark = [pytest.mark.slow, pytest.mark.flower, pytest.mark.xdist_group("deployment")]
-LONG = {"train": {"lr": 0.03, "batch_size": 8, "epochs": 40}}  # seconds of training, to be killed in
+LONG = {"train": {"lr": 0.03, "batch_size": 8, "epochs": 20}}  # seconds of training, to be killed in
 DEADLINE = {"deadline": 25.0, **LONG}
 
 

@@ -33,10 +33,10 @@ from hellora.errors import InputError, RunError
 from hellora.experiment import Setup, prepare, threads
 from hellora.groups import served
 from hellora.model import resolve_name
-from hellora.model_card import Trained
 from hellora.protocols import Backend
 from hellora.rounds import federate
 from hellora.tracking import check_trackers, tracking
+from hellora.trained import Trained
 from hellora.types import (
     AdapterSpec,
     Attempt,

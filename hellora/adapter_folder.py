@@ -19,11 +19,12 @@ from hellora.config import SECTIONS, Experiment, Table, build, field_names, over
 from hellora.data.sources import DataSettings
 from hellora.errors import InputError
 from hellora.model import HEAD_FILE, ModelSettings, load_head, load_peft, save_merged, save_peft
-from hellora.model_card import Trained, card, notes
+from hellora.model_card import card, notes
 from hellora.resident import BaseModel
 from hellora.settings import ComputeSettings
 from hellora.sharing import with_private
 from hellora.tasks import Task
+from hellora.trained import Trained
 from hellora.types import Adapter, TrainSettings
 
 USAGE_FILE, LABELS_FILE = "hellora.json", "labels.json"

@@ -10,9 +10,9 @@ from hellora.adapter_folder import save_adapter, save_one
 from hellora.checkpoint import load_state
 from hellora.config import Experiment, read_experiment
 from hellora.errors import InputError
-from hellora.model_card import Trained
 from hellora.runs import RunFolder
 from hellora.sharing import with_private
+from hellora.trained import Trained
 from hellora.types import ServerState
 
 LOOKS = 5  # at a checkpoint that a run may be replacing

@@ -22,6 +22,7 @@ from hellora.backends.records import CONTRACT, FAILURE, from_records, note, text
 
 TRAINER_SECONDS = 120.0  # that a trainer may take to start
 RUNS = "HELLORA_RUNS"  # the variable that names the folder of a server's runs
+ADMITTED = "HELLORA_ADMITTED"  # likewise its record of whose key belongs to which node, where keys are used
 
 server = ServerApp()
 client = ClientApp()
@@ -47,7 +48,7 @@ def train(message: Message, context: Context) -> Message:
 
 def asked(kind: str, content: RecordDict, context: Context) -> RecordDict:
     """The answer to a message; why there is none, where that is so."""
-    contract = text_of(content, CONTRACT)
+    contract, me = text_of(content, CONTRACT), {"name": context.node_config.get("name", "")}
     data = from_records(content) if kind == "train" else b""
     try:
         if "trainer" in context.node_config:
@@ -55,9 +56,9 @@ def asked(kind: str, content: RecordDict, context: Context) -> RecordDict:
         else:
             found = of_simulation(kind, contract, data, context)
     except (EOFError, OSError) as error:
-        return note({FAILURE: f"its trainer ended ({type(error).__name__})"})
+        return note({**me, FAILURE: f"its trainer ended ({type(error).__name__})"})
     except RuntimeError as error:
-        return note({FAILURE: str(error)})
+        return note({**me, FAILURE: str(error)})
     return to_records(found) if kind == "train" else note(json.loads(found))
 
 
@@ -117,6 +118,7 @@ def serve(grid: Grid, context: Context) -> None:
     simulated = bool(config["simulation"])
     experiment = check(str(config["name"]), json.loads(str(config["experiment"])), simulated)
     out = Path(os.environ.get(RUNS, "")) / str(config["out"])
-    world = SimulatedOnFlower(grid) if simulated else Deployed(grid)
+    admitted = Path(os.environ[ADMITTED]) if ADMITTED in os.environ else None
+    world = SimulatedOnFlower(grid) if simulated else Deployed(grid, admitted=admitted)
     with TerminalProgress(plain_console()) as progress:
         run_experiment(experiment, out, progress, bool(config["resume"]), world.prepare)

@@ -18,9 +18,9 @@ from hellora.errors import InputError
 from hellora.experiment import device_check, devices
 from hellora.exporting import Saved
 from hellora.memory import release_at_once
-from hellora.model_card import class_names
 from hellora.resident import BaseModel
 from hellora.runs import RunFolder
+from hellora.trained import class_names
 from hellora.types import Adapter
 
 Prediction = dict[str, Any]  # a row of the output

@@ -324,5 +324,5 @@ def client_metrics(
             predicted |= {} if offer.seconds is None else {"predicted_seconds": round(offer.seconds, 3)}
         if (seconds := simulated.get(update.client)) is not None:
             predicted["simulated_seconds"] = round(seconds, 3)
-        metrics[update.client] = {"examples": update.num_examples, **update.metrics, **predicted}
+        metrics[update.client] = {**update.metrics, "examples": update.num_examples, **predicted}
     return metrics

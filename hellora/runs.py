@@ -37,10 +37,10 @@ from hellora.experiment import Setup, prepare, threads
 from hellora.fleet_record import fleet_record
 from hellora.groups import served
 from hellora.model import resolve_name
-from hellora.model_card import Trained
 from hellora.protocols import Backend
 from hellora.rounds import federate, select
 from hellora.tracking import check_trackers, tracking
+from hellora.trained import Trained
 from hellora.types import (
     AdapterSpec,
     Attempt,

@@ -49,9 +49,9 @@ def values_of(line: Line, split: str) -> dict[str, float]:
 
 def train_loss(line: Line) -> float | None:
     """The mean loss of a round's clients over their examples; None where nobody trained."""
-    examples = sum(client["examples"] for client in line["clients"].values())
-    losses = [client["loss"] * client["examples"] for client in line["clients"].values()]
-    return sum(losses) / examples if examples else None
+    told = [client for client in line["clients"].values() if "loss" in client]  # clients elsewhere tell what they like
+    examples = sum(client["examples"] for client in told)
+    return sum(client["loss"] * client["examples"] for client in told) / examples if examples else None
 
 
 def config_of(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,11 @@ DAY = 24 * 3600.0  # seconds that a message without a deadline is kept
 GRACE = 600.0  # seconds after a deadline in which a late answer is still put on record
 LATE_ROUNDS = 3  # the same in rounds
 
+FIRST_WAIT, LONGEST_WAIT = 2.0, 60.0  # seconds before a node that could not join is asked again
+LONGEST_LINE = 500  # characters that are shown of what a client says
+
 Reply = RecordDict | str  # or why there is none
+Admit = Callable[[int, Mapping[str, Any]], str]  # (node, what it says of itself): its name; ValueError: not that way
 
 
 @dataclass
@@ -80,24 +84,39 @@ class Questions:
 
 def content_of(message: Message) -> Reply:
     if message.has_error():
-        return " ".join(f"{message.error.reason or 'Flower error'} (code {message.error.code})".split())
+        return plain(f"{message.error.reason or 'Flower error'} (code {message.error.code})")
     return message.content
+
+
+def name_of(_: int, fields: Mapping[str, Any]) -> str:
+    """The name that a node gives itself. Raises ValueError where it gives none."""
+    if not isinstance(name := fields.get("name"), str):
+        raise ValueError("it does not say who it is")
+    return name
+
+
+def plain(text: str) -> str:
+    """What somebody else wrote, for a log: one line, nothing that a terminal obeys, not too long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * LONGEST_LINE]).split())
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} …"
 
 
 class Roster:
     """Which node is which client: asked once of every node, by name."""
 
-    def __init__(self, grid: Grid, hello: RecordDict, log: Callable[[str], None]) -> None:
-        self.grid, self.hello, self.log = grid, hello, log
+    def __init__(self, grid: Grid, hello: RecordDict, log: Callable[[str], None], admit: Admit = name_of) -> None:
+        self.grid, self.hello, self.log, self.admit = grid, hello, log, admit
         self.asked: set[int] = set()
+        self.refused: dict[int, tuple[float, float]] = {}  # by node: when it is asked again, and the wait after that
         self.nodes: dict[str, int] = {}  # by name
         self.said: dict[str, dict[str, Any]] = {}  # what each said of itself when it last joined
         self.told: dict[int, str] = {}  # what was logged of a node
 
     def refresh(self, seconds: float) -> frozenset[int]:
         """Ask the nodes that are new; the ids of all that are connected."""
-        connected = frozenset(self.grid.get_node_ids())
-        if new := connected - self.asked:
+        connected, now = frozenset(self.grid.get_node_ids()), time.monotonic()
+        waiting = {node for node, (due, _) in self.refused.items() if due > now}
+        if new := connected - self.asked - waiting:
             self.asked |= new
             for node, reply in ask_all(
                 self.grid, dict.fromkeys(sorted(new), self.hello), "query.join", seconds
@@ -106,23 +125,24 @@ class Roster:
         return connected
 
     def welcome(self, node: int, reply: Reply, connected: frozenset[int]) -> None:
+        """Take a client in, or say why not; it may do better when it is asked again, a while later."""
         try:
             fields = understood(reply)
-            name = fields["name"]
-            if not isinstance(name, str):
-                raise ValueError("its name is no text")
-        except (ValueError, KeyError) as error:
-            self.asked.discard(node)  # it may do better when it is asked again
+            name = self.admit(node, fields)
+            if self.nodes.get(name, node) in connected - {node}:
+                raise ValueError(f"it says that it is {name}, who is here already")
+        except ValueError as error:
+            wait = self.refused.get(node, (0.0, FIRST_WAIT))[1]
+            self.refused[node] = (time.monotonic() + wait, min(2 * wait, LONGEST_WAIT))
+            self.asked.discard(node)
             self.tell(node, f"node {node} did not join: {error}")
             return
-        if self.nodes.get(name, node) in connected - {node}:
-            self.tell(node, f"node {node} says that it is {name}, who is here already: it is left out")
-            return
+        self.refused.pop(node, None)
         self.nodes[name], self.said[name] = node, fields
 
     def tell(self, node: int, line: str) -> None:
         """Log a line, unless it was the last one about this node."""
-        if self.told.get(node) != line:
+        if self.told.get(node) != (line := plain(line)):
             self.log(line)
             self.told[node] = line
 
@@ -156,7 +176,7 @@ def understood(reply: Reply) -> dict[str, Any]:
         raise ValueError(reply)
     fields = fields_of(reply)
     if FAILURE in fields:
-        raise ValueError(str(fields[FAILURE]))
+        raise ValueError(f"{plain(str(fields.get('name', '')))[:64]} says: {fields[FAILURE]}".removeprefix(" says: "))
     return fields
 
 
@@ -258,13 +278,11 @@ class FlowerBackend(Backend):
                     task.client, "rejected", f"its answer has {arrived} bytes, at most {limit} are read"
                 )
             if not content.array_records:
-                return ClientFailure(
-                    task.client, "missing", str(fields_of(content).get(FAILURE, "no reason given"))[:500]
-                )
+                return ClientFailure(task.client, "missing", plain(str(fields_of(content).get(FAILURE, "no reason"))))
             found = read_answer(from_records(content), task, self.spec)
         except Exception as error:  # a client may send anything
-            why = f"its answer cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            why = plain(f"its answer cannot be read: {type(error).__name__}: {error}")
             return ClientFailure(task.client, "rejected", why)
         if isinstance(found, ClientFailure):
-            return found
+            return replace(found, reason=plain(found.reason))
         return replace(found, metrics={**found.metrics, "received_bytes": sent, "sent_bytes": arrived})

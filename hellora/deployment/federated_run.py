@@ -29,7 +29,7 @@ from hellora.deployment.flower_tools import (
     program,
     reason,
 )
-from hellora.deployment.supervision import Child, Tell, kept_alive, leashed
+from hellora.deployment.supervision import Child, Tell, deaf, kept_alive, leashed
 from hellora.errors import InputError, RunError
 
 START_SECONDS = 60.0  # that a server of our own may take to start
@@ -197,7 +197,8 @@ def run_at(address: Address, submission: Submission, show: Tell) -> None:
         raise InputError(f"--federation: nothing answers at {address}: is `hellora server` running there?")
     with PrivateFolder() as private:
         flower = Flower.at(address, private.path)
-        following = Following(flower, submission.submit(flower, {}), show)
+        with deaf():  # an interruption meanwhile would leave a run that nobody follows
+            following = Following(flower, submission.submit(flower, {}), show)
         try:
             following.to_the_end()
         except KeyboardInterrupt:

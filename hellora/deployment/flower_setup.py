@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
 
-from hellora.backends.flower import ASK_SECONDS, FlowerBackend, Roster, ask_all, understood
+from hellora.backends.flower import ASK_SECONDS, FlowerBackend, Roster, ask_all, plain, understood
 from hellora.backends.records import hello_of
 from hellora.client import ClientWork
 from hellora.config import Experiment
 from hellora.data.sides import Classes, agreed, server_corpus
+from hellora.deployment.joining import MOST_CLASSES, Said, owner_of, understood_join
 from hellora.deployment.participant import Contract
 from hellora.errors import InputError, RunError
 from hellora.experiment import (
@@ -27,7 +29,8 @@ from hellora.experiment import (
 from hellora.runs import Record
 from hellora.seeds import seed_for
 from hellora.settings import FleetSettings
-from hellora.types import Budget, ClientProfile
+from hellora.tasks import length_limit
+from hellora.types import ClientProfile
 
 JOIN_SECONDS = 3600.0  # that a new run waits for its clients
 REJOIN_SECONDS = 60.0  # that a resumed run waits for all of them, if it can do without some
@@ -63,6 +66,7 @@ class Deployed:
 
     grid: Grid
     log: Log = print
+    admitted: Path | None = None  # the server's record of whose key belongs to which node; None: keys are not used
 
     def prepare(self, experiment: Experiment, record: Record) -> Setup:
         """Wait for the clients, agree on the classes, and let all sides load the model.
@@ -75,9 +79,18 @@ class Deployed:
         if experiment.fleet != FleetSettings():
             self.log("[fleet] is for simulations: here every client brings its own budget")
         device_check(experiment.compute.device)
-        roster = Roster(self.grid, hello_of(Contract(experiment.name, experiment.table).to_json()), self.log)
+        most = max(MOST_CLASSES, experiment.model.classes or 0)
+
+        def admit(node: int, fields: Mapping[str, Any]) -> str:
+            name = understood_join(fields, most).name
+            if (owner := owner_of(node, self.admitted)) not in (None, name):
+                raise ValueError(f"it says that it is {name}, with the key of {owner}")
+            return name
+
+        roster = Roster(self.grid, hello_of(Contract(experiment.name, experiment.table).to_json()), self.log, admit)
         said = self.gather(experiment, roster, record.get("clients", {}))
-        classes = classes_of(list(said.values()))
+        who = {name: understood_join(fields, most) for name, fields in said.items()}
+        classes = classes_of(list(who.values()))
         seed, task = experiment.run.seed, experiment.task
         corpus = server_corpus(experiment.data, task.columns, seed_for(seed, "data"), classes)
         head_check(experiment, corpus)
@@ -87,8 +100,8 @@ class Deployed:
             )
         base = task.load(experiment.model, corpus.labels, seed_for(seed, "head"))
         contract = Contract(experiment.name, experiment.table, classes, base.fingerprint()).to_json()
-        self.load(roster, contract, said)
-        profiles = tuple(profile(client, fields) for client, fields in enumerate(said.values()))
+        self.load(roster, contract, said, length_limit(base, task.max_tokens))
+        profiles = tuple(each.profile(client) for client, each in enumerate(who.values()))
         planner = None
         if experiment.method.allocator.needs_planner or any(map(is_limited, profiles)):
             bare = task.load(experiment.model, corpus.labels, 0, weights=False)
@@ -120,10 +133,19 @@ class Deployed:
         except RunError:
             if len(roster.nodes.keys() & before.keys()) < experiment.run.min_clients:
                 raise
+        for name in before.keys() & roster.said.keys():
+            was, now = before[name], roster.said[name]
+            if was["classes"] != now["classes"]:
+                raise InputError(
+                    f"client {name}: its data has other classes than when the run began: give it those data"
+                )
+            if was["examples"] != now["examples"]:
+                self.log(f"{name} had {was['examples']} examples when the run began, and has {now['examples']} now")
         return {name: {**before[name], **roster.said.get(name, {})} for name in before}
 
-    def load(self, roster: Roster, contract: str, said: dict[str, dict[str, Any]]) -> None:
-        """Let all clients that are here load data and model; notes in `said` how long their longest example is."""
+    def load(self, roster: Roster, contract: str, said: dict[str, dict[str, Any]], limit: int) -> None:
+        """Let all clients that are here load data and model; notes in `said` how long their longest example is, in
+        tokens, at most `limit`."""
         here = {roster.nodes[name]: name for name in said if name in roster.nodes}
         self.log(f"{', '.join(here.values())}: loading data and model …")
         problems = []
@@ -131,9 +153,12 @@ class Deployed:
             self.grid, dict.fromkeys(here, hello_of(contract)), "query.prepare", LOAD_SECONDS
         ).items():
             try:
-                said[here[node]]["longest"] = int(understood(reply)["longest"])
-            except (ValueError, KeyError, TypeError) as error:
-                problems.append(f"client {here[node]}: {error}")
+                longest = understood(reply).get("longest")
+                if type(longest) is not int or not 1 <= longest <= limit:
+                    raise ValueError(f"its longest example has {longest!r} tokens, of at most {limit}")
+                said[here[node]] = {**said[here[node]], "longest": longest}
+            except ValueError as error:
+                problems.append(plain(f"client {here[node]}: {error}"))
         if problems:
             raise InputError("; ".join(problems))
 
@@ -153,22 +178,12 @@ def check_deployed(experiment: Experiment) -> None:
         )
 
 
-def classes_of(said: Sequence[Mapping[str, Any]]) -> Classes | None:
+def classes_of(who: Sequence[Said]) -> Classes | None:
     """The classes that clients agree on. Raises InputError where only some have labels."""
-    lists = [fields["classes"] for fields in said]
-    if not any(lists):
-        return None
-    if not all(lists):
+    known = [classes for each in who if (classes := each.own_classes()) is not None]
+    if known and len(known) < len(who):
         raise InputError("data.label: some clients' data have labels and others' have none: mend their data")
-    return agreed([Classes(tuple(c["values"]), tuple(c["present"]), bool(c["declared"])) for c in lists])
-
-
-def profile(client: int, fields: Mapping[str, Any]) -> ClientProfile:
-    """A client as it described itself."""
-    budget = dict(fields["budget"])
-    if isinstance(budget["rank"], list):
-        budget["rank"] = tuple(budget["rank"])
-    return ClientProfile(client, int(fields["examples"]), Budget(**budget), fields["speed"], fields["link"], 1.0)
+    return agreed(known) if known else None
 
 
 def is_limited(client: ClientProfile) -> bool:

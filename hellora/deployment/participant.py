@@ -18,6 +18,7 @@ from hellora.backends.wire import pack_answer, unpack_task
 from hellora.client import ClientWork
 from hellora.config import Experiment, check, override
 from hellora.data.sides import Classes, own_classes, own_split, read_own
+from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
 from hellora.devices import parse_link
 from hellora.errors import InputError
 from hellora.experiment import device_check, devices, prepare
@@ -165,8 +166,9 @@ class WithOwnData(Participant):
         self.own, self.budget = own, own.budget  # before anything is loaded
 
     def settled(self, contract: Contract) -> Experiment:
-        """With this client's data, device and model in place of the server's."""
-        table = {**contract.table, "data": {**contract.table["data"], "proxy": "", "public": "", "subset": ""}}
+        """With this client's data, device and model in place of the server's. Public data stays in the settings, for
+        methods that need it, and unread."""
+        table = {**contract.table, "data": {**contract.table["data"], "proxy": "", "subset": ""}}
         mine: dict[str, Any] = {f"data.{key}": value for key, value in self.own.data.items()}
         mine["compute.device"] = self.own.device
         if self.own.model is not None:
@@ -177,6 +179,8 @@ class WithOwnData(Participant):
         experiment = self.settled(contract)
         split = own_split(experiment.data)
         classes = own_classes(split, experiment.data, experiment.task.columns)
+        if classes is not None and "label" not in self.own.data:
+            self.check_label(experiment.data.label, classes)
         link = None if self.own.link is None else parse_link(self.own.link, "--link")
         return {
             "name": self.own.name,
@@ -186,6 +190,15 @@ class WithOwnData(Participant):
             "speed": self.own.speed,
             "link": link,
         }
+
+    def check_label(self, column: str, classes: Classes) -> None:
+        """Raise InputError where what the run calls labels may well be texts, which nobody is to see."""
+        if len(classes.values) > MOST_CLASSES or any(len(str(label)) > LONGEST_CLASS for label in classes.values):
+            raise InputError(
+                f"data.label = {column!r} of the run names a column here with more than {MOST_CLASSES} values, or with "
+                f"longer ones than {LONGEST_CLASS} characters, which may be no labels: they are not told, unless this "
+                f"client sets data.label itself"
+            )
 
     def load(self, contract: Contract, experiment: Experiment) -> ClientWork:
         data = read_own(own_split(experiment.data), experiment.data, experiment.task.columns, contract.classes)

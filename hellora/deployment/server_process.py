@@ -54,6 +54,16 @@ class Server:
             check_server(self.certificates, self.own_address.host)
         check_free(self.host, self.port)
 
+    @property
+    def told_to_runs(self) -> dict[str, str]:
+        """What a run on this server finds in its environment (`flower_app.py`)."""
+        told = {"HELLORA_RUNS": str(self.runs.resolve())}
+        return told if self.certificates is None else {**told, "HELLORA_ADMITTED": str(self.admitted.resolve())}
+
+    @property
+    def admitted(self) -> Path:
+        return self.folder / "admitted.json"
+
     def command(self) -> list[str]:
         arguments = ["--host", self.host, "--port", str(self.port), "--database", str(self.database.resolve())]
         arguments += ["--disable-runtime-dependency-installation"]
@@ -71,7 +81,7 @@ class Server:
             superlink = Child(
                 "the SuperLink",
                 self.command,
-                environment(self.folder / "flwr", HELLORA_RUNS=str(self.runs.resolve())),
+                environment(self.folder / "flwr", **self.told_to_runs),
                 log=self.log,
                 explain=lambda output: why_it_ended(output, self.log),
             )
@@ -89,7 +99,7 @@ class Admission:
 
     def __init__(self, server: Server, flower: Flower, tell: Tell) -> None:
         self.server, self.flower, self.tell = server, flower, tell
-        self.file = server.folder / "admitted.json"
+        self.file = server.admitted
         self.admitted: dict[str, dict[str, str]] = {}  # by public key: its client's name and its node's id
         if server.database.exists() and self.file.exists():
             self.admitted = json.loads(self.file.read_text())

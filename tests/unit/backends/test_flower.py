@@ -144,16 +144,20 @@ def test_a_second_node_with_a_taken_name_is_left_out() -> None:
     grid = grid_of("a", "a", "b")
     roster = Roster(grid, hello_of("{}"), lines.append)
     roster.refresh(10.0)
-    assert roster.nodes == {"a": 98 + 1, "b": 98}
-    assert lines == ["node 100 says that it is a, who is here already: it is left out"]
+    assert roster.nodes == {"a": 99, "b": 98}
+    assert lines == ["node 100 did not join: it says that it is a, who is here already"]
 
 
 @pytest.mark.parametrize("fields", [{}, {"name": 3}, {"failure": "no such file"}])
-def test_a_node_that_does_not_say_who_it_is_is_asked_again(fields: dict[str, Any]) -> None:
+def test_a_node_that_does_not_say_who_it_is_is_asked_again_later(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hellora.backends.flower.FIRST_WAIT", 0.3)
     lines: list[str] = []
     grid = grid_of("a", spoil=lambda asked, _: Message(note(fields), reply_to=asked))
     roster = Roster(grid, hello_of("{}"), lines.append)
-    for _ in range(2):
+    for pause in (0.0, 0.0, 0.4):  # the second comes too early
+        time.sleep(pause)
         roster.refresh(10.0)
     assert not roster.nodes
     assert (len(lines), len(grid.asked)) == (1, 2)  # the reason is logged once
@@ -252,6 +256,16 @@ def test_a_grid_that_fails_stops_the_run_in_one_line() -> None:
 
     with pytest.raises(RunError, match=r"the SuperLink does not answer \(ConnectionError: refused\)"):
         ask_all(Gone({1: {"name": "a"}}, GOOD), {1: hello_of("{}")}, "query.join", 5.0)
+
+
+def test_what_clients_write_is_no_command_for_a_terminal() -> None:
+    written = "its data\x1b[2J is\r\n\x1b[92mINFO\x1b[0m: forged\u202e " + "x" * 9999
+    app = app_that(lambda *_: note({"failure": written}))
+    answer = answers(backend_on(grid_of("a", app=app)), tasks(clients=[0]))[0]
+    assert isinstance(answer, ClientFailure)
+    assert answer.reason.startswith("its data [2J is [92mINFO [0m: forged x")
+    assert answer.reason.isprintable()
+    assert len(answer.reason) < 510
 
 
 def test_waiting_threads_end() -> None:

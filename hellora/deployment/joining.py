@@ -1,0 +1,86 @@
+"""Floor 5: what clients say of themselves when they join, checked before anything is made of it. A client may send
+anything; what is refused here has not joined, and the reason says why."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from hellora.data.sides import Classes
+from hellora.types import Budget, ClientProfile
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+MOST_CLASSES = 1000  # unless model.classes says more
+LONGEST_CLASS = 200  # characters
+
+Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+Label = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53)] | Annotated[str, Field(max_length=LONGEST_CLASS)]
+
+
+@dataclass(frozen=True)
+class SaidClasses:
+    values: tuple[Label, ...]
+    present: tuple[Label, ...]
+    declared: Annotated[bool, Field(strict=True)]
+
+
+@dataclass(frozen=True)
+class SaidBudget:
+    layers: Count | None
+    rank: Count | None
+    memory_bytes: Count | None
+    seconds: Positive | None
+    uplink_bytes: Count | None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one client said. `longest` is of its examples, in tokens; known once it has loaded them."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    examples: Annotated[int, Field(strict=True, ge=1, le=2**40)]
+    classes: SaidClasses | None
+    budget: SaidBudget
+    speed: Positive | None
+    link: Positive | None
+    longest: int = 1
+
+    def profile(self, client: int) -> ClientProfile:
+        """The client as the server knows it, under its id."""
+        own = self.budget
+        budget = Budget(own.layers, own.rank, own.memory_bytes, own.seconds, own.uplink_bytes)
+        return ClientProfile(client, self.examples, budget, self.speed, self.link, 1.0)
+
+    def own_classes(self) -> Classes | None:
+        own = self.classes
+        return None if own is None else Classes(own.values, own.present, own.declared)
+
+
+SAID = TypeAdapter(Said)
+
+
+def understood_join(fields: Mapping[str, Any], most_classes: int = MOST_CLASSES) -> Said:
+    """What a client says of itself. Raises ValueError where that cannot be."""
+    try:
+        said = SAID.validate_json(json.dumps(dict(fields)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))[:80]}: {first['msg']}") from error
+    if (own := said.classes) is not None:
+        if len(own.values) > most_classes:
+            raise ValueError(f"it has {len(own.values)} classes, at most {most_classes} are taken: see model.classes")
+        if len(set(own.values)) < len(own.values) or not set(own.present) <= set(own.values):
+            raise ValueError("its classes contradict themselves")
+    return said
+
+
+def owner_of(node: int, admitted: Path | None) -> str | None:
+    """Whose key the server admitted a node with; None where it does not know."""
+    if admitted is None or not admitted.is_file():
+        return None
+    keys: Mapping[str, Mapping[str, str]] = json.loads(admitted.read_text())
+    return next((entry["name"] for entry in keys.values() if entry["node"] == str(node)), None)

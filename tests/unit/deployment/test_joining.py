@@ -1,0 +1,129 @@
+"""What clients say of themselves: taken in only where it can be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hellora.config import presets, read_experiment
+from hellora.data.sides import Classes
+from hellora.deployment.joining import owner_of, understood_join
+from hellora.deployment.participant import Contract, OwnSettings, WithOwnData
+from hellora.errors import InputError
+from hellora.types import Budget, ClientProfile
+
+GOOD: dict[str, Any] = {
+    "name": "clinic",
+    "examples": 120,
+    "classes": {"values": ["sea", "sky"], "present": ["sea"], "declared": False},
+    "budget": {"layers": 2, "rank": None, "memory_bytes": 10**9, "seconds": 60.5, "uplink_bytes": None},
+    "speed": 5e11,
+    "link": None,
+}
+
+
+def test_a_good_client_is_taken_as_it_says() -> None:
+    said = understood_join(json.loads(json.dumps(GOOD)))
+    budget = Budget(layers=2, rank=None, memory_bytes=10**9, seconds=60.5, uplink_bytes=None)
+    assert said.profile(3) == ClientProfile(3, 120, budget, 5e11, None, 1.0)
+    assert said.own_classes() == Classes(("sea", "sky"), ("sea",), False)
+    assert understood_join({**GOOD, "classes": None}).own_classes() is None
+    numbers = {"values": [3, 1, -2], "present": [1], "declared": True}
+    assert understood_join({**GOOD, "classes": numbers}).own_classes() == Classes((3, 1, -2), (1,), True)
+
+
+def classes(**changes: Any) -> dict[str, Any]:
+    return {"classes": {**GOOD["classes"], **changes}}
+
+
+def budget(**changes: Any) -> dict[str, Any]:
+    return {"budget": {**GOOD["budget"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"name": "../up"}, "name"),
+        ({"name": "a\nINFO: forged"}, "name"),
+        ({"name": "x" * 65}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": 3}, "name"),
+        ({"examples": 0}, "examples"),
+        ({"examples": -5}, "examples"),
+        ({"examples": 10**40}, "examples"),
+        ({"examples": 1.5}, "examples"),
+        ({"examples": "9"}, "examples"),
+        ({"examples": True}, "examples"),
+        ({"classes": ["sea"]}, "classes"),
+        (classes(values=[["x"]]), "classes"),
+        (classes(values=["x" * 201], present=[]), "classes"),
+        (classes(values=["sea", None]), "classes"),
+        (classes(declared="yes"), "classes"),
+        (classes(values=["sea", "sea"]), "contradict"),
+        (classes(present=["soil"]), "contradict"),
+        (classes(values=list(map(str, range(1001))), present=[]), "1001 classes, at most 1000"),
+        ({"budget": None}, "budget"),
+        (budget(layers="three"), "budget.layers"),
+        (budget(layers=-1), "budget.layers"),
+        (budget(rank=[4, 4]), "budget.rank"),
+        (budget(memory_bytes=-1), "budget.memory_bytes"),
+        (budget(seconds=0), "budget.seconds"),
+        (budget(uplink_bytes=1e9), "budget.uplink_bytes"),
+        ({"speed": "fast"}, "speed"),
+        ({"speed": -1.0}, "speed"),
+        ({"link": float("inf")}, "link"),
+        ({"link": float("nan")}, "link"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_is_refused_with_where(changes: dict[str, Any], where: str) -> None:
+    with pytest.raises(ValueError, match=where):
+        understood_join({**GOOD, **changes})
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_is_absent_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        understood_join({key: value for key, value in GOOD.items() if key != name})
+
+
+def test_more_classes_are_taken_where_the_head_has_room() -> None:
+    many = classes(values=list(map(str, range(1500))), present=[])
+    assert understood_join({**GOOD, **many}, most_classes=1500).classes is not None
+
+
+def test_a_node_is_known_by_the_key_that_was_admitted(tmp_path: Path) -> None:
+    record = tmp_path / "admitted.json"
+    assert owner_of(7, record) is None
+    record.write_text(json.dumps({"ssh …": {"name": "clinic", "node": "7"}, "ssh …2": {"name": "phone", "node": ""}}))
+    assert owner_of(7, record) == "clinic"
+    assert owner_of(8, record) is None
+    assert owner_of(7, None) is None
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_a_client_can_settle_what_every_preset_asks_of_it(preset: str, tmp_path: Path) -> None:
+    """With its own data in place of the server's, whose public data it never reads."""
+    experiment = read_experiment(preset, {"data.public": "server-public"} if preset == "helora_kd" else {})
+    own = OwnSettings("clinic", {"name": str(tmp_path / "mine.csv"), "text": "body"}, "none", device="cpu")
+    settled = WithOwnData(own, lambda _: None).settled(Contract(preset, experiment.table))
+    assert (settled.data.name, settled.data.text) == (str(tmp_path / "mine.csv"), "body")
+    assert settled.table["method"] == experiment.table["method"]
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_what_may_be_no_labels_is_not_told(pinned: bool, tmp_path: Path) -> None:
+    """A run whose data.label names the texts by mistake does not get them."""
+    rows = "".join(f'"text {i}",{"ab"[i % 2]}\n' for i in range(1001))
+    (tmp_path / "mine.csv").write_text(f"text,label\n{rows}")
+    experiment = read_experiment("quickstart", {"data.label": "text"})
+    own = {"name": str(tmp_path / "mine.csv"), **({"label": "label"} if pinned else {})}
+    client = WithOwnData(OwnSettings("clinic", own, "none", device="cpu"), lambda _: None)
+    contract = Contract("quickstart", experiment.table)
+    if pinned:
+        assert client.join(contract)["classes"]["values"] == ("a", "b")
+    else:
+        with pytest.raises(InputError, match="may be no labels") as refusal:
+            client.join(contract)
+        assert "text 7" not in str(refusal.value)

@@ -1,22 +1,28 @@
 """The same run on this machine, on a grid of simulated clients, and on clients with their own files: the same bits."""
 
 import csv
+import io
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fake_grid import FakeGrid
+from fake_grid import FakeGrid, Spoil
+from flwr.app import ConfigRecord, Message, RecordDict
+from rich.console import Console
 from safetensors.torch import load_file
 
+from hellora.backends.records import fields_of, note
 from hellora.config import Experiment, check
 from hellora.deployment.flower_setup import Deployed, SimulatedOnFlower
 from hellora.deployment.participant import OwnSettings, WithOwnData
 from hellora.deployment.trainer import serve
+from hellora.errors import InputError, RunError
+from hellora.progress import TerminalProgress
 from hellora.runs import Prepare, run_experiment
 from hellora.tasks.sequence_classification import SequenceClassification
 
@@ -123,6 +129,75 @@ def test_three_worlds_end_with_the_same_bits(method: str, tiny_bert: Path, tmp_p
     for each in zip(*lines, strict=True):
         facts = [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "clients")} for line in each]
         assert facts[0] == facts[1] == facts[2]
+
+
+def saying(changes: Mapping[str, Any], kind: str, client: str) -> Spoil:
+    """The client's answers of this kind with other fields."""
+
+    def spoil(asked: Message, answer: Message) -> Message:
+        if asked.metadata.message_type == kind and client in str(fields_of(answer.content)):
+            return Message(note({**fields_of(answer.content), **changes}), reply_to=asked)
+        return answer
+
+    return spoil
+
+
+def test_a_client_with_the_key_of_another_does_not_take_part(
+    tiny_bert: Path, tmp_path: Path, trainers: FakeGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hellora.deployment.flower_setup.JOIN_SECONDS", 1.0)
+    lines: list[str] = []
+    record = tmp_path / "admitted.json"
+    keys = {str(node): {"name": name, "node": str(node)} for node, name in enumerate(CLIENTS, 70)}
+    record.write_text(json.dumps(keys))
+    deployed = Deployed(trainers, lines.append, record)
+    assert list(deployed.prepare(experiment(tiny_bert, tmp_path / "server", "fed_hello"), {}).clients) == list(CLIENTS)
+    trainers.spoil = saying({"name": "clinic"}, "query.join", "phone")
+    with pytest.raises(RunError, match="only 3 clients joined"):
+        deployed.prepare(experiment(tiny_bert, tmp_path / "server", "fed_hello"), {})
+    assert "node 72 did not join: it says that it is clinic, with the key of phone" in lines
+
+
+@pytest.mark.parametrize("longest", [10**9, 0, -3, "9", None, True, 9.5])
+def test_a_length_that_cannot_be_names_its_client(
+    longest: Any, tiny_bert: Path, tmp_path: Path, trainers: FakeGrid
+) -> None:
+    trainers.spoil = saying({"longest": longest}, "query.prepare", "longest")
+    with pytest.raises(InputError, match=r"client clinic: its longest example has .* tokens, of at most 64"):
+        Deployed(trainers, lambda _: None).prepare(experiment(tiny_bert, tmp_path / "server", "fed_hello"), {})
+
+
+def test_other_classes_than_when_the_run_began_are_refused(tiny_bert: Path, tmp_path: Path, trainers: FakeGrid) -> None:
+    lines: list[str] = []
+    run, deployed = experiment(tiny_bert, tmp_path / "server", "fed_hello"), Deployed(trainers, lines.append)
+    before = json.loads(json.dumps(dict(deployed.prepare(run, {}).clients)))
+    with (tmp_path / "ward.csv").open("a") as file:
+        file.write("we saw the sea,sea,ward\n")
+    deployed.prepare(run, {"clients": before})
+    assert lines[-2].startswith("ward had ")
+    with (tmp_path / "clinic.csv").open("a") as file:
+        file.write("we saw a zebra,zebra,clinic\n")
+    with pytest.raises(InputError, match="client clinic: its data has other classes"):
+        deployed.prepare(run, {"clients": before})
+
+
+def test_a_client_that_tells_no_loss_stops_nothing(tiny_bert: Path, tmp_path: Path, trainers: FakeGrid) -> None:
+    def spoil(asked: Message, answer: Message) -> Message:
+        if asked.metadata.message_type != "train":
+            return answer
+        fields = {**fields_of(answer.content), "metrics": {"examples": 10**6}}
+        records = RecordDict({**answer.content, "message": ConfigRecord({"fields": json.dumps(fields)})})
+        return Message(records, reply_to=asked)
+
+    trainers.spoil = spoil
+    written = io.StringIO()
+    with TerminalProgress(Console(file=written, width=200)) as progress:
+        run = experiment(tiny_bert, tmp_path / "server", "fed_hello")
+        run_experiment(run, tmp_path / "out", progress, preparing=Deployed(trainers, lambda _: None).prepare)
+    assert "round   2" in written.getvalue()
+    assert "train loss" not in written.getvalue()
+    lines = [json.loads(line) for line in (tmp_path / "out" / "rounds.jsonl").read_text().splitlines()]
+    assert all(client["examples"] < 96 for line in lines for client in line["clients"].values())
 
 
 def test_a_client_loads_its_model_and_encodes_its_data_once(

@@ -5,3 +5,5 @@ On a client      client_process (`hellora client`), trainer (its resident proces
 Anywhere         certificates, federated_run (submit and follow), commands (the command line), flower_tools
 Beneath all      supervision (children that are kept alive), leash (nothing outlives whoever asked)
 """
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"  # of a client

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hellora import deployment
 from hellora.errors import InputError
 
 try:
@@ -26,7 +27,7 @@ except ImportError as error:
 
 ALWAYS = ("localhost", "127.0.0.1")  # the server's own commands and processes reach it so
 DAYS = 365
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+NAME = re.compile(deployment.NAME)
 
 
 @dataclass(frozen=True)

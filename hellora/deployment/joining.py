@@ -10,9 +10,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from hellora.data.sides import Classes
+from hellora.deployment import NAME
 from hellora.types import Budget, ClientProfile
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MOST_CLASSES = 1000  # unless model.classes says more
 LONGEST_CLASS = 200  # characters
 
@@ -41,7 +41,7 @@ class SaidBudget:
 class Said:
     """What one client said. `longest` is of its examples, in tokens; known once it has loaded them."""
 
-    name: Annotated[str, Field(pattern=NAME)]
+    name: Annotated[str, Field(pattern=f"^{NAME}$")]
     examples: Annotated[int, Field(strict=True, ge=1, le=2**40)]
     classes: SaidClasses | None
     budget: SaidBudget

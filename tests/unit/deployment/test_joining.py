@@ -46,7 +46,7 @@ def budget(**changes: Any) -> dict[str, Any]:
     [
         ({"name": "../up"}, "name"),
         ({"name": "a\nINFO: forged"}, "name"),
-        ({"name": "x" * 65}, "name"),
+        ({"name": "x" * 64}, "name"),
         ({"name": ""}, "name"),
         ({"name": 3}, "name"),
         ({"examples": 0}, "examples"),

@@ -379,3 +379,12 @@ def test_watch_says_where_it_is_and_ends_on_ctrl_c(run: Path) -> None:
         out, err = process.communicate(timeout=30)
     assert re.search(r"http://127\.0\.0\.1:\d+/ ", said)
     assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [("hellora.cli", "plotly"), ("hellora.report.overview", "torch"), ("hellora.report.watch", "torch")],
+)
+def test_a_command_does_not_wait_for_what_it_does_not_need(module: str, absent: str) -> None:
+    code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import tomli_w
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from run_folders import line, write_run
 
 import hellora as library
 from hellora.compare import run_comparison
@@ -282,6 +283,20 @@ def test_an_old_run_has_no_empty_plot(opened: Callable[..., Watching], run: Path
     page = opened((tmp_path / "old.html").as_uri()).page
     check_drawn(page, ["accuracy", "loss", "allocation", "traffic", "failures"])
     assert page.locator("#left-out li").count() == 5
+
+
+def test_names_and_reasons_are_shown_as_they_are(opened: Callable[..., Watching], tmp_path: Path) -> None:
+    hostile = '<a href="https://example.org">x</a><img src=x onerror="document.title = 1">'
+    clients = [{"id": 0, "name": hostile, "examples": 4, "budget": {}, "labels": {hostile: 3, "sky": 1}}]
+    folder = write_run(tmp_path / "run", [line(0, missing={"0": hostile}), line(1)], clients)
+    (tmp_path / "run.html").write_text(html(content_of(page_of([folder]))))
+    page = opened((tmp_path / "run.html").as_uri()).page
+    page.locator("#failures").get_by_role("radio", name="each client").check()
+    page.locator("#failures summary").click()
+    expect(page.locator("#failures td").first).to_have_text(hostile)
+    expect(page.locator("#labels .xtick text").first).to_have_text(hostile)
+    assert page.locator("main a, main img").count() == 0
+    assert page.title() == "run · hellora"
 
 
 # -------------------------------------------------------------------------------------------------- several runs

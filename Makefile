@@ -31,7 +31,7 @@ check: $(VENV)/.dev  ## formatting, lint, types, and the floors between modules
 	@$(BIN)/lint-imports --no-logo
 
 fast: $(VENV)/.dev  ## only the quick tests, no checks
-	@$(PYTEST) -q -m "not slow and not flower and not gpu and not shared_data" $(TESTS)
+	@$(PYTEST) -q -m "not slow and not flower and not gpu and not shared_data and not browser" $(TESTS)
 
 slow: $(VENV)/.dev  ## only the slow tests
 	@$(PYTEST) --dist loadgroup -m slow $(TESTS)

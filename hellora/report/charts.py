@@ -116,7 +116,7 @@ def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
         }
         if bar.as_marks or (many and len(bars) > 1):
             symbol = "line-ew" if bar.as_marks else SYMBOLS[i % len(SYMBOLS)]
-            size, width = (8, 2 if bar.as_marks else 0) if many else (22, 4)
+            size, width = (8, 2 if bar.as_marks else 0) if many else (16, 4)
             marker = {"symbol": symbol, "size": size, "line": {"width": width}}
             traces.append(go.Scatter(mode="markers", marker=marker, meta={"colour": i, "mark": True}, **common))
         else:

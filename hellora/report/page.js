@@ -255,7 +255,8 @@ async function poll() {
       content = await answer.json();
       show();
     }
-    say(content.ended ? "The run has ended." : "Live: new rounds appear as they end.");
+    if (answer.status === 500) say(await answer.text());
+    else say(content.ended ? "The run has ended." : "Live: new rounds appear as they end.");
   } catch {
     say("hellora watch does not answer: this is what it said last.");
   }

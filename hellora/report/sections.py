@@ -40,7 +40,7 @@ def allocation(run: RunRecord) -> Section:
     for row, trained in zip(asked[-1], run.lines[-1]["ranks"].values(), strict=True):
         last[row] = trained
     figure = heat_map(last, numbered(layers), names, "layer", "client", "rank")
-    figure.data[0].update(zmin=0, zmax=max(map(max, ranks)), meta={"scale": "ranks"})
+    figure.data[0].update(zmin=0, zmax=max(1, *map(max, ranks)), meta={"scale": "ranks"})
     lead = "The rank that each client trained in each layer. Blank: not asked in this round. Grey: frozen there."
     return Section(id, title, lead, [View("", figure, Table(["client", *numbered(layers)], []))], steps, wide=True)
 
@@ -52,7 +52,7 @@ def numbered(count: int) -> list[str]:
 def layer_scores(run: RunRecord) -> Section:
     """Fisher scores by layer, whenever they were measured."""
     id, title = "scores", "Fisher scores by layer"
-    measured = [line for line in run.lines if line.get("layer_scores")]
+    measured = [line for line in run.lines if any(score is not None for score in line.get("layer_scores") or ())]
     if not measured:
         return missing(id, title, "This run measured no layer scores: its allocator does not use them, or not yet.")
     scores = np.array([line["layer_scores"] for line in measured], dtype=float)  # null becomes nan

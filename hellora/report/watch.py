@@ -65,17 +65,17 @@ class Handler(BaseHTTPRequestHandler):
         return None if since == str(content["version"]) else json.dumps(content, allow_nan=False)
 
     def answer(self, text: Callable[[], str | None], kind: str) -> None:
+        """Send what `text` returns, or why it cannot; None is nothing new."""
         try:
-            found = text()
+            found, status = text(), 200
         except InputError as error:
-            self.send_error(500, str(error))
-            return
+            found, status, kind = str(error), 500, "text/plain; charset=utf-8"
         if found is None:
             self.send_response(204)
             self.end_headers()
             return
         body = gzip.compress(found.encode(), compresslevel=1)
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(body)))

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import tomli_w
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from run_folders import line, write_run
 
 import hellora as library
 from hellora.comparing import run_comparison
@@ -284,6 +285,20 @@ def test_an_old_run_has_no_empty_plot(opened: Callable[..., Watching], run: Path
     assert page.locator("#left-out li").count() == 5
 
 
+def test_names_and_reasons_are_shown_as_they_are(opened: Callable[..., Watching], tmp_path: Path) -> None:
+    hostile = '<a href="https://example.org">x</a><img src=x onerror="document.title = 1">'
+    clients = [{"id": 0, "name": hostile, "examples": 4, "budget": {}, "labels": {hostile: 3, "sky": 1}}]
+    folder = write_run(tmp_path / "run", [line(0, missing={"0": hostile}), line(1)], clients)
+    (tmp_path / "run.html").write_text(html(content_of(page_of([folder]))))
+    page = opened((tmp_path / "run.html").as_uri()).page
+    page.locator("#failures").get_by_role("radio", name="each client").check()
+    page.locator("#failures summary").click()
+    expect(page.locator("#failures td").first).to_have_text(hostile)
+    expect(page.locator("#labels .xtick text").first).to_have_text(hostile)
+    assert page.locator("main a, main img").count() == 0
+    assert page.title() == "run · hellora"
+
+
 # -------------------------------------------------------------------------------------------------- several runs
 
 
@@ -379,3 +394,12 @@ def test_watch_says_where_it_is_and_ends_on_ctrl_c(run: Path) -> None:
         out, err = process.communicate(timeout=30)
     assert re.search(r"http://127\.0\.0\.1:\d+/ ", said)
     assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [("hellora.cli", "plotly"), ("hellora.report.overview", "torch"), ("hellora.report.watch", "torch")],
+)
+def test_a_command_does_not_wait_for_what_it_does_not_need(module: str, absent: str) -> None:
+    code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -57,6 +57,15 @@ def test_layer_scores_latest_and_over_rounds(run_of: Any) -> None:
     assert over_rounds.figure.data[0].z == pytest.approx(np.array([[0.25, 1], [0.75, np.nan]]), nan_ok=True)
 
 
+def test_scores_that_say_nothing_are_no_plot(run_of: Any) -> None:
+    assert not sections.layer_scores(run_of(line(0, layer_scores=[None, None]))).views
+
+
+def test_a_run_in_which_nobody_trained_has_a_scale(run_of: Any) -> None:
+    (trace,) = sections.allocation(run_of(line(0, ranks={"0": [0, 0]}))).views[0].figure.data
+    assert (trace.zmin, trace.zmax) == (0, 1)
+
+
 def test_memory_is_the_most_of_all_rounds_beside_the_budget(run_of: Any) -> None:
     peaks = [{"0": {"predicted_peak_bytes": p * 2**20, "peak_bytes": m * 2**20}} for p, m in ((3, 5), (4, 2))]
     clients = [{"id": i, "examples": 1, "budget": b} for i, b in enumerate(({"memory_bytes": 6 * 2**20}, {}))]

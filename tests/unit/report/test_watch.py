@@ -17,7 +17,7 @@ from hellora.report.watch import server_of
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_run(tmp_path / "run", [line(0)])
+    return write_run(tmp_path / "läuft → …", [line(0)])
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_damaged_file_is_said(server: ThreadingHTTPServer, folder: Path) -> No
     (folder / "rounds.jsonl").write_text("{\n")
     status, text = ask(server, "/data?since=1")
     assert status == 500
-    assert "rounds.jsonl is damaged" in text
+    assert text.startswith(f"{folder / 'rounds.jsonl'} is damaged")
 
 
 def test_a_taken_port_and_a_folder_without_a_run_are_refused(

@@ -17,6 +17,7 @@ import psutil
 import tomli_w
 import torch
 from safetensors.torch import load_file
+from tiny_models import save_bert, save_sentences
 
 from hellora.config import Experiment, check
 from hellora.deployment.flower_tools import free_port
@@ -247,6 +248,14 @@ def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def site_in(folder: Path) -> Site:
+    """A site with a tiny model and data, of which nothing runs yet."""
+    data = save_sentences(folder / "sentences", train=240)
+    with (data / "train.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return Site(folder, save_bert(folder / "bert"), rows, (data / "test.csv").read_bytes())
 
 
 @contextmanager

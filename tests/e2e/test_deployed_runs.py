@@ -1,19 +1,17 @@
-"""Runs on Flower's real engines: the same bits as in this process, and what becomes of them when a process is killed.
+"""Runs of a real deployment: the same bits as in this process, and what becomes of them when a process is killed.
 Every row of the table of faults in docs/deploy.md is a test.
 
 What counted is checked by replaying a run in this process without the answers that its record says are missing: the
 same bits show that nothing else was lost, and nothing counted twice.
 """
 
-import csv
 import signal
 from collections.abc import Iterator
 from typing import Any
 
 import psutil
 import pytest
-from federation_site import CLIENTS, METHODS, Run, Site, below, by_client, hellora, running, same_bits, tensors, until
-from tiny_models import save_bert, save_sentences
+from federation_site import CLIENTS, METHODS, Run, Site, below, running, same_bits, site_in, tensors, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.flower, pytest.mark.xdist_group("deployment")]
 LONG = {"train": {"lr": 0.03, "batch_size": 8, "epochs": 20}}  # seconds of training, to be killed in
@@ -22,11 +20,7 @@ DEADLINE = {"deadline": 25.0, **LONG}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("federation")
-    data = save_sentences(folder / "sentences", train=240)
-    with (data / "train.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    with running(Site(folder, save_bert(folder / "bert"), rows, (data / "test.csv").read_bytes())) as site:
+    with running(site_in(tmp_path_factory.mktemp("federation"))) as site:
         yield site
 
 
@@ -62,17 +56,6 @@ def test_a_deployment_ends_with_the_same_bits(site: Site, method: str) -> None:
     undisturbed(site.submit(method, method=METHODS[method]), method=METHODS[method])
     for name in CLIENTS:
         assert site.log(name).count(" trainer: loaded ") == before[name] + 1  # once, for all rounds
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_flowers_simulation_ends_with_the_same_bits(site: Site, method: str) -> None:
-    changes = {"method": METHODS[method]}
-    plain = site.experiment(site.folder / "whole", **changes)
-    path = site.write(f"simulated-{method}", site.experiment(site.folder / "whole", fleet=by_client(plain), **changes))
-    out = site.folder / f"simulated-{method}"
-    log = site.folder / f"simulated-{method}.log"
-    assert hellora("run", path, "--backend", "flower", "--out", out, folder=site.folder, log=log).wait() == 0
-    assert same_bits(tensors(out), site.replay(f"simulated-{method}", [], **changes))
 
 
 def test_a_trainer_killed_while_it_trains(site: Site) -> None:

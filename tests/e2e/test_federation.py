@@ -20,7 +20,7 @@ pytest.importorskip("flwr")
 
 from hellora.deployment.flower_tools import free_port
 
-pytestmark = [pytest.mark.flower, pytest.mark.slow, pytest.mark.xdist_group("deployment")]
+pytestmark = [pytest.mark.flower, pytest.mark.slow, pytest.mark.xdist_group("federation")]
 
 APPS = """
 import os, time

@@ -16,8 +16,6 @@ from uuid import uuid4
 import pytest
 import tomli_w
 
-pytest.importorskip("flwr")
-
 from hellora.deployment.flower_tools import free_port
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow, pytest.mark.xdist_group("federation")]

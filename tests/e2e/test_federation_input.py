@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from refusals import check_refusal
 
-pytest.importorskip("flwr")
-
 pytestmark = pytest.mark.flower
 Command = Callable[..., Any]
 

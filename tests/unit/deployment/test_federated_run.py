@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("flwr")
-
 from hellora.deployment.federated_run import Following, OwnLines, Submission
 from hellora.deployment.flower_tools import Address, Flower, arguments_of, environment, last_json, reason
 from hellora.errors import InputError, RunError

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from fake_grid import FakeGrid, Spoil
+from federation_site import METHODS, Silent, write
 from flwr.app import ConfigRecord, Message, RecordDict
 from rich.console import Console
 from safetensors.torch import load_file
@@ -27,21 +28,6 @@ from hellora.runs import Prepare, run_experiment
 from hellora.tasks.sequence_classification import SequenceClassification
 
 CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 1), "ward": (3, 4)}  # layers and rank, in order of ids
-METHODS: dict[str, dict[str, Any]] = {
-    "fed_hello": {"allocator": "fed_hello", "warmup": 1},
-    "helora_pad": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "context_pad"},
-    "product_update": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "product_update"},
-}
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def loading(self, *_: Any) -> None: ...
-    def started(self, *_: Any) -> None: ...
-    def round_started(self, *_: Any) -> None: ...
-    def client_answered(self, *_: Any) -> None: ...
-    def round_finished(self, *_: Any) -> None: ...
 
 
 @pytest.fixture
@@ -51,15 +37,6 @@ def rows(sentences: Path) -> list[dict[str, str]]:
         found = list(csv.DictReader(file))
     names = list(CLIENTS)
     return [{**row, "owner": names[i % 3] if i % 5 else names[3]} for i, row in enumerate(found)]
-
-
-def write(path: Path, rows: list[dict[str, str]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def experiment(model: Path, data: Path, method: str, **changes: Any) -> Experiment:

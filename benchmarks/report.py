@@ -18,8 +18,8 @@ import numpy as np
 import tomli_w
 from playwright.sync_api import sync_playwright
 
-from hellora.report.overview import page_of
-from hellora.report.page import content_of, html
+from hellora.reporting.overview import page_of
+from hellora.reporting.page import content_of, html
 
 ROUNDS, CLIENTS, LAYERS, RANK, CLASSES = 500, 100, 32, 16, 20
 LARGEST_BYTES, LONGEST_SECONDS, OPENINGS = 10e6, 3.0, 5

@@ -27,6 +27,7 @@ __all__ = [
     "export",
     "plan",
     "predict",
+    "report",
     "run",
 ]
 
@@ -109,6 +110,26 @@ def compare(
     single = {"seeds": seeds and list(seeds), "budget": budget, "memory": memory and list(memory)}
     changes |= {key: value for key, value in single.items() if value is not None}
     return run_comparison(read_comparison(source, changes), Path(out), print, resume)
+
+
+def report(*runs: str | Path, out: str | Path | None = None) -> Path:
+    """Write a run, or the comparison of several, as one HTML file that needs no network; returns the file.
+
+    runs     folders of runs, or of a comparison
+    out      None = `report.html` in the first folder
+
+    Raises:
+        InputError: a folder holds no run, or a damaged one, or the file cannot be written.
+    """
+    from hellora.reporting.overview import page_of
+    from hellora.reporting.page import write
+
+    folders = [Path(run) for run in runs]
+    if not folders:
+        raise InputError("no run was named: say which folders of runs the report is of")
+    file = folders[0] / "report.html" if out is None else Path(out)
+    write(page_of(folders), file)
+    return file
 
 
 def export(

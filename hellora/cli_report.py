@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from hellora.errors import InputError
 from hellora.terminal import quieten
 
 app = typer.Typer(rich_markup_mode=None)
@@ -18,18 +17,11 @@ def report(
 ) -> None:
     """Write a run, or the comparison of several, as one HTML file that needs no network."""
     quieten()
-    from hellora.report.overview import page_of
-    from hellora.report.page import content_of, html
+    from hellora import report as write_report
     from hellora.units import in_bytes
 
-    text = html(content_of(page_of(runs)))
-    file = out or runs[0] / "report.html"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    except OSError as error:
-        raise InputError(f"cannot write to {file}: {error.strerror}") from error
-    print(f"report: {file}, {in_bytes(len(text.encode()))}: open it in a browser")
+    file = write_report(*runs, out=out)
+    print(f"report: {file}, {in_bytes(file.stat().st_size)}: open it in a browser")
 
 
 @app.command()
@@ -39,7 +31,7 @@ def watch(
 ) -> None:
     """Serve the report of a run live, to browsers on this machine. Ctrl-C ends it."""
     quieten()
-    from hellora.report.watch import HOST, server_of
+    from hellora.reporting.watch import HOST, server_of
 
     with server_of(run, port) as server:
         try:

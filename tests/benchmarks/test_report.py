@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from hellora.report.overview import page_of
-from hellora.report.page import content_of, html
+from hellora.reporting.overview import page_of
+from hellora.reporting.page import content_of, html
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "report.py"
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_folders import line, write_run
 
 import hellora as package
 
-COMMANDS = ("run", "plan", "compare", "export", "predict", "evaluate")
+COMMANDS = ("run", "plan", "compare", "report", "export", "predict", "evaluate")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -30,12 +31,22 @@ def test_a_function_is_named_like_its_command_and_like_no_module(name: str) -> N
 def test_plan_is_what_the_run_then_does(small: Path, tmp_path: Path) -> None:
     settings = {"method.allocator": "geometric"}
     package.run(str(small), settings, out=tmp_path / "out")
-    lines = [json.loads(line) for line in (tmp_path / "out" / "rounds.jsonl").read_text().splitlines()]
-    for line in lines:
-        planned = package.plan(str(small), settings, round=line["round"])
-        assert {str(client): ranks for client, ranks in planned.items()} == line["ranks"]
+    rounds = [json.loads(text) for text in (tmp_path / "out" / "rounds.jsonl").read_text().splitlines()]
+    for done in rounds:
+        planned = package.plan(str(small), settings, round=done["round"])
+        assert {str(client): ranks for client, ranks in planned.items()} == done["ranks"]
     with pytest.raises(package.InputError, match="--round 3: the rounds are 0 to 2"):
         package.plan(str(small), round=3)
+
+
+def test_a_report_is_a_file_beside_the_run_or_where_it_is_wanted(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "out", [line(0), line(1)])
+    page = package.report(run)
+    assert page == run / "report.html"
+    assert "<title>out" in page.read_text()
+    assert package.report(str(run), out=tmp_path / "pages" / "it.html").is_file()
+    with pytest.raises(package.InputError, match="no run was named"):
+        package.report()
 
 
 def test_compare_is_the_command(hellora: Callable[..., Any], small: Path, tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from run_folders import line, write_run
 import hellora as library
 from hellora.comparing import run_comparison
 from hellora.comparison import read_comparison
-from hellora.report.overview import page_of
-from hellora.report.page import content_of, html
-from hellora.report.watch import server_of
+from hellora.reporting.overview import page_of
+from hellora.reporting.page import content_of, html
+from hellora.reporting.watch import server_of
 
 pytestmark = pytest.mark.browser
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -398,7 +398,7 @@ def test_watch_says_where_it_is_and_ends_on_ctrl_c(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("hellora.cli", "plotly"), ("hellora.report.overview", "torch"), ("hellora.report.watch", "torch")],
+    [("hellora.cli", "plotly"), ("hellora.reporting.overview", "torch"), ("hellora.reporting.watch", "torch")],
 )
 def test_a_command_does_not_wait_for_what_it_does_not_need(module: str, absent: str) -> None:
     code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"

@@ -9,7 +9,7 @@ from run_folders import TABLE, ended_run, line, write_run
 
 from hellora.comparison_table import CLIENTS_OWN
 from hellora.errors import InputError
-from hellora.report.several import page_of_several, run_folders, settings_of
+from hellora.reporting.several import page_of_several, run_folders, settings_of
 
 T = 12.706204736432095  # Student's t(0.975, 1)
 RANDOM = {**TABLE["method"], "allocator": "random_layers"}  # type: ignore[dict-item]

@@ -6,10 +6,26 @@ import json
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 from typing import Any
 
-from hellora.report.parts import Page, Section, Steps
+from hellora.errors import InputError
+from hellora.reporting.parts import Page, Section, Steps
+
+
+def write(page: Page, file: Path) -> None:
+    """Write the page; the folder is made where there is none.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    text = html(content_of(page))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    except OSError as error:
+        raise InputError(f"cannot write to {file}: {error.strerror}") from error
 
 
 def content_of(page: Page) -> dict[str, Any]:
@@ -59,7 +75,7 @@ def html(content: Mapping[str, Any], live: bool = False) -> str:
     """The file. `live`: it asks where it came from for newer content, every two seconds."""
     from plotly.offline import get_plotlyjs
 
-    folder = files("hellora.report")
+    folder = files("hellora.reporting")
     template = Template(folder.joinpath("page.html").read_text())
     return template.substitute(
         title=escape(str(content["title"])),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from run_folders import ended_run, line, write_run
 
-from hellora.report.overview import page_of
-from hellora.report.page import content_of, html
+from hellora.reporting.overview import page_of
+from hellora.reporting.page import content_of, html
 
 HOSTILE = "</script><script>document.title = 'taken'</script><!--<script>"
 

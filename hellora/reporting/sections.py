@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from hellora.comparison_table import group_headings, name_of
-from hellora.report.charts import Bars, Curve, bar_chart, heat_map, line_chart
-from hellora.report.parts import Section, Steps, Table, View, missing
-from hellora.report.quality import byte_unit
-from hellora.report.record import Line, RunRecord
+from hellora.reporting.charts import Bars, Curve, bar_chart, heat_map, line_chart
+from hellora.reporting.parts import Section, Steps, Table, View, missing
+from hellora.reporting.quality import byte_unit
+from hellora.reporting.record import Line, RunRecord
 from hellora.units import in_bytes
 
 MOST_REASONS = 200  # rows of a table of reasons

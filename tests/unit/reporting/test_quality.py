@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from run_folders import ended_run, line, write_run
 
-from hellora.report.parts import Section
-from hellora.report.quality import byte_unit, compared_quality, quality_sections
-from hellora.report.record import RunRecord, read_run
+from hellora.reporting.parts import Section
+from hellora.reporting.quality import byte_unit, compared_quality, quality_sections
+from hellora.reporting.record import RunRecord, read_run
 
 T = 12.706204736432095  # Student's t(0.975, 1)
 

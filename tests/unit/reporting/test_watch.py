@@ -12,7 +12,7 @@ import pytest
 from run_folders import ended_run, line, write_run
 
 from hellora.errors import InputError
-from hellora.report.watch import server_of
+from hellora.reporting.watch import server_of
 
 
 @pytest.fixture

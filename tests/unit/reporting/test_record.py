@@ -7,7 +7,7 @@ import pytest
 from run_folders import ended_run, line, metrics, write_run
 
 from hellora.errors import InputError
-from hellora.report.record import read_run, stamp
+from hellora.reporting.record import read_run, stamp
 
 
 def test_a_line_that_is_not_whole_yet_does_not_count(tmp_path: Path) -> None:

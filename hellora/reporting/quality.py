@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 
 from hellora.comparison_table import estimate
-from hellora.report.charts import Curve, line_chart
-from hellora.report.parts import Section, Table, View, missing
-from hellora.report.record import Line, RunRecord
+from hellora.reporting.charts import Curve, line_chart
+from hellora.reporting.parts import Section, Table, View, missing
+from hellora.reporting.record import Line, RunRecord
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
 NOT_TIMED = "There is no simulated time: the speed or link of a client is not known."

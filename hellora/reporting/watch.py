@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from hellora.errors import InputError
-from hellora.report.overview import page_of_run
-from hellora.report.page import content_of, html
-from hellora.report.record import read_run, stamp
+from hellora.reporting.overview import page_of_run
+from hellora.reporting.page import content_of, html
+from hellora.reporting.record import read_run, stamp
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")  # by which a browser may ask; a page of elsewhere whose name was made to point here may not

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hellora.report.charts import MANY, Bars, Curve, bar_chart, heat_map, line_chart
+from hellora.reporting.charts import MANY, Bars, Curve, bar_chart, heat_map, line_chart
 
 HOSTILE = '<a href="https://example.org">x</a>'
 ESCAPED = '&lt;a href="https://example.org"&gt;x&lt;/a&gt;'

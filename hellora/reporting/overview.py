@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from hellora.report.parts import Page
-from hellora.report.quality import quality_sections
-from hellora.report.record import RunRecord, read_run
-from hellora.report.sections import allocation, failures, labels, layer_scores, memory, served, spectrum, traffic
-from hellora.report.several import page_of_several, run_folders
+from hellora.reporting.parts import Page
+from hellora.reporting.quality import quality_sections
+from hellora.reporting.record import RunRecord, read_run
+from hellora.reporting.sections import allocation, failures, labels, layer_scores, memory, served, spectrum, traffic
+from hellora.reporting.several import page_of_several, run_folders
 from hellora.units import in_bytes
 
 

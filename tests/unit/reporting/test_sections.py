@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from run_folders import ended_run, line, summary_of, write_run
 
-from hellora.report import sections
-from hellora.report.overview import page_of_run
-from hellora.report.record import RunRecord, read_run
-from hellora.report.sections import MOST_REASONS
+from hellora.reporting import sections
+from hellora.reporting.overview import page_of_run
+from hellora.reporting.record import RunRecord, read_run
+from hellora.reporting.sections import MOST_REASONS
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from hellora.comparison_table import (
     rows_of,
 )
 from hellora.errors import InputError
-from hellora.report.charts import Bars, bar_chart
-from hellora.report.parts import Page, Section, Table, View, missing
-from hellora.report.quality import byte_unit, compared_quality
-from hellora.report.record import RunRecord, read_run
+from hellora.reporting.charts import Bars, bar_chart
+from hellora.reporting.parts import Page, Section, Table, View, missing
+from hellora.reporting.quality import byte_unit, compared_quality
+from hellora.reporting.record import RunRecord, read_run
 
 ASIDE = ("seed", "compute", "min_clients", "attempts")  # what does not make a run another one
 Groups = Mapping[str, Sequence[RunRecord]]  # by name, those of one setting

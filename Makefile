@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo federation test check fast slow format clean
+.PHONY: help demo federation test check docs fast slow format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -24,11 +24,14 @@ federation: $(VENV)/.federation  ## a server and three clients with private data
 test: check  ## all checks, then all tests but the slow ones
 	@$(PYTEST) -m "not slow" $(TESTS)
 
-check: $(VENV)/.dev  ## formatting, lint, types, and the floors between modules
+check: docs  ## formatting, lint, types, the floors between modules, and the documentation's links
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.dev  ## the documentation as a site: open build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 fast: $(VENV)/.dev  ## only the quick tests, no checks
 	@$(PYTEST) -q -m "not slow and not flower and not gpu and not shared_data and not browser" $(TESTS)

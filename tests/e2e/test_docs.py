@@ -1,96 +1,162 @@
-"""Pages of docs/ that show code: it runs as it stands."""
+"""The pages of the documentation: every block of code on them runs as it stands, in the order of its page.
+
+The presets are at hand as small copies: the quickstart with a tiny model and a few sentences, all others on top of it.
+"""
 
 import json
 import re
-import shlex
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
+import tiny_models
 import tomli_w
+import typer
+from pages import PAGES, ROOT, Block, Command, blocks, commands
+from run_folders import ended_run
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGE = DOCS / "your-own-strategy.md"
-NOT_OURS = ("tensorboard ",)  # commands on our pages that are other programs'
+from hellora.cli import app
+from hellora.comparison import read_comparison
+from hellora.config import read_experiment
+from hellora.overrides import parse_settings
+from hellora.presets import presets
+
+LANGUAGES = {"console", "python", "toml", "text", "csv", "json"}
+# Commands that are understood and checked, but not run here, and why.
+ELSEWHERE = {
+    r"hellora (server|client|certificates) |--federation": "test_deployed_runs.py runs them between processes",
+    r"--backend flower": "test_simulated_runs.py runs it",
+    r"hellora watch ": "serves until Ctrl-C: test_report.py",
+    r"--install-completion": "would write into the shell's own files",
+    r"org/|meta-llama/|google/": "needs the hub",
+    r"(run|plan) (vit_cifar100|vit_domainnet|bert_ledgar|distilbert_imdb|llama_\w+)": "needs the hub",
+}
+# Other programs; their commands are not run.
+OTHERS = ("cd", "curl", "git", "pip", "ray", "source", "ssh", "ssh-keygen", "tensorboard", "unzip")
+
+
+@pytest.fixture(scope="module")
+def small_presets(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> Path:
+    """A folder with all presets, in which the quickstart is a matter of seconds."""
+    folder = tmp_path_factory.mktemp("presets")
+    model = tiny_models.save_bert(folder / "bert", num_hidden_layers=6)
+    for name in presets():
+        (folder / f"{name}.toml").write_text((ROOT / "hellora" / "presets" / f"{name}.toml").read_text())
+    table = tomllib.loads((folder / "quickstart.toml").read_text())
+    table["model"]["name"], table["data"]["name"] = str(model), str(sentences)
+    table["data"] |= {"clients": 6, "min_examples": 4}
+    table |= {"rounds": 4, "cohort": 3}
+    table["train"] |= {"steps": 1, "batch_size": 4}
+    del table["train"]["epochs"]
+    table["compute"] = {"threads": 1}
+    (folder / "quickstart.toml").write_text("# small\n" + tomli_w.dumps(table))
+    return folder
 
 
 @pytest.fixture
-def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the page's module in it."""
-    code = PAGE.read_text().partition("```python\n")[2].partition("```")[0]
-    (tmp_path / "my_strategies.py").write_text(code)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    monkeypatch.delitem(sys.modules, "my_strategies", raising=False)
-    return tmp_path
-
-
-def test_the_strategies_of_the_page_run(hellora: Callable[..., Any], small: Path, written: Path) -> None:
-    commands = PAGE.read_text().partition("```console\n$ ")[2].partition("```")[0].strip().split("\n$ ")
-    plan, run = (shlex.split(command)[3:] for command in commands)  # without `hellora run quickstart`
-    assert hellora("plan", small, *plan).status == 0
-    out = written / "out"
-    answer = hellora("run", small, *run, "--set", "fleet.layers=[1, 2, 3]", "--out", out)
-    assert answer.status == 0, answer.err
-    lines = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
-    for line in lines:  # capacity 1, 2 or 3 of 4 layers, from layer `round` on, around the end
-        for ranks in line["ranks"].values():
-            window = (line["round"] + np.arange(np.count_nonzero(ranks))) % 4
-            assert np.flatnonzero(ranks).tolist() == sorted(window.tolist())
-    assert 'allocator = "my_strategies:RollingWindow"' in (out / "experiment.toml").read_text()
-    assert "reach = 0.05" in (out / "experiment.toml").read_text()
-    for line in lines:  # of 4 bytes each: query and value of every trained layer, (32 + 32) × rank 4; the head of 99
-        layers = sum(map(np.count_nonzero, line["ranks"].values()))
-        assert line["downlink_bytes"] == 4 * (layers * 2 * 64 * 4 + len(line["ranks"]) * 99)
-
-
-@pytest.fixture
-def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Path, sentences: Path) -> Path:
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Path, small_presets: Path, sentences: Path) -> Path:
     """A working directory with the files that the pages speak of."""
+    monkeypatch.setattr("hellora.config.files", lambda _: small_presets)
+    texts = [row.partition(",")[0] for row in (sentences / "test.csv").read_text().splitlines()[1:6]]
     (tmp_path / "my.toml").write_bytes(small.read_bytes())
-    texts = [line.partition(",")[0] for line in (sentences / "test.csv").read_text().splitlines()[1:6]]
     for name, heading in (("texts.csv", "text"), ("others.csv", "body")):
         (tmp_path / name).write_text("\n".join([heading, *texts]) + "\n")
     (tmp_path / "labelled.csv").write_bytes((sentences / "test.csv").read_bytes())
     monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("a", "b", "c")):
+        ended_run(tmp_path / "runs" / name, seed=seed)
+    methods = {name: {"method.allocator": name} for name in ("fed_hello", "random_layers")}
+    (tmp_path / "methods.toml").write_text(tomli_w.dumps({"base": "quickstart", "seeds": [0], "methods": methods}))
+    monkeypatch.delitem(sys.modules, "my_strategies", raising=False)
+    monkeypatch.setattr(sys, "path", ["", *(path for path in sys.path if path)])
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["use-the-adapter.md", "python.md", "trackers.md"])
-def test_what_a_page_shows_runs_in_its_order(hellora: Callable[..., Any], user: Path, page: str) -> None:
-    blocks = re.findall(r"^```(console|python)\n(.*?)^```", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
-    assert blocks
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_shows_runs_in_its_order(hellora: Callable[..., Any], user: Path, page: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
-    for language, text in blocks:
-        if language == "python":
-            exec(compile(text, page, "exec"), names)
-            continue
-        for command in text.replace("\\\n", " ").splitlines():
-            if not command.removeprefix("$ ").startswith(NOT_OURS):
-                words = shlex.split(command)
-                assert words[:2] == ["$", "hellora"], command
-                answer = hellora(*words[2:])
-                assert (answer.status, answer.err) == (0, ""), command
-    left = {path.name for path in [*user.iterdir(), *(user / "runs").iterdir()]}
-    assert (
-        left
-        >= {
-            "use-the-adapter.md": {"my-adapter", "my-model", "predictions.csv", "predictions.jsonl", "metrics.json"},
-            "python.md": {"python", "from-python", "comparison"},
-            "trackers.md": {"tracked"},
-        }[page]
-    )
+    for block in blocks(page):
+        assert block.language in LANGUAGES
+        if block.title is not None:
+            write(user / block.title, block)
+        elif block.language == "toml":
+            check_settings(block.text)
+        elif block.language == "python":
+            exec(compile(block.text, page.name, "exec"), names)
+        elif block.language == "console":
+            for command in commands(block):
+                follow(hellora, command)
 
 
-def test_the_settings_of_a_page_are_those_of_an_experiment_file(user: Path) -> None:
-    from tomllib import loads
+def write(file: Path, block: Block) -> None:
+    """A block with a title is a file of the reader's; settings in it are checked at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(block.text)
 
-    from hellora.config import read_experiment
 
-    (block,) = re.findall(r"^```toml\n(.*?)^```", (DOCS / "trackers.md").read_text(), re.MULTILINE | re.DOTALL)
-    (user / "tracked.toml").write_text(tomli_w.dumps({**loads((user / "my.toml").read_text()), **loads(block)}))
-    experiment = read_experiment("tracked.toml")
-    assert (experiment.tracking.trackers, experiment.tracking.project) == (("tensorboard",), "hellora")
+def check_settings(text: str) -> None:
+    """A block of settings is part of an experiment file, or the whole of one."""
+    own, table = tomllib.loads(Path("my.toml").read_text()), tomllib.loads(text)
+    if "methods" in table:  # what `hellora compare` reads
+        Path("shown.toml").write_text(text)
+        read_comparison("shown.toml", {})
+        return
+    own["data"]["clients"], own["fleet"] = 20, {}
+    for name, section in table.items():
+        own[name] = {**own.get(name, {}), **section} if isinstance(section, dict) else section
+    Path("shown.toml").write_text(tomli_w.dumps(table if "model" in table else own))
+    read_experiment("shown.toml", {})
+
+
+def follow(hellora: Callable[..., Any], command: Command) -> None:
+    program, *words = command.words
+    if program == "make":
+        assert all(re.search(rf"^{word}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for word in words), command
+    elif program == "python":
+        assert (ROOT / words[0]).is_file(), command
+    elif program == "hellora":
+        reason = next((why for pattern, why in ELSEWHERE.items() if re.search(pattern, str(command))), None)
+        if reason is not None or command.machine:
+            check_words(words)
+        else:
+            answer = hellora(*words)
+            assert (answer.status, answer.err) == (0, ""), (str(command), answer.err)
+    else:
+        assert program in OTHERS, command
+
+
+def check_words(words: list[str]) -> None:
+    """Each option is one of the command's, and of a preset the settings are right."""
+    group = typer.main.get_command(app)
+    with click.Context(group) as above:
+        if words[0].startswith("--"):
+            assert any(words[0] in option.opts for option in group.get_params(above))
+            return
+        name, command, rest = group.resolve_command(above, list(words))
+        with command.make_context(name, rest, parent=above) as context:
+            source = context.params.get("source")
+            if source in presets():
+                read_experiment(source, parse_settings(context.params["overrides"] or ()))
+
+
+def test_the_strategies_of_the_page_do_what_they_say(hellora: Callable[..., Any], user: Path) -> None:
+    (module, shown) = blocks(ROOT / "docs" / "your-own-strategy.md")
+    write(user / "my_strategies.py", module)
+    *_, run = commands(shown)
+    changes = ("--set", "fleet.layers=[1, 2, 3]", "--out", "out")
+    assert hellora("run", "my.toml", *run.words[3:], *changes).status == 0
+    text = (user / "out" / "experiment.toml").read_text()
+    assert 'allocator = "my_strategies:RollingWindow"' in text
+    assert "reach = 0.05" in text
+    for row in map(json.loads, (user / "out" / "rounds.jsonl").read_text().splitlines()):
+        for ranks in row["ranks"].values():  # capacity 1, 2 or 3 of 4 layers, from layer `round` on, around the end
+            window = (row["round"] + np.arange(np.count_nonzero(ranks))) % 4
+            assert np.flatnonzero(ranks).tolist() == sorted(window.tolist())
+        # of 4 bytes each: query and value of every trained layer, (32 + 32) × rank 4; the head of 99
+        layers = sum(map(np.count_nonzero, row["ranks"].values()))
+        assert row["downlink_bytes"] == 4 * (layers * 2 * 64 * 4 + len(row["ranks"]) * 99)

@@ -148,7 +148,7 @@ def test_fed_hello_s_own_experiments_have_its_mean_and_its_capacities(name: str)
     assert warmup == refresh == experiment.run.rounds / 10  # T_RGD = T_FIM = 50 of 500
 
 
-def test_bert_ledgar_has_the_official_values() -> None:
+def test_bert_ledgar_has_the_official_values_and_else_those_of_cifar100() -> None:
     experiment = read_experiment("bert_ledgar")
     assert experiment.model.name == "google-bert/bert-base-uncased"
     assert (experiment.task.max_length, experiment.data.proxy_examples) == (512, 50)

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 Numbers = Sequence[float | None] | npt.NDArray[Any]  # None is a gap
 DASHES = ("solid", "dash", "dot", "dashdot")  # so that nothing is told apart by colour alone
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
+FEW = 5  # rounds, of which no halves shall stand on the axis
 MANY = 40  # labels from which bars have no room beside each other, and no pattern in them
 PATTERNS = ("", "/", "x", ".")
 ROW_HEIGHT, SMALLEST, LARGEST = 18, 280, 900  # of a heat map, in pixels
@@ -73,12 +74,15 @@ def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, from_zero: b
                 line={"dash": DASHES[i % len(DASHES)], "width": 2},
                 marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 6},
                 meta={"colour": i},
+                cliponaxis=False,  # the first point lies on the axis
                 hovertemplate=f"%{{y:.4g}} at %{{x:.4g}}<extra>{name}</extra>",
             )
         )
+    largest = max((x for curve in curves for x in curve.x), default=0.0)
+    counts = all(float(x).is_integer() for curve in curves for x in curve.x)
     return figure(
         traces,
-        xaxis=titled(x_title, rangemode="tozero"),
+        xaxis=titled(x_title, rangemode="tozero", **({"dtick": 1} if counts and largest <= FEW else {})),
         yaxis=titled(y_title, rangemode="tozero" if from_zero else "normal"),
         showlegend=len(curves) > 1,
     )

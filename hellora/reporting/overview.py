@@ -22,6 +22,9 @@ def page_of(paths: list[Path]) -> Page:
 
 def page_of_run(run: RunRecord) -> Page:
     """All that is known of a run, in the order in which one asks for it."""
+    if not run.lines:
+        note = "No round has ended yet: what there is to see of them comes with the first one."
+        return Page(run.name, facts(run), [labels(run)], [note], ended=run.summary is not None)
     sections = [
         *quality_sections(run),
         allocation(run),
@@ -36,14 +39,19 @@ def page_of_run(run: RunRecord) -> Page:
     return Page(run.name, facts(run), sections, ended=run.summary is not None)
 
 
+def short(name: str) -> str:
+    """The last part of a path, which is of one machine only; a name on the Hub is whole."""
+    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
+
+
 def facts(run: RunRecord) -> list[tuple[str, str]]:
     """What one wants to know first."""
     table, last = run.table, next((line["metrics"] for line in reversed(run.lines) if line["metrics"]), None)
     method, metric = table.get("method", {}), run.metric
     found = [
         ("state", f"{len(run.lines)} of {table['rounds']} rounds" + ("" if run.summary else ", not ended")),
-        ("model", f"{table['model']['name']}, rank {table['model'].get('rank', '–')}"),
-        ("data", f"{table['data']['name']}, {len(run.names)} clients, {table['cohort']} in a round"),
+        ("model", f"{short(table['model']['name'])}, rank {table['model'].get('rank', '–')}"),
+        ("data", f"{short(table['data']['name'])}, {len(run.names)} clients, {table['cohort']} in a round"),
         ("method", ", ".join(str(method[key]) for key in ("allocator", "dispatcher", "aggregator") if key in method)),
     ]
     if last and metric in last:

@@ -24,7 +24,6 @@ function colour(name) {
 
 function frame(section) {
   const made = element("section", "", { id: section.id, "aria-labelledby": `${section.id}-title` });
-  made.classList.toggle("wide", section.wide);
   made.append(element("h2", "", { id: `${section.id}-title` }), element("p", "", { class: "lead" }));
   made.append(element("fieldset"));
   if (section.steps) made.append(sliderOf(section));
@@ -157,6 +156,7 @@ function scaleOf(trace) {
 function layoutOf(figure, revision) {
   const axis = (own) => ({
     ...own, color: colour("quiet"), gridcolor: colour("grid"), linecolor: colour("line"), zeroline: false,
+    ticklabelstandoff: 4, // a point on the axis leaves the label readable
   });
   return {
     ...figure.layout,
@@ -216,12 +216,16 @@ function show() {
   document.getElementById("facts").replaceChildren(...facts);
   const drawn = content.sections.filter((section) => section.views.length);
   const main = document.getElementById("main");
+  const wide = wholeRows(drawn);
   drawn.forEach((section, i) => {
     chosen[section.id] ??= { view: 0, round: null };
     let here = document.getElementById(section.id);
     here ??= main.insertBefore(frame(section), main.querySelectorAll(":scope > section")[i] ?? null);
+    const before = here.classList.contains("wide");
+    here.classList.toggle("wide", wide.has(section));
     describe(section);
     draw(section);
+    if (before !== wide.has(section)) Plotly.Plots.resize(here.querySelector(".plot"));
   });
   listContents(drawn);
   const absent = content.sections.filter((section) => !section.views.length);
@@ -229,6 +233,16 @@ function show() {
   box.hidden = !absent.length;
   box.querySelector("ul").replaceChildren(...absent.map(({ title, why }) => element("li", `${title}: ${why}`)));
   document.getElementById("notes").replaceChildren(...content.notes.map((note) => element("li", note)));
+}
+
+// The sections that have a row to themselves: those that need it, and those that no other can stand beside.
+function wholeRows(drawn) {
+  const wide = new Set();
+  for (let i = 0; i < drawn.length; i++) {
+    if (!drawn[i].wide && drawn[i + 1] && !drawn[i + 1].wide) i++;
+    else wide.add(drawn[i]);
+  }
+  return wide;
 }
 
 function listContents(drawn) {

@@ -1,4 +1,4 @@
-"""Accuracy and loss over rounds, over bytes and over simulated time: of one run, or of several with intervals."""
+"""Accuracy and loss over rounds, over bytes and over time: of one run, or of several with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ NOT_TIMED = "There is no simulated time: the speed or link of a client is not kn
 class Axis:
     """What quality is held against: where a run is on it before its first round, and after each."""
 
-    label: Literal["rounds", "bytes", "simulated time"]
+    label: Literal["rounds", "bytes", "simulated time", "time"]
     title: str
     divisor: float = 1.0
 
@@ -29,8 +29,10 @@ class Axis:
             after = [float(line["round"] + 1) for line in run.lines]
         elif self.label == "bytes":
             after = [sum(both) for both in zip(run.total("uplink_bytes"), run.total("downlink_bytes"), strict=True)]
-        else:
+        elif self.label == "simulated time":
             after = [float(line["simulated_clock"]) for line in run.lines]
+        else:
+            after = run.total("seconds")
         return [0.0, *(value / self.divisor for value in after)]
 
 
@@ -40,10 +42,17 @@ def byte_unit(largest: float) -> tuple[int, str]:
 
 
 def axes(runs: Sequence[RunRecord]) -> list[Axis]:
-    """The axes that all runs have."""
+    """The axes that all runs have. Time is that of simulated devices, or of real clients."""
     size, unit = byte_unit(max(sum(run.total(name)[-1] for name in ("uplink_bytes", "downlink_bytes")) for run in runs))
     found = [Axis("rounds", "rounds finished"), Axis("bytes", f"{unit} sent, up and down", size)]
-    return found + ([Axis("simulated time", "simulated seconds")] if all(run.timed for run in runs) else [])
+    if all(run.timed for run in runs):
+        return [*found, Axis("simulated time", "simulated seconds")]
+    return [*found, Axis("time", "seconds")] if all(run.real for run in runs) else found
+
+
+def about_time(runs: Sequence[RunRecord]) -> str:
+    """Why there is no axis of time; "" where there is."""
+    return "" if all(run.timed for run in runs) or all(run.real for run in runs) else NOT_TIMED
 
 
 def measured(run: RunRecord, metric: str) -> list[float | None]:
@@ -88,7 +97,7 @@ def quality_section(
             if any(values[i] is not None for values in series.values())
         ]
         views.append(View(axis.label, line_chart(curves, axis.title, y_title), Table([axis.title, *series], rows)))
-    return Section(id, title, "" if run.timed else NOT_TIMED, views)
+    return Section(id, title, about_time([run]), views)
 
 
 # ------------------------------------------------------------------------------------------------------- several runs
@@ -133,4 +142,4 @@ def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequ
         columns = ["runs", axis.title, metric, "95 % interval"]
         views.append(View(axis.label, line_chart(curves, axis.title, metric), Table(columns, rows)))
     lead = "Means over seeds, with Student's 95 % interval; of one seed there is none."
-    return Section(id, title, lead if all(run.timed for run in every) else f"{lead} {NOT_TIMED}", views)
+    return Section(id, title, f"{lead} {about_time(every)}".rstrip(), views)

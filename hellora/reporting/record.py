@@ -17,13 +17,15 @@ FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "summary.json", "che
 
 @dataclass(frozen=True)
 class Client:
-    """A client as clients.json has it; `labels` is {} where nobody but the client may know them."""
+    """A client as clients.json has it; `labels` is {} where nobody but the client may know them. Only real ones, of a
+    deployment, have names of their own."""
 
     id: int
     name: str
     examples: int | None = None
     budget: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
+    named: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class RunRecord:
     def timed(self) -> bool:
         """True if every round has its simulated time."""
         return bool(self.lines) and all(line.get("simulated_clock") is not None for line in self.lines)
+
+    @property
+    def real(self) -> bool:
+        """True if its clients are real, so that the time of its rounds is, too."""
+        return bool(self.clients) and all(client.named for client in self.clients)
 
     def of_clients(self, name: str) -> dict[int, list[float]]:
         """A number that counted clients report, or that was predicted for them, of all rounds, by id."""
@@ -109,7 +116,12 @@ def read(file: Path) -> Any:
 def client_of(fields: Mapping[str, Any]) -> Client:
     name = fields.get("name", f"client {fields['id']}")
     return Client(
-        int(fields["id"]), str(name), fields.get("examples"), fields.get("budget", {}), fields.get("labels", {})
+        int(fields["id"]),
+        str(name),
+        fields.get("examples"),
+        fields.get("budget", {}),
+        fields.get("labels", {}),
+        named="name" in fields,
     )
 
 

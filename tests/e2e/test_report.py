@@ -124,6 +124,18 @@ def check_drawn(page: Page, ids: list[str]) -> None:
         assert section.locator("thead th").count() == section.locator("tbody tr").first.locator("td").count()
 
 
+def check_rows(page: Page) -> None:
+    """No row of sections ends before the page does, and no plot is wider or much narrower than its section."""
+    rows: dict[float, float] = {}
+    for section in page.locator("main > section").all():
+        box, plot = section.bounding_box(), section.locator("svg.main-svg").first.bounding_box()
+        assert box is not None
+        assert plot is not None
+        rows[box["y"]] = max(rows.get(box["y"], 0), box["x"] + box["width"])
+        assert box["width"] - 60 < plot["width"] <= box["width"]
+    assert len(set(rows.values())) == 1, rows
+
+
 def ranks_shown(page: Page) -> list[list[int | None]]:
     found: list[list[int | None]] = page.locator("#allocation .plot").evaluate("plot => plot.data[0].z")
     return found
@@ -223,6 +235,7 @@ def test_an_old_run_has_no_empty_plot(opened: Callable[..., Watching], run: Path
     (tmp_path / "old.html").write_text(html(content_of(page_of([old]))))
     page = opened((tmp_path / "old.html").as_uri()).page
     check_drawn(page, ["accuracy", "loss", "allocation", "traffic", "failures"])
+    check_rows(page)
     assert page.locator("#left-out li").count() == 5
 
 
@@ -277,6 +290,7 @@ def test_a_run_in_progress_is_followed(opened: Callable[..., Watching], run: Pat
         expect(page.locator("main > section")).to_have_count(1)  # the labels
         (live / "rounds.jsonl").write_text("".join(lines[:2]))
         expect(facts).to_contain_text("2 of 4 rounds", timeout=10_000)
+        check_rows(page)  # before anything is measured that stands beside the spectrum
         slider = page.get_by_role("slider", name="Round")
         assert slider.input_value() == "1"
         slider.focus()
@@ -296,6 +310,7 @@ def test_a_run_in_progress_is_followed(opened: Callable[..., Watching], run: Pat
         expect(state).to_have_text("The run has ended.", timeout=10_000)
         expect(facts).to_contain_text("4 of 4 rounds", timeout=10_000)
         assert slider.input_value() == "3"  # at the end, it follows the last round
+        check_rows(page)
         assert all(plot.evaluate(DRAWN) > 0 for plot in page.locator(".plot").all())
     watching.check()
     expect(state).to_contain_text("does not answer", timeout=10_000)

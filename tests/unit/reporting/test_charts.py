@@ -19,6 +19,13 @@ def test_a_curve_has_its_band_behind_all_lines() -> None:
     assert one.line.dash != two.line.dash  # not by colour alone
 
 
+@pytest.mark.parametrize(("x", "step"), [([0, 1, 2], 1), ([0, 5], 1), ([0, 6], None), ([0, 0.5, 1], None)], ids=str)
+def test_there_is_no_half_round_on_the_axis(x: list[float], step: float | None) -> None:
+    chart = line_chart([Curve("one", x, [1.0] * len(x))], "rounds finished", "y")
+    assert chart.layout.xaxis.dtick == step
+    assert chart.data[0].cliponaxis is False  # the point before the first round is whole
+
+
 def test_bars_have_their_intervals() -> None:
     (bars,) = bar_chart([Bars("accuracy", ["a", "b"], [0.5, 0.25], [0.1, None])], "x", "y").data
     assert (bars.x, bars.y, bars.error_y.array) == (("a", "b"), (0.5, 0.25), (0.1, None))

@@ -52,6 +52,20 @@ def test_without_simulated_time_the_axis_is_left_out_and_says_so(tmp_path: Path)
     assert "no simulated time" in section.lead
 
 
+def test_real_clients_take_real_time(tmp_path: Path) -> None:
+    lines = [line(0, seconds=20.0, simulated_clock=None), line(1, seconds=30.0, simulated_clock=None)]
+    clients = [{"id": i, "name": name, "examples": 4} for i, name in enumerate(("clinic", "hospital", "phone"))]
+    run = read_run(write_run(tmp_path / "real", lines, clients))
+    section = accuracy_of(run)
+    assert [view.label for view in section.views] == ["rounds", "bytes", "time"]
+    assert section.views[2].figure.data[0].x == (20, 50)
+    assert section.lead == ""
+    groups = {"mine": [run]}
+    assert compared_quality("accuracy", "Accuracy", "accuracy", groups).views[2].label == "time"
+    simulated = read_run(write_run(tmp_path / "simulated", lines, [{"id": 0, "examples": 4}]))
+    assert [view.label for view in accuracy_of(simulated).views] == ["rounds", "bytes"]
+
+
 def test_before_the_first_round_nothing_is_drawn(tmp_path: Path) -> None:
     for section in quality_sections(read_run(write_run(tmp_path / "run"))):
         assert not section.views

@@ -163,6 +163,18 @@ def test_a_run_without_a_round_has_no_plot(run_of: Any) -> None:
     page = page_of_run(run_of())
     assert not any(section.views for section in page.sections)
     assert dict(page.facts)["state"] == "0 of 3 rounds, not ended"
+    assert [section.id for section in page.sections] == ["labels"]  # nothing is said of what cannot be known yet
+    assert "No round has ended yet" in page.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("/data/of/mine/server.csv", "server.csv"), ("../data/trec", "trec"), ("org/data", "org/data"), ("minilm",) * 2],
+)
+def test_a_path_of_a_machine_is_not_shown(run_of: Any, name: str, shown: str) -> None:
+    facts = dict(page_of_run(run_of(model={"name": name, "rank": 4}, data={"name": name, "clients": 3})).facts)
+    assert facts["model"] == f"{shown}, rank 4"
+    assert facts["data"].startswith(f"{shown}, ")
 
 
 def test_what_one_wants_to_know_first(tmp_path: Path) -> None:

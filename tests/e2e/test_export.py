@@ -25,8 +25,8 @@ from hellora.checkpoint import load_state
 from hellora.client import ClientWork
 from hellora.config import read_experiment
 from hellora.exporting import Saved
-from hellora.model import load_peft
 from hellora.model_card import front_matter
+from hellora.peft_files import load_peft
 
 Command = Callable[..., Any]
 TEXTS = ["a text to classify", "another one"]  # those of the card

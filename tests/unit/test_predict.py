@@ -11,7 +11,8 @@ from factories import bits
 
 from hellora.client import predict
 from hellora.errors import InputError
-from hellora.model import ModelSettings, load_peft, save_peft
+from hellora.model import ModelSettings
+from hellora.peft_files import load_peft, save_peft
 from hellora.resident import BaseModel
 from hellora.tasks import Task
 from hellora.tasks.sequence_classification import SequenceClassification

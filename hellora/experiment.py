@@ -13,7 +13,7 @@ import torch
 from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.algebra import new_adapter, prototypes_of
 from hellora.backends.local import LocalBackend
-from hellora.calibration import Shape, calibrate
+from hellora.calibration import calibrate
 from hellora.client import ClientWork, Evaluation, evaluate, fisher_scores, measure
 from hellora.config import Experiment
 from hellora.data.partitioning import client_rows
@@ -29,6 +29,7 @@ from hellora.rounds import Federation, allocate
 from hellora.seeds import rng_for, seed_for
 from hellora.sharing import with_private
 from hellora.tasks import Task, length_limit
+from hellora.traced_rows import Shape
 from hellora.types import Adapter, Allocation, ClientProfile, ServerState
 
 FISHER_BATCH = 16  # examples with a copy of the adapter each

@@ -19,7 +19,7 @@ from hellora.experiment import device_check, devices
 from hellora.exporting import Saved
 from hellora.memory import release_at_once
 from hellora.resident import BaseModel
-from hellora.runs import RunFolder
+from hellora.run_folder import RunFolder
 from hellora.trained import class_names
 from hellora.types import Adapter
 

@@ -13,8 +13,8 @@ import hellora
 from hellora.adapter_folder import save_adapter
 from hellora.atomic import write_atomically
 from hellora.checkpoint import load_state, save_state
-from hellora.client import Evaluation
 from hellora.config import Experiment
+from hellora.evaluation import Evaluation
 from hellora.experiment import Setup, prepare, threads
 from hellora.fleet_record import fleet_record
 from hellora.groups import served

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from factories import bits
 
-from hellora.client import predict
 from hellora.errors import InputError
+from hellora.evaluation import predict
 from hellora.model import ModelSettings
 from hellora.peft_files import load_peft, save_peft
 from hellora.resident import BaseModel

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
 from hellora.backends.local import LocalBackend
-from hellora.client import ClientWork, evaluate, train_client
+from hellora.client import ClientWork, train_client
 from hellora.errors import InputError
+from hellora.evaluation import evaluate
 from hellora.model import ModelSettings, Quantization, adapter_spec
 from hellora.policies import Beside
 from hellora.resident import BaseModel

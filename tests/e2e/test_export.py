@@ -51,8 +51,6 @@ for case, card in json.load(open(sys.argv[1])).items():
 json.dump(said, open(sys.argv[2], "w"))
 """
 UNEQUAL = {"fleet.layers": [], "fleet.ranks": [1, 2, 4], "method.allocator": "everything", "cohort": 6}
-real = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the extra `quantized`")
-QUANTISED = pytest.param("quantised", marks=real)
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ def test_a_language_model_answers_as_its_card_says(shelf: Shelf) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ["mean_pooling", "own_head", "image", "language", "residual", QUANTISED])
+@pytest.mark.parametrize("case", ["mean_pooling", "own_head", "image", "language", "residual", "quantised"])
 def test_evaluate_measures_what_the_run_measured(shelf: Shelf, case: str) -> None:
     """On the run's own test file; a run without proxy data tests on all of it."""
     final = json.loads((shelf.run(case) / "summary.json").read_text())["final"]
@@ -399,7 +397,6 @@ def test_wrong_input_is_one_line(
     check_refusal(hellora(*(argument.format(**places) for argument in arguments)), words)
 
 
-@real
 def test_a_quantised_base_is_not_merged(hellora: Command, shelf: Shelf, tmp_path: Path) -> None:
     answer = hellora("export", shelf.run("quantised"), "--merged", "--out", tmp_path / "merged")
     check_refusal(answer, "--merged: the base is quantised (8bit)")

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +98,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> Shelf:
             **UNEQUAL, "method.aggregator": "mutual_distillation", "method.dispatcher": "prototype",
             "method.kd_steps": 2, "data.public": folder / "public.csv",
         },
+        "quantised": {"task.head_type": "own", "model.name": wide, "model.quantization": "8bit"},
     }  # fmt: skip
-    if find_spec("bitsandbytes") is not None:
-        cases["quantised"] = {"task.head_type": "own", "model.name": wide, "model.quantization": "8bit"}
     cards = {}
     for case, changes in cases.items():
         settings = {**base, **changes}
@@ -153,7 +151,7 @@ CASES = ["mean_pooling", "own_head", "pairs", "image", "ranks", "residual", "pro
     ("case", "form"),
     [
         *((case, form) for case in CASES for form in ("adapter", "merged")),
-        pytest.param("quantised", "adapter", marks=real),
+        ("quantised", "adapter"),
     ],
 )
 def test_plain_libraries_predict_what_hellora_predicts(shelf: Shelf, case: str, form: str) -> None:

@@ -35,10 +35,19 @@ Settings = Mapping[str, Any]  # "section.key": value
 
 
 def run(source: str, settings: Settings | None = None, *, out: str | Path, resume: bool = False) -> Mapping[str, Any]:
-    """Run a preset or an experiment file with `settings` ("section.key": value) changed, as `hellora run` does.
+    """Run a preset or an experiment file, as `hellora run` does; progress is printed.
 
-    Returns the run's summary; the adapter is in the folder `adapter` below `out`. With `compute.workers` above 1,
-    call it below `if __name__ == "__main__":`, for the worker processes import the calling script.
+    With `compute.workers` above 1, call it below `if __name__ == "__main__":`, for the worker processes import the
+    calling script.
+
+    Args:
+        source: a preset's name, or a TOML file
+        settings: what to change in it, `{"section.key": value}`
+        out: the folder of the run, new or, to resume, as it was left
+        resume: go on with the run in `out` after its last whole round
+
+    Returns:
+        The run's summary, as in `summary.json`. The adapter is in the folder `adapter` below `out`.
 
     Raises:
         InputError: a setting, the data, the model or the folder `out` does not fit; nothing has been computed.
@@ -56,9 +65,17 @@ def run(source: str, settings: Settings | None = None, *, out: str | Path, resum
 
 
 def plan(source: str, settings: Settings | None = None, *, round: int = 0) -> dict[int, list[int]]:
-    """Who would train what in a round: the rank that each client of the cohort trains in each layer, 0 = frozen.
+    """Who would train what in a round, as `hellora plan` shows it.
 
     Neither weights nor data are loaded. Where a method scores layers, all of them score alike here.
+
+    Args:
+        source: a preset's name, or a TOML file
+        settings: what to change in it, `{"section.key": value}`
+        round: which round, from 0
+
+    Returns:
+        The rank that each client of the round's cohort trains in each layer, by client id; 0 = frozen.
 
     Raises:
         InputError: a setting does not fit, or there is no such round.
@@ -85,15 +102,20 @@ def compare(
 ) -> "Result":
     """Compare methods over settings and seeds, as `hellora compare` does; a line per finished run is printed.
 
-    experiment   settings that all runs share
-    methods      by name, what makes a method: {"geometric": {"method.allocator": "geometric"}}
-    settings     by name, what makes a setting to compare in: {"skewed": {"data.alpha": 0.1}}
-    seeds        [0, 1, 2] if not given
-    tune         values to try for every method, on a validation split: {"train.lr": [1e-3, 1e-2]}
-    budget       "uplink", or bytes: compare at equal uplink
-    memory       of each group of clients, such as ["2GiB", "8GiB"]: compare at equal memory
+    Args:
+        source: a preset's name, an experiment file, or a file that describes a comparison
+        experiment: settings that all runs share
+        methods: by name, what makes a method: `{"geometric": {"method.allocator": "geometric"}}`
+        settings: by name, what makes a setting to compare in: `{"skewed": {"data.alpha": 0.1}}`
+        seeds: one run each; `[0, 1, 2]` if not given
+        tune: values to try for every method, on a validation split: `{"train.lr": [1e-3, 1e-2]}`
+        budget: `"uplink"`, or bytes: compare at equal uplink
+        memory: of each group of clients, such as `["2GiB", "8GiB"]`: compare at equal memory
+        out: the folder of all runs and of the table
+        resume: keep the runs in `out` that have ended, and go on with the others
 
-    Returns the rows of the table, its notes, and which runs failed.
+    Returns:
+        The rows of the table, its notes, and which runs failed and why.
 
     Raises:
         InputError: something does not fit; nothing has been computed.
@@ -113,10 +135,14 @@ def compare(
 
 
 def report(*runs: str | Path, out: str | Path | None = None) -> Path:
-    """Write a run, or the comparison of several, as one HTML file that needs no network; returns the file.
+    """Write a run, or the comparison of several, as one HTML file that needs no network.
 
-    runs     folders of runs, or of a comparison
-    out      None = `report.html` in the first folder
+    Args:
+        runs: folders of runs, or of a comparison
+        out: the file; None = `report.html` in the first folder
+
+    Returns:
+        The file.
 
     Raises:
         InputError: a folder holds no run, or a damaged one, or the file cannot be written.
@@ -135,11 +161,16 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
 def export(
     run: str | Path, out: str | Path | None = None, *, merged: bool = False, client: int | str | None = None
 ) -> Path:
-    """Write the adapter of a run, finished or not, with a model card; returns its folder.
+    """Write the adapter of a run, finished or not, with a model card.
 
-    out      a new folder; None = `export` (`merged`, `client-00003`) below the run's
-    merged   the whole model with the adapter in its weights, for plain transformers
-    client   the id or name of a client, whose own adapter it shall be
+    Args:
+        run: the run's folder
+        out: a new folder; None = `export` (`merged`, `client-00003`) below the run's
+        merged: the whole model with the adapter in its weights, for plain transformers
+        client: the id or name of a client, whose own adapter it shall be
+
+    Returns:
+        The new folder.
 
     Raises:
         InputError: there is no such run or client, the folder exists, or a quantised base was to be merged.
@@ -154,12 +185,15 @@ def predict(
 ) -> list[dict[str, Any]]:
     """What an adapter says of each row of a file, a folder of images or a data set of the hub.
 
-    source     an exported adapter, merged weights, or a run
-    settings   such as {"data.text": "body"}; the columns are otherwise those of the run
-    out        written there, too: .jsonl or .csv
+    Args:
+        source: an exported adapter, merged weights, or a run
+        file: CSV, JSON lines or parquet, a folder of images, or a data set's name on the hub
+        settings: such as `{"data.text": "body"}`; the columns are otherwise those of the run
+        out: a .jsonl or .csv file, in which the predictions are written, too
 
-    A prediction is {"row", "label", "probabilities"}, of images also {"file"}; of a language model {"row", "prompt",
-    "answer"}.
+    Returns:
+        One dictionary per row: `row` (from 0), `label`, `probabilities` (by class; they sum to 1) and, of an image,
+        `file`; of a language model `row`, `prompt` and `answer`.
 
     Raises:
         InputError: the adapter, the file or a setting does not fit.
@@ -179,7 +213,15 @@ def evaluate(
 ) -> dict[str, float]:
     """The metrics of an adapter on labelled examples, as a run measures them.
 
-    The arguments are those of `predict`; `out` is a .json file.
+    Args:
+        source: an exported adapter, merged weights, or a run
+        file: what `predict` takes, with labels
+        settings: such as `{"data.label": "topic"}`; the columns are otherwise those of the run
+        out: a .json file, in which the metrics are written, too
+
+    Returns:
+        The metrics by name. Of classes: accuracy, macro_f1, loss (nats per example). Of language: loss (nats per
+        token), perplexity and, where `task.answers` asks for answers, rouge_l.
 
     Raises:
         InputError: the adapter, the file or a setting does not fit, or a label is none of the run's classes.

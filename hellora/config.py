@@ -64,6 +64,7 @@ class Experiment:
     table: Table = field(repr=False)
 
     def to_toml(self) -> str:
+        """The whole of it as an experiment file, every default written out."""
         return tomli_w.dumps(self.table)
 
     def same_run(self, other: "Experiment") -> bool:
@@ -122,8 +123,12 @@ def is_toml(name: str) -> bool:
 
 
 def read_experiment(source: str, settings: Mapping[str, Any] | None = None, simulated: bool = True) -> Experiment:
-    """The experiment of a preset's name or a TOML file, with `settings` ("section.key": value) changed; for simulated
-    clients, or for real ones.
+    """The checked experiment of a preset or a TOML file. Nothing is loaded.
+
+    Args:
+        source: a preset's name, or a TOML file
+        settings: what to change in it, `{"section.key": value}`
+        simulated: False for clients that bring their own data and budgets, and need not be given any
 
     Raises:
         InputError: the file, a key, a value or a combination is wrong; the message says what to change.

@@ -51,24 +51,23 @@ def on_this_machine(setup: "Setup") -> LocalBackend:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """A prepared experiment. `held_out` has each client's evaluation rows where heads are personal, else nothing.
-
-    `clients` is what clients of a network said of themselves when they joined, by name and in the order of their ids.
-    """
+    """A prepared experiment: data and model are loaded, the fleet is known, nothing has been trained."""
 
     experiment: Experiment
     corpus: Corpus
     work: ClientWork
     federation: Federation
-    held_out: Parts
+    held_out: Parts  # each client's evaluation rows where heads are personal, else nothing
     connect: Callable[["Setup"], AbstractContextManager[Backend]] = on_this_machine
-    clients: Mapping[str, Any] = field(default_factory=dict)
+    clients: Mapping[str, Any] = field(default_factory=dict)  # what those of a network said of themselves, by name
 
     @property
     def base(self) -> BaseModel:
+        """The model, resident in this process, whose own weights are never written to."""
         return self.work.base
 
     def initial_state(self) -> ServerState:
+        """The state before round 0: a new adapter (A drawn by the experiment's seed, B = 0) and the initial head."""
         seed = seed_for(self.experiment.run.seed, "adapter")
         return ServerState(0, new_adapter(self.base.spec, self.base.initial_head(), seed))
 
@@ -127,7 +126,7 @@ class Setup:
         }
 
     def backend(self) -> AbstractContextManager[Backend]:
-        """Where the clients are; moves the base to its device."""
+        """Where the clients are, as a context: what it starts ends with it. Moves the base to its device."""
         return self.connect(self)
 
     @property
@@ -137,7 +136,13 @@ class Setup:
 
 
 def prepare(experiment: Experiment) -> Setup:
-    """Load data and model. Raises InputError where they do not fit the settings; cheap checks come first."""
+    """Load data and model, deal the data out to the clients, and plan what fits their budgets.
+
+    It also sets the number of torch's threads, as `compute.threads` says.
+
+    Raises:
+        InputError: data, model or device do not fit the settings; cheap checks come first.
+    """
     torch.set_num_threads(threads(experiment))
     release_at_once()
     seed = experiment.run.seed
@@ -170,7 +175,11 @@ def prepare(experiment: Experiment) -> Setup:
 
 
 def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
-    """The allocation of one round, without weights or data. Layer scores, which need both, stand as all equal."""
+    """The allocation of one round, without weights or data. Layer scores, which need both, stand as all equal.
+
+    Raises:
+        InputError: there is no such round, or no client can train anything.
+    """
     if not 0 <= round < experiment.run.rounds:
         raise InputError(f"--round {round}: the rounds are 0 to {experiment.run.rounds - 1}")
     base = experiment.task.load(experiment.model, (), 0, weights=False)

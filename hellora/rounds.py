@@ -114,7 +114,10 @@ def naming(strategy: object, round: int) -> Iterator[None]:
 
 
 def sample_cohort(run: Federation, round: int, attempt: int = 0) -> tuple[ClientProfile, ...]:
-    """Uniform without replacement among the clients that can train something, by id."""
+    """The clients that are asked in a round: uniform without replacement among those that can train something, by id.
+
+    Repeated attempts at a round draw anew; `run.spares` clients are asked besides `run.cohort`.
+    """
     able = run.able
     order = np.argsort(rng_for(run.seed, "cohort", round, attempt).random(len(able)), kind="stable")
     return tuple(able[i] for i in sorted(order[: run.cohort + run.spares]))
@@ -123,7 +126,15 @@ def sample_cohort(run: Federation, round: int, attempt: int = 0) -> tuple[Client
 def allocate(
     run: Federation, state: ServerState, layer_scores: LayerScores, attempt: int = 0
 ) -> tuple[Allocation, Memory]:
-    """Step 1 of the state's round: sample the cohort, allocate, check every budget."""
+    """Step 1 of the state's round: sample the cohort, allocate, check every budget.
+
+    Returns:
+        Who trains what, and what the allocator wants to find again next round.
+
+    Raises:
+        InputError: the allocation does not fit a client's budget.
+        RunError: the allocator raised.
+    """
     cohort = sample_cohort(run, state.round, attempt)
     view = RoundView(
         round=state.round,
@@ -259,10 +270,15 @@ def federate(
 ) -> Iterator[RoundReport]:
     """Run the rounds from `state.round` on; yield a report after each. The same for every backend.
 
-    `layer_scores` and `distil` are what the server does with a model; they are called only by strategies that ask.
-
     A round with fewer than `min_clients` usable updates is repeated with another cohort. A round whose
     allocation asks nobody to train (Exclusive, a cohort of weak clients) ends unchanged.
+
+    Args:
+        state: the state to go on from; each report has the next one
+        run: what stays the same in all rounds
+        backend: where the clients are
+        layer_scores: Fisher scores (layers,) of an adapter on proxy data; called only by strategies that ask
+        distil: what teaches prototypes on public data; called only by aggregators that distil
 
     Raises:
         RunError: a round failed `attempts` times, or a strategy raised; the last yielded state is the one to resume

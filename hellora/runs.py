@@ -39,11 +39,20 @@ LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
 class Progress(Protocol):
     """What wants to know how a run goes; every method may do nothing."""
 
-    def loading(self, experiment: Experiment, folder: Path) -> None: ...
-    def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None: ...
-    def round_started(self, clients: int) -> None: ...
-    def client_answered(self, answer: ClientUpdate | ClientFailure) -> None: ...
-    def round_finished(self, line: Line) -> None: ...
+    def loading(self, experiment: Experiment, folder: Path) -> None:
+        """Data and model are about to be loaded."""
+
+    def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
+        """They are loaded; `initial` are the metrics before round 0."""
+
+    def round_started(self, clients: int) -> None:
+        """So many clients are asked to train, in a new round or a new attempt at it."""
+
+    def client_answered(self, answer: ClientUpdate | ClientFailure) -> None:
+        """A client trained, or failed."""
+
+    def round_finished(self, line: Line) -> None:
+        """A round's line of `rounds.jsonl` is written, and its checkpoint."""
 
 
 class ReportingBackend(Backend):
@@ -73,9 +82,17 @@ def run_experiment(
     resume: bool = False,
     preparing: Prepare = lambda experiment, _: prepare(experiment),
 ) -> Mapping[str, Any]:
-    """Run (or go on with) an experiment in the folder `out`; returns its summary.
+    """Run (or go on with) an experiment in the folder `out`.
 
-    `preparing` says where the clients are: on this machine, unless it is given.
+    Args:
+        experiment: what `read_experiment` returns
+        out: a new folder, or one of a run of the same experiment
+        progress: what is told how it goes
+        resume: go on after the last whole round in `out`
+        preparing: how to prepare the experiment; it says where the clients are, on this machine unless it is given
+
+    Returns:
+        The summary, as in `summary.json`.
 
     Raises:
         InputError: settings, data, model or folder do not fit; nothing has been computed.

@@ -26,7 +26,7 @@ class LoraPair:
 
     A: Tensor  # (rank, d_in)
     B: Tensor  # (d_out, rank)
-    scale: float
+    scale: float  # alpha / rank
 
     def __post_init__(self) -> None:
         if self.A.ndim != 2 or self.B.ndim != 2 or self.A.shape[0] != self.B.shape[1]:
@@ -46,14 +46,14 @@ class Adapter:
     has prototypes itself.
     """
 
-    pairs: Mapping[str, LoraPair]
-    head: Mapping[str, Tensor] = field(default_factory=dict)
-    residual: Mapping[str, LoraPair] = field(default_factory=dict)
-    prototypes: Mapping[int, "Adapter"] = field(default_factory=dict)
+    pairs: Mapping[str, LoraPair]  # by module name
+    head: Mapping[str, Tensor] = field(default_factory=dict)  # by parameter name
+    residual: Mapping[str, LoraPair] = field(default_factory=dict)  # by module name
+    prototypes: Mapping[int, "Adapter"] = field(default_factory=dict)  # by rank
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under one flat name: `<module>.lora_A`, `<module>.lora_B`, `head.<parameter>`,
-        `<module>.residual_A`, `<module>.residual_B`; those of a prototype begin with `prototype.<rank>.`.
+        `<module>.residual_A`, `<module>.residual_B`; those of a prototype have `prototype.<rank>.` before.
         """
         flat = {f"head.{name}": value for name, value in self.head.items()}
         for name, pair in self.pairs.items():
@@ -84,9 +84,9 @@ class ModuleSpec:
 class AdapterSpec:
     """The shape of the global adapter: its modules in the model's order, its layers, its rank and scale."""
 
-    modules: tuple[ModuleSpec, ...]
+    modules: tuple[ModuleSpec, ...]  # in the model's order
     layers: tuple[str, ...]  # a layer is a transformer block, named like "encoder.layer.3"
-    max_rank: int
+    max_rank: int  # of the bank, the server's global pairs
     scale: float  # alpha / rank, the same for every rank
 
     @property
@@ -103,16 +103,15 @@ class AdapterSpec:
 class Budget:
     """What a client can afford to train: layers, and rank components in each of them (None = no limit).
 
-    `rank` is one number for every layer, or one per layer. `memory_bytes` is what training may take beyond the
-    interpreter and its libraries: base weights, adapter, gradients, optimizer, activations. `seconds` of local training
-    and `uplink_bytes` are per round.
+    `memory_bytes` is what training may take beyond the interpreter and its libraries: base weights, adapter, gradients,
+    optimizer, activations.
     """
 
-    layers: int | None = None
-    rank: int | tuple[int, ...] | None = None
+    layers: int | None = None  # how many
+    rank: int | tuple[int, ...] | None = None  # one number for every layer, or one per layer
     memory_bytes: int | None = None
-    seconds: float | None = None
-    uplink_bytes: int | None = None
+    seconds: float | None = None  # of local training, per round
+    uplink_bytes: int | None = None  # per round
 
     def capacity(self, num_layers: int) -> int:
         """How many of `num_layers` layers this budget allows."""
@@ -140,7 +139,7 @@ class ClientProfile:
     """A client as the server knows it. `id` names its part of the data, never a network node."""
 
     id: int
-    num_examples: int
+    num_examples: int  # that it trains on
     budget: Budget = Budget()
     speed: float | None = None  # floating point operations per second of its training; None = not known
     link: float | None = None  # bytes per second, each way; None = not known
@@ -151,7 +150,7 @@ class ClientProfile:
 class Allocation:
     """Who trains what: a boolean mask over clients × layers × rank components; its row sums are the ranks."""
 
-    clients: tuple[int, ...]
+    clients: tuple[int, ...]  # ids, in the order of the mask's rows
     mask: Mask  # (clients, layers, max_rank)
 
     @staticmethod
@@ -193,23 +192,23 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """Local training of one client in one round. `steps`, where given, replaces `epochs`."""
+    """Local training of one client in one round."""
 
     lr: float = 1e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = 0.0  # of sgd
     weight_decay: float = 0.01  # torch's default for AdamW
-    batch_size: int = 16
+    batch_size: int = 16  # examples per step
     epochs: int = 1
-    steps: int | None = None
+    steps: int | None = None  # optimizer updates; replaces `epochs` where given
     same_batches: bool = False  # every epoch has the batches of the first, in another order
     clip_norm: float | None = None  # largest L2 norm of all trained gradients together
     precision: Precision = "auto"  # auto: bf16 autocast where the device has it
     # HetLoRA (arXiv 2401.06432) adds λ Σ_modules ‖B[:, q:]‖_F ‖A[q:]‖_F to the loss, with q = max(min_rank, ⌊γ rank⌋).
     # A client where that sum is smaller after training than before reports q as its rank.
-    tail_penalty: float = 0.0  # λ; 0 = no penalty, no report
-    tail_share: float = 0.99  # γ
-    min_rank: int = 1  # the published runs have 5
+    tail_penalty: float = 0.0  # λ of HetLoRA; 0 = no penalty, no report
+    tail_share: float = 0.99  # γ of HetLoRA
+    min_rank: int = 1  # below which no client prunes itself; the published runs have 5
 
     def __post_init__(self) -> None:
         for name in ("lr", "batch_size", "epochs", "steps", "clip_norm", "min_rank"):
@@ -230,15 +229,17 @@ class Policy:
     """How a client trains its row within its memory. All but `int8_activations` and `bf16` leave the gradients as they
     are, up to the order of sums.
 
-    recompute          blocks that keep only their input, and are run again in backward: `frozen` those that train
-                       nothing, above the shallowest that trains; `all` those that train, too
-    int8_activations   what backward needs is kept as int8, in groups with a scale each
-    bf16               bfloat16 autocast
-    micro_batch        examples in one forward and backward pass; None = the whole batch. The step is the same
-    prefix_cache       where the output of the blocks below the shallowest trained one is kept, batch by batch, for
-                       when the batch comes again; that takes `TrainSettings.same_batches`
-    fold               frozen rank components are added to a copy of their weight, which costs memory; False: they are
-                       kept beside it, which costs time
+    Attributes:
+        recompute: blocks that keep only their input, and are run again in backward: `frozen` those that train
+            nothing, above the shallowest that trains; `all` those that train, too
+        int8_activations: what backward needs is kept as int8, in groups with a scale each
+        bf16: bfloat16 autocast
+        micro_batch: examples in one forward and backward pass; None = the whole batch. The step is the same
+        prefix_cache: where the output of the blocks below the shallowest trained one is kept, batch by batch, for
+            when the batch comes again; that takes `TrainSettings.same_batches`
+        prefix_cache_bytes: what the cache may take; what does not fit is computed again. None = no limit
+        fold: frozen rank components are added to a copy of their weight, which costs memory; False: they are
+            kept beside it, which costs time
     """
 
     recompute: Recompute = "none"
@@ -246,7 +247,7 @@ class Policy:
     bf16: bool = False
     micro_batch: int | None = None
     prefix_cache: Literal["none", "memory", "disk"] = "none"
-    prefix_cache_bytes: int | None = None  # what does not fit is computed again; None = no limit
+    prefix_cache_bytes: int | None = None
     fold: bool = True
 
     @property
@@ -268,13 +269,13 @@ class ClientTask:
 
     round: int
     client: int
-    seed: int
+    seed: int  # of this task alone
     adapter: Adapter  # as dispatched
     trained: Mask  # (layers, max_rank): the client's row of the allocation
     train: TrainSettings
     head: HeadPolicy = "aggregate"
     report_layer_scores: bool = False
-    factors: Factors = "both"
+    factors: Factors = "both"  # which it trains
     bypass: bool = False  # blocks with nothing to train are left out of the client's model
     policy: Policy = Policy()
 
@@ -290,7 +291,7 @@ class ClientUpdate:
     round: int
     client: int
     num_examples: int
-    adapter: Adapter
+    adapter: Adapter  # what the client trained, and nothing else
     metrics: Mapping[str, float] = field(default_factory=dict)  # loss, steps, seconds
     layer_scores: Tensor | None = None  # (layers,): mean squared gradient norm; nan where not trained
     num_tokens: int | None = None  # supervised tokens among its data; language models only

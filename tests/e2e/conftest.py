@@ -1,7 +1,7 @@
 """The command line as a person uses it, in this process so that a test need not wait for the imports."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,3 +63,20 @@ def small_table(model: Path, data: Path) -> Table:
         "train": {"lr": 0.03, "batch_size": 8},
         "compute": {"threads": 1},
     }
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from browsing import chromium  # it needs playwright, which most tests do not
+
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open an address in a window of its own; at the end nothing may have gone wrong in it."""
+    from browsing import opening
+
+    with opening(browser) as open_:
+        yield open_

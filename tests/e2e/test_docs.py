@@ -35,6 +35,7 @@ ELSEWHERE = {
     r"--install-completion": "would write into the shell's own files",
     r"org/|meta-llama/|google/": "needs the hub",
     r"(run|plan) (vit_cifar100|vit_domainnet|bert_ledgar|distilbert_imdb|llama_\w+)": "needs the hub",
+    r"compare cifar100.toml": "needs the hub",
 }
 # Other programs; their commands are not run.
 OTHERS = ("cd", "curl", "git", "pip", "ray", "source", "ssh", "ssh-keygen", "tensorboard", "unzip")
@@ -142,6 +143,8 @@ def check_words(words: list[str]) -> None:
             source = context.params.get("source")
             if source in presets():
                 read_experiment(source, parse_settings(context.params["overrides"] or ()))
+            elif name == "compare":
+                read_comparison(source, {})
 
 
 def test_the_strategies_of_the_page_do_what_they_say(hellora: Callable[..., Any], user: Path) -> None:

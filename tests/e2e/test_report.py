@@ -1,7 +1,6 @@
 """`hellora report` and `hellora watch` in a headless Chromium, on a real run and a real comparison."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -9,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,7 +15,8 @@ from typing import Any
 
 import pytest
 import tomli_w
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from browsing import Watching
+from playwright.sync_api import Page, expect
 from run_folders import line, write_run
 
 import hellora as library
@@ -28,16 +27,6 @@ from hellora.reporting.page import content_of, html
 from hellora.reporting.watch import server_of
 
 pytestmark = pytest.mark.browser
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SWITCHES = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 ALL = ["accuracy", "loss", "allocation", "scores", "spectrum", "memory", "traffic", "served", "labels", "failures"]
 # What plotly has drawn of each plot: points, bars, lines, images of heat maps.
 DRAWN = """plot => plot.querySelectorAll(
@@ -48,54 +37,6 @@ FOCUS = """() => {
     const name = at.id || at.name || at.textContent.trim().slice(0, 40);
     return {name, tag: at.tagName, ring: style.outlineStyle !== "none" || at === document.body};
 }"""
-
-
-@dataclass
-class Watching:
-    """A page with all that it asked for, and all that went wrong in it."""
-
-    page: Page
-    requests: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    def check(self) -> None:
-        assert self.errors == []
-        leaving = [url for url in self.requests if not re.match(r"(file:|data:|blob:|http://127\.0\.0\.1:)", url)]
-        assert leaving == []
-        assert self.requests
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        problem = f"these tests need one of {', '.join(BROWSERS)}"
-        pytest.fail(problem) if os.environ.get("CI") else pytest.skip(problem)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(SWITCHES))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Callable[..., Watching]]:
-    """Open an address in a window of its own; at the end nothing may have gone wrong in it."""
-    all_opened = []
-
-    def open_(address: str, width: int = 1280, **settings: Any) -> Watching:
-        context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
-        watching = Watching(context.new_page())
-        watching.page.on("request", lambda request: watching.requests.append(request.url))
-        watching.page.on("pageerror", lambda error: watching.errors.append(str(error)))
-        watching.page.on("console", lambda said: watching.errors.append(said.text) if said.type == "error" else None)
-        watching.page.goto(address)
-        all_opened.append((context, watching))
-        return watching
-
-    yield open_
-    for context, watching in all_opened:
-        watching.check()
-        context.close()
 
 
 @contextmanager

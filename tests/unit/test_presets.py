@@ -10,10 +10,17 @@ import pytest
 import torch
 from transformers import BertConfig, DistilBertConfig, LlamaConfig, PretrainedConfig, ViTConfig
 
+from hellora.aggregators.context_pad import ContextPad
+from hellora.aggregators.participant_mean import ParticipantMean
+from hellora.allocators.everything import Everything
 from hellora.allocators.fed_hello import FedHello
+from hellora.allocators.fisher import span
 from hellora.config import Experiment, own_table, presets, read_experiment
+from hellora.data.partitioners.iid import Iid
+from hellora.dispatchers.truncate import Truncate
 from hellora.experiment import plan
 from hellora.model import resolve_name
+from hellora.protocols import Method
 from hellora.resident import BaseModel
 from hellora.tasks import Task
 from hellora.types import Budget
@@ -106,20 +113,65 @@ def test_a_preset_is_planned_from_a_config_alone(name: str, tmp_path: Path, monk
     for allocation in (first, last):
         assert len(allocation.clients) == experiment.run.cohort
         for client, ranks in zip(allocation.clients, allocation.ranks, strict=True):
-            capacity = federation.fleet[client].budget.layers
-            assert capacity in experiment.fleet.layers
-            assert np.count_nonzero(ranks) == capacity  # fed_hello uses all that a client can afford
-            assert set(ranks) <= {0, experiment.model.rank}
+            budget = federation.fleet[client].budget
+            assert np.count_nonzero(ranks) == budget.capacity(num_layers)  # all that a client can afford
+            assert set(ranks) <= {0, budget.rank or experiment.model.rank}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_preset_uses_every_capacity_up_to_the_whole_model(name: str) -> None:
     experiment = read_experiment(name)
-    capacities = {budget.layers for budget in experiment.fleet.budgets(experiment.data.clients, experiment.run.seed)}
-    assert capacities == set(experiment.fleet.layers)
-    assert max(experiment.fleet.layers) == ARCHITECTURES[name][1]
-    assert experiment.method.allocator.needs_proxy  # Fed-HeLLo with the server's own data
+    budgets = experiment.fleet.budgets(experiment.data.clients, experiment.run.seed)
+    if name == "distilbert_imdb":  # HeLoRA
+        assert {budget.rank for budget in budgets} == {6, 7, 8}
+        assert {budget.layers for budget in budgets} == {None}
+    else:  # Fed-HeLLo with the server's own data
+        assert {budget.layers for budget in budgets} == set(experiment.fleet.layers)
+        assert max(experiment.fleet.layers) == ARCHITECTURES[name][1]
+        assert experiment.method.allocator.needs_proxy
     assert resolve_name(experiment.model.name)  # a hub id, never somebody's folder
+
+
+@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"quickstart", "distilbert_imdb"}))
+def test_fed_hello_s_own_experiments_have_its_mean_and_its_capacities(name: str) -> None:
+    """Eq. 3 counts every client that trained a layer alike; capacities are a half, three quarters and all (6/9/12)."""
+    experiment = read_experiment(name)
+    assert experiment.method.aggregator == ParticipantMean(weighting="uniform")
+    assert [4 * capacity / ARCHITECTURES[name][1] for capacity in experiment.fleet.layers] == [2, 3, 4]
+    assert experiment.fleet.shares == (1.0, 1.0, 1.0)
+    assert experiment.model.rank == 16
+    assert experiment.model.scale == 1.0
+    warmup, refresh = (
+        span(value, experiment.run.rounds)
+        for value in (experiment.method.allocator.warmup, experiment.method.allocator.refresh)
+    )
+    assert warmup == refresh == experiment.run.rounds / 10  # T_RGD = T_FIM = 50 of 500
+
+
+def test_bert_ledgar_has_the_official_values_and_else_those_of_cifar100() -> None:
+    experiment = read_experiment("bert_ledgar")
+    assert experiment.model.name == "google-bert/bert-base-uncased"
+    assert (experiment.task.max_length, experiment.data.proxy_examples) == (512, 50)
+    assert (experiment.data.clients, experiment.run.cohort, experiment.run.rounds) == (100, 10, 500)
+    assert (experiment.train.lr, experiment.train.batch_size, experiment.train.epochs) == (1e-2, 128, 1)
+
+
+def test_distilbert_imdb_has_the_official_values_of_helora() -> None:
+    experiment = read_experiment("distilbert_imdb")
+    assert experiment.method == Method(Everything(), Truncate(), ContextPad())
+    assert experiment.model.targets == ("q_lin", "k_lin")
+    assert (experiment.model.rank, experiment.model.alpha, experiment.model.dropout) == (8, 32.0, 0.1)
+    assert (experiment.data.clients, experiment.run.cohort, experiment.run.rounds) == (3, 3, 200)
+    assert (experiment.train.optimizer, experiment.train.lr) == ("adamw", 5e-5)
+    assert (experiment.train.batch_size, experiment.train.epochs) == (32, 1)
+    assert isinstance(experiment.partitioner, Iid)
+
+
+def test_distilbert_imdb_can_distil_on_the_reviews_without_a_label() -> None:
+    """As docs/papers.md says: HeLoRA-KD with IMDB's own unlabelled split, which no client holds."""
+    changes = {"method.aggregator": "mutual_distillation", "method.dispatcher": "prototype"}
+    experiment = read_experiment("distilbert_imdb", {**changes, "data.public": "unsupervised"})
+    assert experiment.method.aggregator.distils
 
 
 def test_vit_cifar100_has_the_papers_values() -> None:

@@ -48,8 +48,9 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def mathml(match: re.Match[str]) -> str:
-    display = "block" if match["tag"] == "div" else "inline"
-    return convert(unescape(match["latex"]), display=display)
+    if match["tag"] == "span":
+        return convert(unescape(match["latex"]))
+    return f'<div class="formula">{convert(unescape(match["latex"]), display="block")}</div>'
 
 
 def links(page: Path, markdown: str) -> Iterator[tuple[str, Path]]:

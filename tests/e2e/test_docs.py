@@ -5,6 +5,7 @@ The presets are at hand as small copies: the quickstart with a tiny model and a 
 
 import json
 import re
+import shutil
 import sys
 import tomllib
 from collections.abc import Callable
@@ -47,8 +48,10 @@ def small_presets(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> 
     model = tiny_models.save_bert(folder / "bert", num_hidden_layers=6)
     for name in presets():
         (folder / f"{name}.toml").write_text((ROOT / "hellora" / "presets" / f"{name}.toml").read_text())
+    data = shutil.copytree(sentences, folder / "sentences")
+    shutil.copy(data / "test.csv", data / "proxy.csv")  # the quickstart's data have such a split, too
     table = tomllib.loads((folder / "quickstart.toml").read_text())
-    table["model"]["name"], table["data"]["name"] = str(model), str(sentences)
+    table["model"]["name"], table["data"]["name"] = str(model), str(data)
     table["data"] |= {"clients": 6, "min_examples": 4}
     table |= {"rounds": 4, "cohort": 3}
     table["train"] |= {"steps": 1, "batch_size": 4}

@@ -49,7 +49,9 @@ def small_presets(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> 
     for name in presets():
         (folder / f"{name}.toml").write_text((ROOT / "hellora" / "presets" / f"{name}.toml").read_text())
     data = shutil.copytree(sentences, folder / "sentences")
-    shutil.copy(data / "test.csv", data / "proxy.csv")  # the quickstart's data have such a split, too
+    heading, *rows = (data / "test.csv").read_text().splitlines(keepends=True)
+    for split, part in (("test", rows[:40]), ("proxy", rows[40:])):  # the quickstart's data have such a split, too
+        (data / f"{split}.csv").write_text("".join([heading, *part]))
     table = tomllib.loads((folder / "quickstart.toml").read_text())
     table["model"]["name"], table["data"]["name"] = str(model), str(data)
     table["data"] |= {"clients": 6, "min_examples": 4}

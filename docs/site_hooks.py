@@ -20,7 +20,7 @@ FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*
 
 
 def on_startup(**_: Any) -> None:
-    """`--quiet` is without progress, but with warnings: `strict` counts those that are logged, so none may be hidden."""
+    """`--quiet` hides progress, but no warnings: `strict` counts those that are logged."""
     log = logging.getLogger("mkdocs")
     log.setLevel(min(log.level, logging.WARNING))
 

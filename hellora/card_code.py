@@ -1,5 +1,6 @@
 """Floor 5: the code in a model card: as it stands, with plain transformers and peft, it gives hellora's logits."""
 
+import re
 import string
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ ANSWERS = """\
 with open({folder} + "/labels.json") as file:
     labels = json.load(file)
 answers = [labels[i] for i in logits.argmax(-1).tolist()]"""
+PACKAGES = {name: name for name in ("torch", "transformers", "peft", "safetensors")} | {"PIL": "pillow"}
 
 
 def code(trained: Trained, folder: Path, merged: bool) -> str:
@@ -123,6 +125,13 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
         new_tokens=task.new_tokens(base) if isinstance(task, CausalLM) else None,
         answers=ANSWERS.format(folder=where),
     )
+
+
+def packages(code: str) -> str:
+    """What has to be installed for code in a card, as pip takes it."""
+    modules = dict.fromkeys(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
+    quantizer = ["bitsandbytes", "accelerate"] if "BitsAndBytesConfig" in code else []
+    return " ".join([PACKAGES[module] for module in modules if module in PACKAGES] + quantizer)
 
 
 def also_on_hub(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-from hellora.card_code import code
+from hellora.card_code import code, packages
 from hellora.config import Experiment
 from hellora.model import MINILM_HUB
 from hellora.trained import Trained
@@ -27,7 +27,7 @@ CARD = """\
 # {title}
 
 {what} of `{model}`, trained by {clients} clients with hellora ({allocator}, {aggregator}).
-{state}It gives the same logits with plain {libraries}:
+{state}It gives the same logits with plain {libraries} (`pip install {packages}`):
 
 ```python
 {code}
@@ -79,6 +79,7 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
     results = [("before training", trained.initial)]
     results += [(f"after round {line['round']}", line["metrics"]) for line in measured[-1:]]
     names = list(trained.initial)
+    shown = code(trained, folder, merged)
     return CARD.format(
         head=front_matter(trained, merged),
         title=experiment.name,
@@ -89,7 +90,8 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
         aggregator=experiment.table["method"]["aggregator"],
         state=UNFINISHED.format(done=done, rounds=rounds) if done < rounds else "",
         libraries="transformers" if merged else "transformers and peft",
-        code=code(trained, folder, merged),
+        packages=packages(shown),
+        code=shown,
         notes=(LABELS if experiment.task.columns != "instruction" else "") + notes,
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(trained).items()),
         evaluated_on=on,

@@ -254,6 +254,21 @@ def test_the_card_says_what_the_hub_and_a_reader_want(shelf: Shelf) -> None:
     assert "Not finished" not in card
 
 
+@pytest.mark.parametrize(
+    ("folder", "packages"),
+    [
+        ("mean_pooling-adapter", "torch peft safetensors transformers"),
+        ("mean_pooling-merged", "torch safetensors transformers"),
+        ("own_head-adapter", "torch peft transformers"),
+        ("image-merged", "torch pillow transformers"),
+        ("language-adapter", "torch peft transformers"),
+        pytest.param("quantised-adapter", "torch peft transformers bitsandbytes accelerate", marks=real),
+    ],
+)
+def test_the_card_says_what_its_code_needs(shelf: Shelf, folder: str, packages: str) -> None:
+    assert f"(`pip install {packages}`):" in (shelf.folder / folder / "README.md").read_text()
+
+
 def test_what_is_on_the_hub_is_named(shelf: Shelf) -> None:
     trained = Saved.read(shelf.run("mean_pooling")).trained()
     experiment = trained.experiment

@@ -33,7 +33,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from hellora.algebra import new_adapter
 from hellora.allocators.geometric import Pattern, pattern_layers
-from hellora.client import autocast
+from hellora.evaluation import autocast
 from hellora.model import ModelSettings, adapter_spec
 from hellora.policies import int8_activations
 from hellora.resident import BaseModel, Dressed

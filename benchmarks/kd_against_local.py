@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from datasets import load_dataset
 
-from hellora.client import evaluate
 from hellora.config import check
+from hellora.evaluation import evaluate
 from hellora.experiment import Setup, prepare
 from hellora.protocols import Backend
 from hellora.rounds import allocate, dispatch, federate

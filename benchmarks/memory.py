@@ -48,7 +48,7 @@ from hellora.aggregators.participant_mean import ParticipantMean
 from hellora.algebra import new_adapter
 from hellora.allocators.everything import Everything
 from hellora.budget_plan import Blank
-from hellora.calibration import Shape, calibrate
+from hellora.calibration import calibrate
 from hellora.client import ClientWork, train_client
 from hellora.cost import CostModel, Ranks, Work
 from hellora.dispatchers.bypass import Bypass
@@ -65,6 +65,7 @@ from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
 from hellora.tasks.sequence_classification import SequenceClassification
+from hellora.traced_rows import Shape
 from hellora.tracing import HeldBytes
 from hellora.types import Budget, ClientProfile, ClientTask, Policy, TrainSettings
 

@@ -1,11 +1,13 @@
 """What the documentation's site adds to its pages: the README as home, links to the repository's files, and formulas
 as MathML, which a browser draws by itself."""
 
+import logging
 import re
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from posixpath import relpath
+from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
@@ -15,6 +17,12 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))")
 FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
+
+
+def on_startup(**_: Any) -> None:
+    """`--quiet` hides progress, but no warnings: `strict` counts those that are logged."""
+    log = logging.getLogger("mkdocs")
+    log.setLevel(min(log.level, logging.WARNING))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -48,8 +56,9 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def mathml(match: re.Match[str]) -> str:
-    display = "block" if match["tag"] == "div" else "inline"
-    return convert(unescape(match["latex"]), display=display)
+    if match["tag"] == "span":
+        return convert(unescape(match["latex"]))
+    return f'<div class="formula">{convert(unescape(match["latex"]), display="block")}</div>'
 
 
 def links(page: Path, markdown: str) -> Iterator[tuple[str, Path]]:

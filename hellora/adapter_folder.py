@@ -18,8 +18,9 @@ from hellora import registry
 from hellora.config import SECTIONS, Experiment, Table, build, field_names, override
 from hellora.data.sources import DataSettings
 from hellora.errors import InputError
-from hellora.model import HEAD_FILE, ModelSettings, load_head, load_peft, save_merged, save_peft
+from hellora.model import ModelSettings
 from hellora.model_card import card, notes
+from hellora.peft_files import HEAD_FILE, load_head, load_peft, save_merged, save_peft
 from hellora.resident import BaseModel
 from hellora.settings import ComputeSettings
 from hellora.sharing import with_private

@@ -35,7 +35,8 @@ from hellora.comparison_table import (
 from hellora.config import Experiment, Table, read_experiment
 from hellora.errors import HelloraError, InputError, RunError
 from hellora.progress import TerminalProgress
-from hellora.runs import RunFolder, run_experiment
+from hellora.run_folder import RunFolder
+from hellora.runs import run_experiment
 from hellora.units import in_bytes
 
 Say = Callable[[str], None]  # what becomes of a line of progress

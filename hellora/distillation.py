@@ -15,8 +15,9 @@ from torch import Tensor
 
 from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.algebra import prototypes_of, with_prototypes
-from hellora.client import Evaluation, autocast, make_optimizer, measure, seeded, shuffled_batches, to_device
+from hellora.client import make_optimizer, seeded, shuffled_batches
 from hellora.errors import RunError
+from hellora.evaluation import Evaluation, autocast, measure, to_device
 from hellora.protocols import Answers
 from hellora.resident import BaseModel
 from hellora.seeds import seed_for

@@ -13,13 +13,14 @@ import torch
 from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.algebra import new_adapter, prototypes_of
 from hellora.backends.local import LocalBackend
-from hellora.calibration import Shape, calibrate
-from hellora.client import ClientWork, Evaluation, evaluate, fisher_scores, measure
+from hellora.calibration import calibrate
+from hellora.client import ClientWork
 from hellora.config import Experiment
 from hellora.data.partitioning import client_rows
 from hellora.data.sources import Corpus, DataSettings, load_corpus
 from hellora.distillation import Distillation, evaluate_ensemble
 from hellora.errors import InputError
+from hellora.evaluation import Evaluation, evaluate, fisher_scores, measure
 from hellora.memory import release_at_once
 from hellora.model import quantized_away
 from hellora.planner import Planner
@@ -29,6 +30,7 @@ from hellora.rounds import Federation, allocate
 from hellora.seeds import rng_for, seed_for
 from hellora.sharing import with_private
 from hellora.tasks import Task, length_limit
+from hellora.traced_rows import Shape
 from hellora.types import Adapter, Allocation, ClientProfile, ServerState
 
 FISHER_BATCH = 16  # examples with a copy of the adapter each

@@ -10,7 +10,7 @@ from hellora.adapter_folder import save_adapter, save_one
 from hellora.checkpoint import load_state
 from hellora.config import Experiment, read_experiment
 from hellora.errors import InputError
-from hellora.runs import RunFolder
+from hellora.run_folder import RunFolder
 from hellora.sharing import with_private
 from hellora.trained import Trained
 from hellora.types import ServerState

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from functools import cache
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -95,9 +96,7 @@ def of_simulation(kind: str, contract: str, data: bytes, context: Context) -> by
 @cache
 def participant() -> Any:
     """The participant of this process of the engine."""
-    from hellora.terminal import quieten
-
-    quieten()
+    leave_out_notes()
     from hellora.deployment.participant import Simulated
 
     return Simulated(lambda line: print(line, file=sys.stderr, flush=True))
@@ -106,13 +105,12 @@ def participant() -> Any:
 @server.main()
 def serve(grid: Grid, context: Context) -> None:
     """Run, or go on with, the experiment of the run's configuration."""
-    from hellora.terminal import plain_console, quieten
-
-    quieten()
+    leave_out_notes()
     from hellora.config import check
     from hellora.deployment.flower_setup import Deployed, SimulatedOnFlower
     from hellora.progress import TerminalProgress
     from hellora.runs import run_experiment
+    from hellora.terminal import plain_console
 
     config = context.run_config
     simulated = bool(config["simulation"])
@@ -122,3 +120,11 @@ def serve(grid: Grid, context: Context) -> None:
     world = SimulatedOnFlower(grid) if simulated else Deployed(grid, admitted=admitted)
     with TerminalProgress(plain_console()) as progress:
         run_experiment(experiment, out, progress, bool(config["resume"]), world.prepare)
+
+
+def leave_out_notes() -> None:
+    """Keep libraries' notes out of the run's lines; Flower switches on warnings that Python leaves out."""
+    from hellora.terminal import quieten
+
+    quieten()
+    warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hellora.client import Evaluation
+from hellora.evaluation import Evaluation
 from hellora.experiment import Setup
 from hellora.rounds import naming, select
 from hellora.types import Adapter, ServerState

@@ -12,14 +12,14 @@ import torch
 
 from hellora.adapter_folder import USAGE_FILE, Usage, load_adapter, read_usage
 from hellora.atomic import write_atomically
-from hellora.client import evaluate, predict
 from hellora.data.one_file import read_rows
 from hellora.errors import InputError
+from hellora.evaluation import evaluate, predict
 from hellora.experiment import device_check, devices
 from hellora.exporting import Saved
 from hellora.memory import release_at_once
 from hellora.resident import BaseModel
-from hellora.runs import RunFolder
+from hellora.run_folder import RunFolder
 from hellora.trained import class_names
 from hellora.types import Adapter
 

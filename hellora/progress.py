@@ -16,7 +16,7 @@ from rich.progress import (
 
 from hellora.config import Experiment
 from hellora.experiment import Setup
-from hellora.runs import Line
+from hellora.round_line import Line
 from hellora.simulation import in_seconds
 from hellora.tracking import train_loss
 from hellora.types import ClientFailure, ClientUpdate

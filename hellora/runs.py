@@ -1,59 +1,38 @@
-"""Floor 5: run an experiment in its folder: a line and a checkpoint per round, resume after any kill, the adapter.
-
-experiment.toml   every setting, defaults written out       checkpoint/   the state to go on from
-rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
-summary.json      initial and final metrics, totals, whom the result serves how well; written last
-costs.json        what training was counted to cost, where there are budgets in bytes or seconds
-clients.json      who takes part, with budgets and, where they are known, class counts
-error.log         the traceback of a strategy that stopped the run
-tracking/         what experiment trackers write, where some are asked for
-"""
+"""Floor 5: run an experiment in its folder: a line and a checkpoint per round, resume after any kill, the adapter."""
 
 import json
-import math
-import os
 import platform
 import shutil
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
-
-from filelock import FileLock, Timeout
 
 import hellora
 from hellora.adapter_folder import save_adapter
 from hellora.atomic import write_atomically
 from hellora.checkpoint import load_state, save_state
-from hellora.client import Evaluation
-from hellora.config import Experiment, read_experiment
-from hellora.diagnostics import energy, idle_rounds
-from hellora.errors import InputError, RunError
+from hellora.config import Experiment
+from hellora.evaluation import Evaluation
 from hellora.experiment import Setup, prepare, threads
 from hellora.fleet_record import fleet_record
 from hellora.groups import served
 from hellora.model import resolve_name
 from hellora.protocols import Backend
-from hellora.rounds import federate, select
+from hellora.round_line import Line, round_line
+from hellora.rounds import federate
+from hellora.run_folder import RunFolder
 from hellora.tracking import check_trackers, tracking
 from hellora.trained import Trained
 from hellora.types import (
-    AdapterSpec,
-    Attempt,
     ClientFailure,
     ClientProfile,
     ClientTask,
     ClientUpdate,
-    RoundReport,
     ServerState,
 )
 
-Line = dict[str, Any]  # of rounds.jsonl
-LEFT_OVER = (".draft", ".lock", ".log")  # what a run that was killed before it began can leave
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
 
 
@@ -74,121 +53,6 @@ class Progress(Protocol):
 
     def round_finished(self, line: Line) -> None:
         """A round's line of `rounds.jsonl` is written, and its checkpoint."""
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The files of one run."""
-
-    path: Path
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint"
-
-    @property
-    def rounds(self) -> Path:
-        return self.path / "rounds.jsonl"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def adapter(self) -> Path:
-        return self.path / "adapter"
-
-    @property
-    def experiment(self) -> Path:
-        return self.path / "experiment.toml"
-
-    @property
-    def costs(self) -> Path:
-        return self.path / "costs.json"
-
-    @property
-    def clients(self) -> Path:
-        return self.path / "clients.json"
-
-    @property
-    def error(self) -> Path:
-        return self.path / "error.log"
-
-    @contextmanager
-    def tracing(self) -> Iterator[None]:
-        """Keep the traceback of what was raised behind a RunError, for whoever has to mend it."""
-        try:
-            yield
-        except RunError as error:
-            if (cause := error.__cause__) is None:
-                raise
-            self.error.write_text("".join(traceback.format_exception(cause)))
-            raise RunError(f"{error}: mend it and --resume (traceback: {self.error})") from cause
-
-    @contextmanager
-    def claim(self, experiment: Experiment, resume: bool) -> Iterator[Experiment | None]:
-        """Hold this folder for `experiment`, alone; the experiment as it was begun there, or None.
-
-        Raises:
-            InputError: the folder holds something else, or a run that was not asked to be resumed or that still runs.
-        """
-        begun = None
-        if self.experiment.is_file():
-            begun = read_experiment(str(self.experiment), simulated=False)  # it was checked when it began
-            if not begun.same_run(experiment):
-                raise InputError(f"{self.path} holds a run of another experiment: choose another --out")
-            if not resume:
-                raise InputError(f"{self.path} holds a run already: go on with --resume, or choose another --out")
-        elif self.path.exists() and not (
-            self.path.is_dir() and all(f.suffix in LEFT_OVER for f in self.path.iterdir())
-        ):
-            raise InputError(f"{self.path} exists and is not a run of hellora: choose another --out")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / "run.lock")
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InputError(
-                f"{self.path} is in use by another process: wait for it or choose another --out"
-            ) from error
-        except OSError as error:
-            raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
-        try:
-            yield begun
-        finally:
-            lock.release()
-
-    def read_summary(self) -> Mapping[str, Any]:
-        try:
-            summary: Mapping[str, Any] = json.loads(self.summary.read_bytes())
-            return summary
-        except ValueError as error:
-            raise InputError(f"{self.summary} is damaged: remove it, and --resume writes it again") from error
-
-    def read_lines(self, count: int) -> list[Line]:
-        """The first `count` lines; what was written after the checkpoint will be run again."""
-        lines = self.rounds.read_bytes().splitlines()[:count] if self.rounds.exists() else []
-        try:
-            if len(lines) < count:
-                raise ValueError(f"it has {len(lines)} lines, but the checkpoint is after {count} rounds")
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise InputError(f"{self.rounds} is damaged ({error}): remove {self.path} to start again") from error
-
-    def begin(self, experiment: Experiment, lines: Sequence[Line]) -> None:
-        """Write the experiment, and of rounds.jsonl the lines that count; an old error counts no more."""
-        try:
-            self.error.unlink(missing_ok=True)
-            write_atomically(self.experiment, experiment.to_toml().encode())
-            write_atomically(self.rounds, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
-        except OSError as error:
-            raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
-
-    def append(self, line: Line) -> None:
-        with self.rounds.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
 
 class ReportingBackend(Backend):
@@ -286,61 +150,6 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
     record = {"initial": setup.evaluate(state).metrics, "clients": setup.clients, "labels": labels}
     save_state(folder.checkpoint, state, record)
     return state, record
-
-
-def round_line(
-    report: RoundReport,
-    spec: AdapterSpec,
-    metrics: Mapping[str, float] | None,
-    seconds: float,
-    before: Line | None,
-) -> Line:
-    """One line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
-    attempts before the one that counted, whose bytes are in the sums. `layer_scores` are those of rounds that measured
-    them. `simulated_clock` is the sum of `simulated_seconds` so far."""
-    ranks = report.allocation.ranks.tolist()
-    simulated = clock = None
-    if report.simulated_seconds is not None:
-        simulated = round(report.simulated_seconds, 3)
-        clock = round((before["simulated_clock"] if before else 0.0) + simulated, 3)
-    return {
-        "round": report.round,
-        **attempt_fields(report.counted),
-        "ranks": {str(client): row for client, row in zip(report.counted.cohort, ranks, strict=True)},
-        "policies": {str(client): policy.in_words for client, policy in report.policies.items()},
-        "repeated": [attempt_fields(attempt) for attempt in report.attempts[:-1]],
-        "metrics": metrics,
-        "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},
-        "aggregation_error": None if report.aggregation_error is None else round(report.aggregation_error, 6),
-        "energy": [round(share, 6) for share in energy(report.state.adapter, spec)],
-        "idle_rounds": idle_rounds(
-            report.allocation, report.counted.updated, before["idle_rounds"] if before else None
-        ),
-        "layer_scores": new_layer_scores(report),
-        "uplink_bytes": report.uplink_bytes,
-        "downlink_bytes": report.downlink_bytes,
-        "seconds": round(seconds, 3),
-        "simulated_seconds": simulated,
-        "simulated_clock": clock,
-    }
-
-
-def new_layer_scores(report: RoundReport) -> list[float | None] | None:
-    """The scores (layers,) of an allocator that measured them anew in this round; null for one that is not finite."""
-    memory = select(report.state.memory, "allocator")
-    if "scores" not in memory or int(memory.get("refreshed", -1)) != report.round:
-        return None
-    return [float(f"{score:.6g}") if math.isfinite(score) else None for score in memory["scores"].tolist()]
-
-
-def attempt_fields(attempt: Attempt) -> Line:
-    return {
-        "cohort": list(attempt.cohort),
-        "updated": list(attempt.updated),
-        "missing": {str(client): why for client, why in attempt.missing.items()},
-        "rejected": {str(client): why for client, why in attempt.rejected.items()},
-        "dropped": {str(client): list(why) for client, why in attempt.dropped.items()},
-    }
 
 
 def finish(

@@ -1,6 +1,6 @@
 """FedSVD (Lee et al., NeurIPS 2025, arXiv 2505.12805): clients train B alone, and an SVD lets A learn on the server.
 
-    B̄ = Σ_k p_k B_k;  every `period` rounds  U Σ Vᵀ = SVD(B̄ A),  A ← Vᵀ,  B ← U Σ
+    B̄ = Σ_k p_k B_k;  every `period` rounds  U Σ Vᵀ = SVD(s B̄ A),  A ← Vᵀ,  B ← U Σ / s
 
 What clients upload enters linearly, and the rows of A are orthonormal from the first SVD on. With unequal ranks the
 changes are averaged: B̄ = B + Σ_k p_k (B_k − B) on the components that client k trained.

@@ -2,10 +2,10 @@
 
     S_i = {L − c_i, …, L − 1};  r_ij = budget rank of layer j × (s + (1 − s) · (j − L + c_i) / (c_i − 1)),  j ∈ S_i
 
-rounded, and at least 1 where the budget is. The ranks are an arithmetic sequence: the share s of the budget at the
-shallowest trained layer, all of it at the output. s = 1 is `everything`. Memory and time follow the shallowest trained
-layer, which is why the trained layers end at the output. Both papers also choose the depth of each device from measured
-costs; here budgets say it.
+rounded, and at least 1 where the budget is; a single layer has the whole rank of its budget. The ranks are an
+arithmetic sequence: the share s of the budget at the shallowest trained layer, all of it at the output. s = 1 is
+`everything`. Memory and time follow the shallowest trained layer, which is why the trained layers end at the output.
+Both papers also choose the depth of each device from measured costs; here budgets say it.
 """
 
 from dataclasses import dataclass

@@ -15,10 +15,11 @@ import plotly.graph_objects as go
 Numbers = Sequence[float | None] | npt.NDArray[Any]  # None is a gap
 DASHES = ("solid", "dash", "dot", "dashdot")  # so that nothing is told apart by colour alone
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
-FEW = 5  # rounds, of which no halves shall stand on the axis
 MANY = 40  # labels from which bars have no room beside each other, and no pattern in them
 PATTERNS = ("", "/", "x", ".")
-ROW_HEIGHT, SMALLEST, LARGEST = 18, 280, 900  # of a heat map, in pixels
+FEW = 8  # names that have room beside each other
+HEIGHT = 340  # of a plot, in pixels
+ROW_HEIGHT, SMALLEST, LARGEST = 18, 280, 900  # of a heat map
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,15 @@ def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, from_zero: b
                 hovertemplate=f"%{{y:.4g}} at %{{x:.4g}}<extra>{name}</extra>",
             )
         )
-    largest = max((x for curve in curves for x in curve.x), default=0.0)
-    counts = all(float(x).is_integer() for curve in curves for x in curve.x)
+    places = [place for curve in curves for place in curve.x]
+    steps = {"dtick": 1} if max(places, default=0) <= 10 and all(float(x).is_integer() for x in places) else {}
+    legend = ROW_HEIGHT * len(curves) // 2 if len(curves) > FEW else 0
     return figure(
         traces,
-        xaxis=titled(x_title, rangemode="tozero", **({"dtick": 1} if counts and largest <= FEW else {})),
+        xaxis=titled(x_title, rangemode="tozero", **steps),
         yaxis=titled(y_title, rangemode="tozero" if from_zero else "normal"),
         showlegend=len(curves) > 1,
+        height=HEIGHT + legend,
     )
 
 
@@ -124,13 +127,9 @@ def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
             marker = {"symbol": symbol, "size": size, "line": {"width": width}}
             traces.append(go.Scatter(mode="markers", marker=marker, meta={"colour": i, "mark": True}, **common))
         else:
-            interval = {"type": "data", "array": list(bar.half), "thickness": 2} if bar.half is not None else None
             pattern = None if many else {"shape": PATTERNS[i % len(PATTERNS)], "solidity": 0.25}
-            traces.append(
-                go.Bar(
-                    error_y=interval, marker={"pattern": pattern, "line": {"width": 0}}, meta={"colour": i}, **common
-                )
-            )
+            marker = {"pattern": pattern, "line": {"width": 0}}
+            traces.append(go.Bar(error_y=interval(bar.half), marker=marker, meta={"colour": i}, **common))
     return figure(
         traces,
         xaxis=titled(x_title, type="category"),
@@ -138,6 +137,36 @@ def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
         barmode="group",
         bargap=0 if many else 0.2,
         showlegend=len(bars) > 1,
+    )
+
+
+def interval(half: Sequence[float | None] | None) -> dict[str, Any] | None:
+    """Half intervals as plotly draws them: it takes None for an interval of nothing, and no number for no interval."""
+    if half is None:
+        return None
+    return {"type": "data", "array": ["none" if each is None else each for each in half], "thickness": 2}
+
+
+def lying_bars(bars: Bars, x_title: str) -> go.Figure:
+    """Bars below each other, so that many names, or long ones, can be read."""
+    name = text(bars.name)
+    trace = go.Bar(
+        name=name,
+        x=list(bars.y),
+        y=[text(label) for label in bars.x],
+        orientation="h",
+        error_x=interval(bars.half),
+        marker={"line": {"width": 0}},
+        meta={"colour": 0},
+        hovertemplate=f"%{{y}}: %{{x:.4g}}<extra>{name}</extra>",
+    )
+    return figure(
+        [trace],
+        xaxis=titled(x_title, rangemode="tozero"),
+        yaxis=titled("", type="category", autorange="reversed"),
+        bargap=0.2,
+        showlegend=False,
+        height=120 + 24 * len(bars.x),
     )
 
 

@@ -142,8 +142,9 @@ function coloured(trace) {
   const marker = { ...trace.marker, color: own };
   if (meta.mark) marker.line = { ...marker.line, color: own };
   if (trace.marker.pattern) marker.pattern = { ...marker.pattern, fgcolor: colour("surface") };
-  const error = trace.error_y && { error_y: { ...trace.error_y, color: colour("text") } };
-  return { ...trace, marker, line: { ...trace.line, color: own }, ...error };
+  const errors = {};
+  for (const axis of ["error_x", "error_y"]) if (trace[axis]) errors[axis] = { ...trace[axis], color: colour("text") };
+  return { ...trace, marker, line: { ...trace.line, color: own }, ...errors };
 }
 
 function scaleOf(trace) {

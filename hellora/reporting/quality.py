@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from hellora.comparison_table import estimate
-from hellora.reporting.charts import Curve, line_chart
+from hellora.reporting.charts import FEW, Curve, line_chart
 from hellora.reporting.parts import Section, Table, View, missing
 from hellora.reporting.record import Line, RunRecord
 
@@ -142,4 +142,4 @@ def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequ
         columns = ["runs", axis.title, metric, "95 % interval"]
         views.append(View(axis.label, line_chart(curves, axis.title, metric), Table(columns, rows)))
     lead = "Means over seeds, with Student's 95 % interval; of one seed there is none."
-    return Section(id, title, f"{lead} {about_time(every)}".rstrip(), views)
+    return Section(id, title, f"{lead} {about_time(every)}".rstrip(), views, wide=len(groups) > FEW)

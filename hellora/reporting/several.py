@@ -17,7 +17,7 @@ from hellora.comparison_table import (
     rows_of,
 )
 from hellora.errors import InputError
-from hellora.reporting.charts import Bars, bar_chart
+from hellora.reporting.charts import FEW, Bars, bar_chart, lying_bars
 from hellora.reporting.parts import Page, Section, Table, View, missing
 from hellora.reporting.quality import byte_unit, compared_quality
 from hellora.reporting.record import RunRecord, read_run
@@ -184,4 +184,5 @@ def bars_of(name: str, heading: str, rows: Sequence[Row]) -> Any:
         size, unit = byte_unit(max(each.mean for each in found))
     methods = [row.method + " †" * (row.evaluated_on == CLIENTS_OWN) for row in shown]
     halves = [None if each.half is None else each.half / size for each in found]
-    return bar_chart([Bars(heading, methods, [each.mean / size for each in found], halves)], "", unit)
+    bars = Bars(heading, methods, [each.mean / size for each in found], halves)
+    return lying_bars(bars, unit) if len(methods) > FEW else bar_chart([bars], "", unit)

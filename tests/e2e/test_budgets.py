@@ -10,9 +10,9 @@ import pytest
 import tomli_w
 from tiny_models import save_t5
 
-from hellora.calibration import Tracer
 from hellora.config import check
 from hellora.experiment import prepare
+from hellora.traced_rows import Tracer
 from hellora.tracing import StepTrace
 from hellora.types import Mask, Policy
 

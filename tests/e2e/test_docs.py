@@ -3,8 +3,11 @@
 The presets are at hand as small copies: the quickstart with a tiny model and a few sentences, all others on top of it.
 """
 
+import importlib
+import inspect
 import json
 import re
+import shutil
 import sys
 import tomllib
 from collections.abc import Callable
@@ -25,6 +28,7 @@ from hellora.comparison import read_comparison
 from hellora.config import read_experiment
 from hellora.overrides import parse_settings
 from hellora.presets import presets
+from hellora.registry import find
 
 LANGUAGES = {"console", "python", "toml", "text", "csv", "json"}
 # Commands that are understood and checked, but not run here, and why.
@@ -48,8 +52,12 @@ def small_presets(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> 
     model = tiny_models.save_bert(folder / "bert", num_hidden_layers=6)
     for name in presets():
         (folder / f"{name}.toml").write_text((ROOT / "hellora" / "presets" / f"{name}.toml").read_text())
+    data = shutil.copytree(sentences, folder / "sentences")
+    heading, *rows = (data / "test.csv").read_text().splitlines(keepends=True)
+    for split, part in (("test", rows[:40]), ("proxy", rows[40:])):  # the quickstart's data have such a split, too
+        (data / f"{split}.csv").write_text("".join([heading, *part]))
     table = tomllib.loads((folder / "quickstart.toml").read_text())
-    table["model"]["name"], table["data"]["name"] = str(model), str(sentences)
+    table["model"]["name"], table["data"]["name"] = str(model), str(data)
     table["data"] |= {"clients": 6, "min_examples": 4}
     table |= {"rounds": 4, "cohort": 3}
     table["train"] |= {"steps": 1, "batch_size": 4}
@@ -117,7 +125,8 @@ def check_settings(text: str) -> None:
 def follow(hellora: Callable[..., Any], command: Command) -> None:
     program, *words = command.words
     if program == "make":
-        assert all(re.search(rf"^{word}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for word in words), command
+        targets = [word for word in words if "=" not in word]
+        assert all(re.search(rf"^{word}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for word in targets), command
     elif program == "python":
         assert (ROOT / words[0]).is_file(), command
     elif program == "hellora":
@@ -148,18 +157,34 @@ def check_words(words: list[str]) -> None:
 
 
 def test_the_strategies_of_the_page_do_what_they_say(hellora: Callable[..., Any], user: Path) -> None:
-    (module, shown) = blocks(ROOT / "docs" / "your-own-strategy.md")
-    write(user / "my_strategies.py", module)
-    *_, run = commands(shown)
-    changes = ("--set", "fleet.layers=[1, 2, 3]", "--out", "out")
-    assert hellora("run", "my.toml", *run.words[3:], *changes).status == 0
-    text = (user / "out" / "experiment.toml").read_text()
-    assert 'allocator = "my_strategies:RollingWindow"' in text
-    assert "reach = 0.05" in text
+    for block in blocks(ROOT / "docs" / "your-own-strategy.md"):
+        if block.title is not None:
+            write(user / block.title, block)
+    small = ("--set", "model.rank=4", "--set", "fleet.layers=[1,2,3]", "--out", "out")
+    assert hellora("run", "rolling.toml", *small).status == 0
+    table = tomllib.loads((user / "out" / "experiment.toml").read_text())
+    assert table["method"]["allocator"] == "my_strategies:RollingWindow"
+    assert table["method"]["power"] == 0.5
     for row in map(json.loads, (user / "out" / "rounds.jsonl").read_text().splitlines()):
-        for ranks in row["ranks"].values():  # capacity 1, 2 or 3 of 4 layers, from layer `round` on, around the end
-            window = (row["round"] + np.arange(np.count_nonzero(ranks))) % 4
+        for ranks in row["ranks"].values():  # capacity 1, 2 or 3 of 6 layers, from layer 2 · round on, around the end
+            window = (2 * row["round"] + np.arange(np.count_nonzero(ranks))) % 6
             assert np.flatnonzero(ranks).tolist() == sorted(window.tolist())
         # of 4 bytes each: query and value of every trained layer, (32 + 32) × rank 4; the head of 99
         layers = sum(map(np.count_nonzero, row["ranks"].values()))
         assert row["downlink_bytes"] == 4 * (layers * 2 * 64 * 4 + len(row["ranks"]) * 99)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("allocator", "RollingWindow"), ("aggregator", "PowerMean"), ("dispatcher", "OnlyTrained")]
+)
+def test_the_strategies_of_the_page_keep_the_laws(kind: str, name: str, user: Path) -> None:
+    (user / "my_strategies.py").write_text(blocks(ROOT / "docs" / "your-own-strategy.md")[0].text)
+    strategy = find(kind, f"my_strategies:{name}")()
+    values = {kind: strategy, "seed": 3, "examples": 7}
+    laws = vars(importlib.import_module(f"laws.test_{kind}_laws"))
+    kept = 0
+    for law in [value for key, value in laws.items() if key.startswith("test_")]:
+        if kind in (wanted := inspect.signature(law).parameters):
+            law(**{parameter: values[parameter] for parameter in wanted})
+            kept += 1
+    assert kept >= 3

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from hellora.checkpoint import load_state
 from hellora.client import ClientWork
 from hellora.config import read_experiment
 from hellora.exporting import Saved
-from hellora.model import load_peft
 from hellora.model_card import front_matter
+from hellora.peft_files import load_peft
 
 Command = Callable[..., Any]
 TEXTS = ["a text to classify", "another one"]  # those of the card
@@ -51,8 +50,6 @@ for case, card in json.load(open(sys.argv[1])).items():
 json.dump(said, open(sys.argv[2], "w"))
 """
 UNEQUAL = {"fleet.layers": [], "fleet.ranks": [1, 2, 4], "method.allocator": "everything", "cohort": 6}
-real = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the extra `quantized`")
-QUANTISED = pytest.param("quantised", marks=real)
 
 
 @dataclass(frozen=True)
@@ -101,9 +98,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> Shelf:
             **UNEQUAL, "method.aggregator": "mutual_distillation", "method.dispatcher": "prototype",
             "method.kd_steps": 2, "data.public": folder / "public.csv",
         },
+        "quantised": {"task.head_type": "own", "model.name": wide, "model.quantization": "8bit"},
     }  # fmt: skip
-    if find_spec("bitsandbytes") is not None:
-        cases["quantised"] = {"task.head_type": "own", "model.name": wide, "model.quantization": "8bit"}
     cards = {}
     for case, changes in cases.items():
         settings = {**base, **changes}
@@ -155,7 +151,7 @@ CASES = ["mean_pooling", "own_head", "pairs", "image", "ranks", "residual", "pro
     ("case", "form"),
     [
         *((case, form) for case in CASES for form in ("adapter", "merged")),
-        pytest.param("quantised", "adapter", marks=real),
+        ("quantised", "adapter"),
     ],
 )
 def test_plain_libraries_predict_what_hellora_predicts(shelf: Shelf, case: str, form: str) -> None:
@@ -186,7 +182,7 @@ def test_a_language_model_answers_as_its_card_says(shelf: Shelf) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ["mean_pooling", "own_head", "image", "language", "residual", QUANTISED])
+@pytest.mark.parametrize("case", ["mean_pooling", "own_head", "image", "language", "residual", "quantised"])
 def test_evaluate_measures_what_the_run_measured(shelf: Shelf, case: str) -> None:
     """On the run's own test file; a run without proxy data tests on all of it."""
     final = json.loads((shelf.run(case) / "summary.json").read_text())["final"]
@@ -414,7 +410,6 @@ def test_wrong_input_is_one_line(
     check_refusal(hellora(*(argument.format(**places) for argument in arguments)), words)
 
 
-@real
 def test_a_quantised_base_is_not_merged(hellora: Command, shelf: Shelf, tmp_path: Path) -> None:
     answer = hellora("export", shelf.run("quantised"), "--merged", "--out", tmp_path / "merged")
     check_refusal(answer, "--merged: the base is quantised (8bit)")

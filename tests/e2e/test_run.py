@@ -22,8 +22,9 @@ from transformers import BertModel
 
 from hellora import registry
 from hellora.checkpoint import load_state
-from hellora.client import ClientWork, fisher_scores
+from hellora.client import ClientWork
 from hellora.config import presets, read_experiment
+from hellora.evaluation import fisher_scores
 from hellora.experiment import Setup, prepare
 from hellora.layer_sampling import probabilities_from_scores, sample_layers
 from hellora.seeds import rng_for

@@ -15,3 +15,4 @@ def test_flowers_simulation_ends_with_the_same_bits(tmp_path: Path, method: str)
     path = site.write("simulated", site.experiment(site.folder / "whole", fleet=by_client(plain), **changes))
     assert hellora("run", path, "--backend", "flower", "--out", out, folder=tmp_path, log=log).wait() == 0
     assert same_bits(tensors(out), site.replay("out", [], **changes))
+    assert "Warning" not in log.read_text()

@@ -122,7 +122,8 @@ def test_tensorboard_has_every_round_once_though_the_run_was_killed_and_resumed(
     hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed when the second round was told, and before that was noted: it is told again, and shown once."""
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator as accumulator
+
     out, tracking = tmp_path / "out", ("--set", "tracking.trackers=['tensorboard']")
 
     def kill(self: Tracking) -> None:

@@ -26,8 +26,9 @@ from transformers import AutoModel, AutoTokenizer
 from hellora.aggregators.participant_mean import ParticipantMean
 from hellora.allocators.fed_hello import FedHello
 from hellora.backends.local import LocalBackend
-from hellora.client import ClientWork, fisher_scores, shuffled_batches
+from hellora.client import ClientWork, shuffled_batches
 from hellora.dispatchers.whole import Whole
+from hellora.evaluation import fisher_scores
 from hellora.layer_sampling import probabilities_from_scores
 from hellora.model import ModelSettings
 from hellora.protocols import Method

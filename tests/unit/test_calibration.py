@@ -17,7 +17,7 @@ from transformers import SwinConfig, SwinForImageClassification, ViTImageProcess
 
 from hellora.aggregators.participant_mean import ParticipantMean
 from hellora.allocators.everything import Everything
-from hellora.calibration import CountedLaws, Sample, Shape, Tracer, calibrate, sample_of
+from hellora.calibration import CountedLaws, Sample, calibrate, sample_of
 from hellora.client import train_client
 from hellora.codec import wire_bytes
 from hellora.cost import CostModel, Keeping, Work
@@ -30,6 +30,7 @@ from hellora.resident import BaseModel
 from hellora.sharing import travelling_bytes
 from hellora.tasks import Task
 from hellora.tasks.image_classification import ImageClassification
+from hellora.traced_rows import Shape, Tracer
 from hellora.tracing import HeldBytes, without_values
 from hellora.types import ClientTask, Policy, TrainSettings, WireFormat
 

@@ -22,17 +22,13 @@ from hellora.client import (
     WINDOW,
     ClientWork,
     TrainingError,
-    autocast,
-    evaluate,
-    evaluation_batches,
-    fisher_scores,
     kept_rank,
     shuffled_batches,
-    sum_of_squares,
     tail_of,
     train_client,
     training_batches,
 )
+from hellora.evaluation import autocast, evaluate, evaluation_batches, fisher_scores, sum_of_squares
 from hellora.model import Kind, ModelSettings
 from hellora.protocols import Scores
 from hellora.resident import BaseModel, LoraLinear
@@ -503,7 +499,7 @@ def test_fisher_scores_are_the_analytic_value(merged: bool, batch_size: int) -> 
 
 
 def test_a_merged_batch_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    import hellora.client
+    import hellora.evaluation
 
     sizes: list[int | None] = []
 
@@ -511,7 +507,7 @@ def test_a_merged_batch_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append(size)
         return sum_of_squares(adapter, base, kind, encoded, size)
 
-    monkeypatch.setattr(hellora.client, "sum_of_squares", counted)
+    monkeypatch.setattr(hellora.evaluation, "sum_of_squares", counted)
     for merged in (False, True):
         kind = Regression(merged)
         base = kind.load(ModelSettings(), (), 0)

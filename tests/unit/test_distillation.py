@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hellora.aggregators.mutual_distillation import MutualDistillation
 from hellora.algebra import prototype_of, prototypes_of
-from hellora.client import evaluate, seeded
+from hellora.client import seeded
 from hellora.data.server_data import UNLABELLED
 from hellora.distillation import (
     Distillation,
@@ -31,6 +31,7 @@ from hellora.distillation import (
     with_rest,
 )
 from hellora.errors import RunError
+from hellora.evaluation import evaluate
 from hellora.resident import BaseModel
 from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM

@@ -13,9 +13,9 @@ import torch
 from datasets import Dataset
 
 from hellora.algebra import components
-from hellora.client import Evaluation
 from hellora.config import check
 from hellora.errors import InputError
+from hellora.evaluation import Evaluation
 from hellora.experiment import Setup, hold_out, prepare
 from hellora.groups import acts_like, expected_accuracy, served
 from hellora.tasks import class_recall

@@ -29,7 +29,8 @@ import hellora.model
 from hellora.algebra import components
 from hellora.client import train_client
 from hellora.errors import InputError
-from hellora.model import ModelSettings, adapter_spec, load_network, load_tokenizer, resolve_name, save_peft
+from hellora.model import ModelSettings, adapter_spec, load_network, load_tokenizer, resolve_name
+from hellora.peft_files import save_peft
 from hellora.resident import BaseModel
 from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM

@@ -9,9 +9,10 @@ import torch
 from datasets import Dataset
 from factories import bits
 
-from hellora.client import predict
 from hellora.errors import InputError
-from hellora.model import ModelSettings, load_peft, save_peft
+from hellora.evaluation import predict
+from hellora.model import ModelSettings
+from hellora.peft_files import load_peft, save_peft
 from hellora.resident import BaseModel
 from hellora.tasks import Task
 from hellora.tasks.sequence_classification import SequenceClassification

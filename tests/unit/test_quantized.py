@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
 from hellora.backends.local import LocalBackend
-from hellora.client import ClientWork, evaluate, train_client
+from hellora.client import ClientWork, train_client
 from hellora.errors import InputError
+from hellora.evaluation import evaluate
 from hellora.model import ModelSettings, Quantization, adapter_spec
 from hellora.policies import Beside
 from hellora.resident import BaseModel
@@ -25,8 +26,6 @@ from hellora.tasks.sequence_classification import SequenceClassification
 from hellora.types import Adapter, ClientProfile, ClientUpdate, LoraPair
 
 OWN_HEAD = SequenceClassification(head_type="own")
-INSTALLED = importlib.util.find_spec("bitsandbytes") is not None
-real = pytest.mark.skipif(not INSTALLED, reason="needs the extra `quantized`")
 BOTH: tuple[Quantization, ...] = ("8bit", "4bit")
 
 
@@ -117,7 +116,6 @@ def assert_nothing_is_folded(base: BaseModel) -> None:
 # ---------------------------------------------------------------------------------------------------- with the package
 
 
-@real
 def test_the_blocks_are_quantised_and_the_head_is_not(bert: BaseModel) -> None:
     for name, module in bert.net.named_modules():
         if isinstance(module, nn.Linear):
@@ -128,12 +126,10 @@ def test_the_blocks_are_quantised_and_the_head_is_not(bert: BaseModel) -> None:
     assert bert.dtype == torch.float32
 
 
-@real
 def test_nothing_is_folded_into_real_quantised_weights(bert: BaseModel) -> None:
     assert_nothing_is_folded(bert)
 
 
-@real
 def test_it_says_nearly_what_the_whole_base_says(bert: BaseModel) -> None:
     whole = bases.load(Path(bert.net.config._name_or_path), OWN_HEAD)
     batch = OWN_HEAD.collate(whole, OWN_HEAD.encode(whole, bases.texts(8)).examples)
@@ -144,7 +140,6 @@ def test_it_says_nearly_what_the_whole_base_says(bert: BaseModel) -> None:
     assert 1e-4 < float((got - expected).norm() / expected.norm()) < 0.2
 
 
-@real
 def test_it_trains_after_it_was_evaluated_and_learns(bert: BaseModel) -> None:
     """An evaluation does not change what a training does, to the bit; the loss falls; the base is untouched."""
     before = weights_of(bert)
@@ -161,7 +156,6 @@ def test_it_trains_after_it_was_evaluated_and_learns(bert: BaseModel) -> None:
     assert weights_of(bert) == before
 
 
-@real
 @pytest.mark.slow
 def test_processes_train_it_as_one_process_does(bert: BaseModel) -> None:
     rows = bases.texts(16)
@@ -177,7 +171,6 @@ def test_processes_train_it_as_one_process_does(bert: BaseModel) -> None:
     assert answers[0] == answers[1]
 
 
-@real
 @pytest.mark.parametrize("quantization", BOTH)
 def test_a_language_model_keeps_its_last_layer_whole(quantization: Quantization, tmp_path: Path) -> None:
     folder = tiny_models.save_llama(tmp_path)
@@ -187,7 +180,6 @@ def test_a_language_model_keeps_its_last_layer_whole(quantization: Quantization,
     assert [(m.d_in, m.d_out) for m in base.spec.modules[:4]] == [(32, 32)] * 4
 
 
-@real
 def test_gpt2s_transposed_weights(tmp_path: Path) -> None:
     GPT2Model(GPT2Config(vocab_size=64, n_positions=32, n_embd=64, n_layer=2, n_head=2)).save_pretrained(tmp_path)
     tiny_models.save_tokenizer(tmp_path)

@@ -15,8 +15,8 @@ from hellora.dispatchers.truncate import Truncate
 from hellora.errors import InputError, RunError
 from hellora.planner import Offer, Planner
 from hellora.protocols import Method, Scores
+from hellora.round_line import round_line
 from hellora.rounds import Federation, federate, sample_cohort
-from hellora.runs import round_line
 from hellora.simulation import Turnout, in_seconds, is_available, turnout
 from hellora.types import Adapter, Budget, ClientProfile, ClientTask, Policy, RoundReport, ServerState, TrainSettings
 

@@ -16,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hellora.aggregators.participant_mean import ParticipantMean
 from hellora.algebra import new_adapter
 from hellora.allocators.everything import Everything
-from hellora.calibration import Shape, Tracer
 from hellora.client import train_client
 from hellora.dispatchers.bypass import Bypass
 from hellora.dispatchers.whole import Whole
@@ -26,6 +25,7 @@ from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
 from hellora.tasks.sequence_classification import SequenceClassification
+from hellora.traced_rows import Shape, Tracer
 from hellora.tracing import HeldBytes, StepTrace, everything_of, without_values
 from hellora.types import Adapter, Mask, Policy, TrainSettings
 

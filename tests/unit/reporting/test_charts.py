@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hellora.reporting.charts import MANY, Bars, Curve, bar_chart, heat_map, line_chart
+from hellora.reporting.charts import FEW, MANY, Bars, Curve, bar_chart, heat_map, line_chart, lying_bars
 
 HOSTILE = '<a href="https://example.org">x</a>'
 ESCAPED = '&lt;a href="https://example.org"&gt;x&lt;/a&gt;'
@@ -19,16 +19,32 @@ def test_a_curve_has_its_band_behind_all_lines() -> None:
     assert one.line.dash != two.line.dash  # not by colour alone
 
 
-@pytest.mark.parametrize(("x", "step"), [([0, 1, 2], 1), ([0, 5], 1), ([0, 6], None), ([0, 0.5, 1], None)], ids=str)
-def test_there_is_no_half_round_on_the_axis(x: list[float], step: float | None) -> None:
-    chart = line_chart([Curve("one", x, [1.0] * len(x))], "rounds finished", "y")
-    assert chart.layout.xaxis.dtick == step
-    assert chart.data[0].cliponaxis is False  # the point before the first round is whole
+def test_the_point_before_the_first_round_is_whole() -> None:
+    """It lies on the axis, where plotly would cut it in half."""
+    assert line_chart([Curve("one", [0, 1], [1.0, 2.0])], "x", "y").data[0].cliponaxis is False
 
 
 def test_bars_have_their_intervals() -> None:
     (bars,) = bar_chart([Bars("accuracy", ["a", "b"], [0.5, 0.25], [0.1, None])], "x", "y").data
-    assert (bars.x, bars.y, bars.error_y.array) == (("a", "b"), (0.5, 0.25), (0.1, None))
+    assert (bars.x, bars.y, bars.error_y.array) == (("a", "b"), (0.5, 0.25), (0.1, "none"))
+
+
+def test_many_names_lie_below_each_other() -> None:
+    few, more = (lying_bars(Bars("accuracy", list("abcdefghij")[:n], [0.5] * n, [0.1] * n), "x") for n in (5, 10))
+    assert (few.data[0].x, few.data[0].y) == ((0.5,) * 5, tuple("abcde"))
+    assert few.data[0].error_x.array == (0.1,) * 5
+    assert few.layout.yaxis.autorange == "reversed"  # the first one at the top
+    assert more.layout.height - few.layout.height == 5 * 24
+
+
+def test_a_long_legend_takes_nothing_from_the_plot() -> None:
+    few, more = (line_chart([Curve(str(i), [0, 1], [0, 1]) for i in range(n)], "x", "y") for n in (FEW, FEW + 10))
+    assert more.layout.height - few.layout.height == 9 * (FEW + 10)
+
+
+def test_few_rounds_have_a_tick_each() -> None:
+    charts = [line_chart([Curve("a", [0, end], [1, 2])], "x", "y") for end in (3, 2.5, 40)]
+    assert [chart.layout.xaxis.dtick for chart in charts] == [1, None, None]
 
 
 def test_a_budget_is_a_mark_and_too_many_bars_are_marks() -> None:

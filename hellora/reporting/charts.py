@@ -19,6 +19,7 @@ MANY = 40  # labels from which bars have no room beside each other, and no patte
 PATTERNS = ("", "/", "x", ".")
 FEW = 8  # names that have room beside each other
 HEIGHT = 340  # of a plot, in pixels
+MARGIN = 0.04  # of a range of heights, above and below
 ROW_HEIGHT, SMALLEST, LARGEST = 18, 280, 900  # of a heat map
 
 
@@ -59,8 +60,15 @@ def figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
     return figure
 
 
-def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, from_zero: bool = False) -> go.Figure:
-    """Lines over a common axis, with their bands; `from_zero`: the heights are amounts."""
+def line_chart(
+    curves: Sequence[Curve],
+    x_title: str,
+    y_title: str,
+    from_zero: bool = False,
+    within: tuple[float, float] | None = None,
+) -> go.Figure:
+    """Lines over a common axis, with their bands; `from_zero`: the heights are amounts. What of a band is not `within`
+    two heights is not shown, so that it cannot press the lines together."""
     traces: list[Any] = [
         band(curve, i) for i, curve in enumerate(curves) if any(half is not None for half in curve.half)
     ]
@@ -85,10 +93,21 @@ def line_chart(curves: Sequence[Curve], x_title: str, y_title: str, from_zero: b
     return figure(
         traces,
         xaxis=titled(x_title, rangemode="tozero", **steps),
-        yaxis=titled(y_title, rangemode="tozero" if from_zero else "normal"),
+        yaxis=titled(y_title, rangemode="tozero" if from_zero else "normal", **cut(curves, within)),
         showlegend=len(curves) > 1,
         height=HEIGHT + legend,
     )
+
+
+def cut(curves: Sequence[Curve], within: tuple[float, float] | None) -> dict[str, Any]:
+    """The range of the heights where a band leaves `within`; else plotly finds it."""
+    ends = [(y - (half or 0), y + (half or 0)) for c in curves for y, half in zip(c.y, c.half, strict=False)]
+    low, high = min((low for low, _ in ends), default=0.0), max((high for _, high in ends), default=0.0)
+    if within is None or (within[0] <= low and high <= within[1]):
+        return {}
+    low, high = max(low, within[0]), min(high, within[1])
+    room = MARGIN * (high - low)
+    return {"range": [low - room, high + room]}
 
 
 def band(curve: Curve, colour: int) -> Any:

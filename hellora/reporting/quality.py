@@ -121,13 +121,20 @@ def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis) -
     return Curve(name, x, y, half)
 
 
+def plausible(metric: str, curves: Sequence[Curve]) -> tuple[float, float]:
+    """Between which values a metric is, or is worth showing: a loss as far above the means as they reach apart."""
+    means = [mean for curve in curves for mean in curve.y]
+    return (0.0, 1.0) if metric == "accuracy" else (0.0, 2 * max(means) - min(means))
+
+
 def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequence[RunRecord]]) -> Section:
-    """A metric of groups of runs, each by its name."""
+    """A metric of groups of runs, each by its name. A run without a round is not in its group yet."""
     every = [run for runs in groups.values() for run in runs]
+    begun = {name: [run for run in runs if run.lines] for name, runs in groups.items()}
     groups = {
         name: runs
-        for name, runs in groups.items()
-        if all(run.lines and any(v is not None for v in measured(run, metric)) for run in runs)
+        for name, runs in begun.items()
+        if runs and all(any(value is not None for value in measured(run, metric)) for run in runs)
     }
     if not groups:
         return missing(id, title, "Nothing is measured yet.")
@@ -140,6 +147,7 @@ def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequ
             for place, mean, half in zip(curve.x, curve.y, curve.half, strict=True)
         ]
         columns = ["runs", axis.title, metric, "95 % interval"]
-        views.append(View(axis.label, line_chart(curves, axis.title, metric), Table(columns, rows)))
+        chart = line_chart(curves, axis.title, metric, within=plausible(metric, curves))
+        views.append(View(axis.label, chart, Table(columns, rows)))
     lead = "Means over seeds, with Student's 95 % interval; of one seed there is none."
     return Section(id, title, f"{lead} {about_time(every)}".rstrip(), views, wide=len(groups) > FEW)

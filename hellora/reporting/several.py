@@ -122,7 +122,7 @@ def page_of_several(folders: Sequence[Path]) -> Page:
         sections += [at_the_end(setting, [row for row in rows if row.setting == setting]), *curves(setting, groups)]
     notes = footnotes(rows) if rows else []
     if len(ended) < len(runs):
-        notes.append(f"{len(runs) - len(ended)} of the runs have not ended: they are in the curves, not at the end.")
+        notes.append("Runs that have not ended are in the curves, once they have finished a round, but not at the end.")
     facts = [
         ("runs", f"{len(runs)}, {len(ended)} of them ended"),
         ("compared", ", ".join(dict.fromkeys(name for groups in by_setting.values() for name in groups))),

@@ -87,6 +87,27 @@ def test_seeds_become_a_mean_with_student_s_interval(tmp_path: Path) -> None:
     assert section.views[0].table.rows[1] == ["mine", "1", "0.3000", f"± {half:.4f}"]
 
 
+def test_a_run_that_has_not_finished_a_round_takes_no_group_away(tmp_path: Path) -> None:
+    runs = [read_run(ended_run(tmp_path / "0", [0.2])), read_run(write_run(tmp_path / "1"))]
+    section = compared_quality("accuracy", "Accuracy", "accuracy", {"mine": runs})
+    (mean,) = section.views[0].figure.data
+    assert mean.y == pytest.approx((0.1, 0.2))
+
+
+def test_a_wide_interval_does_not_press_the_curves_together(tmp_path: Path) -> None:
+    """Of accuracies 0.2 and 0.8, Student's interval is 0.5 ± 3.8; of losses 0.8 and 0.2 the means are 0.9 and 0.5."""
+    runs = [read_run(ended_run(tmp_path / f"{i}", [a])) for i, a in enumerate((0.2, 0.8))]
+    accuracy = compared_quality("accuracy", "Accuracy", "accuracy", {"mine": runs}).views[0].figure
+    assert max(accuracy.data[0].y) == pytest.approx(0.5 + T * 0.3)
+    assert accuracy.layout.yaxis.range == pytest.approx((-0.04, 1.04))
+    loss = compared_quality("loss", "Loss", "loss", {"mine": runs}).views[0].figure
+    assert loss.layout.yaxis.range == pytest.approx((-0.04 * 1.3, 1.04 * 1.3))  # 0.9 + (0.9 − 0.5)
+    alike = [read_run(ended_run(tmp_path / f"alike-{i}", [a])) for i, a in enumerate((0.50, 0.51))]
+    assert (
+        compared_quality("accuracy", "Accuracy", "accuracy", {"mine": alike}).views[0].figure.layout.yaxis.range is None
+    )
+
+
 def test_a_group_goes_as_far_as_all_of_its_seeds(tmp_path: Path) -> None:
     runs = [read_run(ended_run(tmp_path / f"{i}", [0.2] * rounds)) for i, rounds in enumerate((3, 1))]
     section = compared_quality("accuracy", "Accuracy", "accuracy", {"mine": runs, "alone": runs[:1]})

@@ -112,7 +112,7 @@ def test_runs_that_have_not_ended_are_in_the_curves_only(tmp_path: Path) -> None
     end, accuracy, _ = page.sections
     assert end.views[0].figure.data[0].x == ("allocator fed_hello",)
     assert [trace.name for trace in accuracy.views[0].figure.data] == ["allocator fed_hello", "allocator random_layers"]
-    assert any("1 of the runs have not ended" in note for note in page.notes)
+    assert any("Runs that have not ended are in the curves" in note for note in page.notes)
     assert not page_of_several(folders[1:]).sections[0].views
 
 

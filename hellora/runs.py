@@ -32,7 +32,7 @@ from hellora.checkpoint import load_state, save_state
 from hellora.client import Evaluation
 from hellora.config import Experiment, read_experiment
 from hellora.diagnostics import energy, idle_rounds
-from hellora.errors import InputError, RunError
+from hellora.errors import HelloraError, InputError, RunError
 from hellora.experiment import Setup, prepare, threads
 from hellora.fleet_record import fleet_record
 from hellora.groups import served
@@ -144,10 +144,23 @@ class RunFolder:
             ) from error
         except OSError as error:
             raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
+        refused = False
         try:
             yield begun
+        except InputError:
+            refused = begun is None
+            raise
         finally:
             lock.release()
+            if refused and not self.checkpoint.exists():
+                self.remove()
+
+    def remove(self) -> None:
+        """A run that was refused leaves no folder behind, unless somebody else's file is in it."""
+        for file in (self.experiment, self.rounds, self.clients, self.costs, self.path / "run.lock"):
+            file.unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def read_summary(self) -> Mapping[str, Any]:
         try:
@@ -266,7 +279,17 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
     """The state before round 0, evaluated and saved."""
     state = setup.initial_state()
     labels = list(setup.corpus.labels)  # so that what was trained can be used without the data
-    record = {"initial": setup.evaluate(state).metrics, "clients": setup.clients, "labels": labels}
+    try:
+        initial = setup.evaluate(state).metrics
+    except HelloraError:
+        raise
+    except Exception as error:  # whatever a model's code raises
+        why = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"model.name: {setup.experiment.model.name!r} cannot be evaluated on this data "
+            f"({type(error).__name__}: {why}): docs/your-model.md says what works"
+        ) from error
+    record = {"initial": initial, "clients": setup.clients, "labels": labels}
     save_state(folder.checkpoint, state, record)
     return state, record
 

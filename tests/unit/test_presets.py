@@ -2,6 +2,7 @@
 
 import json
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hellora.config import Experiment, own_table, presets, read_experiment
 from hellora.experiment import plan
 from hellora.model import resolve_name
 from hellora.resident import BaseModel
+from hellora.settings import parse_layers
 from hellora.tasks import Task
 from hellora.types import Budget
 
@@ -71,7 +73,8 @@ def test_the_preset_of_a_method_is_planned_from_a_config_alone(name: str, tmp_pa
     if name == "fedit":
         assert budgets == {Budget()}
     else:
-        assert budgets in ({Budget(layers=c) for c in (2, 4, 6)}, {Budget(rank=r) for r in (4, 8, 12)})
+        thirds = {Budget(layers=Fraction(part, 3)) for part in (1, 2, 3)}
+        assert budgets in (thirds, {Budget(rank=r) for r in (4, 8, 12)})
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -106,8 +109,9 @@ def test_a_preset_is_planned_from_a_config_alone(name: str, tmp_path: Path, monk
     for allocation in (first, last):
         assert len(allocation.clients) == experiment.run.cohort
         for client, ranks in zip(allocation.clients, allocation.ranks, strict=True):
-            capacity = federation.fleet[client].budget.layers
-            assert capacity in experiment.fleet.layers
+            budget = federation.fleet[client].budget
+            assert budget.layers in map(parse_layers, experiment.fleet.layers)
+            capacity = budget.capacity(spec.num_layers)
             assert np.count_nonzero(ranks) == capacity  # fed_hello uses all that a client can afford
             assert set(ranks) <= {0, experiment.model.rank}
 
@@ -116,8 +120,9 @@ def test_a_preset_is_planned_from_a_config_alone(name: str, tmp_path: Path, monk
 def test_a_preset_uses_every_capacity_up_to_the_whole_model(name: str) -> None:
     experiment = read_experiment(name)
     capacities = {budget.layers for budget in experiment.fleet.budgets(experiment.data.clients, experiment.run.seed)}
-    assert capacities == set(experiment.fleet.layers)
-    assert max(experiment.fleet.layers) == ARCHITECTURES[name][1]
+    assert capacities == set(map(parse_layers, experiment.fleet.layers))
+    layers = ARCHITECTURES[name][1]
+    assert max(Budget(layers=capacity).capacity(layers) for capacity in capacities) == layers
     assert experiment.method.allocator.needs_proxy  # Fed-HeLLo with the server's own data
     assert resolve_name(experiment.model.name)  # a hub id, never somebody's folder
 

@@ -2,7 +2,7 @@
 
 The three paths of docs/quickstart.md, command by command as they stand on the page, each in an empty folder: the first
 commands of the sections in PATHS, with REPOSITORY in place of that word. What the page takes for granted is put there
-before the clock runs: `my.csv`, 1000 docstrings of the standard library with their topics, and `my-model`, a copy of
+before the clock runs: `my.csv`, 1000 docstrings of the standard library with their topics, and `my-bert`, a copy of
 MiniLM. Nothing is taken from pip's cache, unless --cached, nor from the hub, which is shut off. A command that fails
 ends it all. What commands print goes to output.log in the path's folder.
 """
@@ -81,7 +81,7 @@ def put_there(folder: Path) -> None:
     minilm = Path(resolve_name("minilm"))
     if not minilm.is_dir():
         raise SystemExit("MiniLM is not installed: make install")
-    shutil.copytree(minilm, folder / "my-model")
+    shutil.copytree(minilm, folder / "my-bert")
 
 
 def table(results: Sequence[Timed]) -> str:

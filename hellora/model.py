@@ -195,7 +195,7 @@ def own_head(net: Any, new: Sequence[str]) -> tuple[str, ...]:
 
 def refuse_other_senses(settings: ModelSettings, kind: Kind, config: Any) -> None:
     """A model that reads images cannot read texts."""
-    if kind != "image_classification" and hasattr(config, "image_size") and not hasattr(config, "vocab_size"):
+    if kind != "image_classification" and hasattr(config, "image_size"):
         raise InputError(
             f"model.name: {settings.name!r} reads images: set task.name = 'image_classification', and data.name to "
             f"images"

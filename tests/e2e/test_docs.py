@@ -86,7 +86,7 @@ def own_data_and_models(folder: Path, sentences: Path) -> None:
     (folder / "my.csv").write_text("\n".join(["message,topic", *map(",".join, rows)]) + "\n")
     asked = [{"question": text, "answer": topic} for text, topic in rows]
     (folder / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-    tiny_models.save_bert(folder / "my-model")
+    tiny_models.save_bert(folder / "my-bert")
     tiny_models.save_vit(folder / "my-vit")
     tiny_models.save_llama(folder / "my-llama")
     for split, label, shade in itertools.product(("train", "test"), ("dark", "light"), range(6)):

@@ -262,7 +262,7 @@ def test_the_card_says_what_the_hub_and_a_reader_want(shelf: Shelf) -> None:
         ("own_head-adapter", "torch peft transformers"),
         ("image-merged", "torch pillow transformers"),
         ("language-adapter", "torch peft transformers"),
-        pytest.param("quantised-adapter", "torch peft transformers bitsandbytes accelerate", marks=real),
+        ("quantised-adapter", "torch peft transformers bitsandbytes accelerate"),
     ],
 )
 def test_the_card_says_what_its_code_needs(shelf: Shelf, folder: str, packages: str) -> None:

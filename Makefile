@@ -10,10 +10,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo federation test check docs fast slow format clean
+.PHONY: help install demo federation test check docs fast slow format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+install: $(VENV)/.demo  ## hellora into .venv, nothing else
 
 demo: $(VENV)/.demo  ## 20 unequal clients fine-tune a small language model (4 minutes)
 	@$(BIN)/hellora run quickstart

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from hellora import cli_adapter, cli_report
-from hellora.cli_errors import run_command, sources, with_examples
+from hellora import __version__, cli_adapter, cli_report
+from hellora.cli_errors import Commands, run_command, sources, with_examples
 from hellora.deployment import commands as federation_commands
 from hellora.errors import InputError
 from hellora.terminal import default_folder, plain_console, quieten
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hellora.planner import Offer
     from hellora.types import Budget
 
-app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(cls=Commands, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Source = Annotated[
     str,
@@ -30,13 +30,20 @@ Source = Annotated[
     ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="change a setting; may be repeated")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="change a setting, such as train.lr=1e-3; repeat"),
 ]
 
 
 @app.callback(invoke_without_command=True, epilog="\b\nExample:\n  hellora run quickstart")
-def hellora(context: typer.Context) -> None:
+def hellora(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
     """Fine-tune one model with LoRA across clients that cannot all afford the same training."""
+    if version:
+        print(f"hellora {__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -52,7 +59,10 @@ def run(
     certificate: federation_commands.Certificate = None,
     insecure: federation_commands.Insecure = False,
 ) -> None:
-    """Run an experiment: here, with the results in the run's folder; or, with --federation, at a server."""
+    """Run an experiment; the results go to its folder.
+
+    With --federation it runs at a server, and the clients that are connected there train.
+    """
     quieten()
     if backend not in ("local", "flower"):
         raise InputError(f"--backend {backend!r}: it is local or flower")
@@ -118,7 +128,11 @@ def plan(
     device: Annotated[str, typer.Option(help="cpu, cuda or auto: whose kernels to assume")] = "auto",
     measure: Annotated[bool, typer.Option("--measure", help="load the weights and run a few steps here")] = False,
 ) -> None:
-    """Print who would train which layers in a round; or, with --model, what a budget in bytes and seconds allows."""
+    """Show who would train what, or what a budget allows.
+
+    For an experiment: who would train which layers in a round. With --model: what one client can train within its
+    memory, time and uplink.
+    """
     quieten()
     if (source is None) == (model is None):
         raise InputError("plan: name a preset or experiment file, or a --model with its --memory, not both")
@@ -248,7 +262,7 @@ def compare(
     settings: Annotated[
         list[str] | None, typer.Option("--setting", metavar="NAME=SECTION.KEY=VALUE,…", help="a setting to compare in")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="SEED,…", help="[default: 0,1,2]")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="SEED,…", help="of the runs [default: 0,1,2]")] = None,
     tune: Annotated[
         list[str] | None,
         typer.Option(metavar="SECTION.KEY=VALUE,…", help="values to try for every method, on a validation split"),
@@ -263,7 +277,10 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="the comparison's folder [default: runs/compare-NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the comparison in the folder")] = False,
 ) -> None:
-    """Compare methods over seeds and settings: a run for each, and a table with 95 % intervals."""
+    """Compare methods over seeds, with 95 % intervals.
+
+    Each method is run in each setting with each seed; a table says what came of it.
+    """
     quieten()
     from hellora.comparing import run_comparison
     from hellora.comparison import parse_grid, parse_named, read_comparison
@@ -314,7 +331,7 @@ app.add_typer(cli_report.app)
 
 @app.command("list")
 def list_() -> None:
-    """List methods, tasks, partitioners and presets, one line each."""
+    """List methods, tasks, partitioners and presets."""
     quieten()
     from hellora import registry
     from hellora.config import preset_summaries

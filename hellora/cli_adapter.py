@@ -45,7 +45,10 @@ def predict(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help=".jsonl or .csv [default: print JSON lines]")] = None,
 ) -> None:
-    """Say what an adapter predicts for each row: label and probabilities, or an answer."""
+    """Say what an adapter predicts for each row.
+
+    That is a label with the probabilities of all classes, or a language model's answer.
+    """
     quieten()
     from hellora import predict as predict_file
     from hellora.overrides import parse_settings

@@ -15,7 +15,10 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="folders of runs, or of a comparison")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: report.html in the first folder]")] = None,
 ) -> None:
-    """Write a run, or the comparison of several, as one HTML file that needs no network."""
+    """Write a run, or several compared, as one HTML file.
+
+    It needs no network.
+    """
     quieten()
     from hellora import report as write_report
     from hellora.units import in_bytes
@@ -29,7 +32,10 @@ def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run, which may be in progress")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 0,
 ) -> None:
-    """Serve the report of a run live, to browsers on this machine. Ctrl-C ends it."""
+    """Serve the report of a run live. Ctrl-C ends it.
+
+    Browsers on this machine can see it, no others.
+    """
     quieten()
     from hellora.reporting.watch import HOST, server_of
 

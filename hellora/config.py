@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hellora import registry
 from hellora.contradictions import contradictions
+from hellora.data.loading import FORMATS
 from hellora.data.partitioning import Partitioner
 from hellora.data.sources import DataSettings
 from hellora.errors import InputError
@@ -153,6 +154,8 @@ def own_table(source: str) -> Table:
     """What is written in a preset or file, without its base."""
     if source in presets():
         data = files("hellora.presets").joinpath(f"{source}.toml").read_bytes()
+    elif Path(source).suffix in FORMATS:
+        raise InputError(f"{source} is no experiment file: for data, hellora run quickstart --set data.name={source}")
     elif Path(source).is_file():
         data = Path(source).read_bytes()
     elif "/" in source or is_toml(source):
@@ -213,7 +216,9 @@ def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> Experi
     tables = {section: table.get(section, {}) for section in SECTIONS}
     for section, content in tables.items():
         if not isinstance(content, dict):
-            raise InputError(f"{section} must be a table: write [{section}] and its settings below it")
+            raise InputError(
+                f"{section} must be a table: write [{section}] and its settings below it, or --set {section}.KEY=…"
+            )
     top = {key: value for key, value in table.items() if key not in SECTIONS}
     built: dict[str, Any] = {"run": build(RunSettings, top, "", [*field_names(RunSettings), *SECTIONS])}
     strategies: dict[str, Any] = {}

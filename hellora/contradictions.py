@@ -17,7 +17,9 @@ def contradictions(experiment: "Experiment", simulated: bool) -> None:
     """Refuse settings that are each right and cannot work together. Simulated clients need more than real ones."""
     run, method, data = experiment.run, experiment.method, experiment.data
     if run.cohort > data.clients:
-        raise InputError(f"cohort = {run.cohort} is more than data.clients = {data.clients}: lower cohort")
+        raise InputError(
+            f"cohort = {run.cohort} is more than data.clients = {data.clients}: set cohort = {data.clients} or less"
+        )
     check_times(experiment, simulated)
     check_prototypes(method, data.public)
     aggregator = method.aggregator

@@ -6,6 +6,7 @@ A deployment has names, and no labels: its server never sees them. A simulation 
 """
 
 from dataclasses import asdict
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,21 @@ from hellora.types import Budget
 def fleet_record(setup: Setup) -> dict[str, Any]:
     """The content of clients.json, as JSON values, in the order of ids."""
     names, counts = list(setup.clients), label_counts(setup)
+    num_layers = setup.federation.spec.num_layers
     records = []
     for profile in setup.federation.fleet:
         record: dict[str, Any] = {"id": profile.id}
         record |= {"name": names[profile.id]} if names else {}
-        record |= {"examples": profile.num_examples, "budget": given(profile.budget)}
+        record |= {"examples": profile.num_examples, "budget": given(profile.budget, num_layers)}
         record |= {"labels": counts[profile.id]} if counts else {}
         records.append(record)
     return {"clients": records}
 
 
-def given(budget: Budget) -> dict[str, Any]:
-    """The limits that a budget has."""
-    return {name: limit for name, limit in asdict(budget).items() if limit is not None}
+def given(budget: Budget, num_layers: int) -> dict[str, Any]:
+    """The limits that a budget has, a share of the layers as their number."""
+    limits = {name: limit for name, limit in asdict(budget).items() if limit is not None}
+    return limits | ({"layers": budget.capacity(num_layers)} if isinstance(budget.layers, Fraction) else {})
 
 
 def label_counts(setup: Setup) -> list[dict[str, int]]:

@@ -169,15 +169,28 @@ def load_network(
             keep_unpacked(net)
             new = sorted(info["missing_keys"])
             refuse_new_blocks(settings, kind, new)
-    head: list[str] = []
-    if sizes:
-        prefix = net.base_model_prefix
-        outside = [
-            name for name, child in net.named_children() if name != prefix and any(True for _ in child.parameters())
-        ]
-        inside = [".".join(name.split(".")[:2]) for name in new if name.startswith(f"{prefix}.")]
-        head = list(dict.fromkeys([*outside, *inside]))
-    return net.eval().requires_grad_(False), tuple(head)
+    refuse_other_senses(settings, kind, net.config)
+    return net.eval().requires_grad_(False), own_head(net, new) if sizes else ()
+
+
+def own_head(net: Any, new: Sequence[str]) -> tuple[str, ...]:
+    """The modules of a classification model's head: those outside its base model, and those inside that are new."""
+    sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in net.named_children()}
+    base = net.base_model_prefix
+    if base not in sizes:  # CLIP's classifier has the vision model of a "clip" that is not there
+        base = max(sizes, key=lambda name: sizes[name])
+    outside = [name for name, size in sizes.items() if size and name != base]
+    inside = [".".join(name.split(".")[:2]) for name in new if name.startswith(f"{base}.")]
+    return tuple(dict.fromkeys([*outside, *inside]))
+
+
+def refuse_other_senses(settings: ModelSettings, kind: Kind, config: Any) -> None:
+    """A model that reads images cannot read texts."""
+    if kind != "image_classification" and hasattr(config, "image_size"):
+        raise InputError(
+            f"model.name: {settings.name!r} reads images: set task.name = 'image_classification', and data.name to "
+            f"images"
+        )
 
 
 def refuse_new_blocks(settings: ModelSettings, kind: Kind, new: Sequence[str]) -> None:
@@ -250,6 +263,11 @@ def load_tokenizer(settings: ModelSettings) -> Any:
     """The model's tokenizer, with a padding token."""
     with loading(settings) as common:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**common)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
+        raise InputError(
+            f"model.name: {settings.name!r} has no tokenizer: save it there, too (tokenizer.save_pretrained), or copy "
+            f"its files, such as tokenizer.json"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
@@ -271,6 +289,11 @@ def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool =
     """
     linear = dict(linear_modules(net))
     in_blocks = {name: match[1] for name in linear if (match := NUMBERED.match(name))}
+    if not in_blocks:
+        raise InputError(
+            f"model.name: {settings.name!r} has no linear module inside numbered blocks, where LoRA could sit: name a "
+            f"transformer"
+        )
     targets = settings.targets or default_targets(in_blocks, language_model)
     chosen = [n for n in in_blocks if any(n == t or n.endswith(f".{t}") for t in targets)]
     if not chosen:

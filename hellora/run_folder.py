@@ -107,8 +107,19 @@ class RunFolder:
             raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
         try:
             yield begun
+        except InputError:
+            if begun is None and not self.checkpoint.exists():
+                self.clear()
+            raise
         finally:
             lock.release()
+
+    def clear(self) -> None:
+        """A run that was refused leaves no folder behind, unless somebody else's file is in it."""
+        for file in (self.experiment, self.rounds, self.clients, self.costs, self.path / "run.lock"):
+            file.unlink(missing_ok=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def read_summary(self) -> Mapping[str, Any]:
         try:

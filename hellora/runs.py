@@ -14,6 +14,7 @@ from hellora.adapter_folder import save_adapter
 from hellora.atomic import write_atomically
 from hellora.checkpoint import load_state, save_state
 from hellora.config import Experiment
+from hellora.errors import HelloraError, InputError
 from hellora.evaluation import Evaluation
 from hellora.experiment import Setup, prepare, threads
 from hellora.fleet_record import fleet_record
@@ -147,7 +148,17 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
     """The state before round 0, evaluated and saved."""
     state = setup.initial_state()
     labels = list(setup.corpus.labels)  # so that what was trained can be used without the data
-    record = {"initial": setup.evaluate(state).metrics, "clients": setup.clients, "labels": labels}
+    try:
+        initial = setup.evaluate(state).metrics
+    except HelloraError:
+        raise
+    except Exception as error:  # whatever a model's code raises
+        why = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"model.name: {setup.experiment.model.name!r} cannot be evaluated on this data "
+            f"({type(error).__name__}: {why}): docs/your-model.md says what works"
+        ) from error
+    record = {"initial": initial, "clients": setup.clients, "labels": labels}
     save_state(folder.checkpoint, state, record)
     return state, record
 

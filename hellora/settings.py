@@ -2,7 +2,9 @@
 ModelSettings, DataSettings, TrainSettings and ServerStep."""
 
 import math
+import re
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from hellora.units import parse_bytes
 DEVICE = ("memory", "speed", "link", "availability")  # what a table or a distribution says instead
 PER_GROUP = ("layers", "ranks", "seconds", "uplink", *DEVICE)  # settings with one value per group
 ALWAYS = (*USES, "prefix_cache", "prefix_cache_on_disk")
+SHARE = re.compile(r"([1-9]\d*)/([1-9]\d*)")  # of the model's layers
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class RunSettings:
 class FleetSettings:
     """The [fleet] table: capacity groups, and their shares of the clients (RoC)."""
 
-    layers: tuple[int, ...] = ()  # how many layers a client of each group can train; () = all, for everyone
+    layers: tuple[int | str, ...] = ()  # that a client of each group can train: 2, "1/3", "all"; () = all, for everyone
     shares: tuple[float, ...] = ()  # () = equal
     ranks: tuple[int | tuple[int, ...], ...] = ()  # the rank it can train, or one rank per layer; () = the model's
     memory: tuple[str, ...] = ()  # what training may take, such as "6GiB"; () = no limit
@@ -65,7 +68,7 @@ class FleetSettings:
     distribution: str = ""  # devices are drawn from: cross_device, cross_silo
 
     def __post_init__(self) -> None:
-        if any(capacity < 0 for capacity in self.layers):
+        if any(parse_layers(layers) < 0 for layers in self.layers):
             raise ValueError("layers must not be negative")
         if self.layers and not any(self.layers):
             raise ValueError("layers is 0 for every group, so no client can train: give at least one group more than 0")
@@ -121,7 +124,7 @@ class FleetSettings:
     def budget(self, group: int) -> Budget:
         """What a group can afford, less the memory, which is its device's."""
         return Budget(
-            layers=self.layers[group] if self.layers else None,
+            layers=parse_layers(self.layers[group]) if self.layers else None,
             rank=self.ranks[group] if self.ranks else None,
             seconds=self.seconds[group] if self.seconds else None,
             uplink_bytes=parse_bytes(self.uplink[group], "fleet.uplink") if self.uplink else None,
@@ -162,6 +165,16 @@ class FleetSettings:
             counts[group] += 1
         groups: list[int] = rng_for(seed, "fleet").permutation(np.repeat(np.arange(len(counts)), counts)).tolist()
         return groups
+
+
+def parse_layers(layers: int | str) -> int | Fraction:
+    """A number of layers, or a share of the model's: "1/3", "all"."""
+    if isinstance(layers, int):
+        return layers
+    share = SHARE.fullmatch("1/1" if layers == "all" else layers)
+    if share is None or int(share[1]) > int(share[2]):
+        raise ValueError(f'layers has {layers!r}: write a number, a share of all layers such as "1/3", or "all"')
+    return Fraction(int(share[1]), int(share[2]))
 
 
 @dataclass(frozen=True)

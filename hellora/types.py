@@ -1,7 +1,9 @@
 """Floor 0: the values that travel through a round. All are frozen; no tensor inside is ever changed in place."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import Literal
 
@@ -107,14 +109,16 @@ class Budget:
     optimizer, activations.
     """
 
-    layers: int | None = None  # how many
+    layers: int | Fraction | None = None  # how many; as a Fraction a share of the model's
     rank: int | tuple[int, ...] | None = None  # one number for every layer, or one per layer
     memory_bytes: int | None = None
     seconds: float | None = None  # of local training, per round
     uplink_bytes: int | None = None  # per round
 
     def capacity(self, num_layers: int) -> int:
-        """How many of `num_layers` layers this budget allows."""
+        """How many of `num_layers` layers this budget allows. A share is rounded, and at least one layer."""
+        if isinstance(self.layers, Fraction):
+            return max(1, math.floor(self.layers * num_layers + Fraction(1, 2)))
         return num_layers if self.layers is None else max(0, min(self.layers, num_layers))
 
     def ranks(self, num_layers: int, max_rank: int) -> npt.NDArray[np.int64]:

@@ -22,7 +22,9 @@ class Partitioner(ABC):
 def client_rows(partitioner: Partitioner, data: Dataset, clients: int, seed: int) -> list[Indices]:
     """The parts of a partitioner, checked; it may be a user's own."""
     if clients > len(data):
-        raise InputError(f"data.clients: {len(data)} training examples are too few for {clients} clients: lower it")
+        raise InputError(
+            f"data.clients: {len(data)} training examples are too few for {clients} clients: lower it, and cohort"
+        )
     parts = partitioner.partition(data, clients, seed)
     rows = np.sort(np.concatenate(parts)) if parts else np.array([], dtype=np.int64)
     if len(parts) != clients or not all(map(len, parts)) or not np.array_equal(rows, np.arange(len(data))):
@@ -36,5 +38,8 @@ def client_rows(partitioner: Partitioner, data: Dataset, clients: int, seed: int
 def class_of_row(data: Dataset) -> Indices:
     """The class of every row, (rows,), for the partitioners that go by class."""
     if "label" not in data.column_names:
-        raise InputError("data.label: this partitioner goes by class, but the data has no label: set data.label")
+        raise InputError(
+            "data.label: this partitioner goes by class, but the data has no label: set data.label, or "
+            "data.partitioner = 'iid'"
+        )
     return np.asarray(data["label"][:], dtype=np.int64)

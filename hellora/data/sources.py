@@ -148,9 +148,11 @@ def read_own_of_server(
         _, proxy = cut(proxy, settings.proxy_examples, seed, "proxy")
         proxy_source = proxy_from.where
     else:
-        test, proxy = cut(test, min(settings.proxy_examples, len(test) // 10), seed, "proxy")
+        slice_of_test = max(1, len(test) // 10) if len(test) > 1 else 0
+        test, proxy = cut(test, min(settings.proxy_examples, slice_of_test), seed, "proxy")
         proxy_source = f"a slice of the test split of {settings.name}, removed from it"
-    proxy_source = f"{len(proxy)} examples: {proxy_source}" if len(proxy) else "none"
+    plural = "s" * (len(proxy) > 1)
+    proxy_source = f"{len(proxy)} example{plural}: {proxy_source}" if len(proxy) else "none"
     return Corpus(test.select(()), test, proxy, public, reader.labels, proxy_source, public_source)
 
 
@@ -246,6 +248,8 @@ def _texts(cells: list[Any], split: Split, setting: str) -> list[str]:
     """The same cells, if each is a text with something in it."""
     for row, cell in enumerate(cells):
         if not isinstance(cell, str) or not cell.strip():
+            if isinstance(cell, bytes):
+                raise InputError(f"data.{setting}: row {row} of {split.where} is not UTF-8: save the file as UTF-8")
             what = "is empty" if cell is None or isinstance(cell, str) else f"is {cell!r}, not a text"
             raise InputError(f"data.{setting}: row {row} of {split.where} {what}: mend the data or name another column")
     return cells

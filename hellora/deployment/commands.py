@@ -27,9 +27,14 @@ def certificates(
     hosts: Annotated[
         list[str] | None, typer.Option("--host", metavar="NAME", help="of the server, as clients reach it; repeat")
     ] = None,
-    clients: Annotated[list[str] | None, typer.Option("--client", metavar="NAME", help="repeat")] = None,
+    clients: Annotated[
+        list[str] | None, typer.Option("--client", metavar="NAME", help="to make a key pair for; repeat")
+    ] = None,
 ) -> None:
-    """Make a CA, the server's certificate and a key pair per client: for trials. Nothing is overwritten."""
+    """Make keys and certificates for a federation, for trials.
+
+    That is a certificate authority, the server's certificate, and a key pair per client. Nothing is overwritten.
+    """
     quieten()
     from hellora.deployment.certificates import make
 
@@ -48,7 +53,7 @@ def certificates(
 @app.command()
 def server(
     folder: Annotated[Path, typer.Argument(help="of the server's own state; made where there is none")],
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8443,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="to listen on")] = 8443,
     host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 for all networks")] = "127.0.0.1",
     certificates: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="made by `hellora certificates`; clients/*.pub are admitted")
@@ -56,7 +61,10 @@ def server(
     runs: Annotated[Path, typer.Option(help="folder of the runs' results")] = Path("runs"),
     insecure: Insecure = False,
 ) -> None:
-    """Keep a server for clients on other machines: Flower's SuperLink, with TLS, and every client known by its key."""
+    """Keep a server for clients on other machines.
+
+    It is Flower's SuperLink, with TLS, and every client known by its key. Ctrl-C ends it.
+    """
     quieten()
     from hellora.deployment.flower_tools import program
     from hellora.deployment.server_process import Server
@@ -84,7 +92,7 @@ def server(
 
 @app.command()
 def client(
-    server: Annotated[str, typer.Option(metavar="HOST:PORT")],
+    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="where `hellora server` listens")],
     name: Annotated[str, typer.Option(help="as the server shows it")],
     data: Annotated[str, typer.Option(help="its own examples: a file, a folder or a hub id")],
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="its private key: clients/NAME")] = None,
@@ -104,7 +112,10 @@ def client(
     folder: Annotated[Path | None, typer.Option(help="of its own state [default: clients/NAME]")] = None,
     insecure: Insecure = False,
 ) -> None:
-    """Take part in a server's runs with one's own data, which never leaves this machine."""
+    """Take part in a server's runs with this machine's data.
+
+    The data never leaves this machine. Ctrl-C ends it.
+    """
     quieten()
     from hellora.deployment.client_process import Client, budget_settings, data_settings
     from hellora.deployment.flower_tools import Address, program

@@ -66,5 +66,5 @@ class ImageClassification(Task):
 
 def image_size(config: Any) -> tuple[int, int]:
     """(height, width) of the images that a model was made for; 224 where its config does not say."""
-    size = getattr(config, "image_size", 224)
+    size = getattr(getattr(config, "vision_config", config), "image_size", 224)
     return (size, size) if isinstance(size, int) else (size[0], size[1])

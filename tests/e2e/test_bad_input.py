@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 from filelock import FileLock
 from refusals import check_refusal
-from tiny_models import save_t5
 
 Command = Callable[..., Any]
 
@@ -27,7 +27,7 @@ Command = Callable[..., Any]
         (["fleet.layers=[0]"], ["fleet", "give at least one group more than 0"]),
         (["fleet.layers=[0, 0, 0]"], ["fleet", "give at least one group more than 0"]),
         (["fleet.layers=[0, 4]", "fleet.shares=[1, 0]"], ["fleet: no client can train"]),
-        (["cohort=7"], ["cohort = 7 is more than data.clients = 6", "lower cohort"]),
+        (["cohort=7"], ["cohort = 7 is more than data.clients = 6", "set cohort = 6 or less"]),
         (["rounds=many"], ["rounds", "'many'"]),
         (["train.lr=-1"], ["lr must be greater than 0"]),
         (["train.lr"], ["section.key=value"]),
@@ -148,6 +148,34 @@ def test_a_folder_that_is_not_a_run(hellora: Command, small: Path, tmp_path: Pat
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.png"]
 
 
+def test_what_is_refused_leaves_no_folder(hellora: Command, small: Path, tmp_path: Path) -> None:
+    late = ("--set", "data.label=nothing")  # the data is read when the folder is taken already
+    check_refusal(hellora("run", small, "--out", tmp_path / "out", *late), "data.label")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "my.log").touch()
+    check_refusal(hellora("run", small, "--out", tmp_path / "out", *late), "data.label")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["my.log"]
+
+
+def test_a_model_that_does_not_work_on_the_data(hellora: Command, small: Path, tmp_path: Path) -> None:
+    """T5 under mean pooling wants inputs for its decoder, too."""
+    model = tiny_models.save_t5(tmp_path / "t5")
+    answer = hellora("run", small, "--set", f"model.name={model}", "--out", tmp_path / "out")
+    check_refusal(answer, "model.name", "cannot be evaluated on this data (ValueError: ", "docs/your-model.md")
+    assert not (tmp_path / "out").exists()
+    assert (
+        hellora(
+            "run", small, "--set", f"model.name={model}", "--set", "task.head_type=own", "--out", tmp_path / "t5-run"
+        ).status
+        == 0
+    )
+
+
+def test_data_in_the_place_of_an_experiment(hellora: Command) -> None:
+    check_refusal(hellora("run", "my.csv"), "for data, hellora run quickstart --set data.name=my.csv")
+
+
 def test_a_folder_with_an_experiment_file_that_hellora_did_not_put_there(
     hellora: Command, small: Path, tmp_path: Path
 ) -> None:
@@ -237,7 +265,7 @@ def test_an_allocator_that_does_not_fit_the_fleet_leaves_no_run(hellora: Command
 
 def test_a_model_whose_blocks_cannot_be_left_out(hellora: Command, small: Path, tmp_path: Path) -> None:
     """T5's blocks hand on their position bias; with another dispatcher the model trains."""
-    model = save_t5(tmp_path / "t5")
+    model = tiny_models.save_t5(tmp_path / "t5")
     settings = ["--set", f"model.name={model}", "--set", "task.head_type=own", "--set", "rounds=1"]
     answer = hellora("run", small, "--out", tmp_path / "out", *settings, "--set", "method.dispatcher=bypass")
     check_refusal(answer, "method.dispatcher leaves blocks out, and this model does not work without (ValueError")

@@ -13,7 +13,9 @@ import pytest
 import typer
 from refusals import check_refusal
 
+from hellora import __version__
 from hellora.cli import app
+from hellora.cli_errors import EXAMPLES
 from hellora.presets import presets
 
 Command = Callable[..., Any]
@@ -26,12 +28,20 @@ def test_without_arguments_it_shows_its_help(hellora: Command) -> None:
     assert bare.out == asked.out
     assert all(re.search(rf"^  {command} ", bare.out, re.MULTILINE) for command in COMMANDS)
     assert "Example:\n    hellora run quickstart\n" in bare.out
+    commands = bare.out.partition("Commands:")[2]
+    assert "..." not in commands, "each is summed up in a line"
+    assert re.findall(r"^  (\w+) ", commands, re.MULTILINE) == list(EXAMPLES)
+
+
+def test_the_version(hellora: Command) -> None:
+    assert hellora("--version").out == f"hellora {__version__}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_help_of_every_command_ends_with_an_example_of_it(hellora: Command, command: str) -> None:
     answer = hellora(command, "--help")
     assert answer.status == 0
+    assert "\\[" not in answer.out
     (example,) = re.findall(r"Example:\n +(hellora .*)\n", answer.out)
     words = shlex.split(example)
     assert words[1] == command
@@ -61,6 +71,19 @@ def test_a_command_line_that_cannot_be_read_is_one_line(
     assert answer.err.endswith(f": see `{command} --help`\n")
     assert answer.err.count("Did you mean") <= 1
     assert answer.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["quickstart"], "no such command 'quickstart': write hellora run quickstart"),
+        (["run", "quickstart", "data.name=my.csv"], "(data.name=my.csv): write --set data.name=…"),
+        (["run", "quickstart", "--data.name=my.csv"], "no such option '--data.name': write --set data.name=…"),
+        (["run", "quickstart", "--set", "task=causal_lm"], "or --set task.KEY=…"),
+    ],
+)
+def test_a_slip_is_answered_with_the_right_words(hellora: Command, arguments: list[str], advice: str) -> None:
+    check_refusal(hellora(*arguments), advice)
 
 
 def complete(words: str, folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ The presets are at hand as small copies: the quickstart with a tiny model and a 
 
 import importlib
 import inspect
+import itertools
 import json
 import re
 import shutil
@@ -21,11 +22,12 @@ import tiny_models
 import tomli_w
 import typer
 from pages import PAGES, ROOT, Block, Command, blocks, commands
+from PIL import Image
 from run_folders import ended_run
 
 from hellora.cli import app
 from hellora.comparison import read_comparison
-from hellora.config import read_experiment
+from hellora.config import override, read_experiment, settings_of
 from hellora.overrides import parse_settings
 from hellora.presets import presets
 from hellora.registry import find
@@ -76,6 +78,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Path, small_pre
     for name, heading in (("texts.csv", "text"), ("others.csv", "body")):
         (tmp_path / name).write_text("\n".join([heading, *texts]) + "\n")
     (tmp_path / "labelled.csv").write_bytes((sentences / "test.csv").read_bytes())
+    own_data_and_models(tmp_path, sentences)
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("a", "b", "c")):
         ended_run(tmp_path / "runs" / name, seed=seed)
@@ -84,6 +87,21 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Path, small_pre
     monkeypatch.delitem(sys.modules, "my_strategies", raising=False)
     monkeypatch.setattr(sys, "path", ["", *(path for path in sys.path if path)])
     return tmp_path
+
+
+def own_data_and_models(folder: Path, sentences: Path) -> None:
+    """What the first pages call the reader's own."""
+    rows = [line.split(",") for line in (sentences / "train.csv").read_text().splitlines()[1:]]
+    (folder / "my.csv").write_text("\n".join(["message,topic", *map(",".join, rows)]) + "\n")
+    asked = [{"question": text, "answer": topic} for text, topic in rows]
+    (folder / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    tiny_models.save_bert(folder / "my-bert")
+    tiny_models.save_vit(folder / "my-vit")
+    tiny_models.save_llama(folder / "my-llama")
+    for split, label, shade in itertools.product(("train", "test"), ("dark", "light"), range(6)):
+        file = folder / "my-images" / split / label / f"{shade}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (20 * shade + 100 * (label == "light"),) * 3).save(file)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -116,15 +134,16 @@ def check_settings(text: str) -> None:
         read_comparison("shown.toml", {})
         return
     own["data"]["clients"], own["fleet"] = 20, {}
-    for name, section in table.items():
-        own[name] = {**own.get(name, {}), **section} if isinstance(section, dict) else section
-    Path("shown.toml").write_text(tomli_w.dumps(table if "model" in table else own))
+    whole = table if {"model", "data"} <= table.keys() else override(own, settings_of(table))
+    Path("shown.toml").write_text(tomli_w.dumps(whole))
     read_experiment("shown.toml", {})
 
 
 def follow(hellora: Callable[..., Any], command: Command) -> None:
     program, *words = command.words
+    program = Path(program).name
     if program == "make":
+        words = words[2:] if words[0] == "-C" else words
         targets = [word for word in words if "=" not in word]
         assert all(re.search(rf"^{word}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for word in targets), command
     elif program == "python":

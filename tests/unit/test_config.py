@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def test_an_unknown_strategy_is_named_with_the_nearest_valid_one(key: str, value
         ("data.clients", "many"),
         ("data.alpha", "skewed"),
         ("fleet.layers", 6),
-        ("fleet.layers", [2, "all"]),
+        ("fleet.layers", [2, 1.5]),
         ("fleet.ranks", 4),
         ("fleet.ranks", [2, "all"]),
         ("fleet.ranks", [2, [1, 2.5]]),
@@ -237,6 +238,10 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_key(key: str, value: Any) -
         ("data.proxy_examples", -1),
         ("data.max_examples", 0),
         ("fleet.layers", [2, -1]),
+        ("fleet.layers", [2, "most"]),
+        ("fleet.layers", ["4/3"]),
+        ("fleet.layers", ["0/3"]),
+        ("fleet.layers", ["1/0"]),
         ("method.refresh", 0),
         ("method.warmup", -1),
         ("method.pattern", "square"),
@@ -410,6 +415,13 @@ def test_shares_are_kept_by_largest_remainder(clients: int, shares: tuple[float,
     budgets = FleetSettings((2, 4, 6), shares).budgets(clients, seed=5)
     found = Counter(budget.layers for budget in budgets)
     assert tuple(found[layers] for layers in (2, 4, 6)) == counts
+
+
+def test_layers_may_be_shares_of_the_models(tmp_path: Path) -> None:
+    experiment = check("shares", {"fleet": {"layers": ["1/3", 2, "all"]}})
+    found = Counter(budget.layers for budget in experiment.fleet.budgets(6, seed=5))
+    assert found == {Fraction(1, 3): 2, 2: 2, Fraction(1): 2}
+    assert read_experiment(file_of(tmp_path, experiment.to_toml())).same_run(experiment)
 
 
 def test_capacities_are_dealt_by_seed() -> None:

@@ -1,5 +1,6 @@
 """What clients.json says of a simulation and of a deployment."""
 
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,13 +11,13 @@ from hellora.types import Budget, ClientProfile
 
 FLEET = (
     ClientProfile(0, 3, Budget(layers=2, memory_bytes=100)),
-    ClientProfile(1, 1, Budget(rank=(1, 2))),
+    ClientProfile(1, 1, Budget(Fraction(2, 3), rank=(1, 2))),
 )
 
 
 def setup_of(labels: tuple[str, ...], parts: Any, clients: Any = ()) -> Any:
     return SimpleNamespace(
-        federation=SimpleNamespace(fleet=FLEET),
+        federation=SimpleNamespace(fleet=FLEET, spec=SimpleNamespace(num_layers=6)),
         corpus=SimpleNamespace(labels=labels),
         work=SimpleNamespace(data={"label": [1, 0, 1, 1]}, parts=parts),
         clients=dict(clients),
@@ -28,7 +29,7 @@ def test_a_simulation_has_the_count_of_every_class() -> None:
     assert fleet_record(setup_of(("sea", "sky"), parts)) == {
         "clients": [
             {"id": 0, "examples": 3, "budget": {"layers": 2, "memory_bytes": 100}, "labels": {"sea": 1, "sky": 2}},
-            {"id": 1, "examples": 1, "budget": {"rank": (1, 2)}, "labels": {"sky": 1}},
+            {"id": 1, "examples": 1, "budget": {"layers": 4, "rank": (1, 2)}, "labels": {"sky": 1}},
         ]
     }
 

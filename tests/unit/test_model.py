@@ -162,6 +162,13 @@ def test_a_model_of_unknown_names_asks_for_targets() -> None:
 # ------------------------------------------------------------------------------------------------------------- finding
 
 
+def test_a_model_without_linear_modules_in_blocks_is_refused() -> None:
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1])
+    net = built(transformers.ResNetForImageClassification, config)
+    with pytest.raises(InputError, match="no linear module inside numbered blocks, where LoRA could sit"):
+        adapter_spec(net, ModelSettings())
+
+
 def test_minilm_is_found_in_the_wheel_and_its_weights_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(resolve_name("minilm"))
     assert (folder / "config.json").is_file()
@@ -246,6 +253,14 @@ def test_head_of_distilbert(tmp_path: Path) -> None:
     assert own_head(tmp_path)[1] == ("pre_classifier", "classifier")
 
 
+def test_head_of_a_model_whose_base_has_another_name(tmp_path: Path) -> None:
+    """CLIP's classifier names "clip" as its base, and has its vision model as a child: that is no head."""
+    config = transformers.CLIPConfig(vision_config={**SMALL, "image_size": 8, "patch_size": 4}, num_labels=3)
+    transformers.CLIPForImageClassification(config).save_pretrained(str(tmp_path))
+    _, head = load_network(ModelSettings(name=str(tmp_path)), "image_classification", bases.LABELS, 0)
+    assert head == ("classifier",)
+
+
 @pytest.mark.parametrize("labels", [("a", "b"), ("a", "b", "c", "d", "e")])
 def test_another_number_of_classes_means_a_new_head_drawn_from_the_seed(
     labels: tuple[str, ...], tiny_bert_with_head: Path
@@ -285,6 +300,21 @@ def test_without_weights_the_layout_is_the_same(kind: Task, folder: str, request
     bare = kind.load(settings, (), 0, weights=False)
     assert all(p.is_meta for p in bare.net.parameters())
     assert bare.spec == kind.load(settings, bases.LABELS, 0).spec
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_bert / name, tmp_path)
+    with pytest.raises(InputError, match=r"has no tokenizer: save it there, too \(tokenizer.save_pretrained\)"):
+        load_tokenizer(ModelSettings(name=str(tmp_path)))
+
+
+def test_a_model_of_images_reads_no_texts(tiny_vit: Path) -> None:
+    for kind in (SequenceClassification(), OWN_HEAD, CausalLM()):
+        with pytest.raises(InputError, match=r"reads images: set task\.name = 'image_classification'|cannot load"):
+            kind.load(ModelSettings(name=str(tiny_vit)), bases.LABELS, 0)
+    with pytest.raises(InputError, match="reads images"):
+        SequenceClassification().load(ModelSettings(name=str(tiny_vit)), bases.LABELS, 0, weights=False)
 
 
 def test_a_tokenizer_always_has_a_padding_token(tmp_path: Path) -> None:

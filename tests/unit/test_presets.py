@@ -2,6 +2,7 @@
 
 import json
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hellora.experiment import plan
 from hellora.model import resolve_name
 from hellora.protocols import Method
 from hellora.resident import BaseModel
+from hellora.settings import parse_layers
 from hellora.tasks import Task
 from hellora.types import Budget
 
@@ -78,7 +80,8 @@ def test_the_preset_of_a_method_is_planned_from_a_config_alone(name: str, tmp_pa
     if name == "fedit":
         assert budgets == {Budget()}
     else:
-        assert budgets in ({Budget(layers=c) for c in (2, 4, 6)}, {Budget(rank=r) for r in (4, 8, 12)})
+        thirds = {Budget(layers=Fraction(part, 3)) for part in (1, 2, 3)}
+        assert budgets in (thirds, {Budget(rank=r) for r in (4, 8, 12)})
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -126,8 +129,9 @@ def test_a_preset_uses_every_capacity_up_to_the_whole_model(name: str) -> None:
         assert {budget.rank for budget in budgets} == {6, 7, 8}
         assert {budget.layers for budget in budgets} == {None}
     else:  # Fed-HeLLo with the server's own data
-        assert {budget.layers for budget in budgets} == set(experiment.fleet.layers)
-        assert max(experiment.fleet.layers) == ARCHITECTURES[name][1]
+        layers, capacities = ARCHITECTURES[name][1], {budget.layers for budget in budgets}
+        assert capacities == set(map(parse_layers, experiment.fleet.layers))
+        assert max(Budget(layers=capacity).capacity(layers) for capacity in capacities) == layers
         assert experiment.method.allocator.needs_proxy
     assert resolve_name(experiment.model.name)  # a hub id, never somebody's folder
 

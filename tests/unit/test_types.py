@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -82,6 +83,20 @@ def test_whole_layers_and_rows() -> None:
 @pytest.mark.parametrize(("layers", "capacity"), [(None, 12), (0, 0), (-1, 0), (5, 5), (12, 12), (15, 12)])
 def test_capacity(layers: int | None, capacity: int) -> None:
     assert Budget(layers=layers).capacity(12) == capacity
+
+
+@pytest.mark.parametrize(
+    ("share", "capacities"),  # of models of 1 to 7 layers, and of 12
+    [
+        (Fraction(1, 3), [1, 1, 1, 1, 2, 2, 2, 4]),  # 0.33, 0.67, 1, 1.33, 1.67, 2, 2.33
+        (Fraction(1, 2), [1, 1, 2, 2, 3, 3, 4, 6]),  # a half is rounded up
+        (Fraction(2, 3), [1, 1, 2, 3, 3, 4, 5, 8]),
+        (Fraction(1, 100), [1, 1, 1, 1, 1, 1, 1, 1]),
+        (Fraction(1), [1, 2, 3, 4, 5, 6, 7, 12]),
+    ],
+)
+def test_a_share_of_the_layers_is_rounded_and_at_least_one(share: Fraction, capacities: list[int]) -> None:
+    assert [Budget(layers=share).capacity(layers) for layers in (*range(1, 8), 12)] == capacities
 
 
 @pytest.mark.parametrize(

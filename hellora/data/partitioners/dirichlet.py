@@ -34,7 +34,7 @@ class Dirichlet(Partitioner):
         if clients * self.min_examples > len(data):
             raise InputError(
                 f"data.min_examples: {clients} clients cannot each have {self.min_examples} of {len(data)} training "
-                f"examples: lower data.clients or data.min_examples"
+                f"examples: lower data.clients or data.min_examples, or set data.partitioner = 'iid'"
             )
         parts = DirichletPartitioner(
             num_partitions=clients,
@@ -52,6 +52,7 @@ class Dirichlet(Partitioner):
             except ValueError as error:
                 raise InputError(
                     f"data.alpha: no draw gave each of {clients} clients {self.min_examples} of {len(data)} training "
-                    f"examples at alpha = {self.alpha}: lower data.min_examples or data.clients, or raise data.alpha"
+                    f"examples at alpha = {self.alpha}: lower data.min_examples or data.clients, raise data.alpha, or "
+                    f"set data.partitioner = 'iid'"
                 ) from error
         return [np.sort(part) for part in rows]

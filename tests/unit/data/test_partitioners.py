@@ -142,9 +142,14 @@ class Forgetful(Partitioner):
         (
             Dirichlet(),
             5,
-            "data.min_examples: 5 clients cannot each have 10 of 40 training examples: lower data.clients",
+            "data.min_examples: 5 clients cannot each have 10 of 40 training examples: lower data.clients or "
+            "data.min_examples, or set data.partitioner = 'iid'",
         ),
-        (Dirichlet(alpha=0.001), 4, "lower data.min_examples or data.clients, or raise data.alpha"),
+        (
+            Dirichlet(alpha=0.001),
+            4,
+            "lower data.min_examples or data.clients, raise data.alpha, or set data.partitioner = 'iid'",
+        ),
         (ClassesPerClient(k=6), 4, "data.k: 6 classes per client, but there are 5: lower data.k"),
         (ClassesPerClient(k=1), 2, "the 5 classes without a holder: raise data.k to 3, or data.clients"),
         (Column("task"), 4, r"has no column 'task' \(it has label, author\): set data.column"),

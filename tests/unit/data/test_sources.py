@@ -64,7 +64,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, **labels: list[int | None]) -> None:
 
 def test_named_classes_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     hub(monkeypatch, train=[1, 0, 1], validation=[0, 1])
-    corpus = load_corpus(DataSettings(name="owner/corpus"), "text", seed=0)
+    corpus = load_corpus(DataSettings(name="owner/corpus", proxy_examples=0), "text", seed=0)
     assert corpus.labels == ("zebra", "ape", "never")
     assert (corpus.train["label"][:], corpus.test["label"][:]) == ([1, 0, 1], [0, 1])
 
@@ -153,10 +153,20 @@ def test_public_data_loses_what_the_clients_or_the_test_hold(folder: Path, tmp_p
     assert corpus.public["text"][:] == [f"mine {i}" for i in range(4)]
 
 
-def test_a_small_test_split_gives_no_proxy_data(tmp_path: Path) -> None:
-    corpus = load_corpus(DataSettings(name=write(tmp_path / "all.jsonl", numbered(30))), "text", seed=0)
-    assert (len(corpus.test), len(corpus.proxy), corpus.proxy_source) == (3, 0, "none")
+def test_a_small_test_split_gives_one_proxy_example_and_keeps_the_last_one(tmp_path: Path) -> None:
+    name = write(tmp_path / "all.jsonl", numbered(30))
+    corpus = load_corpus(DataSettings(name=name), "text", seed=0)
+    source = f"1 example: a slice of the test split of {name}, removed from it"
+    assert (len(corpus.test), len(corpus.proxy), corpus.proxy_source) == (2, 1, source)
+    corpus = load_corpus(DataSettings(name=write(tmp_path / "few.jsonl", numbered(10))), "text", seed=0)
+    assert (len(corpus.test), len(corpus.proxy), corpus.proxy_source) == (1, 0, "none")
     assert corpus.proxy.column_names == ["text", "label"]
+
+
+def test_a_text_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("text,label\ncafé,a\nbar,b\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"row 0 of .*latin\.csv is not UTF-8: save the file as UTF-8"):
+        load_corpus(DataSettings(name=str(tmp_path / "latin.csv")), "text", seed=0)
 
 
 def test_max_examples_are_drawn_from_the_training_split_by_seed(folder: Path) -> None:

@@ -151,9 +151,9 @@ class RunFolder:
             refused = begun is None
             raise
         finally:
-            lock.release()
             if refused and not self.checkpoint.exists():
                 self.remove()
+            lock.release()
 
     def remove(self) -> None:
         """A run that was refused leaves no folder behind, unless somebody else's file is in it."""

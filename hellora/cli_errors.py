@@ -30,16 +30,16 @@ EXAMPLES = {
 }
 
 
+# What click says of a setting in the place of an option, and of a preset in the place of a command.
+SETTING = re.compile(r"(?:no such option '?--|unexpected extra arguments? \()(\w+\.\w+)", re.IGNORECASE)
+NO_COMMAND = re.compile(r"No such command '(\w+)'")
+
+
 class Command(TyperCommand):
     """A command whose help shows brackets as they are; typer escapes them for rich, which we do not let draw."""
 
     def get_help(self, ctx: click.Context) -> str:
         return super().get_help(ctx).replace("\\[", "[")
-
-
-# Settings and presets where click expects an option or a command.
-SETTING = re.compile(r"(?:no such option '?--|unexpected extra arguments? \()(\w+\.\w+)", re.IGNORECASE)
-NO_COMMAND = re.compile(r"No such command '(\w+)'")
 
 
 class Commands(TyperGroup):
@@ -90,8 +90,9 @@ def in_one_line(error: click.ClickException) -> str:
     said = re.sub(r"( Did you mean [^?]+\?)\1", r"\1", said)  # click and typer both ask
     context = error.ctx if isinstance(error, click.UsageError) else None
     where = context.command_path if context else "hellora"
+    advice = f"see `{where} --help`"
     if setting := SETTING.search(said):
-        return f"{where}: {said[:1].lower()}{said[1:]}: write --set {setting[1]}=…"
-    if isinstance(error, click.UsageError) and (name := NO_COMMAND.search(said)) and name[1] in presets():
-        return f"{where}: {said[:1].lower()}{said[1:]}: write hellora run {name[1]}"
-    return f"{where}: {said[:1].lower()}{said[1:]}: see `{where} --help`"
+        advice = f"write --set {setting[1]}=…"
+    elif (command := NO_COMMAND.search(said)) and command[1] in presets():
+        advice = f"write hellora run {command[1]}"
+    return f"{where}: {said[:1].lower()}{said[1:]}: {advice}"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
+from pages import blocks
 
 from hellora.client import ClientWork
 from hellora.comparison import Comparison, read_comparison
@@ -361,7 +362,7 @@ def test_folders_that_hold_something_else(hellora: Command, small: Path, tmp_pat
 
 
 def code_of(language: str) -> str:
-    return PAGE.read_text().partition(f"```{language}\n")[2].partition("```")[0]
+    return next(block.text for block in blocks(PAGE) if block.language == language)
 
 
 def test_the_comparison_of_the_page_runs(hellora: Command, small: Path, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class ClientWork:
     parts: Sequence[npt.NDArray[np.int64]] | None  # the rows of each client, by id; None: all rows are one client's
 
     def train(self, task: ClientTask) -> ClientUpdate:
+        """Train one client on its own rows; raises what `train_client` raises."""
         if self.parts is None:
             return train_client(task, self.base, self.task, self.data, self.encoded)
         return train_client(task, self.base, self.task, self.data.select(self.parts[task.client]))
@@ -85,7 +86,16 @@ def train_client(
 ) -> ClientUpdate:
     """Train the components in `task.trained` (and the head) on the client's rows; nothing else gets a gradient.
 
-    `encoded` are the rows, encoded, where they are already.
+    Args:
+        task: what to train, from which adapter, how
+        base: the model, which is lent out for the time being and is then as it was
+        kind: the kind of model and data, such as `SequenceClassification()`
+        rows: the client's examples, a `datasets.Dataset` with the columns of `kind`
+        encoded: the rows, encoded, where they are already
+
+    Returns:
+        What it trained, with its mean loss (`loss`), the number of `steps`, the `seconds` and, where it can be
+        measured, the peak of memory (`peak_bytes`).
 
     Raises:
         TrainingError: the loss became nan or infinite.

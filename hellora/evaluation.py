@@ -31,7 +31,10 @@ class Evaluation:
 def evaluate(
     adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
 ) -> Evaluation:
-    """An adapter on rows, the whole adapter folded in."""
+    """The metrics of an adapter on rows (a `datasets.Dataset` with the columns of `kind`), `batch_size` at a time.
+
+    The whole adapter is folded in. Losses are in nats, per example or, of language, per supervised token.
+    """
     with torch.no_grad(), base.dressed(adapter):
         found = measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size, precision)
         return replace(found, metrics={**found.metrics, **kind.answer_metrics(base, rows)})

@@ -121,11 +121,13 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         device: torch.device = next(self.net.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the weights; adapters and heads are float32."""
         dtype: torch.dtype = next(self.net.parameters()).dtype
         return dtype
 
@@ -145,6 +147,7 @@ class BaseModel:
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> "BaseModel":
+        """Move it to a device; returns itself."""
         self.net.to(device)
         if self.head is not None:
             self.head.to(device)

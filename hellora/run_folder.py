@@ -11,6 +11,7 @@ tracking/         what experiment trackers write, where some are asked for
 
 import json
 import os
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -118,6 +119,7 @@ class RunFolder:
         """A run that was refused leaves no folder behind, unless somebody else's file is in it."""
         for file in (self.experiment, self.rounds, self.clients, self.costs, self.path / "run.lock"):
             file.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "tracking", ignore_errors=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
 

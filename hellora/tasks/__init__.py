@@ -144,5 +144,5 @@ def length_limit(base: BaseModel, max_length: int) -> int:
     if base.net.config.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions = positions and positions - 2  # they count positions from padding_idx + 1
     longest = base.processor and base.processor.model_max_length  # a base without weights has no processor
-    known = [limit for limit in (positions, longest) if limit]
+    known = [limit for limit in (positions, longest) if limit and limit > 0]  # XLNet says -1 for any number
     return int(min(max_length, *known)) if known else max_length

@@ -40,6 +40,7 @@ def base(model_max_length: int, **config: Any) -> Any:
         (base(50, max_position_embeddings=64), 50),
         (base(10**30), 128),
         (base(10**30, max_position_embeddings=None), 128),
+        (base(10**30, model_type="xlnet", max_position_embeddings=-1), 128),
         (base(512, model_type="roberta", max_position_embeddings=66), 64),
         (base(512, model_type="xlm-roberta", max_position_embeddings=66), 64),
     ],

@@ -79,7 +79,7 @@ def figures() -> dict[str, str]:
         ]
     )
     drawn["robust.svg"] = one_number()
-    trec = table("trec")
+    trec = [*table("trec"), *(row for row in table("trec_more") if row.method != "random_layers")]
     drawn["all.measured.svg"] = measured(trec, [], "random_layers")
     for name in (row.method for row in trec):
         drawn[f"{name}.measured.svg"] = measured(trec, [name], "random_layers")

@@ -79,7 +79,8 @@ def results(folder: str, setting: str) -> dict[str, str]:
 
 
 def test_a_page_has_the_number_of_the_table() -> None:
-    measured = results("trec", "dirichlet")
+    measured = {**results("trec_more", "dirichlet"), **results("trec", "dirichlet")}
+    assert set(measured) <= set(METHODS)
     for name, number in measured.items():
         assert f"**{number}**" in (FOLDER / f"{name}.md").read_text(), name
     with_memory = results("trec_memory", "base")
@@ -89,6 +90,6 @@ def test_a_page_has_the_number_of_the_table() -> None:
 
 @every_page
 def test_every_number_with_an_interval_is_in_a_table(page: Path) -> None:
-    tables = [results("trec", "dirichlet"), results("trec_memory", "base")]
+    tables = [results("trec", "dirichlet"), results("trec_more", "dirichlet"), results("trec_memory", "base")]
     known = {number for table in tables for number in table.values()}
     assert set(re.findall(r"\d\.\d+ ± \d\.\d+", page.read_text())) <= known

@@ -124,20 +124,20 @@ def panel(
     if scores is not None:
         allocation, _ = allocate(run, ServerState(round, Adapter({})), lambda _: np.array(scores))
     bank = new_adapter(run.spec, {}, 0)
-    clients = sorted((budget_label(run.fleet[c]), c) for c in allocation.clients)
+    clients = sorted((budget_label(run.fleet[c], run.spec), c) for c in allocation.clients)
     rows = np.array([allocation.row(c) for _, c in clients])
     sent = np.array([arrives(run.method.dispatcher.dispatch(bank, row, run.spec), row, run.spec) for row in rows])
     labels = [f"client {c}{', ' * bool(text)}{text}" for (_, text), c in clients]
     return Panel(title or f"round {round}", run.method.factors(round), labels, rows, sent)
 
 
-def budget_label(client: Any) -> tuple[int, str]:
+def budget_label(client: Any, spec: AdapterSpec) -> tuple[int, str]:
     """What a client can afford, in order and in words."""
     budget = client.budget
     if budget.memory_bytes is not None:
         return budget.memory_bytes, f"{budget.memory_bytes >> 20} MiB"
     if budget.layers is not None:
-        return budget.layers, f"{budget.layers} layers"
+        return (layers := budget.capacity(spec.num_layers)), f"{layers} layers"
     return (0, "") if budget.rank is None else (budget.rank, f"rank {budget.rank}")
 
 

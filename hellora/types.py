@@ -181,10 +181,11 @@ class Allocation:
                 f"the allocator returned a mask {self.mask.shape} {self.mask.dtype}, expected bool {shape}"
             )
         for profile, ranks in zip(profiles, self.ranks, strict=True):
-            if np.count_nonzero(ranks) > profile.budget.capacity(spec.num_layers):
+            capacity = profile.budget.capacity(spec.num_layers)
+            if np.count_nonzero(ranks) > capacity:
                 raise InputError(
                     f"the allocator gave client {profile.id} {np.count_nonzero(ranks)} layers, "
-                    f"but its budget is {profile.budget.layers}"
+                    f"but its budget is {capacity}"
                 )
             allowed = profile.budget.ranks(spec.num_layers, spec.max_rank)
             for layer in np.flatnonzero(ranks > allowed)[:1]:

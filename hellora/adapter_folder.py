@@ -29,6 +29,7 @@ from hellora.trained import Trained
 from hellora.types import Adapter, TrainSettings
 
 USAGE_FILE, LABELS_FILE = "hellora.json", "labels.json"
+TRAINED = ("rank", "alpha", "targets", "classes")  # of [model]: what an adapter was made with cannot change
 # What predictions depend on, of each table; None = every setting.
 NEEDED: dict[str, tuple[str, ...] | None] = {
     "task": None,
@@ -61,7 +62,8 @@ class Usage:
         """Raises InputError where a setting is wrong, or has nothing to do with predictions."""
         for key in settings:
             section, _, name = key.partition(".")
-            if section not in NEEDED or name not in (NEEDED[section] or [name]):
+            fixed = section == "model" and (name in TRAINED or (name == "name" and table["merged"]))
+            if section not in NEEDED or name not in (NEEDED[section] or [name]) or fixed:
                 raise InputError(f"--set {key}: predictions do not depend on it: leave it out")
         changed = override(table, settings)
         task_fields = dict(changed["task"])

@@ -2,11 +2,13 @@
 
 import shlex
 import sys
+from collections.abc import Collection
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from click.core import ParameterSource
 from rich.table import Table
 
 from hellora import __version__, cli_adapter, cli_report
@@ -107,6 +109,7 @@ def run(
 
 @app.command()
 def plan(
+    context: typer.Context,
     source: Annotated[
         str | None,
         typer.Argument(
@@ -137,12 +140,12 @@ def plan(
     if (source is None) == (model is None):
         raise InputError("plan: name a preset or experiment file, or a --model with its --memory, not both")
     if source is not None:
-        if given := [size for size in (memory, seconds, uplink, speed, examples, tokens) if size is not None]:
-            raise InputError(
-                f"plan: {given[0]} is of a plan with --model; for {source} write --set fleet.memory=… and so on"
-            )
+        if given := given_options(context, but=("source", "overrides", "round")):
+            raise InputError(f"plan: --{given[0]} is of a plan with --model: for {source} write --set SECTION.KEY=…")
         plan_of_round(source, overrides, round)
         return
+    if given_options(context, but=[name for name in context.params if name != "round"]):
+        raise InputError("plan: --round is of an experiment's plan: leave it out, or --model")
     from hellora.config import override
     from hellora.overrides import parse_settings
 
@@ -156,6 +159,15 @@ def plan(
     plan_of_budget(
         override(table, parse_settings(overrides or ())), batch if examples is None else examples, tokens, measure
     )
+
+
+def given_options(context: typer.Context, but: Collection[str]) -> list[str]:
+    """The parameters that are on the command line, less some."""
+    return [
+        name
+        for name in context.params
+        if name not in but and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
 
 
 def plan_of_round(source: str, overrides: list[str] | None, round: int) -> None:

@@ -75,4 +75,4 @@ def evaluate(
 
     metrics = evaluate_file(source, file, parse_settings(overrides or ()), out=out)
     for name, value in metrics.items():
-        plain_console().print(f"{name:<10}{value:.4f}", highlight=False)
+        plain_console().print(f"{name:<12}{value:.4f}", highlight=False)

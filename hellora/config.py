@@ -69,10 +69,14 @@ class Experiment:
         return tomli_w.dumps(self.table)
 
     def same_run(self, other: "Experiment") -> bool:
-        """True if both describe the same computation. Where it is done, who is told
-        of it, and when it gives up, may change."""
-        mine, theirs = ({k: v for k, v in e.table.items() if k not in MAY_CHANGE} for e in (self, other))
-        return mine == theirs
+        """True if both describe the same computation."""
+        return not self.differences(other)
+
+    def differences(self, other: "Experiment") -> list[str]:
+        """The settings, "section.key", in which the two are not the same computation. Where it is done, who is told of
+        it, and when it gives up, may change."""
+        mine, theirs = (settings_of({k: v for k, v in e.table.items() if k not in MAY_CHANGE}) for e in (self, other))
+        return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
 
     def with_threads(self, threads: int) -> "Experiment":
         """The same with `compute.threads` settled."""

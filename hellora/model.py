@@ -102,7 +102,7 @@ def resolve_name(name: str) -> str:
             raise InputError(f"model.name: the folder {name} has no config.json: name a Hugging Face model folder")
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"model.name: there is no folder {name}")
+        raise InputError(f"model.name: there is no folder {name}: say where it lies with --set model.name=…")
     return name
 
 

@@ -88,8 +88,11 @@ class RunFolder:
         begun = None
         if self.experiment.is_file():
             begun = read_experiment(str(self.experiment), simulated=False)  # it was checked when it began
-            if not begun.same_run(experiment):
-                raise InputError(f"{self.path} holds a run of another experiment: choose another --out")
+            if differing := begun.differences(experiment):
+                names = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+                raise InputError(
+                    f"{self.path} holds a run of another experiment, with another {names}: choose another --out"
+                )
             if not resume:
                 raise InputError(f"{self.path} holds a run already: go on with --resume, or choose another --out")
         elif self.path.exists() and not (

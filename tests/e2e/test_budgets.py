@@ -146,7 +146,9 @@ def test_an_absurd_budget_is_refused(hellora: Command, llama_8b: Path, arguments
 def test_a_plan_is_of_rounds_or_of_a_budget(hellora: Command) -> None:
     check_refusal(hellora("plan"), "name a preset or experiment file, or a --model")
     check_refusal(hellora("plan", "quickstart", "--model", "minilm"), "not both")
-    check_refusal(hellora("plan", "quickstart", "--memory", "1GiB"), "--set fleet.memory")
+    for option in (["--memory", "1GiB"], ["--batch", "4"], ["--rank", "16"], ["--measure"]):
+        check_refusal(hellora("plan", "quickstart", *option), f"{option[0]} is of a plan with --model", "write --set")
+    check_refusal(hellora("plan", "--model", "minilm", "--memory", "1GiB", "--round", "2"), "--round is of")
 
 
 # ------------------------------------------------------------------------------------------------------------- a run

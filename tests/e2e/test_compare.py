@@ -396,3 +396,10 @@ def test_the_command_of_the_page_says_the_same(
     command = code_of("console").removeprefix("$ hellora ").replace("\\\n", " ")
     assert hellora(*shlex.split(command)).status == 130
     assert compared[0] == compared[1]
+
+
+def test_any_number_of_memories_goes_with_the_quickstart() -> None:
+    memory = ["2GiB", "4GiB"]
+    comparison = read_comparison("quickstart", {"methods": {"a": {}}, "seeds": [0], "memory": memory})
+    experiment = comparison.of(comparison.cells[0], {})
+    assert (list(experiment.fleet.memory), experiment.fleet.shares) == (memory, ())

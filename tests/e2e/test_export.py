@@ -382,6 +382,7 @@ def test_images_are_named(shelf: Shelf) -> None:
         (["predict", "{adapter}", "{texts}", "--out", "no/x.csv"], "--out no/x.csv: there is no folder no: make it"),
         (["predict", "{adapter}", "{texts}", "--set", "data.text=b"], "texts.csv has no column 'b'"),
         (["predict", "{adapter}", "{texts}", "--set", "rounds=3"], "--set rounds: predictions do not depend on it"),
+        (["predict", "{adapter}", "{texts}", "--set", "model.rank=3"], "--set model.rank: predictions do not depend"),
         (["predict", "{adapter}", "{texts}", "--set", "train.lr=3"], "--set train.lr: predictions do not depend on"),
         (["predict", "{adapter}", "{texts}", "--set", "task.max_length=no"], "task.max_length: Input should be"),
         (["evaluate", "{adapter}", "{texts}"], "texts.csv has no column 'label' (it has text)"),

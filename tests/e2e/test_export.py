@@ -360,7 +360,7 @@ def test_predict_writes_a_table_and_evaluate_a_file(hellora: Command, shelf: She
     assert metrics["accuracy"] == pytest.approx(right / 3)
     nll = [-np.log(line["probabilities"][true]) for line, true in zip(printed, ["sea", "sky", "sea"], strict=True)]
     assert metrics["loss"] == pytest.approx(np.mean(nll), abs=1e-5)
-    assert f"accuracy  {right / 3:.4f}" in evaluated.out
+    assert f"accuracy    {right / 3:.4f}" in evaluated.out
 
 
 def test_images_are_named(shelf: Shelf) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -368,6 +369,20 @@ def test_images_are_named(shelf: Shelf) -> None:
     assert len(said) == 12
     assert {Path(row["file"]).name for row in said} == {f"{i}.png" for i in range(4)}
     assert {Path(row["file"]).parent.name for row in said} == {"blue", "green", "red"}
+
+
+def test_a_broken_image_is_named(hellora: Command, shelf: Shelf, tmp_path: Path) -> None:
+    """By predict and evaluate, and at the start of a run, which measures the model on the test split."""
+    colours = shutil.copytree(shelf.folder / "colours", tmp_path / "colours")
+    (colours / "test" / "green" / "2.png").write_bytes(b"")
+    for command in ("predict", "evaluate"):
+        answer = hellora(command, shelf.folder / "image-adapter", colours / "test")
+        check_refusal(answer, "data.image: ", "test/green/2.png is no image")
+    run = hellora(
+        "run", shelf.run("image") / "experiment.toml", "--out", tmp_path / "run", "--set", f"data.name={colours}",
+        "--set", "data.proxy_examples=0",
+    )  # fmt: skip
+    check_refusal(run, "data.image: ", "test/green/2.png is no image")
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,30 @@ def test_public_data_from_a_named_split_or_another_source(
         load_corpus(DataSettings(name=str(folder), public="./nothing"), "text", seed=0)
 
 
+@pytest.mark.parametrize("setting", ["proxy", "public"])
+def test_a_proxy_split_is_not_looked_for_on_the_hub(
+    setting: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", at_home(datasets.load_dataset))
+    monkeypatch.chdir(folder)
+    settings = DataSettings(**{"name": str(folder), setting: "proxy"})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=rf"^data\.{setting}: this data has no split 'proxy': set data\.{setting} to"):
+        load_corpus(settings, "text", seed=0)
+    (folder / "proxy").mkdir()
+    write(folder / "proxy" / "own.jsonl", [{"text": "own", "label": 0}])
+    assert getattr(load_corpus(settings, "text", seed=0), setting)["text"][:] == ["own"]
+
+
+def at_home(load: Any) -> Any:
+    """`load_dataset` for local files; a name must not come to it."""
+
+    def loaded(name: str, *arguments: Any, **files: Any) -> Any:
+        assert files, f"{name} is asked of the hub"
+        return load(name, *arguments, **files)
+
+    return loaded
+
+
 def test_public_data_needs_no_labels(folder: Path) -> None:
     corpus = with_public(folder, [{"text": f"public {row}"} for row in range(5)])
     assert corpus.public["label"][:] == [UNLABELLED] * 5

@@ -18,7 +18,7 @@ import yaml
 from factories import bits
 from PIL import Image
 from refusals import check_refusal
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import hellora
 from hellora.checkpoint import load_state
@@ -362,6 +362,18 @@ def test_predict_writes_a_table_and_evaluate_a_file(hellora: Command, shelf: She
     nll = [-np.log(line["probabilities"][true]) for line, true in zip(printed, ["sea", "sky", "sea"], strict=True)]
     assert metrics["loss"] == pytest.approx(np.mean(nll), abs=1e-5)
     assert f"accuracy  {right / 3:.4f}" in evaluated.out
+
+
+def test_what_diverged_is_no_prediction(hellora: Command, shelf: Shelf, tmp_path: Path) -> None:
+    adapter = shutil.copytree(shelf.folder / "mean_pooling-adapter", tmp_path / "adapter")
+    head = load_file(adapter / "head.safetensors")
+    save_file({name: torch.full_like(value, torch.nan) for name, value in head.items()}, adapter / "head.safetensors")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\nthe boat,sea\nthe moon,sky\n")
+    check_refusal(hellora("predict", adapter, rows), "row 0: the model says nan, no label: its training diverged")
+    assert hellora("evaluate", adapter, rows, "--out", tmp_path / "metrics.json").status == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert metrics["loss"] is None
 
 
 def test_images_are_named(shelf: Shelf) -> None:

@@ -126,6 +126,8 @@ def _csv_table(path: Path) -> Any:
     parse = csv.ParseOptions(newlines_in_values=True)
     with csv.open_csv(path, parse_options=parse) as opened:
         names = opened.schema.names
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two columns are named '{twice[0]}'")
     as_bytes = csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.binary()))
     table = csv.read_csv(path, parse_options=parse, convert_options=as_bytes)
     return pyarrow.table([_text(column) for column in table.columns], names=names)

@@ -150,6 +150,7 @@ def test_a_path_to_nothing(name: str) -> None:
         ("all.jsonl", b"", "is empty, damaged, or not in the format"),
         ("all.csv", b"", "is empty, damaged, or not in the format"),
         ("all.csv", b"text,label\na,1\nb,2,3\n", "is empty, damaged, or not .*Expected 2 columns, got 3"),
+        ("all.csv", b"text,label,text\na,1,b\n", r"is empty, damaged, or not .*\(two columns are named 'text'\)"),
         ("all.csv", b"text\n", "has no rows: fill it or name other data"),
         ("all.txt", b"a", r"does not end in \.parquet, \.jsonl, \.csv, \.json: convert it"),
     ],

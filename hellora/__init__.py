@@ -196,7 +196,7 @@ def predict(
         `file`; of a language model `row`, `prompt` and `answer`.
 
     Raises:
-        InputError: the adapter, the file or a setting does not fit.
+        InputError: the adapter, the file or a setting does not fit, or the model says nan.
     """
     from hellora.prediction import WRITERS, Predictor, as_text, check_out, write
 
@@ -217,7 +217,7 @@ def evaluate(
         source: an exported adapter, merged weights, or a run
         file: what `predict` takes, with labels
         settings: such as `{"data.label": "topic"}`; the columns are otherwise those of the run
-        out: a .json file, in which the metrics are written, too
+        out: a .json file, in which the metrics are written, too; null for one that is not finite
 
     Returns:
         The metrics by name. Of classes: accuracy, macro_f1, loss (nats per example). Of language: loss (nats per
@@ -226,13 +226,11 @@ def evaluate(
     Raises:
         InputError: the adapter, the file or a setting does not fit, or a label is none of the run's classes.
     """
-    import json
-
-    from hellora.prediction import Predictor, check_out, write
+    from hellora.prediction import Predictor, as_json, check_out, write
 
     place = None if out is None else Path(out)
     check_out(place, (".json",))
     metrics = Predictor.load(Path(source), settings or {}).evaluate(str(file))
     if place is not None:
-        write(place, json.dumps(metrics, indent=1) + "\n")
+        write(place, as_json(metrics))
     return metrics

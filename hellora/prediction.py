@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,12 @@ class Predictor:
             ]
         compute = self.usage.compute
         logits = predict(self.adapter, self.base, task, rows.data, compute.eval_batch_size, self.usage.train.precision)
+        probabilities = logits.double().softmax(-1)
+        if (diverged := probabilities.isnan().any(-1)).any():
+            raise InputError(
+                f"row {int(diverged.nonzero()[0])}: the model says nan, no label: its training diverged: "
+                f"train it anew, with a smaller train.lr"
+            )
         names = class_names(self.usage.labels, logits.shape[1])
         files = [{"file": name} for name in rows.files] or [{}] * len(logits)
         return [
@@ -81,7 +88,7 @@ class Predictor:
                 "label": names[int(p.argmax())],
                 "probabilities": dict(zip(names, p.tolist(), strict=True)),
             }
-            for row, (file, p) in enumerate(zip(files, logits.double().softmax(-1), strict=True))
+            for row, (file, p) in enumerate(zip(files, probabilities, strict=True))
         ]
 
     def evaluate(self, file: str) -> dict[str, float]:
@@ -115,6 +122,12 @@ def write(out: Path, text: str) -> None:
         write_atomically(out, text.encode())
     except OSError as error:
         raise InputError(f"--out {out}: cannot write it: {error.strerror}") from error
+
+
+def as_json(metrics: Mapping[str, float]) -> str:
+    """Metrics by name; null for one that is not finite, which JSON has no number for."""
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return json.dumps(finite, indent=1) + "\n"
 
 
 def as_text(predictions: Sequence[Prediction], suffix: str = ".jsonl") -> str:

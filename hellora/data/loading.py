@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow  # type: ignore[import-untyped]
@@ -113,9 +114,31 @@ def _load(name: str, subset: str, files: Mapping[str, Sequence[Path]]) -> Datase
 
 
 def _read_csv(paths: Sequence[Path]) -> Dataset:
-    """The rows of all files. An empty cell, or one that says NA, stays a text: `load_dataset("csv")` would drop it."""
-    options = csv.ParseOptions(newlines_in_values=True)
-    return Dataset(pyarrow.concat_tables([csv.read_csv(path, parse_options=options) for path in paths]))
+    """The rows of all files, their columns matched by name; what a file has no column for is missing.
+
+    Every cell is the text that it is, also `007`, `NA` and the empty one. Cells that are not UTF-8 stay bytes.
+    """
+    return Dataset(pyarrow.concat_tables(map(_csv_table, paths), promote_options="permissive"))
+
+
+def _csv_table(path: Path) -> Any:
+    """The columns of one file."""
+    parse = csv.ParseOptions(newlines_in_values=True)
+    with csv.open_csv(path, parse_options=parse) as opened:
+        names = opened.schema.names
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two columns are named '{twice[0]}'")
+    as_bytes = csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.binary()))
+    table = csv.read_csv(path, parse_options=parse, convert_options=as_bytes)
+    return pyarrow.table([_text(column) for column in table.columns], names=names)
+
+
+def _text(column: Any) -> Any:
+    """A column of bytes as text, if it is UTF-8."""
+    try:
+        return column.cast(pyarrow.string())
+    except pyarrow.ArrowInvalid:
+        return column
 
 
 @contextmanager

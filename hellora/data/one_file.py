@@ -30,8 +30,7 @@ def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Seque
     if columns == "instruction":
         prompt_alone = settings if labelled else replace(settings, response=settings.prompt)
         return Rows(Reader(prompt_alone, columns, (), None).read(split), ())
-    index_of: dict[int | str, int] = {label: index for index, label in enumerate(labels)}
-    index_of |= {int(label): index for index, label in enumerate(labels) if is_number(label)}
+    index_of = {label: index for index, label in enumerate(labels)}
     rows = Reader(settings, columns, tuple(labels), index_of).read(split, may_lack_labels=not labelled)
     files: list[str] = []
     if columns == "image":
@@ -49,8 +48,3 @@ def test_split(name: str, settings: DataSettings) -> Split:
         except InputError as error:
             why = why or str(error).removeprefix("data.name: ").replace("data.train_split", "data.test_split")
     raise InputError(str(why))
-
-
-def is_number(label: str) -> bool:
-    """True for a class that was a whole number in the data that it came from."""
-    return label.removeprefix("-").isdecimal() and str(int(label)) == label

@@ -24,6 +24,11 @@ def named_split(name: str, setting: str, splits: Mapping[str, Split], train_name
     """The split that the setting `data.<setting>` names: one of the source, or the training split of another source."""
     if name in splits:
         return splits[name]
+    if name == "proxy" and not Path(name).exists():  # a split's usual name, and no data set's
+        raise InputError(
+            f"data.{setting}: this data has no split 'proxy': set data.{setting} to a file or data set that the "
+            f"server may see"
+        )
     try:
         return load_splits(name, "", train_name, ())[train_name]
     except InputError as error:

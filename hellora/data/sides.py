@@ -8,19 +8,18 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
+from hellora.data.labels import in_order
 from hellora.data.loading import Split, load_splits
 from hellora.data.sources import Columns, Corpus, DataSettings, Reader, read_own_of_server
 from hellora.errors import InputError
-
-Label = int | str
 
 
 @dataclass(frozen=True)
 class Classes:
     """The labels of one client's data: all that its source declares in their order, or those that occur, sorted."""
 
-    values: tuple[Label, ...]
-    present: tuple[Label, ...]  # sorted
+    values: tuple[str, ...]
+    present: tuple[str, ...]  # sorted
     declared: bool
 
 
@@ -34,22 +33,16 @@ def own_classes(split: Split, settings: DataSettings, columns: Columns) -> Class
     reader = Reader.for_split(split, settings, columns)
     if reader.index_of is None:
         return None
-    return Classes(reader.values, tuple(sorted(reader.index_of, key=str)), reader.declared)
+    return Classes(reader.labels, tuple(sorted(reader.index_of)), reader.declared)
 
 
 def agreed(lists: Sequence[Classes]) -> Classes:
-    """The classes of all clients together: declared by all alike, or all that occur, sorted.
-
-    Raises:
-        InputError: some labels are numbers and others are texts.
-    """
+    """The classes of all clients together: declared by all alike, or all that occur, sorted."""
     present = {label for classes in lists for label in classes.present}
-    if len({type(label) for label in present}) > 1:
-        raise InputError("data.label: some clients' labels are numbers and others' are texts: mend their data")
     values = lists[0].values
     if not all(classes.declared and classes.values == values for classes in lists):
-        values = tuple(sorted(present, key=lambda label: (label if isinstance(label, int) else 0, str(label))))
-    return Classes(values, tuple(sorted(present, key=str)), declared=True)
+        values = tuple(in_order(present))
+    return Classes(values, tuple(sorted(present)), declared=True)
 
 
 def read_own(split: Split, settings: DataSettings, columns: Columns, classes: Classes | None) -> Dataset:

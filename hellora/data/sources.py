@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 
+from hellora.data.labels import as_written, in_order
 from hellora.data.loading import Split, load_splits
 from hellora.data.server_data import UNLABELLED, described, named_split, proxy_split, without_copies
 from hellora.errors import InputError
@@ -171,8 +172,8 @@ class Reader:
 
     settings: DataSettings
     columns: Columns
-    values: tuple[int | str, ...]  # of every class
-    index_of: Mapping[int | str, int] | None  # of the classes that occur; None where there is no label
+    labels: tuple[str, ...]  # the names of the classes
+    index_of: Mapping[str, int] | None  # of the classes that occur; None where there is no label
     declared: bool = False  # the classes are those that the source names, in its order
 
     @staticmethod
@@ -182,14 +183,9 @@ class Reader:
         present = set(_label_cells(train, settings.label))
         feature = train.data.features[settings.label]
         declared = isinstance(feature, ClassLabel)
-        values: list[Any] = feature.names if declared else sorted(present)
-        index_of = {value: index for index, value in enumerate(values) if value in present}
-        return Reader(settings, columns, tuple(values), index_of, declared)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names of the classes."""
-        return tuple(map(str, self.values))
+        labels = feature.names if declared else in_order(present)
+        index_of = {label: index for index, label in enumerate(labels) if label in present}
+        return Reader(settings, columns, tuple(labels), index_of, declared)
 
     def read(self, split: Split, keep: tuple[str, ...] = (), may_lack_labels: bool = False) -> Dataset:
         """The split with canonical columns, and those of `keep` as they are.
@@ -232,7 +228,7 @@ class Reader:
         if self.settings.label not in split.data.column_names:
             return [UNLABELLED] * len(split.data)
         found = _named(split.data[self.settings.label][:], split.data.features[self.settings.label])
-        return [self.index_of.get(value, UNLABELLED) if isinstance(value, int | str) else UNLABELLED for value in found]
+        return [self.index_of.get(value, UNLABELLED) if isinstance(value, str) else UNLABELLED for value in found]
 
 
 def _cells(split: Split, column: str, setting: str) -> list[Any]:
@@ -255,8 +251,8 @@ def _texts(cells: list[Any], split: Split, setting: str) -> list[str]:
     return cells
 
 
-def _label_cells(split: Split, column: str) -> list[int | str]:
-    """The label of every row: a whole number or a text; a ClassLabel's is the name of its class."""
+def _label_cells(split: Split, column: str) -> list[str]:
+    """The label of every row, which is a whole number, a truth value or a text; a ClassLabel's is its class's name."""
     cells = _cells(split, column, "label")
     for row, cell in enumerate(cells):
         if not isinstance(cell, int | str) or cell == "":
@@ -266,9 +262,9 @@ def _label_cells(split: Split, column: str) -> list[int | str]:
 
 
 def _named(cells: list[Any], feature: Any) -> list[Any]:
-    """The same cells; of a ClassLabel, the names of their classes. A missing one, or one below 0, stays as it is."""
+    """Labels as texts; of a ClassLabel, the names of their classes. What is no label stays as it is."""
     if not isinstance(feature, ClassLabel):
-        return cells
+        return [as_written(cell) if isinstance(cell, int) else cell for cell in cells]
     return [cell if cell is None or cell < 0 else feature.names[cell] for cell in cells]
 
 
@@ -291,7 +287,7 @@ def _fill(template: str, split: Split, setting: str) -> list[str]:
                 )
 
     def filled(row: int, column: str | None) -> str:
-        return "" if column is None or cells[column][row] is None else str(cells[column][row])
+        return "" if column is None or cells[column][row] is None else as_written(cells[column][row])
 
     return ["".join(text + filled(row, column) for text, column, _ in pieces) for row in range(len(split.data))]
 

@@ -18,7 +18,7 @@ LONGEST_CLASS = 200  # characters
 
 Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
-Label = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53)] | Annotated[str, Field(max_length=LONGEST_CLASS)]
+Label = Annotated[str, Field(max_length=LONGEST_CLASS)]
 
 
 @dataclass(frozen=True)

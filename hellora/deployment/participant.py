@@ -193,7 +193,7 @@ class WithOwnData(Participant):
 
     def check_label(self, column: str, classes: Classes) -> None:
         """Raise InputError where what the run calls labels may well be texts, which nobody is to see."""
-        if len(classes.values) > MOST_CLASSES or any(len(str(label)) > LONGEST_CLASS for label in classes.values):
+        if len(classes.values) > MOST_CLASSES or any(len(label) > LONGEST_CLASS for label in classes.values):
             raise InputError(
                 f"data.label = {column!r} of the run names a column here with more than {MOST_CLASSES} values, or with "
                 f"longer ones than {LONGEST_CLASS} characters, which may be no labels: they are not told, unless this "
@@ -202,6 +202,6 @@ class WithOwnData(Participant):
 
     def load(self, contract: Contract, experiment: Experiment) -> ClientWork:
         data = read_own(own_split(experiment.data), experiment.data, experiment.task.columns, contract.classes)
-        labels = () if contract.classes is None else tuple(map(str, contract.classes.values))
+        labels = () if contract.classes is None else contract.classes.values
         base = experiment.task.load(experiment.model, labels, 0)
         return ClientWork(base, experiment.task, data, None)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hellora.data.images import ImageRows
 from hellora.model import Kind, ModelSettings, adapter_spec, load_image_processor, load_network
 from hellora.resident import BaseModel
 from hellora.tasks import (
@@ -38,7 +39,7 @@ class ImageClassification(Task):
         )
 
     def encode(self, base: BaseModel, rows: Any) -> Encoded:
-        return Encoded(rows)
+        return Encoded(ImageRows(rows))
 
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
         images = [example["image"].convert("RGB") for example in examples]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ import yaml
 from factories import bits
 from PIL import Image
 from refusals import check_refusal
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import hellora
 from hellora.checkpoint import load_state
@@ -363,11 +364,37 @@ def test_predict_writes_a_table_and_evaluate_a_file(hellora: Command, shelf: She
     assert f"accuracy    {right / 3:.4f}" in evaluated.out
 
 
+def test_what_diverged_is_no_prediction(hellora: Command, shelf: Shelf, tmp_path: Path) -> None:
+    adapter = shutil.copytree(shelf.folder / "mean_pooling-adapter", tmp_path / "adapter")
+    head = load_file(adapter / "head.safetensors")
+    save_file({name: torch.full_like(value, torch.nan) for name, value in head.items()}, adapter / "head.safetensors")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\nthe boat,sea\nthe moon,sky\n")
+    check_refusal(hellora("predict", adapter, rows), "row 0: the model says nan, no label: its training diverged")
+    assert hellora("evaluate", adapter, rows, "--out", tmp_path / "metrics.json").status == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert metrics["loss"] is None
+
+
 def test_images_are_named(shelf: Shelf) -> None:
     said = hellora.predict(shelf.folder / "image-adapter", shelf.folder / "colours" / "test")
     assert len(said) == 12
     assert {Path(row["file"]).name for row in said} == {f"{i}.png" for i in range(4)}
     assert {Path(row["file"]).parent.name for row in said} == {"blue", "green", "red"}
+
+
+def test_a_broken_image_is_named(hellora: Command, shelf: Shelf, tmp_path: Path) -> None:
+    """By predict and evaluate, and at the start of a run, which measures the model on the test split."""
+    colours = shutil.copytree(shelf.folder / "colours", tmp_path / "colours")
+    (colours / "test" / "green" / "2.png").write_bytes(b"")
+    for command in ("predict", "evaluate"):
+        answer = hellora(command, shelf.folder / "image-adapter", colours / "test")
+        check_refusal(answer, "data.image: ", "test/green/2.png is no image")
+    run = hellora(
+        "run", shelf.run("image") / "experiment.toml", "--out", tmp_path / "run", "--set", f"data.name={colours}",
+        "--set", "data.proxy_examples=0",
+    )  # fmt: skip
+    check_refusal(run, "data.image: ", "test/green/2.png is no image")
 
 
 @pytest.mark.parametrize(

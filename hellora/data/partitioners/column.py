@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from hellora.data.labels import as_written, in_order
 from hellora.data.partitioning import Indices, Partitioner
 from hellora.errors import InputError
 
@@ -26,7 +27,10 @@ class Column(Partitioner):
                     f"data.column: row {row} of '{self.column}' holds {cell!r}, not a text or a whole number: "
                     f"mend the data or name another column"
                 )
-        values, client_of = np.unique(np.asarray(cells), return_inverse=True)
+        texts = [as_written(cell) for cell in cells]
+        values = in_order(set(texts))
+        place = {value: client for client, value in enumerate(values)}
+        client_of = np.array([place[text] for text in texts])
         if clients != len(values):
             raise InputError(
                 f"data.clients: column '{self.column}' has {len(values)} values, one client each, not {clients}: "

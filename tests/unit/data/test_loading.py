@@ -53,9 +53,25 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 
 def test_a_csv_cell_is_read_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "all.csv").write_text('text,label\n"two\nlines, one cell",1\nNA,2\n')
+    """Never as the number, date or truth value that it looks like."""
+    (tmp_path / "all.csv").write_text(
+        '\ufefftext,label,when,sure\n"two\nlines, one cell",1,2024-01-02,true\nNA,007,,\n,1.50,12:01,FALSE\n'
+    )
     data = load_splits(str(tmp_path), "", "train", TEST)["train"].data
-    assert data.to_dict() == {"text": ["two\nlines, one cell", "NA"], "label": [1, 2]}
+    assert data.to_dict() == {
+        "text": ["two\nlines, one cell", "NA", ""],
+        "label": ["1", "007", "1.50"],
+        "when": ["2024-01-02", "", "12:01"],
+        "sure": ["true", "", "FALSE"],
+    }
+
+
+def test_the_columns_of_several_csv_files_are_matched_by_name(tmp_path: Path) -> None:
+    (tmp_path / "train_1.csv").write_text("text,note,label\na,3,x\n")
+    (tmp_path / "train_2.csv").write_text("label,text,note\ny,b,\n")
+    (tmp_path / "train_3.csv").write_text("text,label\nc,z\n")
+    data = load_splits(str(tmp_path), "", "train", TEST)["train"].data
+    assert data.to_dict() == {"text": ["a", "b", "c"], "note": ["3", "", None], "label": ["x", "y", "z"]}
 
 
 def test_files_of_a_folder_are_told_apart_by_how_their_names_start(tmp_path: Path) -> None:
@@ -134,6 +150,7 @@ def test_a_path_to_nothing(name: str) -> None:
         ("all.jsonl", b"", "is empty, damaged, or not in the format"),
         ("all.csv", b"", "is empty, damaged, or not in the format"),
         ("all.csv", b"text,label\na,1\nb,2,3\n", "is empty, damaged, or not .*Expected 2 columns, got 3"),
+        ("all.csv", b"text,label,text\na,1,b\n", r"is empty, damaged, or not .*\(two columns are named 'text'\)"),
         ("all.csv", b"text\n", "has no rows: fill it or name other data"),
         ("all.txt", b"a", r"does not end in \.parquet, \.jsonl, \.csv, \.json: convert it"),
     ],

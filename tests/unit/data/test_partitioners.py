@@ -121,8 +121,10 @@ def test_shares_of_a_class_add_up_and_keep_the_minimum(size: int, holders: int, 
     assert counts.min() >= min(10, size // holders)
 
 
-def test_column_sorts_its_values() -> None:
-    data = Dataset.from_dict({"task": [30, 4, 30, 100, 4]})
+@pytest.mark.parametrize("kind", [int, str])
+def test_column_sorts_its_values(kind: type) -> None:
+    """A CSV has numbers as texts."""
+    data = Dataset.from_dict({"task": [kind(value) for value in (30, 4, 30, 100, 4)]})
     parts = client_rows(Column("task"), data, 3, seed=0)
     assert [part.tolist() for part in parts] == [[1, 4], [0, 2], [3]]
 

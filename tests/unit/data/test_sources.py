@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def folder(tmp_path: Path) -> Path:
     [
         ([10, 9, 10, 2], ("2", "9", "10")),
         (["b", "a", "b", "c"], ("a", "b", "c")),
-        ([True, False, True, True], ("False", "True")),
+        (["10", "9", "10", "-2"], ("-2", "9", "10")),
+        (["10", "9", "10", "1.0"], ("1.0", "10", "9")),
+        ([True, False, True, True], ("false", "true")),
     ],
 )
 def test_classes_are_sorted_values(tmp_path: Path, values: list[Any], names: tuple[str, ...]) -> None:
@@ -52,7 +55,31 @@ def test_classes_are_sorted_values(tmp_path: Path, values: list[Any], names: tup
     corpus = load_corpus(DataSettings(name=write(tmp_path / "all.jsonl", rows), label="kind"), "text", seed=0)
     assert corpus.labels == names
     everything = datasets.concatenate_datasets([corpus.train, corpus.test, corpus.proxy])
-    assert sorted(everything["label"]) == sorted(names.index(str(value)) for value in values * 10)
+    assert sorted(everything["label"]) == sorted(names.index(str(value).lower()) for value in values * 10)
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (("01", "1", "2"), ("01", "1", "2")),
+        (("10", "9", "2"), ("2", "9", "10")),
+        (("true", "FALSE", "true"), ("FALSE", "true")),
+        (("2024-01-02", "2024-01-01", "2024-01-02"), ("2024-01-01", "2024-01-02")),
+    ],
+)
+def test_labels_of_a_csv_are_what_it_says(tmp_path: Path, cells: tuple[str, ...], names: tuple[str, ...]) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"a,{cell}\n" for cell in cells))
+    (tmp_path / "test.csv").write_text(f"text,label\nb,{cells[0]}\nc,{cells[1]}\n")
+    corpus = load_corpus(DataSettings(name=str(tmp_path), proxy_examples=0), "text", seed=0)
+    assert corpus.labels == names
+    assert corpus.test["label"][:] == [names.index(cell) for cell in cells[:2]]
+
+
+def test_labels_need_not_look_alike_in_every_split(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,0\na,1\na,x\n")
+    (tmp_path / "test.csv").write_text("text,label\nb,1\nb,0\n")
+    corpus = load_corpus(DataSettings(name=str(tmp_path), proxy_examples=0), "text", seed=0)
+    assert (corpus.labels, corpus.test["label"][:]) == (("0", "1", "x"), [1, 0])
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, **labels: list[int | None]) -> None:
@@ -228,6 +255,30 @@ def test_public_data_from_a_named_split_or_another_source(
         load_corpus(DataSettings(name=str(folder), public="./nothing"), "text", seed=0)
 
 
+@pytest.mark.parametrize("setting", ["proxy", "public"])
+def test_a_proxy_split_is_not_looked_for_on_the_hub(
+    setting: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", at_home(datasets.load_dataset))
+    monkeypatch.chdir(folder)
+    settings = DataSettings(**{"name": str(folder), setting: "proxy"})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=rf"^data\.{setting}: this data has no split 'proxy': set data\.{setting} to"):
+        load_corpus(settings, "text", seed=0)
+    (folder / "proxy").mkdir()
+    write(folder / "proxy" / "own.jsonl", [{"text": "own", "label": 0}])
+    assert getattr(load_corpus(settings, "text", seed=0), setting)["text"][:] == ["own"]
+
+
+def at_home(load: Any) -> Any:
+    """`load_dataset` for local files; a name must not come to it."""
+
+    def loaded(name: str, *arguments: Any, **files: Any) -> Any:
+        assert files, f"{name} is asked of the hub"
+        return load(name, *arguments, **files)
+
+    return loaded
+
+
 def test_public_data_needs_no_labels(folder: Path) -> None:
     corpus = with_public(folder, [{"text": f"public {row}"} for row in range(5)])
     assert corpus.public["label"][:] == [UNLABELLED] * 5
@@ -315,6 +366,17 @@ def test_instructions_may_have_labels_for_the_partitioner(tmp_path: Path) -> Non
     corpus = load_corpus(settings, "instruction", seed=0, keep=("category",))
     assert corpus.labels == ("chat", "qa")
     assert all(corpus.labels[row["label"]] == row["category"] for row in corpus.train.to_list())
+
+
+def test_templates_have_cells_as_the_file_has_them(tmp_path: Path) -> None:
+    cells = ["007,true", "3,x", "3.5,2024-01-02", "1.50,NA"]
+    (tmp_path / "train.csv").write_text("q,a\n" + "\n".join(cells))
+    write(tmp_path / "all.jsonl", [{"q": 3.5, "a": True}, {"q": 4.0, "a": False}])
+    settings = DataSettings(name=str(tmp_path / "train.csv"), prompt="{q},{a}", response="{a}", proxy_examples=0)
+    corpus = load_corpus(settings, "instruction", seed=0)
+    assert sorted([*corpus.train["prompt"], *corpus.test["prompt"]]) == sorted(cells)
+    corpus = load_corpus(replace(settings, name=str(tmp_path / "all.jsonl")), "instruction", seed=0)
+    assert sorted([*corpus.train["prompt"], *corpus.test["prompt"]]) == ["3.5,true", "4.0,false"]
 
 
 def png() -> bytes:

@@ -11,6 +11,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 from torch.testing import assert_close
 
+from hellora.errors import InputError
 from hellora.resident import BaseModel
 from hellora.tasks.image_classification import ImageClassification
 
@@ -46,6 +47,18 @@ def test_images_are_processed_batch_by_batch(vit: BaseModel, rows: Dataset) -> N
     assert_close(batch["pixel_values"][0], (pixels - 0.5) / 0.5, atol=1e-5, rtol=1e-5)
     grey = batch["pixel_values"][1]
     assert torch.equal(grey[0], grey[1])
+
+
+def test_a_broken_image_is_named(vit: BaseModel, rows: Dataset) -> None:
+    """By its file, else by its row in the source, of which the rows at hand may be a selection."""
+    whole = rows.cast_column("image", Image(decode=False))[0]["image"]["bytes"]
+    images = [{"bytes": cut, "path": path} for cut, path in ((whole, None), (whole[:60], None), (b"", "x/y.png"))]
+    broken = Dataset.from_dict({"image": images, "label": [0, 1, 2]}).cast_column("image", Image())
+    for selection, row, name in ((broken, 1, "row 1 of the data"), (broken.select([2, 1]), 1, "row 1 of the data"),
+                                 (broken.select([0, 2]), 1, "x/y.png")):  # fmt: skip
+        examples = TASK.encode(vit, selection).examples
+        with pytest.raises(InputError, match=rf"^data\.image: {name} is no image \(\w+: .*\): mend the data$"):
+            examples[row]
 
 
 def test_the_loss_is_hugging_faces(vit: BaseModel, rows: Dataset) -> None:

@@ -1,0 +1,17 @@
+"""Floor 4: a label is a text, as its file has it written: `01` is not `1`, and what JSON calls `true` is "true"."""
+
+import re
+from collections.abc import Iterable
+
+WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+
+
+def as_written(cell: object) -> str:
+    """A text, a whole number or a truth value as a file has it."""
+    return str(cell).lower() if isinstance(cell, bool) else str(cell)
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Whole numbers by their size, where all labels are such; else sorted as texts."""
+    found = list(labels)
+    return sorted(found, key=int) if all(map(WHOLE_NUMBER.fullmatch, found)) else sorted(found)

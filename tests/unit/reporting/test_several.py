@@ -17,7 +17,7 @@ RANDOM = {**TABLE["method"], "allocator": "random_layers"}  # type: ignore[dict-
 
 def comparison(folder: Path) -> Path:
     """Two settings × two methods × two seeds, each cell with an accuracy of its own."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     table = {"settings": {"skewed": {}, "iid": {}}, "methods": {"random_layers": {}, "mine": {}}}
     (folder / "comparison.toml").write_text(tomli_w.dumps(table))
     for s, setting in enumerate(("skewed", "iid")):
@@ -59,8 +59,25 @@ def test_two_groups_of_one_name_stay_two(tmp_path: Path) -> None:
 
 
 def test_the_same_run_twice_would_count_twice(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a and b have the same settings and seed"):
-        settings_of([ended_run(tmp_path / "a"), ended_run(tmp_path / "b")])
+    a, b = (ended_run(tmp_path / name / "run") for name in "ab")
+    with pytest.raises(InputError, match=f"{a} and {b} have the same settings and seed"):
+        settings_of([a, b])
+    cell = run_folders([comparison(tmp_path / "cmp")])[0]
+    with pytest.raises(InputError, match="have the same settings and seed"):
+        settings_of([cell, cell / ".." / cell.name])
+
+
+def test_methods_of_one_name_in_two_comparisons_stay_apart(tmp_path: Path) -> None:
+    """Their runs could differ in anything, and their seeds could be unequal, so that nothing would tell them apart."""
+    first, second, third = (comparison(tmp_path / name) for name in ("x/first", "x/second", "y/first"))
+    for seed in (0, 1):
+        (second / f"cells/iid/mine/seed-{seed}").rename(second / f"cells/iid/mine/seed-{seed + 2}")
+    methods = {setting: list(groups) for setting, groups in settings_of(run_folders([first, second])).items()}
+    names = [f"{method} of {name}" for name in ("first", "second") for method in ("random_layers", "mine")]
+    assert methods == {"skewed": names, "iid": names}
+    groups = settings_of(run_folders([first, third]))["iid"]
+    assert list(groups) == ["random_layers of first", "mine of first", "random_layers of first (2)", "mine of first (2)"]
+    assert [len(runs) for runs in groups.values()] == [2, 2, 2, 2]
 
 
 def test_a_comparison_s_cells_are_in_its_own_order(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_the_content_comes_back_from_the_file(folder: Path) -> None:
     content = content_of(page_of([folder]))
     assert content_in(html(content)) == content
     (allocation,) = [section for section in content["sections"] if section["id"] == "allocation"]
-    assert allocation["steps"]["asked"] == [[0, 1], [0, 1]]
+    assert allocation["steps"]["trained"] == [[0, 1], [0, 1]]
     assert allocation["steps"]["ranks"] == "AAQCAAAEAgA="  # 0 4 2 0, twice
 
 

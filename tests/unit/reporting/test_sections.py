@@ -29,7 +29,7 @@ def test_the_ranks_of_every_round_are_kept_in_as_many_bytes(run_of: Any) -> None
     steps = sections.allocation(run).steps
     assert steps is not None
     assert steps.clients == ["client 0", "client 1", "client 2"]
-    assert (steps.asked, steps.rounds, steps.layers) == ([[0, 2], [1]], [0, 1], 2)
+    assert (steps.trained, steps.rounds, steps.layers) == ([[0, 2], [1]], [0, 1], 2)
     assert (steps.dtype, list(steps.ranks)) == ("u1", [0, 4, 2, 0, 3, 1])
 
 
@@ -39,6 +39,18 @@ def test_the_last_round_is_drawn_first_with_blanks_for_who_was_not_asked(run_of:
     assert trace.y == ("client 0", "client 2")
     (trace,) = sections.allocation(run_of(line(0), line(1, cohort=[1], ranks={"1": [3, 1]}))).views[0].figure.data
     assert trace.z == pytest.approx(np.array([[np.nan, np.nan], [3, 1], [np.nan, np.nan]]), nan_ok=True)
+
+
+def test_who_was_left_behind_trained_nothing(run_of: Any) -> None:
+    run = run_of(line(0, missing={"0": "too late"}), line(1, missing={"0": "gone"}, rejected={"2": "nan"}))
+    section = sections.allocation(run)
+    assert section.steps is not None
+    assert (section.steps.trained, list(section.steps.ranks)) == ([[1], []], [2, 0])
+    assert np.isnan(section.views[0].figure.data[0].z).all()
+    assert "Blank: not asked in this round, missing or rejected." in section.lead
+    run.lines[1]["rejected"].clear()
+    (trace,) = sections.allocation(run).views[0].figure.data
+    assert trace.z == pytest.approx(np.array([[np.nan, np.nan], [2, 0]]), nan_ok=True)
 
 
 def test_a_large_rank_takes_two_bytes(run_of: Any) -> None:

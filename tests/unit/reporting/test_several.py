@@ -76,7 +76,12 @@ def test_methods_of_one_name_in_two_comparisons_stay_apart(tmp_path: Path) -> No
     names = [f"{method} of {name}" for name in ("first", "second") for method in ("random_layers", "mine")]
     assert methods == {"skewed": names, "iid": names}
     groups = settings_of(run_folders([first, third]))["iid"]
-    assert list(groups) == ["random_layers of first", "mine of first", "random_layers of first (2)", "mine of first (2)"]
+    assert list(groups) == [
+        "random_layers of first",
+        "mine of first",
+        "random_layers of first (2)",
+        "mine of first (2)",
+    ]
     assert [len(runs) for runs in groups.values()] == [2, 2, 2, 2]
 
 

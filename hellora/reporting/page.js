@@ -273,7 +273,7 @@ async function poll() {
       show();
     }
     if (answer.status === 500) say(await answer.text());
-    else say(content.ended ? "The run has ended." : "Live: new rounds appear as they end.");
+    else say(content.ended ? "The run has ended." : "Not ended: while the run goes on, new rounds appear here.");
   } catch {
     say("hellora watch does not answer: this is what it said last.");
   }

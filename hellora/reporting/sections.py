@@ -207,7 +207,8 @@ def failures(run: RunRecord) -> Section:
     id, title = "failures", "Missing and rejected clients"
     found = [(line["round"], *event) for line in run.lines for event in events(line)]
     if not found:
-        return missing(id, title, "No client was missing or rejected, and no answer was dropped.")
+        why = "In the rounds that ended, no client was missing or rejected, and no answer was dropped."
+        return missing(id, title, why)
     kinds = [kind for kind in ("missing", "rejected", "dropped") if any(kind == event[2] for event in found)]
     in_round = Counter((round, kind) for round, _, kind, _ in found)
     of_client = Counter((client, kind) for _, client, kind, _ in found)

@@ -301,7 +301,7 @@ def test_a_run_in_progress_is_followed(opened: Callable[..., Watching], run: Pat
         watching = opened(f"http://127.0.0.1:{server.server_address[1]}/")
         page = watching.page
         state, facts = page.locator("#state"), page.locator("#facts")
-        expect(state).to_have_text("Live: new rounds appear as they end.")
+        expect(state).to_have_text("Not ended: while the run goes on, new rounds appear here.")
         expect(page.locator("main > section")).to_have_count(1)  # the labels
         (live / "rounds.jsonl").write_text("".join(lines[:2]))
         expect(facts).to_contain_text("2 of 4 rounds", timeout=10_000)

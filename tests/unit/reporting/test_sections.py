@@ -171,6 +171,18 @@ def test_an_old_run_says_why_a_section_is_left_out(run_of: Any) -> None:
     assert all(section.views or section.why for section in page.sections)
 
 
+def test_a_stopped_run_says_nothing_of_the_round_that_failed_but_why_it_stopped(run_of: Any, tmp_path: Path) -> None:
+    """The attempts of the round in which it stopped are in no line."""
+    run_of(line(0))
+    (tmp_path / "run" / "error.log").write_text("Traceback:\n  in weights\nValueError: no weights\n\n")
+    page = page_of_run(read_run(tmp_path / "run"))
+    why = {section.id: section.why for section in page.sections}["failures"]
+    assert why == "In the rounds that ended, no client was missing or rejected, and no answer was dropped."
+    assert dict(page.facts)["stopped by"] == "ValueError: no weights (the whole is in error.log)"
+    ended = page_of_run(read_run(ended_run(tmp_path / "run")))
+    assert "stopped by" not in dict(ended.facts)
+
+
 def test_a_run_without_a_round_has_no_plot(run_of: Any) -> None:
     page = page_of_run(run_of())
     assert not any(section.views for section in page.sections)

@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -170,9 +171,14 @@ def rows_of(
 
 
 def marked(row: Row, rows: Sequence[Row], found: Mapping[Cell, Mapping[str, float]]) -> Row:
-    """The row with its marks: best of its setting, above random_layers. Only equal test data can be compared."""
+    """The row with its marks: best of its setting, above random_layers. Only the same metric of equal test data can be
+    compared."""
     lower = row.metric in LOWER_IS_BETTER
-    beside = [other for other in rows if (other.setting, other.evaluated_on) == (row.setting, row.evaluated_on)]
+
+    def measured(row: Row) -> tuple[str, str, str]:
+        return row.setting, row.metric, row.evaluated_on
+
+    beside = [other for other in rows if measured(other) == measured(row)]
     whole = max(other.values[row.metric].n for other in beside)  # one that lacks seeds is not the best of all
     means = [other.values[row.metric].mean for other in beside if other.values[row.metric].n == whole]
     mine = row.values[row.metric]
@@ -208,10 +214,11 @@ def headings(rows: Sequence[Row]) -> dict[str, str]:
 
 def group_headings(columns: Sequence[str]) -> dict[str, str]:
     """The columns of several groups, named by what tells them apart; one group says what the main metric says."""
-    budgets = {column: column.removeprefix("group ").split(", ") for column in columns}
-    parts = max((len(budget) for budget in budgets.values()), default=0)
-    differing = [part for part in range(parts) if len({budget[part] for budget in budgets.values()}) > 1]
-    return {column: ", ".join(budget[i] for i in differing) for column, budget in budgets.items() if differing}
+    names = {column: column.removeprefix("group ") for column in columns}
+    parts = list(zip_longest(*(name.split(", ") for name in names.values()), fillvalue=""))  # without memory: ""
+    differing = [part for part in parts if len(set(part)) > 1]
+    short = [", ".join(filter(None, budget)) for budget in zip(*differing, strict=True)]
+    return {column: text or names[column] for column, text in zip(columns, short, strict=False)}
 
 
 def cell_text(row: Row, name: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hellora.reporting.parts import Page
 from hellora.reporting.quality import quality_sections
-from hellora.reporting.record import RunRecord, read_run
+from hellora.reporting.record import ERROR, RunRecord, read_run
 from hellora.reporting.sections import allocation, failures, labels, layer_scores, memory, served, spectrum, traffic
 from hellora.reporting.several import page_of_several, run_folders
 from hellora.units import in_bytes
@@ -48,8 +48,10 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
     """What one wants to know first."""
     table, last = run.table, next((line["metrics"] for line in reversed(run.lines) if line["metrics"]), None)
     method, metric = table.get("method", {}), run.metric
+    stopped = [("stopped by", f"{run.error} (the whole is in {ERROR})")] if run.error and not run.summary else []
     found = [
         ("state", f"{len(run.lines)} of {table['rounds']} rounds" + ("" if run.summary else ", not ended")),
+        *stopped,
         ("model", f"{short(table['model']['name'])}, rank {table['model'].get('rank', '–')}"),
         ("data", f"{short(table['data']['name'])}, {len(run.names)} clients, {table['cohort']} in a round"),
         ("method", ", ".join(str(method[key]) for key in ("allocator", "dispatcher", "aggregator") if key in method)),

@@ -113,16 +113,18 @@ function draw(section) {
   const plot = here.querySelector(".plot");
   plot.setAttribute("aria-label", `${words}. The numbers are in the table below.`);
   const options = { displayModeBar: false, responsive: true }; // its buttons would be tab stops that show on hover only
-  Plotly.react(plot, data.map(coloured), layoutOf(view.figure, `${choice.view}`), options);
+  const layout = layoutOf(view.figure, `${choice.view}`);
+  plot.style.height = `${layout.height}px`; // plotly takes it from there when the window is resized
+  Plotly.react(plot, data.map(coloured), layout, options);
   fillTable(section);
 }
 
-// The ranks of one round, (clients, layers); null where a client was not asked.
+// The ranks of one round, (clients, layers); null where a client trained nothing that counted.
 function ranksOf(steps, at) {
   steps.all ??= decoded(steps.ranks, steps.dtype);
-  steps.starts ??= steps.asked.reduce((starts, asked) => [...starts, starts.at(-1) + asked.length], [0]);
+  steps.starts ??= steps.trained.reduce((starts, trained) => [...starts, starts.at(-1) + trained.length], [0]);
   const z = steps.clients.map(() => new Array(steps.layers).fill(null));
-  steps.asked[at].forEach((client, i) => {
+  steps.trained[at].forEach((client, i) => {
     const start = (steps.starts[at] + i) * steps.layers;
     z[client] = Array.from(steps.all.subarray(start, start + steps.layers));
   });
@@ -271,7 +273,7 @@ async function poll() {
       show();
     }
     if (answer.status === 500) say(await answer.text());
-    else say(content.ended ? "The run has ended." : "Live: new rounds appear as they end.");
+    else say(content.ended ? "The run has ended." : "Not ended: while the run goes on, new rounds appear here.");
   } catch {
     say("hellora watch does not answer: this is what it said last.");
   }

@@ -63,7 +63,7 @@ def section_content(section: Section) -> dict[str, Any]:
 def steps_content(steps: Steps) -> dict[str, Any]:
     return {
         "rounds": list(steps.rounds),
-        "asked": [list(places) for places in steps.asked],
+        "trained": [list(places) for places in steps.trained],
         "ranks": base64.b64encode(steps.ranks).decode(),
         "dtype": steps.dtype,
         "layers": steps.layers,

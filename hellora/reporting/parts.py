@@ -26,11 +26,11 @@ class View:
 
 @dataclass(frozen=True)
 class Steps:
-    """Ranks of every round, for the slider. `asked` has the places of the clients in the plot's rows, `ranks` the bytes
-    of (asked, layers) numbers, round after round."""
+    """Ranks of every round, for the slider. `trained` has the places in the plot's rows of the clients that trained,
+    `ranks` the bytes of (trained, layers) numbers, round after round."""
 
     rounds: Sequence[int]
-    asked: Sequence[Sequence[int]]
+    trained: Sequence[Sequence[int]]
     ranks: bytes
     dtype: str  # u1 or u2, as numpy has it
     layers: int

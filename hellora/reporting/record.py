@@ -13,6 +13,29 @@ from hellora.errors import InputError
 
 Line = Mapping[str, Any]  # of rounds.jsonl
 FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "summary.json", "checkpoint/state.json")
+ERROR = "error.log"  # the traceback of a strategy that stopped the run, until it goes on
+NUMBER, NONE = (int, float), type(None)
+# What a page cannot do without, and of what kind it is.
+OF_TABLE = {"seed": int, "rounds": int, "cohort": int, "model": dict, "data": dict}
+OF_LINE = {
+    "round": int,
+    "cohort": list,
+    "ranks": dict,
+    "metrics": (dict, NONE),
+    "clients": dict,
+    "uplink_bytes": NUMBER,
+    "downlink_bytes": NUMBER,
+    "seconds": NUMBER,
+}
+OF_SUMMARY = {
+    "initial": dict,
+    "final": dict,
+    "groups": list,
+    "clients": dict,
+    "worst_client": (*NUMBER, NONE),
+    "uplink_bytes": NUMBER,
+    "data": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +61,7 @@ class RunRecord:
     initial: Mapping[str, float]
     clients: Sequence[Client]  # by id; [] of a run that did not record them
     summary: Mapping[str, Any] | None  # None until it has ended
+    error: str = ""  # what stopped it, where a strategy did and it has not gone on since
 
     @property
     def metric(self) -> str:
@@ -87,7 +111,21 @@ def read_run(folder: Path) -> RunRecord:
     name = "experiment.toml"
     try:
         table = tomllib.loads((folder / name).read_text())
+        checked(table, OF_TABLE)
+        for part in ("model", "data"):
+            checked(table[part], {"name": str}, f"{part}: ")
         clients, lines, summary, saved = (read(folder / (name := file)) for file in FILES[1:])
+        name = "rounds.jsonl"
+        for number, line in enumerate(lines or [], 1):
+            check_line(line, f"line {number}: ")
+        name = "summary.json"
+        if summary is not None:
+            checked(summary, OF_SUMMARY)
+            checked(summary["data"], {"evaluated_on": str}, "data: ")
+            for part in ("initial", "final", "clients"):
+                check_numbers(summary[part], f"{part}: ")
+        name = ERROR
+        error = last_line(folder / ERROR)
         name = "clients.json"
         return RunRecord(
             name=folder.resolve().name,
@@ -96,11 +134,54 @@ def read_run(folder: Path) -> RunRecord:
             initial=(summary or (saved or {}).get("record", {})).get("initial", {}),
             clients=[client_of(fields) for fields in ([] if clients is None else clients["clients"])],
             summary=summary,
+            error=error,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / name} is damaged: {error}") from error
     except OSError as error:
         raise InputError(f"cannot read {folder / name}: {error.strerror}") from error
+
+
+def checked(fields: Any, kinds: Mapping[str, Any], where: str = "") -> None:
+    """Raises ValueError where a field is missing or not of its kind."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where}not a table of names and values")
+    for key, kind in kinds.items():
+        if key not in fields:
+            raise ValueError(f"{where}{key} is missing")
+        if not isinstance(fields[key], kind):
+            raise ValueError(f"{where}{key} is {fields[key]!r:.40}")
+
+
+def check_line(line: Any, where: str) -> None:
+    """Raises ValueError where a line of rounds.jsonl is not one that a run wrote."""
+    checked(line, OF_LINE, where)
+    check_numbers(line["metrics"] or {}, f"{where}metrics: ")
+    for client, values in line["clients"].items():
+        checked(values, {}, f"{where}client {client}: ")
+        check_numbers(values, f"{where}client {client}: ")
+    asked, rows = {str(client) for client in line["cohort"]}, list(line["ranks"].values())
+    layers = {len(row) for row in rows}
+    if not line["ranks"].keys() <= asked or len(layers) > 1 or not all(isinstance(r, int) for row in rows for r in row):
+        raise ValueError(f"{where}ranks are not those of the cohort, a row of all layers each")
+    for name in ("energy", "layer_scores"):
+        check_numbers(dict(enumerate(line.get(name) or ())), f"{where}{name}: ")
+    for attempt in (*(line.get("repeated") or ()), line):
+        for name in ("missing", "rejected", "dropped"):
+            checked(attempt.get(name, {}), {}, f"{where}{name}: ")
+
+
+def check_numbers(fields: Mapping[Any, Any], where: str) -> None:
+    """Raises ValueError where something is no number, nor null."""
+    for key, value in fields.items():
+        if not isinstance(value, (*NUMBER, NONE)):
+            raise ValueError(f"{where}{key} is {value!r:.40}")
+
+
+def last_line(file: Path) -> str:
+    """The last line of a text that is not empty; "" where there is no file."""
+    lines = [line for line in file.read_text(errors="replace").splitlines() if line.strip()] if file.is_file() else []
+    return lines[-1].strip() if lines else ""
 
 
 def read(file: Path) -> Any:
@@ -127,5 +208,5 @@ def client_of(fields: Mapping[str, Any]) -> Client:
 
 def stamp(folder: Path) -> tuple[tuple[int, int], ...]:
     """Changes when a file of the run does: the time and size of each."""
-    stats = [file.stat() for name in FILES if (file := folder / name).is_file()]
+    stats = [file.stat() for name in (*FILES, ERROR) if (file := folder / name).is_file()]
     return tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)

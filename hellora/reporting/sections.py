@@ -24,25 +24,34 @@ def allocation(run: RunRecord) -> Section:
     if not layers:
         return missing(id, title, "No round has ended yet.")
     place = {client: row for row, client in enumerate(run.names)}
-    asked = [[place[int(client)] for client in line["ranks"]] for line in run.lines]
-    ranks = [row for line in run.lines for row in line["ranks"].values()]
-    dtype = "u1" if max(map(max, ranks)) < 256 else "u2"
+    counted = [{client: row for client, row in line["ranks"].items() if is_counted(line, client)} for line in run.lines]
+    ranks = [row for each in counted for row in each.values()]
+    most = max((rank for row in ranks for rank in row), default=0)
+    dtype = "u1" if most < 256 else "u2"
     names = list(run.names.values())
     steps = Steps(
         rounds=[line["round"] for line in run.lines],
-        asked=asked,
+        trained=[[place[int(client)] for client in each] for each in counted],
         ranks=np.array(ranks, dtype=f"<{dtype}").tobytes(),
         dtype=dtype,
         layers=layers,
         clients=names,
     )
     last = np.full((len(names), layers), np.nan)
-    for row, trained in zip(asked[-1], run.lines[-1]["ranks"].values(), strict=True):
-        last[row] = trained
+    for client, row in counted[-1].items():
+        last[place[int(client)]] = row
     figure = heat_map(last, numbered(layers), names, "layer", "client", "rank")
-    figure.data[0].update(zmin=0, zmax=max(1, *map(max, ranks)), meta={"scale": "ranks"})
-    lead = "The rank that each client trained in each layer. Blank: not asked in this round. Grey: frozen there."
+    figure.data[0].update(zmin=0, zmax=max(1, most), meta={"scale": "ranks"})
+    lead = (
+        "The rank that each client whose answer counted trained in each layer. Blank: not asked in this round, missing "
+        "or rejected. Grey: frozen there."
+    )
     return Section(id, title, lead, [View("", figure, Table(["client", *numbered(layers)], []))], steps, wide=True)
+
+
+def is_counted(line: Line, client: str) -> bool:
+    """True unless the client was left behind in the end: asked, but missing or rejected."""
+    return client not in line.get("missing", {}) and client not in line.get("rejected", {})
 
 
 def numbered(count: int) -> list[str]:
@@ -198,7 +207,8 @@ def failures(run: RunRecord) -> Section:
     id, title = "failures", "Missing and rejected clients"
     found = [(line["round"], *event) for line in run.lines for event in events(line)]
     if not found:
-        return missing(id, title, "No client was missing or rejected, and no answer was dropped.")
+        why = "In the rounds that ended, no client was missing or rejected, and no answer was dropped."
+        return missing(id, title, why)
     kinds = [kind for kind in ("missing", "rejected", "dropped") if any(kind == event[2] for event in found)]
     in_round = Counter((round, kind) for round, _, kind, _ in found)
     of_client = Counter((client, kind) for _, client, kind, _ in found)

@@ -62,32 +62,41 @@ def settings_of(folders: Sequence[Path]) -> Settings:
     Raises:
         InputError: a folder holds no run, or two hold the same run, which would count twice.
     """
-    keyed: dict[tuple[str, ...], list[RunRecord]] = {}
     records = [(folder, read_run(folder)) for folder in folders]
     plain = {folder: settings(record.table) for folder, record in records}
     differing = sorted(
         {key for each in plain.values() for key in each if len({repr(o.get(key)) for o in plain.values()}) > 1}
     )
+    comparisons = {folder: comparison_of(folder) for folder in folders}
+    several = len(set(comparisons.values()) - {None}) > 1
+    keyed: dict[tuple[object, ...], list[tuple[Path, RunRecord]]] = {}
     for folder, record in records:
-        of_cell = is_cell(folder)
+        cell, comparison = folder.resolve(), comparisons[folder]
         known = ("", *(repr(plain[folder].get(key)) for key in differing))
-        keyed.setdefault((folder.parents[1].name, folder.parent.name) if of_cell else known, []).append(record)
+        key = (cell.parents[1].name, cell.parent.name, comparison) if comparison else known
+        keyed.setdefault(key, []).append((folder, record))
     found: dict[str, dict[str, list[RunRecord]]] = {}
-    for (setting, *rest), runs in keyed.items():
+    for members in keyed.values():
+        runs = [run for _, run in members]
         seeds = [run.table["seed"] for run in runs]
         if len(set(seeds)) < len(seeds):
-            names = " and ".join(run.name for run in runs if seeds.count(run.table["seed"]) > 1)
+            names = " and ".join(str(folder) for folder, run in members if seeds.count(run.table["seed"]) > 1)
             raise InputError(f"{names} have the same settings and seed, so they are one run: name one of them")
+        folder = members[0][0]
+        comparison, setting, method = comparisons[folder], "", described(runs, differing)
+        if comparison:
+            setting, method = (folder.resolve().parents[i].name for i in (1, 0))
+            method += f" of {comparison.name}" * several
         groups = found.setdefault(setting, {})
-        method = rest[0] if setting else unlike(described(runs, differing), groups)
-        groups[method] = sorted(runs, key=lambda run: int(run.table["seed"]))
+        groups[unlike(method, groups)] = sorted(runs, key=lambda run: int(run.table["seed"]))
     return found
 
 
-def is_cell(folder: Path) -> bool:
-    """True for a run of a comparison: cells/<setting>/<method>/seed-<s>."""
+def comparison_of(folder: Path) -> Path | None:
+    """The comparison whose run <comparison>/cells/<setting>/<method>/seed-<s> is."""
     parents = folder.resolve().parents
-    return len(parents) > 3 and parents[2].name == "cells" and (parents[3] / "comparison.toml").is_file()
+    is_cell = len(parents) > 3 and parents[2].name == "cells" and (parents[3] / "comparison.toml").is_file()
+    return parents[3] if is_cell else None
 
 
 def settings(table: Mapping[str, Any]) -> dict[str, Any]:

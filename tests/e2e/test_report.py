@@ -142,7 +142,9 @@ def ranks_shown(page: Page) -> list[list[int | None]]:
 
 
 def ranks_of(line: dict[str, Any], clients: int) -> list[list[int | None]]:
-    return [line["ranks"].get(str(client), [None] * 4) for client in range(clients)]
+    behind = line["missing"].keys() | line["rejected"].keys()
+    rows = {client: row for client, row in line["ranks"].items() if client not in behind}
+    return [rows.get(str(client), [None] * 4) for client in range(clients)]
 
 
 # ------------------------------------------------------------------------------------------------------- one run
@@ -177,6 +179,19 @@ def test_the_slider_moves_the_heat_map(opened: Callable[..., Watching], report: 
     shown = page.locator("#allocation tbody tr").all_inner_texts()
     expected = [["–" if rank is None else str(rank) for rank in row] for row in ranks_of(lines[0], 6)]
     assert [row.split("\t") for row in shown] == [[f"client {i}", *row] for i, row in enumerate(expected)]
+
+
+def test_a_plot_that_was_drawn_again_keeps_its_height(opened: Callable[..., Watching], report: str) -> None:
+    page = opened(report).page
+    plots, heights = page.locator(".plot"), "all => all.map(plot => plot.getBoundingClientRect().height)"
+    before = plots.evaluate_all(heights)
+    page.get_by_role("radio", name="bytes", exact=True).first.check()
+    page.get_by_role("slider", name="Round").press("Home")
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 900, "height": 700})
+    page.evaluate("Promise.all([...document.querySelectorAll('.plot')].map(plot => Plotly.Plots.resize(plot)))")
+    assert min(before) > 200
+    assert plots.evaluate_all(heights) == before
 
 
 def test_the_keyboard_reaches_everything_in_the_order_of_the_page(opened: Callable[..., Watching], report: str) -> None:
@@ -267,9 +282,12 @@ def test_the_comparison_switches_what_it_compares(
     expected = [row["values"]["worst_client"] for row in json.loads((comparison / "table.json").read_text())["rows"]]
     end = page.locator("#end-base")
     end.get_by_role("radio", name="worst client").check()
-    means, halves = end.locator(".plot").evaluate("plot => [plot.data[0].y, plot.data[0].error_y.array]")
+    means, up, down = end.locator(".plot").evaluate(
+        "plot => [plot.data[0].y, plot.data[0].error_y.array, plot.data[0].error_y.arrayminus]"
+    )
     assert means == pytest.approx([each["mean"] for each in expected])
-    assert halves == pytest.approx([each["half"] for each in expected])
+    assert up == pytest.approx([min(each["half"], 1 - each["mean"]) for each in expected])
+    assert down == pytest.approx([min(each["half"], each["mean"]) for each in expected])
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -286,7 +304,7 @@ def test_a_run_in_progress_is_followed(opened: Callable[..., Watching], run: Pat
         watching = opened(f"http://127.0.0.1:{server.server_address[1]}/")
         page = watching.page
         state, facts = page.locator("#state"), page.locator("#facts")
-        expect(state).to_have_text("Live: new rounds appear as they end.")
+        expect(state).to_have_text("Not ended: while the run goes on, new rounds appear here.")
         expect(page.locator("main > section")).to_have_count(1)  # the labels
         (live / "rounds.jsonl").write_text("".join(lines[:2]))
         expect(facts).to_contain_text("2 of 4 rounds", timeout=10_000)

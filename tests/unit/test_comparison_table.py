@@ -21,6 +21,7 @@ from hellora.comparison_table import (
     cell_text,
     estimate,
     footnotes,
+    group_headings,
     headings,
     is_above,
     numbers,
@@ -207,6 +208,17 @@ def test_models_of_clients_own_are_not_compared_with_the_global_one() -> None:
     assert any(note.startswith("†") for note in footnotes(rows))
 
 
+def test_a_language_model_is_not_compared_with_a_classifier() -> None:
+    runs = runs_of({("x", "a"): [0.5, 0.6], ("x", "random_layers"): [0.4, 0.5]})
+    runs |= runs_of({("x", "language"): [2.0, 2.1]}, metric="loss", worst=None)
+    rows = rows_of(runs)
+    assert [(row.method, row.best, row.above_reference) for row in rows] == [
+        ("a", True, True),
+        ("random_layers", False, None),
+        ("language", False, None),
+    ]
+
+
 def test_a_column_that_a_seed_lacks_is_empty() -> None:
     """The budget cuts seed 1 short, so the worst client of the row is not that of seed 0 alone."""
     runs = {Cell("x", "a", 0): run_of([0.5]), Cell("x", "a", 1): run_of([0.5, 0.6])}
@@ -221,6 +233,18 @@ def test_groups_are_headed_by_what_tells_them_apart() -> None:
     assert [text for name, text in headings(rows).items() if name.startswith("group")] == ["1 layer", "4 layers"]
     rows = rows_of({Cell("x", "a", 0): run_of([0.5], groups={4: 0.5})})
     assert not any(name.startswith("group") for name in headings(rows))  # it would be the accuracy again
+
+
+def test_groups_with_and_without_a_budget_in_bytes_stand_beside_each_other() -> None:
+    assert group_headings(["group 1 layer, rank 8, 1.0 GiB", "group 1 layer, rank 8", "group 2 layers, rank 8"]) == {
+        "group 1 layer, rank 8, 1.0 GiB": "1 layer, 1.0 GiB",
+        "group 1 layer, rank 8": "1 layer",
+        "group 2 layers, rank 8": "2 layers",
+    }
+    assert group_headings(["group 1 layer, rank 8, 1.0 GiB", "group 1 layer, rank 8"]) == {
+        "group 1 layer, rank 8, 1.0 GiB": "1.0 GiB",
+        "group 1 layer, rank 8": "1 layer, rank 8",
+    }
 
 
 # -------------------------------------------------------------------------------------------------------- what is shown

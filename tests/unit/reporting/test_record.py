@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from run_folders import ended_run, line, metrics, write_run
+from run_folders import ended_run, line, metrics, summary_of, write_run
 
 from hellora.errors import InputError
 from hellora.reporting.record import read_run, stamp
@@ -51,16 +51,48 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     ("name", "text"),
     [
         ("rounds.jsonl", "{\n"),
+        ("rounds.jsonl", "[1]\n"),
+        ("rounds.jsonl", '{"round": 0}\n'),
+        ("rounds.jsonl", json.dumps(line(0, cohort=3)) + "\n"),
+        ("rounds.jsonl", json.dumps(line(0, clients={"0": 1})) + "\n"),
+        ("rounds.jsonl", json.dumps(line(0, ranks={"7": [1, 2]})) + "\n"),
+        ("rounds.jsonl", json.dumps(line(0, ranks={"0": [1, 2], "2": [1]})) + "\n"),
+        ("rounds.jsonl", json.dumps(line(0, ranks={"0": ["x"]})) + "\n"),
+        ("rounds.jsonl", json.dumps(line(0, metrics={"accuracy": "x"})) + "\n"),
+        ("rounds.jsonl", json.dumps(line(0, clients={"0": {"loss": "x"}})) + "\n"),
+        ("rounds.jsonl", json.dumps(line(0, energy=["x"])) + "\n"),
+        ("rounds.jsonl", json.dumps(line(0, rejected=["x"])) + "\n"),
+        ("rounds.jsonl", json.dumps(line(0, simulated_clock="x")) + "\n"),
+        ("summary.json", json.dumps(summary_of([line(0)], groups=[{"layers": 1}]))),
+        ("summary.json", json.dumps(summary_of([line(0)], clients={"0": "x"}))),
+        ("summary.json", json.dumps(summary_of([line(0)], data={}))),
         ("summary.json", "{"),
+        ("summary.json", "[]"),
+        ("summary.json", "{}"),
         ("clients.json", "[]"),
         ("clients.json", '{"clients": [{}]}'),
         ("experiment.toml", "["),
+        ("experiment.toml", 'rounds = "x"'),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
     folder = ended_run(tmp_path / "run")
     (folder / name).write_text(text)
     with pytest.raises(InputError, match=f"{name} is damaged"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("name", ["round", "cohort", "ranks", "metrics", "clients", "uplink_bytes", "seconds"])
+def test_what_a_line_lacks_is_said(tmp_path: Path, name: str) -> None:
+    lines = [line(0), {key: value for key, value in line(1).items() if key != name}]
+    folder = write_run(tmp_path / "run", lines)
+    with pytest.raises(InputError, match=f"rounds.jsonl is damaged: line 2: {name} is missing"):
+        read_run(folder)
+
+
+def test_a_setting_of_another_kind_is_said(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", rounds="x")
+    with pytest.raises(InputError, match=r"experiment.toml is damaged: rounds is 'x'$"):
         read_run(folder)
 
 
@@ -73,4 +105,7 @@ def test_the_stamp_changes_with_every_file(tmp_path: Path) -> None:
     after = stamp(folder)
     assert after != before
     (folder / "summary.json").write_text("{}")
-    assert stamp(folder) != after
+    later = stamp(folder)
+    assert later != after
+    (folder / "error.log").write_text("ValueError: no\n")
+    assert stamp(folder) != later

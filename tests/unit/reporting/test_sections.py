@@ -29,7 +29,7 @@ def test_the_ranks_of_every_round_are_kept_in_as_many_bytes(run_of: Any) -> None
     steps = sections.allocation(run).steps
     assert steps is not None
     assert steps.clients == ["client 0", "client 1", "client 2"]
-    assert (steps.asked, steps.rounds, steps.layers) == ([[0, 2], [1]], [0, 1], 2)
+    assert (steps.trained, steps.rounds, steps.layers) == ([[0, 2], [1]], [0, 1], 2)
     assert (steps.dtype, list(steps.ranks)) == ("u1", [0, 4, 2, 0, 3, 1])
 
 
@@ -39,6 +39,18 @@ def test_the_last_round_is_drawn_first_with_blanks_for_who_was_not_asked(run_of:
     assert trace.y == ("client 0", "client 2")
     (trace,) = sections.allocation(run_of(line(0), line(1, cohort=[1], ranks={"1": [3, 1]}))).views[0].figure.data
     assert trace.z == pytest.approx(np.array([[np.nan, np.nan], [3, 1], [np.nan, np.nan]]), nan_ok=True)
+
+
+def test_who_was_left_behind_trained_nothing(run_of: Any) -> None:
+    run = run_of(line(0, missing={"0": "too late"}), line(1, missing={"0": "gone"}, rejected={"2": "nan"}))
+    section = sections.allocation(run)
+    assert section.steps is not None
+    assert (section.steps.trained, list(section.steps.ranks)) == ([[1], []], [2, 0])
+    assert np.isnan(section.views[0].figure.data[0].z).all()
+    assert "Blank: not asked in this round, missing or rejected." in section.lead
+    run.lines[1]["rejected"].clear()
+    (trace,) = sections.allocation(run).views[0].figure.data
+    assert trace.z == pytest.approx(np.array([[np.nan, np.nan], [2, 0]]), nan_ok=True)
 
 
 def test_a_large_rank_takes_two_bytes(run_of: Any) -> None:
@@ -157,6 +169,18 @@ def test_an_old_run_says_why_a_section_is_left_out(run_of: Any) -> None:
     assert left_out.keys() == {"scores", "spectrum", "memory", "served", "labels", "failures"}
     assert all(left_out.values())
     assert all(section.views or section.why for section in page.sections)
+
+
+def test_a_stopped_run_says_nothing_of_the_round_that_failed_but_why_it_stopped(run_of: Any, tmp_path: Path) -> None:
+    """The attempts of the round in which it stopped are in no line."""
+    run_of(line(0))
+    (tmp_path / "run" / "error.log").write_text("Traceback:\n  in weights\nValueError: no weights\n\n")
+    page = page_of_run(read_run(tmp_path / "run"))
+    why = {section.id: section.why for section in page.sections}["failures"]
+    assert why == "In the rounds that ended, no client was missing or rejected, and no answer was dropped."
+    assert dict(page.facts)["stopped by"] == "ValueError: no weights (the whole is in error.log)"
+    ended = page_of_run(read_run(ended_run(tmp_path / "run")))
+    assert "stopped by" not in dict(ended.facts)
 
 
 def test_a_run_without_a_round_has_no_plot(run_of: Any) -> None:

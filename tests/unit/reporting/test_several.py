@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from run_folders import TABLE, ended_run, line, write_run
+from run_folders import TABLE, ended_run, line, summary_of, write_run
 
 from hellora.comparison_table import CLIENTS_OWN
 from hellora.errors import InputError
@@ -17,7 +17,7 @@ RANDOM = {**TABLE["method"], "allocator": "random_layers"}  # type: ignore[dict-
 
 def comparison(folder: Path) -> Path:
     """Two settings × two methods × two seeds, each cell with an accuracy of its own."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     table = {"settings": {"skewed": {}, "iid": {}}, "methods": {"random_layers": {}, "mine": {}}}
     (folder / "comparison.toml").write_text(tomli_w.dumps(table))
     for s, setting in enumerate(("skewed", "iid")):
@@ -59,8 +59,30 @@ def test_two_groups_of_one_name_stay_two(tmp_path: Path) -> None:
 
 
 def test_the_same_run_twice_would_count_twice(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a and b have the same settings and seed"):
-        settings_of([ended_run(tmp_path / "a"), ended_run(tmp_path / "b")])
+    a, b = (ended_run(tmp_path / name / "run") for name in "ab")
+    with pytest.raises(InputError, match=f"{a} and {b} have the same settings and seed"):
+        settings_of([a, b])
+    cell = run_folders([comparison(tmp_path / "cmp")])[0]
+    with pytest.raises(InputError, match="have the same settings and seed"):
+        settings_of([cell, cell / ".." / cell.name])
+
+
+def test_methods_of_one_name_in_two_comparisons_stay_apart(tmp_path: Path) -> None:
+    """Their runs could differ in anything, and their seeds could be unequal, so that nothing would tell them apart."""
+    first, second, third = (comparison(tmp_path / name) for name in ("x/first", "x/second", "y/first"))
+    for seed in (0, 1):
+        (second / f"cells/iid/mine/seed-{seed}").rename(second / f"cells/iid/mine/seed-{seed + 2}")
+    methods = {setting: list(groups) for setting, groups in settings_of(run_folders([first, second])).items()}
+    names = [f"{method} of {name}" for name in ("first", "second") for method in ("random_layers", "mine")]
+    assert methods == {"skewed": names, "iid": names}
+    groups = settings_of(run_folders([first, third]))["iid"]
+    assert list(groups) == [
+        "random_layers of first",
+        "mine of first",
+        "random_layers of first (2)",
+        "mine of first (2)",
+    ]
+    assert [len(runs) for runs in groups.values()] == [2, 2, 2, 2]
 
 
 def test_a_comparison_s_cells_are_in_its_own_order(tmp_path: Path) -> None:
@@ -123,3 +145,19 @@ def test_models_of_clients_own_are_marked(tmp_path: Path) -> None:
     (folder / "summary.json").write_text(json.dumps(summary))
     page = page_of_several([folder, ended_run(tmp_path / "b", method=RANDOM)])
     assert page.sections[0].views[0].figure.data[0].x == ("allocator fed_hello †", "allocator random_layers")
+
+
+def test_bars_end_where_their_metric_does(tmp_path: Path) -> None:
+    """Of accuracies 0.2 and 0.8, Student's interval is 0.5 ± 3.8; losses are 0.8 and 0.2, with no upper end."""
+    page = page_of_several([ended_run(tmp_path / f"{seed}", [a], seed=seed) for seed, a in enumerate((0.2, 0.8))])
+    views = {view.label: view.figure.data[0].error_y for view in page.sections[0].views}
+    assert (views["accuracy"].array, views["accuracy"].arrayminus) == ((0.5,), (0.5,))
+    assert page.sections[0].views[0].table.rows[0][1] == f"0.500 ± {T * 0.3:.3f}"
+    lines = [line(0, metrics={"loss": loss}) for loss in (0.2, 0.8)]
+    more = {"initial": {"loss": 1.0}, "groups": [], "clients": {}, "worst_client": None}
+    folders = [
+        write_run(tmp_path / f"l{seed}", [each], summary=summary_of([each], **more), seed=seed)
+        for seed, each in enumerate(lines)
+    ]
+    loss = page_of_several(folders).sections[0].views[0].figure.data[0].error_y
+    assert (loss.array, loss.arrayminus) == (pytest.approx((T * 0.3,)), (0.5,))

@@ -282,9 +282,12 @@ def test_the_comparison_switches_what_it_compares(
     expected = [row["values"]["worst_client"] for row in json.loads((comparison / "table.json").read_text())["rows"]]
     end = page.locator("#end-base")
     end.get_by_role("radio", name="worst client").check()
-    means, halves = end.locator(".plot").evaluate("plot => [plot.data[0].y, plot.data[0].error_y.array]")
+    means, up, down = end.locator(".plot").evaluate(
+        "plot => [plot.data[0].y, plot.data[0].error_y.array, plot.data[0].error_y.arrayminus]"
+    )
     assert means == pytest.approx([each["mean"] for each in expected])
-    assert halves == pytest.approx([each["half"] for each in expected])
+    assert up == pytest.approx([min(each["half"], 1 - each["mean"]) for each in expected])
+    assert down == pytest.approx([min(each["half"], each["mean"]) for each in expected])
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

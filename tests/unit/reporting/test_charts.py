@@ -19,6 +19,15 @@ def test_a_curve_has_its_band_behind_all_lines() -> None:
     assert one.line.dash != two.line.dash  # not by colour alone
 
 
+def test_many_curves_differ_even_without_their_marks() -> None:
+    """The page has 8 colours."""
+    for points in (2, 100):  # with marks and without
+        x = list(range(points))
+        lines = line_chart([Curve(str(i), x, x) for i in range(24)], "x", "y").data
+        assert len({(line.meta["colour"] % 8, line.line.dash) for line in lines}) == 24
+        assert len({(line.meta["colour"] % 8, line.marker.symbol) for line in lines}) == 24
+
+
 def test_the_point_before_the_first_round_is_whole() -> None:
     """It lies on the axis, where plotly would cut it in half."""
     assert line_chart([Curve("one", [0, 1], [1.0, 2.0])], "x", "y").data[0].cliponaxis is False
@@ -27,6 +36,14 @@ def test_the_point_before_the_first_round_is_whole() -> None:
 def test_bars_have_their_intervals() -> None:
     (bars,) = bar_chart([Bars("accuracy", ["a", "b"], [0.5, 0.25], [0.1, None])], "x", "y").data
     assert (bars.x, bars.y, bars.error_y.array) == (("a", "b"), (0.5, 0.25), (0.1, "none"))
+    assert bars.error_y.arrayminus == (0.1, "none")
+
+
+def test_what_of_an_interval_cannot_be_is_cut_off() -> None:
+    many = Bars("accuracy", ["a", "b", "c"], [0.875, 0.25, 0.5], [0.25, 0.5, 0.25], within=(0.0, 1.0))
+    (standing,), (lying,) = bar_chart([many], "x", "y").data, lying_bars(many, "x").data
+    for error in (standing.error_y, lying.error_x):
+        assert (error.symmetric, error.array, error.arrayminus) == (False, (0.125, 0.5, 0.25), (0.25, 0.25, 0.25))
 
 
 def test_many_names_lie_below_each_other() -> None:

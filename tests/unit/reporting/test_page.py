@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from run_folders import ended_run, line, write_run
 
+from hellora.errors import InputError
 from hellora.reporting.overview import page_of
-from hellora.reporting.page import content_of, html
+from hellora.reporting.page import content_of, html, write
 
 HOSTILE = "</script><script>document.title = 'taken'</script><!--<script>"
 
@@ -50,6 +51,15 @@ def test_a_file_asks_nobody_and_a_live_page_only_where_it_came_from(folder: Path
     assert "connect-src 'none'" in html(content)
     assert "connect-src 'self'" in html(content, live=True)
     assert not re.search(r'<(?:script|link|img)[^>]+(?:src|href)="(?!data:)', html(content))
+
+
+def test_a_file_that_is_no_html_by_its_name_is_refused(folder: Path, tmp_path: Path) -> None:
+    page = page_of([folder])
+    with pytest.raises(InputError, match=r"a report is an HTML file: name it x\.html"):
+        write(page, tmp_path / "x.pdf")
+    assert not (tmp_path / "x.pdf").exists()
+    for name in ("x.html", "x.HTM"):
+        write(page, tmp_path / name)
 
 
 def test_ranks_take_a_byte_each(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from run_folders import ended_run, line, metrics, write_run
+from run_folders import ended_run, line, metrics, summary_of, write_run
 
 from hellora.errors import InputError
 from hellora.reporting.record import read_run, stamp
@@ -62,6 +62,10 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
         ("rounds.jsonl", json.dumps(line(0, clients={"0": {"loss": "x"}})) + "\n"),
         ("rounds.jsonl", json.dumps(line(0, energy=["x"])) + "\n"),
         ("rounds.jsonl", json.dumps(line(0, rejected=["x"])) + "\n"),
+        ("rounds.jsonl", json.dumps(line(0, simulated_clock="x")) + "\n"),
+        ("summary.json", json.dumps(summary_of([line(0)], groups=[{"layers": 1}]))),
+        ("summary.json", json.dumps(summary_of([line(0)], clients={"0": "x"}))),
+        ("summary.json", json.dumps(summary_of([line(0)], data={}))),
         ("summary.json", "{"),
         ("summary.json", "[]"),
         ("summary.json", "{}"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from run_folders import TABLE, ended_run, line, write_run
+from run_folders import TABLE, ended_run, line, summary_of, write_run
 
 from hellora.comparison_table import CLIENTS_OWN
 from hellora.errors import InputError
@@ -145,3 +145,19 @@ def test_models_of_clients_own_are_marked(tmp_path: Path) -> None:
     (folder / "summary.json").write_text(json.dumps(summary))
     page = page_of_several([folder, ended_run(tmp_path / "b", method=RANDOM)])
     assert page.sections[0].views[0].figure.data[0].x == ("allocator fed_hello †", "allocator random_layers")
+
+
+def test_bars_end_where_their_metric_does(tmp_path: Path) -> None:
+    """Of accuracies 0.2 and 0.8, Student's interval is 0.5 ± 3.8; losses are 0.8 and 0.2, with no upper end."""
+    page = page_of_several([ended_run(tmp_path / f"{seed}", [a], seed=seed) for seed, a in enumerate((0.2, 0.8))])
+    views = {view.label: view.figure.data[0].error_y for view in page.sections[0].views}
+    assert (views["accuracy"].array, views["accuracy"].arrayminus) == ((0.5,), (0.5,))
+    assert page.sections[0].views[0].table.rows[0][1] == f"0.500 ± {T * 0.3:.3f}"
+    lines = [line(0, metrics={"loss": loss}) for loss in (0.2, 0.8)]
+    more = {"initial": {"loss": 1.0}, "groups": [], "clients": {}, "worst_client": None}
+    folders = [
+        write_run(tmp_path / f"l{seed}", [each], summary=summary_of([each], **more), seed=seed)
+        for seed, each in enumerate(lines)
+    ]
+    loss = page_of_several(folders).sections[0].views[0].figure.data[0].error_y
+    assert (loss.array, loss.arrayminus) == (pytest.approx((T * 0.3,)), (0.5,))

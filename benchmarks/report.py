@@ -64,6 +64,8 @@ def write_run(folder: Path, rounds: int = ROUNDS, clients: int = CLIENTS, layers
         "groups": [{"layers": n, "rank": RANK, "clients": 33, "metrics": metrics(n / 64)} for n in (8, 16, 32)],
         "clients": accuracy,
         "worst_client": min(accuracy.values()),
+        "uplink_bytes": sum(line["uplink_bytes"] for line in lines),
+        "data": {"evaluated_on": "the test split"},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder

@@ -3,6 +3,7 @@
 A trace's `meta` says which colour is its own: {"colour": 2} is the third of the page's; a heat map has its scale.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,7 +14,9 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 Numbers = Sequence[float | None] | npt.NDArray[Any]  # None is a gap
-DASHES = ("solid", "dash", "dot", "dashdot")  # so that nothing is told apart by colour alone
+# So that nothing is told apart by colour alone. Colours are 8: their number, and that of the dashes, have no factor in
+# common, so that 40 curves differ without their marks.
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 MANY = 40  # labels from which bars have no room beside each other, and no pattern in them
 PATTERNS = ("", "/", "x", ".")
@@ -35,12 +38,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar for each label; `half` is half an interval around its end."""
+    """A bar for each label; `half` is half an interval around its end, of which what is not `within` is cut off."""
 
     name: str
     x: Sequence[str]
     y: Numbers
     half: Sequence[float | None] | None = None
+    within: tuple[float, float] = (-math.inf, math.inf)  # what the heights can be
     as_marks: bool = False  # a mark at the height of the bar, in its place
 
 
@@ -148,7 +152,7 @@ def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
         else:
             pattern = None if many else {"shape": PATTERNS[i % len(PATTERNS)], "solidity": 0.25}
             marker = {"pattern": pattern, "line": {"width": 0}}
-            traces.append(go.Bar(error_y=interval(bar.half), marker=marker, meta={"colour": i}, **common))
+            traces.append(go.Bar(error_y=interval(bar), marker=marker, meta={"colour": i}, **common))
     return figure(
         traces,
         xaxis=titled(x_title, type="category"),
@@ -159,11 +163,18 @@ def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
     )
 
 
-def interval(half: Sequence[float | None] | None) -> dict[str, Any] | None:
-    """Half intervals as plotly draws them: it takes None for an interval of nothing, and no number for no interval."""
-    if half is None:
+def interval(bars: Bars) -> dict[str, Any] | None:
+    """Intervals as plotly draws them, up and down from the bar: it takes None for an interval of nothing, and no number
+    for no interval."""
+    if bars.half is None:
         return None
-    return {"type": "data", "array": ["none" if each is None else each for each in half], "thickness": 2}
+    low, high = bars.within
+    both = [
+        ("none", "none") if half is None or y is None else (min(half, high - y), min(half, y - low))
+        for y, half in zip(bars.y, bars.half, strict=True)
+    ]
+    up, down = ([each[i] for each in both] for i in (0, 1))
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 2}
 
 
 def lying_bars(bars: Bars, x_title: str) -> go.Figure:
@@ -174,7 +185,7 @@ def lying_bars(bars: Bars, x_title: str) -> go.Figure:
         x=list(bars.y),
         y=[text(label) for label in bars.x],
         orientation="h",
-        error_x=interval(bars.half),
+        error_x=interval(bars),
         marker={"line": {"width": 0}},
         meta={"colour": 0},
         hovertemplate=f"%{{y}}: %{{x:.4g}}<extra>{name}</extra>",

@@ -18,8 +18,10 @@ def write(page: Page, file: Path) -> None:
     """Write the page; the folder is made where there is none.
 
     Raises:
-        InputError: it cannot be written there.
+        InputError: it cannot be written there, or by its name it is no HTML file.
     """
+    if file.suffix.lower() not in ("", ".html", ".htm"):
+        raise InputError(f"{file}: a report is an HTML file: name it {file.with_suffix('.html').name}")
     text = html(content_of(page))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -122,6 +122,8 @@ def read_run(folder: Path) -> RunRecord:
         if summary is not None:
             checked(summary, OF_SUMMARY)
             checked(summary["data"], {"evaluated_on": str}, "data: ")
+            for group in summary["groups"]:
+                checked(group, {"layers": int, "rank": (int, list), "clients": int, "metrics": dict}, "groups: ")
             for part in ("initial", "final", "clients"):
                 check_numbers(summary[part], f"{part}: ")
         name = ERROR
@@ -157,6 +159,7 @@ def check_line(line: Any, where: str) -> None:
     """Raises ValueError where a line of rounds.jsonl is not one that a run wrote."""
     checked(line, OF_LINE, where)
     check_numbers(line["metrics"] or {}, f"{where}metrics: ")
+    check_numbers({"simulated_clock": line.get("simulated_clock")}, where)
     for client, values in line["clients"].items():
         checked(values, {}, f"{where}client {client}: ")
         check_numbers(values, f"{where}client {client}: ")

@@ -1,5 +1,6 @@
 """Several runs on one page: those that differ only in their seed are one line, with its 95 % interval."""
 
+import math
 import tomllib
 from collections.abc import Container, Mapping, Sequence
 from itertools import count
@@ -193,5 +194,7 @@ def bars_of(name: str, heading: str, rows: Sequence[Row]) -> Any:
         size, unit = byte_unit(max(each.mean for each in found))
     methods = [row.method + " †" * (row.evaluated_on == CLIENTS_OWN) for row in shown]
     halves = [None if each.half is None else each.half / size for each in found]
-    bars = Bars(heading, methods, [each.mean / size for each in found], halves)
+    is_share = name in ("accuracy", "worst_client") or (name.startswith("group ") and shown[0].metric == "accuracy")
+    within = (0.0, 1.0 if is_share else math.inf)
+    bars = Bars(heading, methods, [each.mean / size for each in found], halves, within)
     return lying_bars(bars, unit) if len(methods) > FEW else bar_chart([bars], "", unit)

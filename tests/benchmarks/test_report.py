@@ -27,5 +27,5 @@ def test_a_report_of_500_rounds_with_100_clients_is_below_10_megabytes(benchmark
     assert len(html(content_of(page)).encode()) < 10e6
     (allocation,) = [section for section in page.sections if section.id == "allocation"]
     assert allocation.steps is not None
-    assert len(allocation.steps.ranks) == 500 * 100 * 32
+    assert len(allocation.steps.ranks) == 500 * 90 * 32  # a tenth of the clients fail in each round
     assert all(section.views for section in page.sections)

@@ -726,7 +726,7 @@ def test_numbers_travel_as_the_file_says(hellora: Command, small: Path, tmp_path
     assert abs(after["metrics"]["loss"] - before["metrics"]["loss"]) < 0.1
     refused = hellora("run", small, "--out", rounded, "--resume")
     assert refused.status == 2
-    assert "holds a run of another experiment, with another wire.format: choose" in refused.err
+    assert "holds a run of another experiment, with another rounds, wire.format: choose" in refused.err
 
 
 def test_updates_that_moved_too_far_are_rejected(hellora: Command, small: Path, tmp_path: Path) -> None:

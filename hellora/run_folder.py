@@ -5,7 +5,7 @@ rounds.jsonl      one line per finished round               adapter/      what p
 summary.json      initial and final metrics, totals, whom the result serves how well; written last
 costs.json        what training was counted to cost, where there are budgets in bytes or seconds
 clients.json      who takes part, with budgets and, where they are known, class counts
-error.log         the traceback of a strategy that stopped the run
+error.log         why the run stopped, if it had to; the traceback of a strategy that raised
 tracking/         what experiment trackers write, where some are asked for
 """
 
@@ -69,11 +69,12 @@ class RunFolder:
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
-        """Keep the traceback of what was raised behind a RunError, for whoever has to mend it."""
+        """Keep why the run stopped: the traceback of what a strategy raised, for whoever has to mend it."""
         try:
             yield
         except RunError as error:
             if (cause := error.__cause__) is None:
+                self.error.write_text(f"{error}\n")
                 raise
             self.error.write_text("".join(traceback.format_exception(cause)))
             raise RunError(f"{error}: mend it and --resume (traceback: {self.error})") from cause

@@ -13,7 +13,7 @@ from hellora.errors import InputError
 
 Line = Mapping[str, Any]  # of rounds.jsonl
 FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "summary.json", "checkpoint/state.json")
-ERROR = "error.log"  # the traceback of a strategy that stopped the run, until it goes on
+ERROR = "error.log"  # why the run had to stop, until it goes on
 NUMBER, NONE = (int, float), type(None)
 # What a page cannot do without, and of what kind it is.
 OF_TABLE = {"seed": int, "rounds": int, "cohort": int, "model": dict, "data": dict}
@@ -61,7 +61,7 @@ class RunRecord:
     initial: Mapping[str, float]
     clients: Sequence[Client]  # by id; [] of a run that did not record them
     summary: Mapping[str, Any] | None  # None until it has ended
-    error: str = ""  # what stopped it, where a strategy did and it has not gone on since
+    error: str = ""  # why it had to stop, where it has not gone on since
 
     @property
     def metric(self) -> str:

@@ -328,6 +328,7 @@ def test_too_few_updates_stop_the_run_and_it_can_be_resumed(
         answer = hellora("run", small, "--out", out, *settings)
     assert answer.status == 1
     assert answer.err.startswith("error: round 1 had 0 usable updates, min_clients is 2")
+    assert answer.err == f"error: {(out / 'error.log').read_text()}"
     assert answer.err.count("\n") == 1
     assert [line["round"] for line in lines_of(out)] == [0]
     saved = load_state(out / "checkpoint")

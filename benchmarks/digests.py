@@ -102,10 +102,10 @@ def save_images(folder: Path, seed: int = 0) -> Path:
 def save_instructions(folder: Path, seed: int = 1) -> Path:
     """Prompts of the tiny vocabulary; the response is the prompt's last two words."""
     folder.mkdir(parents=True)
-    for split, count, seed in (("train", 36, seed), ("test", 9, seed + 1)):
+    for split, count, draw in (("train", 36, seed), ("test", 9, seed + 1)):
         lines = [
             {"instruction": text, "response": " ".join(text.split()[-2:])}
-            for text, _ in tiny_models.sentences(count, seed)
+            for text, _ in tiny_models.sentences(count, draw)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder

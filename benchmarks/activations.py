@@ -31,15 +31,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import ViTConfig, ViTForImageClassification
 
-from hellora.algebra import new_adapter
-from hellora.allocators.geometric import Pattern, pattern_layers
-from hellora.evaluation import autocast
-from hellora.model import ModelSettings, adapter_spec
-from hellora.policies import int8_activations
-from hellora.resident import BaseModel, Dressed
+from hellora.client.evaluation import autocast
+from hellora.core.algebra import new_adapter
+from hellora.core.types import Adapter, Policy
+from hellora.methods.allocators.geometric import Pattern, pattern_layers
+from hellora.model.load import ModelSettings, adapter_spec
+from hellora.model.policies import int8_activations
+from hellora.model.resident import BaseModel, Dressed
 from hellora.tasks import Batch, Outputs
 from hellora.tasks.image_classification import ImageClassification
-from hellora.types import Adapter, Policy
 
 LAYERS, RANK = 12, 8
 KIND = ImageClassification()

@@ -15,13 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hellora import registry
-from hellora.algebra import components, delta_weight, new_adapter, trained_components, trained_part
-from hellora.allocators.everything import Everything
-from hellora.low_rank import thin_svd
-from hellora.protocols import Backend, Method, Scores
-from hellora.rounds import Federation, federate
-from hellora.types import (
+from hellora.core.algebra import components, delta_weight, new_adapter, trained_components, trained_part
+from hellora.core.low_rank import thin_svd
+from hellora.core.types import (
     Adapter,
     AdapterSpec,
     Budget,
@@ -33,6 +29,10 @@ from hellora.types import (
     ServerState,
     TrainSettings,
 )
+from hellora.experiments import registry
+from hellora.methods.allocators.everything import Everything
+from hellora.methods.protocols import Backend, Method, Scores
+from hellora.server.rounds import Federation, federate
 
 SIDE, MAX_RANK = 40, 16
 RANKS = (2, 2, 2, 4, 4, 8, 16, 16)

@@ -26,9 +26,9 @@ from hellora.deployment.flower_tools import free_port
 from hellora.deployment.supervision import Child, kept_alive
 
 ROUNDS, CLIENTS, STEPS = 8, ("clinic", "hospital", "phone"), 4
-HELLORA = [sys.executable, "-m", "hellora.cli"]
-APPS = ("hellora.flower_app:server", "timed_app:client")
-STARTING = "import flwr.supernode.runtime.run_clientapp, hellora.flower_app"
+HELLORA = [sys.executable, "-m", "hellora"]
+APPS = ("hellora.deployment.flower_app:server", "timed_app:client")
+STARTING = "import flwr.supernode.runtime.run_clientapp, hellora.deployment.flower_app"
 
 
 def write(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
@@ -88,9 +88,9 @@ def until(child: Child, *words: str) -> None:
 
 def deployed() -> list[dict[str, Any]]:
     """The lines of the run's rounds at a server; the times of messages are in times.jsonl."""
-    from hellora.config import read_experiment
     from hellora.deployment.federated_run import Submission, run_at
     from hellora.deployment.flower_tools import Address
+    from hellora.experiments.config import read_experiment
 
     port, keys, children = free_port(), Path("keys"), list[Child]()
     names = [part for name in CLIENTS for part in ("--client", name)]

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from datasets import load_dataset
 
-from hellora.config import check
-from hellora.evaluation import evaluate
-from hellora.experiment import Setup, prepare
-from hellora.protocols import Backend
-from hellora.rounds import allocate, dispatch, federate
-from hellora.types import Adapter, ClientFailure, ClientProfile, ClientTask, ClientUpdate
+from hellora.client.evaluation import evaluate
+from hellora.core.types import Adapter, ClientFailure, ClientProfile, ClientTask, ClientUpdate
+from hellora.experiments.config import check
+from hellora.experiments.prepare import Setup, prepare
+from hellora.methods.protocols import Backend
+from hellora.server.rounds import allocate, dispatch, federate
 
 ROUNDS = 8
 EXPERIMENTS: dict[str, dict[str, Any]] = {

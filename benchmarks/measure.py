@@ -16,15 +16,15 @@ from typing import Any
 import bare_loop
 import torch
 
-from hellora.client import shuffled_batches
-from hellora.config import Experiment, check
+from hellora.client.train import shuffled_batches
+from hellora.core.seeds import seed_for
 from hellora.data.partitioning import client_rows
 from hellora.data.sources import load_corpus
-from hellora.experiment import Setup, prepare
-from hellora.model import resolve_name
-from hellora.protocols import Backend
-from hellora.rounds import federate
-from hellora.seeds import seed_for
+from hellora.experiments.config import Experiment, check
+from hellora.experiments.prepare import Setup, prepare
+from hellora.methods.protocols import Backend
+from hellora.model.load import resolve_name
+from hellora.server.rounds import federate
 
 THREADS = 2
 CLIENTS = 6  # a multiple of the three capacities and of the two workers

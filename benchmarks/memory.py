@@ -44,30 +44,30 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hellora.aggregators.participant_mean import ParticipantMean
-from hellora.algebra import new_adapter
-from hellora.allocators.everything import Everything
-from hellora.budget_plan import Blank
-from hellora.calibration import calibrate
-from hellora.client import ClientWork, train_client
-from hellora.cost import CostModel, Ranks, Work
-from hellora.dispatchers.bypass import Bypass
-from hellora.dispatchers.truncate import Truncate
-from hellora.dispatchers.whole import Whole
-from hellora.errors import InputError
-from hellora.memory import release_at_once
-from hellora.model import ModelSettings, resolve_name
-from hellora.planner import USES, Planner
-from hellora.protocols import Dispatcher, Method, RoundView
-from hellora.registry import find, names
-from hellora.resident import BaseModel
+from hellora.budgets.cost import CostModel, Ranks, Work
+from hellora.budgets.planner import USES, Planner
+from hellora.client.train import ClientWork, train_client
+from hellora.core.algebra import new_adapter
+from hellora.core.errors import InputError
+from hellora.core.types import Budget, ClientProfile, ClientTask, Policy, TrainSettings
+from hellora.costing.calibration import calibrate
+from hellora.costing.traced_rows import Shape
+from hellora.costing.tracing import HeldBytes
+from hellora.experiments.budget_plan import Blank
+from hellora.experiments.registry import find, names
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.allocators.everything import Everything
+from hellora.methods.dispatchers.bypass import Bypass
+from hellora.methods.dispatchers.truncate import Truncate
+from hellora.methods.dispatchers.whole import Whole
+from hellora.methods.protocols import Dispatcher, Method, RoundView
+from hellora.model.load import ModelSettings, resolve_name
+from hellora.model.memory import release_at_once
+from hellora.model.resident import BaseModel
 from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
 from hellora.tasks.sequence_classification import SequenceClassification
-from hellora.traced_rows import Shape
-from hellora.tracing import HeldBytes
-from hellora.types import Budget, ClientProfile, ClientTask, Policy, TrainSettings
 
 LABELS, RANK, STEPS = ("a", "b", "c", "d"), 8, 2
 DISPATCHERS: dict[str, Dispatcher] = {"whole": Whole(), "truncate": Truncate(), "bypass": Bypass()}

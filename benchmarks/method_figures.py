@@ -15,16 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hellora.aggregators.clipped_mean import ClippedMean
-from hellora.aggregators.coordinate_median import CoordinateMedian
-from hellora.aggregators.participant_mean import ParticipantMean
-from hellora.aggregators.trimmed_mean import TrimmedMean
-from hellora.algebra import new_adapter
-from hellora.config import own_table, read_experiment
-from hellora.experiment import plan
-from hellora.presets import presets
-from hellora.rounds import allocate
-from hellora.types import (
+from hellora.core.algebra import new_adapter
+from hellora.core.types import (
     Adapter,
     AdapterSpec,
     ClientTask,
@@ -35,6 +27,14 @@ from hellora.types import (
     ServerState,
     TrainSettings,
 )
+from hellora.experiments.config import own_table, read_experiment
+from hellora.experiments.prepare import plan
+from hellora.experiments.presets import presets
+from hellora.methods.aggregators.clipped_mean import ClippedMean
+from hellora.methods.aggregators.coordinate_median import CoordinateMedian
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.aggregators.trimmed_mean import TrimmedMean
+from hellora.server.rounds import allocate
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures" / "methods"

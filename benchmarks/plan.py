@@ -38,7 +38,7 @@ def child(folder: str) -> None:
     import torch
     import transformers.models.llama.modeling_llama
 
-    from hellora.budget_plan import plan_budget
+    from hellora.experiments.budget_plan import plan_budget
 
     assert transformers.AutoConfig
     assert transformers.AutoModelForCausalLM
@@ -66,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(LLAMA_8B))
         asked = ["plan", "--model", folder, "--memory", "24GiB", "--dtype", "bfloat16", "--batch", "16"]
-        command = [sys.executable, "-m", "hellora.cli", *asked, "--tokens", "512"]
+        command = [sys.executable, "-m", "hellora", *asked, "--tokens", "512"]
         plans, commands = [], []
         for _ in range(REPEATS):
             answer = subprocess.run(

@@ -25,13 +25,13 @@ from statistics import median
 import numpy as np
 import torch
 
-from hellora.algebra import new_adapter
-from hellora.allocators.geometric import pattern_layers
-from hellora.client import train_client
+from hellora.client.train import train_client
+from hellora.core.algebra import new_adapter
+from hellora.core.types import ClientTask, ClientUpdate, Policy, TrainSettings
 from hellora.data.sources import DataSettings, load_corpus
-from hellora.model import ModelSettings
+from hellora.methods.allocators.geometric import pattern_layers
+from hellora.model.load import ModelSettings
 from hellora.tasks.sequence_classification import SequenceClassification
-from hellora.types import ClientTask, ClientUpdate, Policy, TrainSettings
 
 KIND, BATCH = SequenceClassification(), 16
 CACHES = {"memory": Policy(prefix_cache="memory"), "disk": Policy(prefix_cache="disk")}

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hellora.aggregators.product_svd import ProductSvd
-from hellora.aggregators.product_update import ProductUpdate
-from hellora.algebra import delta_weight
-from hellora.dispatchers.truncate import Truncate
-from hellora.protocols import Aggregator, Answers
-from hellora.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, LoraPair, ModuleSpec, TrainSettings
+from hellora.core.algebra import delta_weight
+from hellora.core.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, LoraPair, ModuleSpec, TrainSettings
+from hellora.methods.aggregators.product_svd import ProductSvd
+from hellora.methods.aggregators.product_update import ProductUpdate
+from hellora.methods.dispatchers.truncate import Truncate
+from hellora.methods.protocols import Aggregator, Answers
 
 CLIENTS, RANKS = 50, (4, 8, 16, 32, 64)
 FASTER, DIFFERENCE = 4.0, 1e-4  # the gates

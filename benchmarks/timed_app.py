@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from hellora.flower_app import client as plain
+from hellora.deployment.flower_app import client as plain
 
 client = ClientApp()
 

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from hellora.seeds import rng_for  # a generator of its own for every (seed, purpose, round, client)
+from hellora.core.seeds import rng_for  # a generator of its own for every (seed, purpose, round, client)
 
 
 class Classifier(nn.Module):
@@ -131,7 +131,7 @@ def fed_hello(model, clients, capacities, proxy, rounds, cohort, warmup, refresh
 
 if __name__ == "__main__":  # under a minute: 12 clients with 50 docstrings each teach MiniLM to tell their topics
     from hellora.data.sources import DataSettings, load_corpus
-    from hellora.model import resolve_name
+    from hellora.model.load import resolve_name
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # peft asks transformers in an old way
     torch.set_num_threads(1)  # more would gain little on such small matrices, and lose a lot on a busy machine

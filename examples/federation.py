@@ -23,9 +23,9 @@ import tomli_w
 from hellora.data.stdlib_docs import load
 from hellora.deployment.flower_tools import free_port
 from hellora.deployment.supervision import Child, ending_on_signals, kept_alive
-from hellora.terminal import default_folder
+from hellora.runs.terminal import default_folder
 
-HELLORA = [sys.executable, "-m", "hellora.cli"]
+HELLORA = [sys.executable, "-m", "hellora"]
 CLIENTS = {"hospital": "400MiB", "clinic": "220MiB", "phone": "160MiB"}  # memory that training may take
 READY_SECONDS = 90.0
 EXPERIMENT = {

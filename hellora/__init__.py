@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hellora.errors import HelloraError, InputError, RunError
+from hellora.core.errors import HelloraError, InputError, RunError
+from hellora.core.version import __version__
 
 if TYPE_CHECKING:
-    from hellora.comparing import Result
+    from hellora.comparing.run import Result
 
-__version__ = "0.1.0"
 __all__ = [
     "HelloraError",
     "InputError",
@@ -55,9 +55,9 @@ def run(source: str, settings: Settings | None = None, *, out: str | Path, resum
     """
     from rich.console import Console
 
-    from hellora.config import read_experiment
-    from hellora.progress import TerminalProgress
-    from hellora.runs import run_experiment
+    from hellora.experiments.config import read_experiment
+    from hellora.runs.progress import TerminalProgress
+    from hellora.runs.run import run_experiment
 
     experiment = read_experiment(source, settings or {})
     with TerminalProgress(Console(soft_wrap=True)) as progress:
@@ -80,8 +80,8 @@ def plan(source: str, settings: Settings | None = None, *, round: int = 0) -> di
     Raises:
         InputError: a setting does not fit, or there is no such round.
     """
-    from hellora.config import read_experiment
-    from hellora.experiment import plan as plan_round
+    from hellora.experiments.config import read_experiment
+    from hellora.experiments.prepare import plan as plan_round
 
     _, allocation = plan_round(read_experiment(source, settings or {}), round)
     return dict(zip(allocation.clients, allocation.ranks.tolist(), strict=True))
@@ -120,8 +120,8 @@ def compare(
     Raises:
         InputError: something does not fit; nothing has been computed.
     """
-    from hellora.comparing import run_comparison
-    from hellora.comparison import read_comparison
+    from hellora.comparing.plan import read_comparison
+    from hellora.comparing.run import run_comparison
 
     changes: dict[str, Any] = {
         "experiment": dict(experiment or {}),
@@ -175,7 +175,7 @@ def export(
     Raises:
         InputError: there is no such run or client, the folder exists, or a quantised base was to be merged.
     """
-    from hellora.exporting import export_run
+    from hellora.results.exporting import export_run
 
     return export_run(Path(run), out if out is None else Path(out), merged, None if client is None else str(client))
 
@@ -198,7 +198,7 @@ def predict(
     Raises:
         InputError: the adapter, the file or a setting does not fit, or the model says nan.
     """
-    from hellora.prediction import WRITERS, Predictor, as_text, check_out, write
+    from hellora.results.prediction import WRITERS, Predictor, as_text, check_out, write
 
     place = None if out is None else Path(out)
     check_out(place, WRITERS)
@@ -226,7 +226,7 @@ def evaluate(
     Raises:
         InputError: the adapter, the file or a setting does not fit, or a label is none of the run's classes.
     """
-    from hellora.prediction import Predictor, as_json, check_out, write
+    from hellora.results.prediction import Predictor, as_json, check_out, write
 
     place = None if out is None else Path(out)
     check_out(place, (".json",))

@@ -11,12 +11,12 @@ import tiny_models
 import torch
 from datasets import Dataset
 
-from hellora.algebra import new_adapter
-from hellora.model import ModelSettings
-from hellora.resident import BaseModel
+from hellora.core.algebra import new_adapter
+from hellora.core.types import Adapter, ClientTask, Mask, TrainSettings
+from hellora.model.load import ModelSettings
+from hellora.model.resident import BaseModel
 from hellora.tasks import Task
 from hellora.tasks.sequence_classification import SequenceClassification
-from hellora.types import Adapter, ClientTask, Mask, TrainSettings
 
 LABELS = tuple(tiny_models.TOPICS)
 MEAN_POOLING = SequenceClassification()

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hellora.algebra import trained_part
-from hellora.protocols import Backend, RoundView, Scores
-from hellora.types import (
+from hellora.core.algebra import trained_part
+from hellora.core.types import (
     Adapter,
     AdapterSpec,
     Budget,
@@ -33,6 +32,7 @@ from hellora.types import (
     ServerState,
     TrainSettings,
 )
+from hellora.methods.protocols import Backend, RoundView, Scores
 
 
 def tiny_spec(num_layers: int = 3, max_rank: int = 4) -> AdapterSpec:

@@ -10,7 +10,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from hellora.flower_app import client
+from hellora.deployment.flower_app import client
 
 Spoil = Callable[[Message, Message], Message | list[Message] | None]  # (asked, answer): what arrives instead
 

@@ -19,14 +19,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import save_bert, save_sentences
 
-from hellora.config import Experiment, check
+from hellora.core.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate
 from hellora.deployment.flower_tools import free_port
-from hellora.experiment import Setup, on_this_machine, prepare
-from hellora.protocols import Backend
-from hellora.runs import run_experiment
-from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate
+from hellora.experiments.config import Experiment, check
+from hellora.experiments.prepare import Setup, on_this_machine, prepare
+from hellora.methods.protocols import Backend
+from hellora.runs.run import run_experiment
 
-COMMAND = (sys.executable, "-m", "hellora.cli")
+COMMAND = (sys.executable, "-m", "hellora")
 CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 4), "ward": (3, 4)}  # layers and rank, in order of ids
 METHODS: dict[str, dict[str, Any]] = {
     "fed_hello": {"allocator": "fed_hello", "warmup": 1},

@@ -1,1 +1,4 @@
-"""Floor 4: the worlds on the other side of the seam. Each drives the same client work."""
+"""The seam between server and clients: the in-process loop, worker processes, Flower's grid, and the wire format.
+
+It imports client, methods and core.
+"""

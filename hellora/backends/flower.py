@@ -16,10 +16,10 @@ from flwr.serverapp import Grid
 
 from hellora.backends.records import FAILURE, fields_of, from_records, num_bytes, to_records
 from hellora.backends.wire import OVERHEAD, pack_task, read_answer
-from hellora.errors import RunError
-from hellora.protocols import Backend
-from hellora.sharing import answer_part
-from hellora.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
+from hellora.core.errors import RunError
+from hellora.core.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
+from hellora.methods.protocols import Backend
+from hellora.methods.sharing import answer_part
 
 POLL_SECONDS, SLOWEST_POLL = 0.2, 5.0  # between looks for answers: 2 % of the time waited, between these
 ASK_SECONDS = 120.0  # for a node to say who it is; it may be busy with an older task, and is asked again

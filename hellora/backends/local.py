@@ -10,10 +10,10 @@ import torch
 from torch.multiprocessing import get_context
 
 from hellora.backends.wire import as_received, pack_answer, pack_task, read_answer, unpack_task
-from hellora.client import ClientWork
-from hellora.memory import release_at_once
-from hellora.protocols import Backend
-from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
+from hellora.client.train import ClientWork
+from hellora.core.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
+from hellora.methods.protocols import Backend
+from hellora.model.memory import release_at_once
 
 
 class LocalBackend(Backend):

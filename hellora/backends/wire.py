@@ -16,9 +16,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hellora.codec import decode, encode
-from hellora.sharing import answer_part
-from hellora.types import (
+from hellora.core.codec import decode, encode
+from hellora.core.types import (
     Adapter,
     AdapterSpec,
     ClientFailure,
@@ -29,6 +28,7 @@ from hellora.types import (
     TrainSettings,
     WireFormat,
 )
+from hellora.methods.sharing import answer_part
 
 OVERHEAD = 2**20  # bytes that names, shapes and metrics of an answer may take
 Types = tuple[type, ...]

@@ -1,1 +1,4 @@
-"""Floor 4: where examples come from, and which client holds which of them."""
+"""Reading data and dealing it out to clients, and the only door to datasets and flwr_datasets.
+
+It imports core only.
+"""

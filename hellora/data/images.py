@@ -1,11 +1,11 @@
-"""Floor 4: rows with an image, which is decoded when its row is read."""
+"""Rows with an image, which is decoded when its row is read."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset, Image
 
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 
 
 class ImageRows(Sequence[Any]):

@@ -1,4 +1,4 @@
-"""Floor 4: a label is a text, as its file has it written: `01` is not `1`, and what JSON calls `true` is "true"."""
+"""A label is a text, as its file has it written: `01` is not `1`, and what JSON calls `true` is "true"."""
 
 import re
 from collections.abc import Iterable

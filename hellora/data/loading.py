@@ -1,4 +1,4 @@
-"""Floor 4: from a name (hub id, local file, local folder, the embedded corpus) to its splits, as they are there."""
+"""From a name (hub id, local file, local folder, the embedded corpus) to its splits, as they are there."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset, DatasetDict
 from pyarrow import csv
 
+from hellora.core.errors import InputError
 from hellora.data import stdlib_docs
-from hellora.errors import InputError
 
 # By suffix; a folder with several is read in this order of preference.
 FORMATS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".json": "json"}

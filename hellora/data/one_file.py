@@ -1,13 +1,13 @@
-"""Floor 4: examples to predict or to evaluate on: a file, a folder, or the test split of what has several."""
+"""Examples to predict or to evaluate on: a file, a folder, or the test split of what has several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from datasets import Dataset, Image
 
+from hellora.core.errors import InputError
 from hellora.data.loading import Split, load_splits
 from hellora.data.sources import Columns, DataSettings, Reader
-from hellora.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Floor 4: which client holds which examples. A partitioner is one file of `partitioners/`."""
+"""Which client holds which examples. A partitioner is one file of `partitioners/`."""
 
 from abc import ABC, abstractmethod
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
 
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 
 Indices = npt.NDArray[np.int64]
 

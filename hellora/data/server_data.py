@@ -1,4 +1,4 @@
-"""Floor 4: the server's own data, to score layers on (proxy) and to train on (public): find it, and keep out of it what
+"""The server's own data, to score layers on (proxy) and to train on (public): find it, and keep out of it what
 the clients or the test hold."""
 
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from datasets import Dataset, Image
 
+from hellora.core.errors import InputError
 from hellora.data.loading import Split, load_splits
-from hellora.errors import InputError
 
 UNLABELLED = -100  # the label of a public example without one, or with one that is no class of the clients'
 

@@ -1,4 +1,4 @@
-"""Floor 4: what each side of a deployment reads: a client its own rows, the server its own test, proxy and public data.
+"""What each side of a deployment reads: a client its own rows, the server its own test, proxy and public data.
 
 Nobody sees all the data, so the classes are agreed on: each client says which labels it has.
 """
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
+from hellora.core.errors import InputError
 from hellora.data.labels import in_order
 from hellora.data.loading import Split, load_splits
 from hellora.data.sources import Columns, Corpus, DataSettings, Reader, read_own_of_server
-from hellora.errors import InputError
 
 
 @dataclass(frozen=True)

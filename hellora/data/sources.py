@@ -1,4 +1,4 @@
-"""Floor 4: load a data set (hub, local files, the embedded corpus) into the columns that a task reads.
+"""Load a data set (hub, local files, the embedded corpus) into the columns that a task reads.
 
     text         text, text_pair where there is one, label      image    image (decoded when read), label
     instruction  prompt, response, label where there is one
@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 
+from hellora.core.errors import InputError
+from hellora.core.seeds import rng_for
 from hellora.data.labels import as_written, in_order
 from hellora.data.loading import Split, load_splits
 from hellora.data.server_data import UNLABELLED, described, named_split, proxy_split, without_copies
-from hellora.errors import InputError
-from hellora.seeds import rng_for
 
 Columns = Literal["text", "image", "instruction"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 
 MIN_WORDS = 5
 TESTS = frozenset({"test", "tests", "idle_test"})  # folders that hold tests, not the library

@@ -1,4 +1,4 @@
-"""Floor 5: a federation of machines: the processes around Flower's, and what server and clients do in them.
+"""A federation of machines: the processes around Flower's, and what server and clients do in them.
 
 On the server    server_process (`hellora server`), flower_setup (what its app makes of an experiment and the clients)
 On a client      client_process (`hellora client`), trainer (its resident process), participant (what that does)

@@ -1,4 +1,4 @@
-"""Floor 5: keys and certificates for a trial: a CA of one's own, the server's certificate, a key pair per client.
+"""Keys and certificates for a trial: a CA of one's own, the server's certificate, a key pair per client.
 
 ca.crt, ca.key           the CA; every client checks the server against ca.crt, and ca.key stays where it is
 server.crt, server.key   what the server shows
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hellora import deployment
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 
 try:
     from cryptography import x509

@@ -1,4 +1,4 @@
-"""Floor 5: `hellora client`: the resident trainer with this client's model and data, and Flower's SuperNode before it.
+"""`hellora client`: the resident trainer with this client's model and data, and Flower's SuperNode before it.
 
 The folder has trainer.json (what the trainer was told), supernode.log, flwr/ (Flower's own files) and what the trainer
 keeps. They talk over a Unix socket in a folder that only this user can enter.
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hellora.core.errors import InputError
+from hellora.core.units import parse_bytes
 from hellora.deployment.flower_tools import Address, arguments_of, environment, free_port, program, reason
 from hellora.deployment.server_process import claimed
 from hellora.deployment.supervision import Child, Tell, supervise
-from hellora.errors import InputError
-from hellora.overrides import parse_settings
-from hellora.units import parse_bytes
+from hellora.experiments.overrides import parse_settings
 
 TRAINER = (sys.executable, "-m", "hellora.deployment.trainer")
 LONGEST_SOCKET = 100  # characters

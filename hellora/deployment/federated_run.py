@@ -1,4 +1,4 @@
-"""Floor 5: submit an experiment to Flower, follow it to its end, and say how it ended.
+"""Submit an experiment to Flower, follow it to its end, and say how it ended.
 
 What is submitted is a bundle that names the apps of hellora; the code itself is what server and clients have installed.
 """
@@ -16,7 +16,8 @@ from typing import Any
 
 import tomli_w
 
-from hellora import __version__
+from hellora.core.errors import InputError, RunError
+from hellora.core.version import __version__
 from hellora.deployment.client_process import PrivateFolder
 from hellora.deployment.flower_tools import (
     CONNECTION,
@@ -30,7 +31,6 @@ from hellora.deployment.flower_tools import (
     reason,
 )
 from hellora.deployment.supervision import Child, Tell, deaf, kept_alive, leashed
-from hellora.errors import InputError, RunError
 
 START_SECONDS = 60.0  # that a server of our own may take to start
 LOST_SECONDS = 300.0  # that a server may be away while a run is followed
@@ -38,7 +38,7 @@ LOOK_SECONDS = 1.0
 BY_FLOWER = re.compile(r"\x1b\[\d+m[A-Z]+ *\x1b\[0m *:|Using SuperLink: |Successfully installed ")
 RAISED = "raised an exception"
 OUR_INPUT_ERROR = re.compile(r"hellora\.errors\.InputError: ")
-APPS = ("hellora.flower_app:server", "hellora.flower_app:client")
+APPS = ("hellora.deployment.flower_app:server", "hellora.deployment.flower_app:client")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Floor 5: from an experiment and the clients behind a Flower grid to what a run is made of."""
+"""From an experiment and the clients behind a Flower grid to what a run is made of."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +9,15 @@ from flwr.serverapp import Grid
 
 from hellora.backends.flower import ASK_SECONDS, FlowerBackend, Roster, ask_all, plain, understood
 from hellora.backends.records import hello_of
-from hellora.client import ClientWork
-from hellora.config import Experiment
+from hellora.client.train import ClientWork
+from hellora.core.errors import InputError, RunError
+from hellora.core.seeds import seed_for
+from hellora.core.types import ClientProfile
 from hellora.data.sides import Classes, agreed, server_corpus
 from hellora.deployment.joining import MOST_CLASSES, Said, owner_of, understood_join
 from hellora.deployment.participant import Contract
-from hellora.errors import InputError, RunError
-from hellora.experiment import (
+from hellora.experiments.config import Experiment
+from hellora.experiments.prepare import (
     Setup,
     bypass_check,
     device_check,
@@ -26,11 +28,9 @@ from hellora.experiment import (
     prepare,
     rehearse,
 )
-from hellora.runs import Record
-from hellora.seeds import seed_for
-from hellora.settings import FleetSettings
+from hellora.experiments.settings import FleetSettings
+from hellora.runs.run import Record
 from hellora.tasks import length_limit
-from hellora.types import ClientProfile
 
 JOIN_SECONDS = 3600.0  # that a new run waits for its clients
 REJOIN_SECONDS = 60.0  # that a resumed run waits for all of them, if it can do without some

@@ -1,4 +1,4 @@
-"""Floor 5: Flower's own programs: where they are, what they are told, and what their answers mean."""
+"""Flower's own programs: where they are, what they are told, and what their answers mean."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from hellora.errors import InputError, RunError
+from hellora.core.errors import InputError, RunError
 
 CONNECTION = "hellora"  # the name of the server in Flower's configuration files
 BIN = Path(sys.executable).parent

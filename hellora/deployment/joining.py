@@ -1,4 +1,4 @@
-"""Floor 5: what clients say of themselves when they join, checked before anything is made of it. A client may send
+"""What clients say of themselves when they join, checked before anything is made of it. A client may send
 anything; what is refused here has not joined, and the reason says why."""
 
 import json
@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from hellora.core.types import Budget, ClientProfile
 from hellora.data.sides import Classes
 from hellora.deployment import NAME
-from hellora.types import Budget, ClientProfile
 
 MOST_CLASSES = 1000  # unless model.classes says more
 LONGEST_CLASS = 200  # characters

@@ -1,4 +1,4 @@
-"""Floor 0: run one command so that nothing of it outlives whoever asked. A script; it imports nothing of hellora.
+"""Run one command so that nothing of it outlives whoever asked. A script; it imports nothing of hellora.
 
     python leash.py GRACE COMMAND …
 

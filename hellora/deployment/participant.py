@@ -1,4 +1,4 @@
-"""Floor 5: a client's side of a federation over a network: what it says of itself, and its training.
+"""A client's side of a federation over a network: what it says of itself, and its training.
 
 It keeps the base model, loaded once, for as long as its process lives. All that it needs besides its own data comes
 with every message (`Contract`), so that a process that was started anew can go on.
@@ -15,16 +15,16 @@ import psutil
 import torch
 
 from hellora.backends.wire import pack_answer, unpack_task
-from hellora.client import ClientWork
-from hellora.config import Experiment, check, override
+from hellora.client.train import ClientWork
+from hellora.core.errors import InputError
+from hellora.core.types import Budget
+from hellora.core.units import parse_bytes
 from hellora.data.sides import Classes, own_classes, own_split, read_own
 from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
-from hellora.devices import parse_link
-from hellora.errors import InputError
-from hellora.experiment import device_check, devices, prepare
-from hellora.memory import release_at_once
-from hellora.types import Budget
-from hellora.units import parse_bytes
+from hellora.experiments.config import Experiment, check, override
+from hellora.experiments.devices import parse_link
+from hellora.experiments.prepare import device_check, devices, prepare
+from hellora.model.memory import release_at_once
 
 AUTO_SHARE = 0.9  # of the memory that is free when the client starts
 

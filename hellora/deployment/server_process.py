@@ -1,4 +1,4 @@
-"""Floor 5: `hellora server`: Flower's SuperLink kept alive, and the clients' keys that it admits.
+"""`hellora server`: Flower's SuperLink kept alive, and the clients' keys that it admits.
 
 The folder has state.db (nodes, runs and messages), superlink.log, admitted.json (whose keys were admitted) and flwr/
 (Flower's own files).
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from hellora.atomic import write_atomically
+from hellora.core.errors import HelloraError, InputError, RunError
 from hellora.deployment.flower_tools import Address, Flower, check_free, environment, program, reason
 from hellora.deployment.supervision import Child, Tell, supervise
-from hellora.errors import HelloraError, InputError, RunError
+from hellora.record.atomic import write_atomically
 
 LOOK_SECONDS = 2.0  # between looks for new keys
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where Flower's own processes reach a server that listens there

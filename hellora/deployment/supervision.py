@@ -1,4 +1,4 @@
-"""Floor 5: processes that are kept alive while hellora runs, and that end with it, whatever happens to it."""
+"""Processes that are kept alive while hellora runs, and that end with it, whatever happens to it."""
 
 import os
 import signal

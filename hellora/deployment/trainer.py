@@ -1,4 +1,4 @@
-"""Floor 5: a client's resident process. It serves the short-lived processes that Flower starts for each message, over
+"""A client's resident process. It serves the short-lived processes that Flower starts for each message, over
 a Unix socket, and ends when its standard input does.
 
     python -m hellora.deployment.trainer settings.json
@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from hellora.errors import HelloraError
+from hellora.core.errors import HelloraError
 
 KINDS = ("join", "prepare", "train")
 
@@ -75,7 +75,7 @@ def end_with_parent() -> None:
 def main(path: str) -> None:
     settings = json.loads(Path(path).read_text())
     end_with_parent()
-    from hellora.terminal import quieten
+    from hellora.runs.terminal import quieten
 
     quieten()
     from hellora.deployment.participant import OwnSettings, WithOwnData

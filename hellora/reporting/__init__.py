@@ -1,1 +1,4 @@
-"""Floor 5: a run, or several compared, as one page: what happened, to read in a browser without a network."""
+"""Runs as pages for a browser. It reads files only, so that a report needs no torch.
+
+It imports core, and of record the names of files.
+"""

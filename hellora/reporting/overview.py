@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from hellora.core.units import in_bytes
 from hellora.reporting.parts import Page
 from hellora.reporting.quality import quality_sections
 from hellora.reporting.record import ERROR, RunRecord, read_run
 from hellora.reporting.sections import allocation, failures, labels, layer_scores, memory, served, spectrum, traffic
 from hellora.reporting.several import page_of_several, run_folders
-from hellora.units import in_bytes
 
 
 def page_of(paths: list[Path]) -> Page:

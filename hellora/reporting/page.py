@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 from hellora.reporting.parts import Page, Section, Steps
 
 

@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 
 Line = Mapping[str, Any]  # of rounds.jsonl
 FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "summary.json", "checkpoint/state.json")

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from hellora.comparison_table import group_headings, name_of
+from hellora.comparing.table import group_headings, name_of
+from hellora.core.units import in_bytes
 from hellora.reporting.charts import Bars, Curve, bar_chart, heat_map, line_chart
 from hellora.reporting.parts import Section, Steps, Table, View, missing
 from hellora.reporting.quality import byte_unit
 from hellora.reporting.record import Line, RunRecord
-from hellora.units import in_bytes
 
 MOST_REASONS = 200  # rows of a table of reasons
 

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hellora.comparison_table import (
+from hellora.comparing.table import (
     CLIENTS_OWN,
     Cell,
     Row,
@@ -17,7 +17,7 @@ from hellora.comparison_table import (
     headings,
     rows_of,
 )
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 from hellora.reporting.charts import FEW, Bars, bar_chart, lying_bars
 from hellora.reporting.parts import Page, Section, Table, View, missing
 from hellora.reporting.quality import byte_unit, compared_quality

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 from hellora.reporting.overview import page_of_run
 from hellora.reporting.page import content_of, html
 from hellora.reporting.record import read_run, stamp

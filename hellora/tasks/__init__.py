@@ -1,4 +1,4 @@
-"""Floor 4: what kinds of model and data there are. One task = one file: load, encode, collate, loss, metrics."""
+"""What kinds of model and data there are. One task = one file: load, encode, collate, loss, metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from hellora.core.errors import InputError
 from hellora.data.server_data import UNLABELLED
-from hellora.errors import InputError
-from hellora.model import Kind, ModelSettings
-from hellora.resident import BaseModel
+from hellora.model.load import Kind, ModelSettings
+from hellora.model.resident import BaseModel
 
 Example = dict[str, Any]
 Batch = dict[str, Tensor]

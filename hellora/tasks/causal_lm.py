@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hellora.model import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
-from hellora.resident import BaseModel
+from hellora.model.load import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
+from hellora.model.resident import BaseModel
 from hellora.tasks import Batch, Columns, Encoded, Example, Outputs, Task, length_limit
 
 IGNORED = -100  # label of a token that is not supervised

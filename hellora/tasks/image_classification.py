@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hellora.data.images import ImageRows
-from hellora.model import Kind, ModelSettings, adapter_spec, load_image_processor, load_network
-from hellora.resident import BaseModel
+from hellora.model.load import Kind, ModelSettings, adapter_spec, load_image_processor, load_network
+from hellora.model.resident import BaseModel
 from hellora.tasks import (
     Batch,
     Columns,

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hellora.model import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
-from hellora.resident import BaseModel
+from hellora.model.load import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
+from hellora.model.resident import BaseModel
 from hellora.tasks import (
     Batch,
     Columns,

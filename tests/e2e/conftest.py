@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from hellora.cli import main
+from hellora.cli.app import main
 
 Table = dict[str, Any]
 

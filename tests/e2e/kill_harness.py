@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from hellora.config import read_experiment
-from hellora.runs import run_experiment
+from hellora.experiments.config import read_experiment
+from hellora.runs.run import run_experiment
 
 # What a run imports only when it needs it: here, so that no child pays for it.
 for name in ("flwr_datasets.partitioner", "transformers.models.bert.modeling_bert", "peft", "transformers.models.bert"):

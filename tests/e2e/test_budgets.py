@@ -10,11 +10,11 @@ import pytest
 import tomli_w
 from tiny_models import save_t5
 
-from hellora.config import check
-from hellora.experiment import prepare
-from hellora.traced_rows import Tracer
-from hellora.tracing import StepTrace
-from hellora.types import Mask, Policy
+from hellora.core.types import Mask, Policy
+from hellora.costing.traced_rows import Tracer
+from hellora.costing.tracing import StepTrace
+from hellora.experiments.config import check
+from hellora.experiments.prepare import prepare
 
 Command = Callable[..., Any]
 LLAMA_8B = {

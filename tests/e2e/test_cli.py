@@ -14,9 +14,9 @@ import typer
 from refusals import check_refusal
 
 from hellora import __version__
-from hellora.cli import app
-from hellora.cli_errors import EXAMPLES
-from hellora.presets import presets
+from hellora.cli.app import app
+from hellora.cli.errors import EXAMPLES
+from hellora.experiments.presets import presets
 
 Command = Callable[..., Any]
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def complete(words: str, folder: Path) -> list[str]:
     """What bash is offered for the last word."""
     path = os.pathsep.join(part for part in sys.path if part)
     asked = {"_HELLORA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
-    code = "import sys; from hellora.cli import main; main(); assert False"
+    code = "import sys; from hellora.cli.app import main; main(); assert False"
     answer = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **asked, "PYTHONPATH": path}, cwd=folder,
         capture_output=True, text=True, timeout=60, check=False,
@@ -112,7 +112,7 @@ def test_a_script_for_completion_is_shown() -> None:
     path = os.pathsep.join(part for part in sys.path if part)
     environment = {**os.environ, "PYTHONPATH": path, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     answer = subprocess.run(
-        [sys.executable, "-m", "hellora.cli", "--show-completion", "bash"], env=environment,
+        [sys.executable, "-m", "hellora", "--show-completion", "bash"], env=environment,
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
@@ -122,7 +122,7 @@ def test_a_script_for_completion_is_shown() -> None:
 def test_the_package_and_its_commands_import_nothing_heavy() -> None:
     path = os.pathsep.join(part for part in sys.path if part)
     code = (
-        "import sys, hellora.cli; "
+        "import sys, hellora.cli.app; "
         "print([name for name in ('torch', 'transformers', 'datasets', 'flwr', 'accelerate') if name in sys.modules])"
     )
     answer = subprocess.run(

@@ -13,10 +13,10 @@ import pytest
 import tomli_w
 from pages import blocks
 
-from hellora.client import ClientWork
-from hellora.comparison import Comparison, read_comparison
-from hellora.config import read_experiment
-from hellora.types import ClientTask, ClientUpdate
+from hellora.client.train import ClientWork
+from hellora.comparing.plan import Comparison, read_comparison
+from hellora.core.types import ClientTask, ClientUpdate
+from hellora.experiments.config import read_experiment
 
 Command = Callable[..., Any]
 PAGE = Path(__file__).parents[2] / "docs" / "compare.md"
@@ -179,7 +179,7 @@ def test_a_table_that_cannot_be_written_stops_the_comparison(
             raise OSError(28, "No space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr("hellora.comparing.write_atomically", full)
+    monkeypatch.setattr("hellora.comparing.run.write_atomically", full)
     answer = hellora("compare", small, *METHODS, *ONE_ROUND, "--out", tmp_path / "out")
     assert (answer.status, progress_of(answer)) == (1, [])
     assert answer.err == (
@@ -389,7 +389,7 @@ def test_the_command_of_the_page_says_the_same(
         compared.append(comparison)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hellora.comparing.run_comparison", note)
+    monkeypatch.setattr("hellora.comparing.run.run_comparison", note)
     monkeypatch.chdir(tmp_path)
     Path("methods.toml").write_text(code_of("toml"))
     assert hellora("compare", "methods.toml").status == 130

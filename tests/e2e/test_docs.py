@@ -25,12 +25,12 @@ from pages import PAGES, ROOT, Block, Command, blocks, commands
 from PIL import Image
 from run_folders import ended_run
 
-from hellora.cli import app
-from hellora.comparison import read_comparison
-from hellora.config import override, read_experiment, settings_of
-from hellora.overrides import parse_settings
-from hellora.presets import presets
-from hellora.registry import find
+from hellora.cli.app import app
+from hellora.comparing.plan import read_comparison
+from hellora.experiments.config import override, read_experiment, settings_of
+from hellora.experiments.overrides import parse_settings
+from hellora.experiments.presets import presets
+from hellora.experiments.registry import find
 
 LANGUAGES = {"console", "python", "toml", "text", "csv", "json"}
 # Commands that are understood and checked, but not run here, and why.
@@ -72,7 +72,7 @@ def small_presets(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Path, small_presets: Path, sentences: Path) -> Path:
     """A working directory with the files that the pages speak of."""
-    monkeypatch.setattr("hellora.config.files", lambda _: small_presets)
+    monkeypatch.setattr("hellora.experiments.config.files", lambda _: small_presets)
     texts = [row.partition(",")[0] for row in (sentences / "test.csv").read_text().splitlines()[1:6]]
     (tmp_path / "my.toml").write_bytes(small.read_bytes())
     for name, heading in (("texts.csv", "text"), ("others.csv", "body")):

@@ -21,12 +21,12 @@ from refusals import check_refusal
 from safetensors.torch import load_file, save_file
 
 import hellora
-from hellora.checkpoint import load_state
-from hellora.client import ClientWork
-from hellora.config import read_experiment
-from hellora.exporting import Saved
-from hellora.model_card import front_matter
-from hellora.peft_files import load_peft
+from hellora.client.train import ClientWork
+from hellora.experiments.config import read_experiment
+from hellora.model.peft_files import load_peft
+from hellora.record.checkpoint import load_state
+from hellora.results.exporting import Saved
+from hellora.results.model_card import front_matter
 
 Command = Callable[..., Any]
 TEXTS = ["a text to classify", "another one"]  # those of the card

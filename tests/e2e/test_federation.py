@@ -25,7 +25,7 @@ import os, time
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
-from hellora.errors import InputError, RunError
+from hellora.core.errors import InputError, RunError
 
 server = ServerApp()
 client = ClientApp()
@@ -60,7 +60,7 @@ DRIVER = """
 import functools, sys
 from pathlib import Path
 import hellora.deployment.client_process, hellora.deployment.federated_run
-from hellora.cli import main
+from hellora.cli.app import main
 
 hellora.deployment.client_process.Client = functools.partial(
     hellora.deployment.client_process.Client, trainer=(sys.executable, "-c", "import sys; sys.stdin.read()")

@@ -168,9 +168,9 @@ def test_every_start_of_the_supernode_has_a_port_that_is_free_then(
 
 
 def test_what_will_not_change_by_itself_ends_a_client_and_the_rest_is_told(tmp_path: Path) -> None:
+    from hellora.core.errors import InputError
     from hellora.deployment.client_process import Client
     from hellora.deployment.flower_tools import Address
-    from hellora.errors import InputError
 
     me = Client(Address("server", 8443, None), "clinic", None, {}, {}, "cpu", None, tmp_path)
     with pytest.raises(InputError, match="does not vouch for"):

@@ -104,7 +104,7 @@ def test_workers_end_with_a_killed_parent_and_the_run_can_be_resumed(
     experiment = write_experiment(tmp_path / "long.toml", tiny_bert, sentences)
     settings = ["--set", "rounds=30", "--set", "eval_every=30"]
     killed, alone = tmp_path / "killed", tmp_path / "alone"
-    command = [sys.executable, "-m", "hellora.cli", "run", str(experiment), "--out", str(killed), *settings]
+    command = [sys.executable, "-m", "hellora", "run", str(experiment), "--out", str(killed), *settings]
     run = subprocess.Popen(
         [*command, "--set", "compute.workers=2"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT
     )

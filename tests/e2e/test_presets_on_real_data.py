@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from datasets import load_dataset
 
-from hellora.config import own_table, presets, read_experiment
+from hellora.experiments.config import own_table, presets, read_experiment
 
 METHODS = [name for name in presets() if "base" in own_table(name)]
 VIT = {"task.name": "image_classification", "model.name": "model_vit_cifar10_4l128"}

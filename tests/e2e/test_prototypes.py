@@ -13,10 +13,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import BertModel
 
-from hellora.checkpoint import load_state
-from hellora.config import read_experiment
-from hellora.experiment import Setup, prepare
-from hellora.types import ServerState
+from hellora.core.types import ServerState
+from hellora.experiments.config import read_experiment
+from hellora.experiments.prepare import Setup, prepare
+from hellora.record.checkpoint import load_state
 
 Command = Callable[..., Any]
 IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 12, 13, 3]])

@@ -20,8 +20,8 @@ from playwright.sync_api import Page, expect
 from run_folders import line, write_run
 
 import hellora as library
-from hellora.comparing import run_comparison
-from hellora.comparison import read_comparison
+from hellora.comparing.plan import read_comparison
+from hellora.comparing.run import run_comparison
 from hellora.reporting.overview import page_of
 from hellora.reporting.page import content_of, html
 from hellora.reporting.watch import server_of
@@ -360,7 +360,7 @@ def test_a_folder_without_a_run_is_refused_in_one_line(
 
 
 def test_watch_says_where_it_is_and_ends_on_ctrl_c(run: Path) -> None:
-    command = [sys.executable, "-m", "hellora.cli", "watch", str(run)]
+    command = [sys.executable, "-m", "hellora", "watch", str(run)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
@@ -372,7 +372,7 @@ def test_watch_says_where_it_is_and_ends_on_ctrl_c(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("hellora.cli", "plotly"), ("hellora.reporting.overview", "torch"), ("hellora.reporting.watch", "torch")],
+    [("hellora.cli.app", "plotly"), ("hellora.reporting.overview", "torch"), ("hellora.reporting.watch", "torch")],
 )
 def test_a_command_does_not_wait_for_what_it_does_not_need(module: str, absent: str) -> None:
     code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"

@@ -20,15 +20,15 @@ from safetensors.torch import load_file
 from tiny_models import sentences as tiny_sentences
 from transformers import BertModel
 
-from hellora import registry
-from hellora.checkpoint import load_state
-from hellora.client import ClientWork
-from hellora.config import presets, read_experiment
-from hellora.evaluation import fisher_scores
-from hellora.experiment import Setup, prepare
-from hellora.layer_sampling import probabilities_from_scores, sample_layers
-from hellora.seeds import rng_for
-from hellora.types import ClientTask, ClientUpdate
+from hellora.client.evaluation import fisher_scores
+from hellora.client.train import ClientWork
+from hellora.core.seeds import rng_for
+from hellora.core.types import ClientTask, ClientUpdate
+from hellora.experiments import registry
+from hellora.experiments.config import presets, read_experiment
+from hellora.experiments.prepare import Setup, prepare
+from hellora.methods.layer_sampling import probabilities_from_scores, sample_layers
+from hellora.record.checkpoint import load_state
 
 Command = Callable[..., Any]
 # The tiny BERT: query and value of 4 layers, each A (rank, 32) and B (32, rank); a head of 3 × 32 weights and 3 biases.
@@ -198,7 +198,7 @@ def test_fisher_scores_decide_in_every_round_after_the_warm_up(
         measured.append(fisher_scores(*arguments))
         return measured[-1]
 
-    monkeypatch.setattr("hellora.experiment.fisher_scores", spy)
+    monkeypatch.setattr("hellora.experiments.prepare.fisher_scores", spy)
     settings = [*changed("rounds", 6), *changed("method.warmup", 2), *changed("method.refresh", 2)]
     assert hellora("run", small, "--out", tmp_path / "out", *settings).status == 0
     assert len(measured) == 2  # at rounds 2 and 4, and not during the warm-up
@@ -221,7 +221,7 @@ def test_scores_of_clients_take_the_place_of_proxy_data(
     def forbidden(*_: Any) -> None:
         raise AssertionError("a Fisher pass on proxy data that nobody asked for")
 
-    monkeypatch.setattr("hellora.experiment.fisher_scores", forbidden)
+    monkeypatch.setattr("hellora.experiments.prepare.fisher_scores", forbidden)
     out = tmp_path / "out"
     settings = [*changed("method.scores", "clients"), *changed("data.proxy_examples", 0)]
     assert hellora("run", small, "--out", out, *settings).status == 0
@@ -628,7 +628,7 @@ def test_runs_without_a_folder_are_numbered(
 
 
 def shell(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hellora.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "hellora", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
 
@@ -657,9 +657,9 @@ def test_exit_status_and_streams_as_a_shell_sees_them(small: Path, tmp_path: Pat
 FAULTY = """
 from pathlib import Path
 
-from hellora.aggregators.participant_mean import ParticipantMean
-from hellora.allocators.everything import Everything
-from hellora.dispatchers.whole import Whole
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.allocators.everything import Everything
+from hellora.methods.dispatchers.whole import Whole
 
 
 def fail(when):

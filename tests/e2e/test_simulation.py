@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hellora.config import read_experiment
-from hellora.experiment import fleet
-from hellora.round_line import Line
-from hellora.runs import run_experiment
+from hellora.experiments.config import read_experiment
+from hellora.experiments.prepare import fleet
+from hellora.record.round_line import Line
+from hellora.runs.run import run_experiment
 
 Command = Callable[..., Any]
 # The tiny BERT: query and value of 4 layers, each A (rank, 32) and B (32, rank); a head of 3 × 32 weights and 3 biases.

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from refusals import check_refusal
 
-from hellora.client import ClientWork
-from hellora.config import read_experiment
-from hellora.tracking import Tracking, config_of, values_of
+from hellora.client.train import ClientWork
+from hellora.experiments.config import read_experiment
+from hellora.runs.tracking import Tracking, config_of, values_of
 
 Command = Callable[..., Any]
 OWN = """
@@ -195,7 +195,7 @@ def test_a_tracker_that_fails_does_not_stop_the_run_and_is_told_later(
     (tmp_path / "deaf").touch()
     settings = ["--set", "tracking.trackers=['my_trackers:Notes']"]
     assert hellora("run", small, "--out", tmp_path / "out", *settings).status == 0
-    said = [record.getMessage() for record in caplog.records if record.name == "hellora.tracking"]
+    said = [record.getMessage() for record in caplog.records if record.name == "hellora.runs.tracking"]
     assert said == ["my_trackers:Notes was not told of round 0: ConnectionError: nobody listens"] * 3
     (tmp_path / "deaf").unlink()
     state = json.loads((tmp_path / "out" / "tracking" / "state.json").read_text())

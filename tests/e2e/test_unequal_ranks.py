@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from tiny_models import TOPICS
 from transformers import AutoModel
 
-from hellora import registry
-from hellora.checkpoint import load_state
-from hellora.config import read_experiment
+from hellora.experiments import registry
+from hellora.experiments.config import read_experiment
+from hellora.record.checkpoint import load_state
 
 Command = Callable[..., Any]
 # The tiny BERT: query and value of 4 layers, each A (rank, 32) and B (32, rank); a head of 3 × 32 weights and 3 biases.

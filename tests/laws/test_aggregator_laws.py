@@ -18,13 +18,13 @@ from factories import (
     variants,
 )
 
-import hellora.aggregators
-from hellora.aggregators.clipped_mean import ClippedMean
-from hellora.aggregators.coordinate_median import CoordinateMedian
-from hellora.aggregators.refine import Refine
-from hellora.aggregators.sparsity_weighted import SparsityWeighted
-from hellora.protocols import Aggregator, Answers
-from hellora.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
+import hellora.methods.aggregators
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
+from hellora.methods.aggregators.clipped_mean import ClippedMean
+from hellora.methods.aggregators.coordinate_median import CoordinateMedian
+from hellora.methods.aggregators.refine import Refine
+from hellora.methods.aggregators.sparsity_weighted import SparsityWeighted
+from hellora.methods.protocols import Aggregator, Answers
 
 SPEC = tiny_spec()
 FULL = np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool)
@@ -32,7 +32,7 @@ GLOBAL = random_adapter(SPEC, seed=1000)
 # ClippedMean has the laws of a mean for updates that it does not clip.
 AGGREGATORS = [
     replace(a, max_norm=2.0**100) if isinstance(a, ClippedMean) else a
-    for a in variants(hellora.aggregators, Aggregator)
+    for a in variants(hellora.methods.aggregators, Aggregator)
 ]
 # SparsityWeighted weighs by what clients hold; Refine lies between a mean of factors and one of products; a median is
 # no mean. TrimmedMean is one of four clients, of which it trims none.
@@ -169,5 +169,5 @@ def test_no_dense_matrix_is_ever_built(aggregator: Aggregator) -> None:
 
 
 def test_one_documented_frozen_dataclass_per_module() -> None:
-    for module, cls in strategies(hellora.aggregators, Aggregator):
+    for module, cls in strategies(hellora.methods.aggregators, Aggregator):
         assert_is_a_strategy_file(module, cls)

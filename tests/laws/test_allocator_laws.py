@@ -11,13 +11,13 @@ import torch
 from factories import MemoryLaw, assert_is_a_strategy_file, bits, fleet_of, strategies, variants, view_of
 from hypothesis import given, settings
 
-import hellora.allocators
-from hellora.allocators.exclusive import Exclusive
-from hellora.protocols import Allocator, RoundView
-from hellora.types import Budget
+import hellora.methods.allocators
+from hellora.core.types import Budget
+from hellora.methods.allocators.exclusive import Exclusive
+from hellora.methods.protocols import Allocator, RoundView
 
 laws = settings(derandomize=True, deadline=None, database=None, max_examples=40)
-every_allocator = pytest.mark.parametrize("allocator", list(variants(hellora.allocators, Allocator)), ids=repr)
+every_allocator = pytest.mark.parametrize("allocator", list(variants(hellora.methods.allocators, Allocator)), ids=repr)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,5 +156,5 @@ def test_memory_goes_through_a_checkpoint(allocator: Allocator) -> None:
 
 
 def test_one_documented_frozen_dataclass_per_module() -> None:
-    for module, cls in strategies(hellora.allocators, Allocator):
+    for module, cls in strategies(hellora.methods.allocators, Allocator):
         assert_is_a_strategy_file(module, cls)

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from factories import LargestTensor, assert_is_a_strategy_file, bits, random_adapter, strategies, tiny_spec, variants
 
-import hellora.dispatchers
-from hellora.protocols import Dispatcher
-from hellora.types import AdapterSpec, ModuleSpec
+import hellora.methods.dispatchers
+from hellora.core.types import AdapterSpec, ModuleSpec
+from hellora.methods.protocols import Dispatcher
 
 SPEC = tiny_spec()
-every_dispatcher = pytest.mark.parametrize("dispatcher", list(variants(hellora.dispatchers, Dispatcher)), ids=repr)
+every_dispatcher = pytest.mark.parametrize(
+    "dispatcher", list(variants(hellora.methods.dispatchers, Dispatcher)), ids=repr
+)
 
 
 @every_dispatcher
@@ -37,5 +39,5 @@ def test_no_dense_matrix_is_ever_built(dispatcher: Dispatcher) -> None:
 
 
 def test_one_documented_frozen_dataclass_per_module() -> None:
-    for module, cls in strategies(hellora.dispatchers, Dispatcher):
+    for module, cls in strategies(hellora.methods.dispatchers, Dispatcher):
         assert_is_a_strategy_file(module, cls)

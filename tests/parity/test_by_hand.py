@@ -23,19 +23,19 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from hellora.aggregators.participant_mean import ParticipantMean
-from hellora.allocators.fed_hello import FedHello
 from hellora.backends.local import LocalBackend
-from hellora.client import ClientWork, shuffled_batches
-from hellora.dispatchers.whole import Whole
-from hellora.evaluation import fisher_scores
-from hellora.layer_sampling import probabilities_from_scores
-from hellora.model import ModelSettings
-from hellora.protocols import Method
-from hellora.rounds import Federation, federate
-from hellora.seeds import seed_for
+from hellora.client.evaluation import fisher_scores
+from hellora.client.train import ClientWork, shuffled_batches
+from hellora.core.seeds import seed_for
+from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, ServerState, TrainSettings
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.allocators.fed_hello import FedHello
+from hellora.methods.dispatchers.whole import Whole
+from hellora.methods.layer_sampling import probabilities_from_scores
+from hellora.methods.protocols import Method
+from hellora.model.load import ModelSettings
+from hellora.server.rounds import Federation, federate
 from hellora.tasks.sequence_classification import SequenceClassification
-from hellora.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, ServerState, TrainSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # in peft
 

@@ -18,13 +18,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from hellora.backends.records import fields_of, note
-from hellora.config import Experiment, check
+from hellora.core.errors import InputError, RunError
 from hellora.deployment.flower_setup import Deployed, SimulatedOnFlower
 from hellora.deployment.participant import OwnSettings, WithOwnData
 from hellora.deployment.trainer import serve
-from hellora.errors import InputError, RunError
-from hellora.progress import TerminalProgress
-from hellora.runs import Prepare, run_experiment
+from hellora.experiments.config import Experiment, check
+from hellora.runs.progress import TerminalProgress
+from hellora.runs.run import Prepare, run_experiment
 from hellora.tasks.sequence_classification import SequenceClassification
 
 CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 1), "ward": (3, 4)}  # layers and rank, in order of ids

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from hellora.core.errors import InputError
+from hellora.core.seeds import rng_for
 from hellora.data.partitioning import Indices, Partitioner, class_of_row
-from hellora.errors import InputError
-from hellora.seeds import rng_for
 
 MIN_SHARE = 10  # examples of a class that each of its holders has at least, where there are that many
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from hellora.core.errors import InputError
 from hellora.data.labels import as_written, in_order
 from hellora.data.partitioning import Indices, Partitioner
-from hellora.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from hellora.core.errors import InputError
+from hellora.core.seeds import seed_for
 from hellora.data.partitioning import Indices, Partitioner, class_of_row
-from hellora.errors import InputError
-from hellora.seeds import seed_for
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
+from hellora.core.seeds import rng_for
 from hellora.data.partitioning import Indices, Partitioner
-from hellora.seeds import rng_for
 
 
 @dataclass(frozen=True)

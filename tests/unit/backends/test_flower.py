@@ -13,17 +13,11 @@ from fake_grid import FakeGrid
 from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from hellora.aggregators.participant_mean import ParticipantMean
-from hellora.allocators.everything import Everything
-from hellora.answers import collect
 from hellora.backends.flower import FlowerBackend, Roster, ask_all
 from hellora.backends.records import from_records, hello_of, note, to_records
 from hellora.backends.wire import pack_answer, unpack_task
-from hellora.dispatchers.whole import Whole
-from hellora.errors import RunError
-from hellora.protocols import Method
-from hellora.sharing import answer_part, travelling_bytes
-from hellora.types import (
+from hellora.core.errors import RunError
+from hellora.core.types import (
     AdapterSpec,
     Budget,
     ClientFailure,
@@ -33,6 +27,12 @@ from hellora.types import (
     ModuleSpec,
     WireFormat,
 )
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.allocators.everything import Everything
+from hellora.methods.dispatchers.whole import Whole
+from hellora.methods.protocols import Method
+from hellora.methods.sharing import answer_part, travelling_bytes
+from hellora.server.answers import collect
 
 SPEC = tiny_spec()
 ADAPTER = random_adapter(SPEC, 0)

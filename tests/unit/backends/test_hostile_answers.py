@@ -10,10 +10,10 @@ import pytest
 import torch
 from factories import random_adapter, task_for, tiny_spec, update_of
 
-from hellora.answers import collect
 from hellora.backends.wire import OVERHEAD, WireError, as_received, pack_answer, read_answer, unpack_answer
-from hellora.codec import SCALES
-from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
+from hellora.core.codec import SCALES
+from hellora.core.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
+from hellora.server.answers import collect
 
 SPEC = tiny_spec()
 ROW = np.array([[True, False, True, False], [True] * 4, [False] * 4])

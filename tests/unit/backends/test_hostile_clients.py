@@ -11,11 +11,11 @@ from fake_grid import FakeGrid
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from hellora.answers import collect
 from hellora.backends.flower import FlowerBackend, Roster
 from hellora.backends.records import from_records, hello_of, note, to_records
 from hellora.backends.wire import pack_answer, unpack_task
-from hellora.types import Budget, ClientProfile, ClientTask, WireFormat
+from hellora.core.types import Budget, ClientProfile, ClientTask, WireFormat
+from hellora.server.answers import collect
 
 SPEC = tiny_spec()
 ROW = np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool)

@@ -14,9 +14,9 @@ import torch
 from factories import bits
 
 from hellora.backends.local import LocalBackend, Worker
-from hellora.client import ClientWork
-from hellora.resident import BaseModel
-from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
+from hellora.client.train import ClientWork
+from hellora.core.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
+from hellora.model.resident import BaseModel
 
 CLIENTS = 12
 ENDLESS = 11  # the client with the most rows, so that the first process gets it

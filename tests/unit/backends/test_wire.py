@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hellora.algebra import trained_part
 from hellora.backends.wire import (
     as_received,
     flatten,
@@ -22,12 +21,9 @@ from hellora.backends.wire import (
     unpack_answer,
     unpack_task,
 )
-from hellora.codec import wire_bytes
-from hellora.dispatchers.bypass import Bypass
-from hellora.dispatchers.truncate import Truncate
-from hellora.dispatchers.whole import Whole
-from hellora.protocols import Dispatcher
-from hellora.types import (
+from hellora.core.algebra import trained_part
+from hellora.core.codec import wire_bytes
+from hellora.core.types import (
     Adapter,
     ClientFailure,
     ClientTask,
@@ -38,6 +34,10 @@ from hellora.types import (
     TrainSettings,
     WireFormat,
 )
+from hellora.methods.dispatchers.bypass import Bypass
+from hellora.methods.dispatchers.truncate import Truncate
+from hellora.methods.dispatchers.whole import Whole
+from hellora.methods.protocols import Dispatcher
 
 SPEC = tiny_spec()
 TASK = task_for(0, random_adapter(SPEC, 0), np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool))

@@ -8,8 +8,8 @@ from typing import Any
 import datasets
 import pytest
 
+from hellora.core.errors import InputError
 from hellora.data.loading import load_splits
-from hellora.errors import InputError
 
 TEST = ("test", "validation", "dev", "proxy")
 

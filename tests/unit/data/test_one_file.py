@@ -8,10 +8,10 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
+from hellora.core.errors import InputError
 from hellora.data.one_file import read_rows
 from hellora.data.server_data import UNLABELLED
 from hellora.data.sources import DataSettings, load_corpus
-from hellora.errors import InputError
 
 SETTINGS = DataSettings(text="body", label="topic")
 

@@ -9,12 +9,12 @@ from datasets import Dataset
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from hellora.core.errors import InputError
 from hellora.data.partitioners.classes_per_client import ClassesPerClient, shares
 from hellora.data.partitioners.column import Column
 from hellora.data.partitioners.dirichlet import Dirichlet
 from hellora.data.partitioners.iid import Iid
 from hellora.data.partitioning import Indices, Partitioner, client_rows
-from hellora.errors import InputError
 
 
 def corpus(rows: int, classes: int) -> Dataset:

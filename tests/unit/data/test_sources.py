@@ -11,9 +11,9 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from hellora.core.errors import InputError
 from hellora.data.server_data import UNLABELLED
 from hellora.data.sources import Corpus, DataSettings, load_corpus
-from hellora.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from hellora.core.errors import InputError
 from hellora.data import stdlib_docs
-from hellora.errors import InputError
 
 SPLITS = ("train", "proxy", "test")
 

@@ -10,8 +10,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hellora.core.errors import InputError
 from hellora.deployment import certificates
-from hellora.errors import InputError
 
 pytestmark = pytest.mark.flower
 

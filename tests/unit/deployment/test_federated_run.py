@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hellora.core.errors import InputError, RunError
 from hellora.deployment.federated_run import Following, OwnLines, Submission
 from hellora.deployment.flower_tools import Address, Flower, arguments_of, environment, last_json, reason
-from hellora.errors import InputError, RunError
 
 pytestmark = pytest.mark.flower
 
@@ -22,7 +22,7 @@ INFO of our own
 \x1b[91mERROR \x1b[0m:     {who} raised an exception
 Traceback (most recent call last):
   File "x.py", line 22, in main
-hellora.errors.{what}: data.name: nothing there
+hellora.core.errors.{what}: data.name: nothing there
 \x1b[91mERROR \x1b[0m:     Exit Code: 201
 
 An unhandled exception occurred in the ServerApp.
@@ -33,7 +33,10 @@ def test_the_bundle_names_the_apps_and_holds_no_code(tmp_path: Path) -> None:
     folder = SUBMISSION.write_bundle(tmp_path / "bundle")
     assert sorted(path.name for path in folder.iterdir()) == ["LICENSE", "pyproject.toml"]
     app = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    assert app["components"] == {"serverapp": "hellora.flower_app:server", "clientapp": "hellora.flower_app:client"}
+    assert app["components"] == {
+        "serverapp": "hellora.deployment.flower_app:server",
+        "clientapp": "hellora.deployment.flower_app:client",
+    }
     assert app["config"] == {"experiment": "", "name": "", "out": "", "resume": False, "simulation": False}
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from hellora.config import presets, read_experiment
+from hellora.core.errors import InputError
+from hellora.core.types import Budget, ClientProfile
 from hellora.data.sides import Classes
 from hellora.deployment.joining import owner_of, understood_join
 from hellora.deployment.participant import Contract, OwnSettings, WithOwnData
-from hellora.errors import InputError
-from hellora.types import Budget, ClientProfile
+from hellora.experiments.config import presets, read_experiment
 
 GOOD: dict[str, Any] = {
     "name": "clinic",

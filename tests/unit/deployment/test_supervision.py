@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hellora.core.errors import InputError
 from hellora.deployment.supervision import Child, ending_on_signals, kept_alive, leashed, supervise
-from hellora.errors import InputError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descendants are found by /proc")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from run_folders import ended_run, line, write_run
 
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 from hellora.reporting.overview import page_of
 from hellora.reporting.page import content_of, html, write
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from run_folders import ended_run, line, metrics, summary_of, write_run
 
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 from hellora.reporting.record import read_run, stamp
 
 

@@ -7,8 +7,8 @@ import pytest
 import tomli_w
 from run_folders import TABLE, ended_run, line, summary_of, write_run
 
-from hellora.comparison_table import CLIENTS_OWN
-from hellora.errors import InputError
+from hellora.comparing.table import CLIENTS_OWN
+from hellora.core.errors import InputError
 from hellora.reporting.several import page_of_several, run_folders, settings_of
 
 T = 12.706204736432095  # Student's t(0.975, 1)

@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 from run_folders import ended_run, line, write_run
 
-from hellora.errors import InputError
+from hellora.core.errors import InputError
 from hellora.reporting.watch import server_of
 
 

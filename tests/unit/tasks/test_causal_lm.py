@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.testing import assert_close
 
-from hellora.resident import BaseModel
+from hellora.model.resident import BaseModel
 from hellora.tasks.causal_lm import IGNORED, CausalLM
 
 TASK = CausalLM()

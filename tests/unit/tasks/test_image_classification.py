@@ -11,8 +11,8 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as Pillow
 from torch.testing import assert_close
 
-from hellora.errors import InputError
-from hellora.resident import BaseModel
+from hellora.core.errors import InputError
+from hellora.model.resident import BaseModel
 from hellora.tasks.image_classification import ImageClassification
 
 TASK = ImageClassification()

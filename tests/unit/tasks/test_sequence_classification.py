@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from hellora.data.server_data import UNLABELLED
-from hellora.resident import BaseModel
+from hellora.model.resident import BaseModel
 from hellora.tasks.sequence_classification import SequenceClassification
 
 MEAN = SequenceClassification()

@@ -1,0 +1,278 @@
+"""What a row of an allocation costs its client: bytes held, bytes sent, operations.
+
+    peak(S) = standing + max over moments of the step
+    standing  weights + copies of weights with frozen components folded in + received adapter
+              + trained parameters × (value + gradient + optimizer)
+    moments   enter + Σ_{k<j} keep_k + forward_j       for every block j
+              enter + Σ_k keep_k + head                from the last block to the loss
+              end + Σ_k release_k + head_backward      from the loss to the gradient of the last block
+              end + Σ_{k<j} release_k + backward_j     for every block j
+
+What a block keeps depends on its part in the row. `off`: nothing below it trains, nor does it, so autograd keeps
+nothing of it. `first`: it trains, and what comes in has no gradient. `frozen`: it trains nothing, and hands a gradient
+down. `trained`: it does both. The shallowest trained block therefore decides most of a row's memory (Fed-HeLLo's
+geometric patterns differ in it; see docs/budgets.md). Each of these terms (`tracing.py` defines them) is a law
+
+    bytes(examples n, trained rank r) = c_0 + c_1 n + (c_2 + c_3 n) r
+
+whose coefficients are counted once per model, batch shape and precision (`calibration.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hellora.core.codec import NUMBER_BYTES, SCALE_BYTES
+from hellora.core.types import AdapterSpec, Factors, Policy, Recompute, WireFormat
+
+Part = Literal["off", "first", "frozen", "trained"]
+Floats = npt.NDArray[np.float64]
+Ranks = npt.NDArray[np.int64]  # (layers,): what a client trains; 0 is frozen
+
+FLOAT = 4  # bytes of an adapter's number
+
+
+@dataclass(frozen=True, eq=False)
+class BlockLaws:
+    """Coefficients (4, layers) of what blocks hold in one part of a row."""
+
+    keep: Floats
+    forward: Floats
+    release: Floats
+    backward: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class StepLaws:
+    """What a step holds under one way of keeping activations. All but those of blocks are (4,)."""
+
+    blocks: Mapping[Part, BlockLaws]
+    start: Floats
+    enter: Floats
+    head: Floats
+    end: Floats
+    head_backward: Floats
+    refused: str = ""  # why the model cannot be trained so; its bytes are then more than any budget
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """The part of a policy that decides what is kept of an activation."""
+
+    recompute: Recompute = "none"
+    int8_activations: bool = False
+    bf16: bool = False
+
+    @staticmethod
+    def of(policy: Policy) -> "Keeping":
+        return Keeping(policy.recompute, policy.int8_activations, policy.bf16)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a client does in a round: so many examples, in batches of so many, so often."""
+
+    examples: int
+    batch_size: int
+    epochs: float = 1.0  # passes over the examples
+
+    @property
+    def batch(self) -> int:
+        """Examples in its largest batch."""
+        return max(1, min(self.batch_size, self.examples))
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a client's round costs: the most bytes held at once, floating point operations, bytes sent up."""
+
+    peak_bytes: int
+    operations: float
+    uplink_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """The cost of any row and policy for one model, task, batch shape and method."""
+
+    spec: AdapterSpec
+    steps: Mapping[Keeping, StepLaws]
+    weights_bytes: int  # of the base, with its head
+    weight_item_bytes: int  # of one number of an adapted weight, where a copy of it is folded
+    head_parameters: int  # that train
+    optimizer_numbers: int  # kept per trained parameter: 2 of AdamW
+    block_operations: Floats  # (layers,): forward of one example through each block
+    head_operations: float  # forward of one example through all the rest
+    hidden_bytes: int  # of one example between two blocks
+    tokens: int  # per example
+    factors: Factors = "both"
+    sends_untrained: bool = True  # the dispatcher sends rank components that are not trained, to be folded
+    bypasses: bool = False  # blocks that train nothing are left out
+    travels: tuple[Factors, ...] = ("both",)  # the factors that are sent up, where rounds differ in it each of them
+    sends_head: bool = True
+    wire: WireFormat = "fp32"  # how the update travels
+    head_scales: int = 0  # that the head has as int8
+    measured: bool = False  # counted in real steps, because the model's steps need values
+
+    def as_record(self) -> dict[str, Any]:
+        """As JSON values, with the laws counted so far: coefficients (of 1, n, r and n·r) by part and layer."""
+
+        def blocks(laws: StepLaws) -> dict[str, Any]:
+            return {
+                part: {name: law.tolist() for name, law in vars(held).items()} for part, held in laws.blocks.items()
+            }
+
+        return {
+            "weights_bytes": self.weights_bytes,
+            "measured": self.measured,
+            "head_parameters": self.head_parameters,
+            "tokens": self.tokens,
+            "operations": {"blocks": self.block_operations.tolist(), "rest": self.head_operations},
+            "laws": [
+                {**asdict(keeping), "refused": laws.refused, "blocks": blocks(laws)}
+                for keeping, laws in self.steps.items()
+            ],
+        }
+
+    def cost(self, ranks: Ranks, policy: Policy, work: Work) -> Cost:
+        """What a client pays that trains `ranks` (layers,) under `policy`."""
+        return Cost(self.peak_bytes(ranks, policy, work), self.operations(ranks, policy, work), self.uplink(ranks))
+
+    def uplink(self, ranks: Ranks) -> int:
+        """Bytes of the update: of the trained components the factors that travel, and the head if it does."""
+        numbers = max(self.trained_parameters(ranks, factors) for factors in self.travels)
+        scales = max(int(ranks @ self.modules) * (2 if factors == "both" else 1) for factors in self.travels)
+        if self.sends_head:
+            numbers, scales = numbers + self.head_parameters, scales + self.head_scales
+        return NUMBER_BYTES[self.wire] * numbers + SCALE_BYTES[self.wire] * scales
+
+    def trained_parameters(self, ranks: Ranks, factors: Factors = "both") -> int:
+        """Numbers in the trained components of all modules; of one factor only where only that one is asked for."""
+        return int(ranks @ self.widths[factors])
+
+    @cached_property
+    def widths(self) -> Mapping[Factors, Ranks]:
+        """Numbers of one rank component of all modules of each layer, (layers,)."""
+        A, B = (self.sums_by_layer([getattr(m, size) for m in self.spec.modules]) for size in ("d_in", "d_out"))
+        return {"A": A, "B": B, "both": A + B}
+
+    @cached_property
+    def modules(self) -> Ranks:
+        """Adapted modules of each layer, (layers,)."""
+        return self.sums_by_layer([1] * len(self.spec.modules))
+
+    @cached_property
+    def areas(self) -> Ranks:
+        """Numbers of the adapted weights of each layer, (layers,)."""
+        return self.sums_by_layer([m.d_in * m.d_out for m in self.spec.modules])
+
+    def sums_by_layer(self, values: Sequence[int]) -> Ranks:
+        sums = np.zeros(self.spec.num_layers, dtype=np.int64)
+        np.add.at(sums, [module.layer for module in self.spec.modules], values)
+        return sums
+
+    # ------------------------------------------------------------------------------------------------------- memory
+
+    def standing_bytes(self, ranks: Ranks, policy: Policy) -> int:
+        """What is held all through training."""
+        sent = np.where((ranks > 0) & (not self.sends_untrained), ranks, self.spec.max_rank)
+        if self.bypasses:
+            sent = np.where(ranks > 0, sent, 0)
+        received = FLOAT * int(sent @ self.widths["both"])
+        copies = self.weight_item_bytes * int((sent > ranks) @ self.areas)
+        if not policy.fold:  # copies of the frozen components instead
+            copies = FLOAT * int((sent - ranks) @ self.widths["both"])
+        moving = self.trained_parameters(ranks, self.factors) + self.head_parameters
+        still = self.trained_parameters(ranks) - self.trained_parameters(ranks, self.factors)
+        trained = FLOAT * (still + moving * (2 + self.optimizer_numbers))
+        return self.weights_bytes + copies + received + trained
+
+    def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
+        """The most bytes that training holds at once: base weights, adapter, gradients, optimizer, activations."""
+        examples = min(policy.micro_batch or work.batch, work.batch)
+        step = self.step_bytes(ranks, self.steps[self.keeping(ranks, policy)], examples)
+        step = max(step + self.cached_bytes(ranks, policy, work), self.folding_bytes if policy.fold else 0)
+        return round(self.standing_bytes(ranks, policy) + step)
+
+    @cached_property
+    def folding_bytes(self) -> int:
+        """What folding holds for a moment, before training: a dense update of the largest module, twice."""
+        return 2 * FLOAT * max(module.d_in * module.d_out for module in self.spec.modules)
+
+    def step_bytes(self, ranks: Ranks, laws: StepLaws, examples: int) -> float:
+        """The most that one step on so many examples holds besides what is there before and after it."""
+        n = np.array([1.0, examples, 0.0, 0.0])
+        by_rank = np.stack([np.ones(len(ranks)), np.full(len(ranks), examples), ranks, ranks * examples])
+        keep, forward, release, backward = np.zeros((4, len(ranks)))
+        for part, where in self.parts(ranks).items():
+            left_out = self.bypasses and part in ("off", "frozen")  # it only runs once, to see what it returns
+            block = laws.blocks["off" if left_out else part]
+            forward[where] = (block.forward * by_rank).sum(0)[where]
+            if not left_out:
+                keep[where] = (block.keep * by_rank).sum(0)[where]
+                release[where] = (block.release * by_rank).sum(0)[where]
+                backward[where] = (block.backward * by_rank).sum(0)[where]
+        before = n @ laws.enter + np.concatenate([[0.0], np.cumsum(keep)])
+        after = n @ laws.end + np.concatenate([[0.0], np.cumsum(release)])
+        blocks = max((before[:-1] + forward).max(), (after[:-1] + backward).max())
+        ends = max(n @ laws.start, before[-1] + n @ laws.head, after[-1] + n @ laws.head_backward)
+        return float(max(blocks, ends))
+
+    def cached_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
+        """What a prefix cache holds in memory: what it keeps, and the copy that is in use."""
+        if not self.caches(policy, work) or not self.parts(ranks)["off"].any():
+            return 0
+        in_use = min(policy.micro_batch or work.batch, work.batch) * self.hidden_bytes
+        return in_use + (self.kept_bytes(policy, work) if policy.prefix_cache == "memory" else 0)
+
+    def caches(self, policy: Policy, work: Work) -> bool:
+        """True if a prefix cache is asked for, and of use."""
+        return policy.prefix_cache != "none" and work.epochs > 1 and not self.bypasses
+
+    def kept_bytes(self, policy: Policy, work: Work) -> int:
+        """What a prefix cache keeps, wherever it does."""
+        whole = work.examples * self.hidden_bytes
+        return whole if policy.prefix_cache_bytes is None else min(whole, policy.prefix_cache_bytes)
+
+    def keeping(self, ranks: Ranks, policy: Policy) -> Keeping:
+        """Which laws hold: where no block is frozen above the shallowest that trains, none of these is run again."""
+        how = Keeping.of(policy)
+        idle = how.recompute == "frozen" and not self.parts(ranks)["frozen"].any()
+        return replace(how, recompute="none") if idle else how
+
+    def parts(self, ranks: Ranks) -> dict[Part, npt.NDArray[np.bool_]]:
+        """Which blocks play which part, (layers,) each. In a row that trains nothing all are off."""
+        trains = ranks > 0
+        first = int(np.argmax(trains)) if trains.any() else len(ranks)
+        place = np.arange(len(ranks))
+        return {
+            "off": place < first,
+            "first": place == first,
+            "frozen": (place > first) & ~trains,
+            "trained": (place > first) & trains,
+        }
+
+    # --------------------------------------------------------------------------------------------------------- time
+
+    def operations(self, ranks: Ranks, policy: Policy, work: Work) -> float:
+        """Floating point operations of a round. Backward through a frozen block costs what forward does; a recomputed
+        block runs forward twice; a LoRA pair costs a pass forward and two backward."""
+        parts = self.parts(ranks)
+        forward = self.block_operations
+        per_example = np.zeros(len(ranks))
+        per_example[parts["first"] | parts["trained"]] = 2.0
+        if not self.bypasses:
+            per_example[parts["frozen"]] = 2.0
+        again = {"none": parts["first"] & False, "frozen": parts["frozen"], "all": ~parts["off"]}[policy.recompute]
+        per_example += again * (per_example > 0)
+        off_passes = 0.0 if self.bypasses else work.epochs
+        if self.caches(policy, work):
+            kept = self.kept_bytes(policy, work) / (work.examples * self.hidden_bytes)
+            off_passes = kept + work.epochs * (1 - kept)
+        lora = 6.0 * self.tokens * self.trained_parameters(ranks)
+        step = float(forward @ per_example) + lora + 3.0 * self.head_operations
+        return work.examples * (work.epochs * step + off_passes * float(forward @ parts["off"]))

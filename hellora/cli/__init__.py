@@ -1,0 +1,4 @@
+"""The command line.
+
+It imports every room.
+"""

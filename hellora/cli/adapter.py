@@ -1,0 +1,78 @@
+"""The commands that use what a run has trained: export, predict, evaluate."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hellora.runs.terminal import plain_console, quieten
+
+app = typer.Typer(rich_markup_mode=None)
+
+Trained = Annotated[
+    Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="what `hellora export` wrote, or a run's folder")
+]
+Examples = Annotated[
+    str, typer.Argument(metavar="FILE", help="CSV, JSON lines or parquet, a folder of images, or a hub id")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="such as data.text=body; repeat")
+]
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run, finished or not")],
+    out: Annotated[Path | None, typer.Option(help="a new folder [default: RUN/export]")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="the whole model, for plain transformers")] = False,
+    client: Annotated[
+        str | None, typer.Option(metavar="ID|NAME", help="its own adapter, where the method has such")
+    ] = None,
+) -> None:
+    """Write a run's adapter as peft loads it, with a model card."""
+    quieten()
+    from hellora.results.exporting import export_run
+
+    folder = export_run(run, out, merged, client)
+    plain_console().print(f"{folder} (its README shows how to use it)", highlight=False)
+
+
+@app.command()
+def predict(
+    source: Trained,
+    file: Examples,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help=".jsonl or .csv [default: print JSON lines]")] = None,
+) -> None:
+    """Say what an adapter predicts for each row.
+
+    That is a label with the probabilities of all classes, or a language model's answer.
+    """
+    quieten()
+    from hellora import predict as predict_file
+    from hellora.experiments.overrides import parse_settings
+    from hellora.results.prediction import as_text
+
+    predictions = predict_file(source, file, parse_settings(overrides or ()), out=out)
+    if out is None:
+        sys.stdout.write(as_text(predictions))
+    else:
+        plain_console().print(f"{len(predictions)} predictions: {out}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    source: Trained,
+    file: Examples,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the metrics there, too (.json)")] = None,
+) -> None:
+    """Measure an adapter on labelled examples."""
+    quieten()
+    from hellora import evaluate as evaluate_file
+    from hellora.experiments.overrides import parse_settings
+
+    metrics = evaluate_file(source, file, parse_settings(overrides or ()), out=out)
+    for name, value in metrics.items():
+        plain_console().print(f"{name:<12}{value:.4f}", highlight=False)

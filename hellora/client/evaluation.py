@@ -1,0 +1,145 @@
+"""What an adapter makes of examples: predictions, metrics, and the Fisher information of its layers."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hellora.core.types import Adapter, AdapterSpec, Precision
+from hellora.methods.protocols import Scores
+from hellora.model.resident import BaseModel, PerExampleError
+from hellora.tasks import Batch, Encoded, Outputs, Task, class_recall
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an adapter makes of some rows; `recall` is of every class that occurs in them (classification only).
+
+    Where each client has a model of its own, `metrics` is the mean and `clients` has each one's, by client id.
+    """
+
+    metrics: dict[str, float]
+    recall: Mapping[int, float] = field(default_factory=dict)
+    clients: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+
+def evaluate(
+    adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
+) -> Evaluation:
+    """The metrics of an adapter on rows (a `datasets.Dataset` with the columns of `kind`), `batch_size` at a time.
+
+    The whole adapter is folded in. Losses are in nats, per example or, of language, per supervised token.
+    """
+    with torch.no_grad(), base.dressed(adapter):
+        found = measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size, precision)
+        return replace(found, metrics={**found.metrics, **kind.answer_metrics(base, rows)})
+
+
+@torch.no_grad()
+def predict(
+    adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
+) -> Tensor:
+    """What an adapter says of each row, in their order: logits (rows, classes), in float32 on the CPU.
+
+    For classification; `Task.answer` is what language models do.
+    """
+    encoded = kind.encode(base, rows)
+    found: dict[int, Tensor] = {}
+    with base.dressed(adapter):
+        for indices in evaluation_batches(encoded, batch_size):
+            batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
+            with autocast(base, precision):
+                logits = kind.logits(base, batch).float().cpu()
+            found |= dict(zip(indices.tolist(), logits, strict=True))
+    return torch.stack([found[row] for row in range(len(found))])
+
+
+def measure(
+    outputs_of: Callable[[Batch], Outputs],
+    base: BaseModel,
+    kind: Task,
+    rows: Any,
+    batch_size: int,
+    precision: Precision = "auto",
+) -> Evaluation:
+    """What `outputs_of` says of each batch, measured, the shortest texts first. The caller switches gradients off."""
+    encoded = kind.encode(base, rows)
+    loss_sum = weight_sum = 0.0
+    predictions: list[int] = []
+    references: list[int] = []
+    for indices in evaluation_batches(encoded, batch_size):
+        batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
+        with autocast(base, precision):
+            outputs = outputs_of(batch)
+        loss_sum += float(outputs.loss_sums.double().sum())
+        weight_sum += float(outputs.weights.double().sum())
+        if outputs.predictions is not None:
+            predictions += outputs.predictions.tolist()
+            references += batch["labels"].tolist()
+    metrics = kind.metrics(loss_sum / weight_sum, predictions, references)
+    return Evaluation(metrics, class_recall(predictions, references))
+
+
+def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> Scores:
+    """Γ(j) = 1/|D| Σ_d ‖∇_θ_j f(d)‖², the trace of layer j's empirical Fisher block (Fed-HeLLo, FIM-HLA); (layers,).
+
+    f(d) is the mean loss of example d. Over every row, in eval mode, head excluded. Each example of a batch has its
+    own copy of the adapter, so one backward pass gives all per-example gradients; a model that merges the batch with
+    another dimension is done example by example instead.
+    """
+    encoded = kind.encode(base, rows)
+    try:
+        total = sum_of_squares(adapter, base, kind, encoded, batch_size)
+    except PerExampleError:
+        total = sum_of_squares(adapter, base, kind, encoded, None)
+    return total / len(encoded)
+
+
+def sum_of_squares(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encoded, batch_size: int | None) -> Scores:
+    """Σ_d ‖∇_θ_j f(d)‖² per layer; `batch_size` examples at a time with a copy each, or None: one, without copies."""
+    everything = np.ones((base.spec.num_layers, base.spec.max_rank), dtype=bool)
+    total = np.zeros(base.spec.num_layers)
+    for indices in evaluation_batches(encoded, batch_size or 1):
+        copies = None if batch_size is None else len(indices)
+        with base.dressed(adapter, everything, copies=copies) as dressed:
+            base.net.eval()
+            batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
+            with autocast(base, "fp32"):
+                outputs = kind.outputs(base, batch)
+            torch.autograd.backward((outputs.loss_sums / outputs.weights.clamp(min=1)).sum())
+            total += squared_norms(dressed.lora, base.spec)
+    return total
+
+
+def squared_norms(lora: Any, spec: AdapterSpec) -> Scores:
+    """The squared L2 norm of the gradients of each layer's trained pairs, (layers,)."""
+    squares = np.zeros(spec.num_layers)
+    for name, module in lora.items():
+        gradients = [p.grad for p in (module.A, module.B) if p.grad is not None]  # none in an expert that saw no token
+        squares[spec.layer_of[name]] += sum(float(g.float().square().sum()) for g in gradients)
+    return squares
+
+
+def evaluation_batches(encoded: Encoded, batch_size: int) -> list[npt.NDArray[np.int64]]:
+    """Every example once, in order of length."""
+    order = np.arange(len(encoded))
+    if encoded.lengths is not None:
+        order = np.argsort(encoded.lengths, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def autocast(base: BaseModel, precision: Precision) -> AbstractContextManager[None]:
+    """bf16 autocast where asked for, where the device has it (auto), and always where the base is not float32."""
+    device = base.device.type
+    has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
+    wanted = precision == "bf16" or (precision == "auto" and has_bf16) or base.dtype != torch.float32
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)

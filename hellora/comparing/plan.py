@@ -1,0 +1,225 @@
+"""What a comparison is: methods × settings × seeds on one base experiment, checked before anything runs.
+
+base = "quickstart"                  a preset or an experiment file; [experiment] changes it, or is it all
+seeds = [0, 1, 2]
+[methods.NAME]                       "section.key" = value; preset = "…" lays another one's method over the base
+[settings.NAME]                      "section.key" = value
+[tune]                               grid = {"train.lr" = […]}, tried for every method alike on a validation split
+budget = "uplink"                    or a number of bytes: runs count up to equal uplink
+memory = ["2GiB", "6GiB"]            every method with these groups of clients, in place of layers and ranks
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from typing import Any
+
+import tomli_w
+
+from hellora.comparing.table import Cell
+from hellora.core.errors import InputError
+from hellora.experiments.config import (
+    Experiment,
+    Table,
+    build,
+    check,
+    field_names,
+    override,
+    own_table,
+    plain,
+    settings_of,
+    whole_table,
+)
+from hellora.experiments.overrides import parse_value
+
+CARRIED = ("method", "server", "train")  # of a preset, what is its method's and not its data's
+NAME = re.compile(r"\w[\w.+-]*")
+NEXT_SETTING = re.compile(r",(?=\s*[\w.]+\s*=)")  # a comma inside a value is followed by no key
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The [tune] table: one grid for every method, scored on a part of the training data that no run trains on."""
+
+    grid: dict[str, tuple[Any, ...]]
+    validation: float = 0.1  # part of the training data that is held out, in tuning runs and all others
+    seeds: tuple[int, ...] = ()  # () = the first seed that the comparison began with
+
+    def __post_init__(self) -> None:
+        if not self.grid or not all(self.grid.values()):
+            raise ValueError('grid must name settings and the values to try, such as {"train.lr" = [1e-3, 1e-2]}')
+        if not 0 < self.validation < 1:
+            raise ValueError(f"validation must be between 0 and 1, not {self.validation}")
+
+    def points(self) -> list[Table]:
+        """Every combination of the grid's values, as settings."""
+        return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison; `experiment` is the whole table that every cell stands on."""
+
+    experiment: Table
+    methods: dict[str, Table] = field(default_factory=dict)
+    settings: dict[str, Table] = field(default_factory=lambda: {"base": {}})
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budget: str | int | float | None = None  # "uplink", or bytes of uplink for each run; None = runs count whole
+    memory: tuple[str, ...] = ()  # of the clients of each group, the same for every method; () = as methods say
+    tune: Tuning | None = None
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise InputError("there is no method to compare: give --method NAME=SECTION.KEY=VALUE or [methods.NAME]")
+        if not self.settings:
+            raise InputError("settings is empty: leave it out to compare in the base's setting")
+        for name in (*self.methods, *self.settings):
+            if not NAME.fullmatch(name):
+                raise InputError(f"{name!r} must also name a folder: use letters, digits, and . _ + - inside")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds must be one or more, each once, not {list(self.seeds)}")
+        if self.budget not in (None, "uplink") and (isinstance(self.budget, str | bool | float) or self.budget < 1):
+            raise InputError(f"budget must be 'uplink' or a whole number of bytes, not {self.budget!r}")
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Seed by seed, so that what an interrupted comparison has can be compared."""
+        return [Cell(s, m, seed) for seed, s, m in product(self.seeds, self.settings, self.methods)]
+
+    @property
+    def points(self) -> list[Table]:
+        """What tuning chooses among, for each method in each setting."""
+        return self.tune.points() if self.tune else [{}]
+
+    @property
+    def tuning_cells(self) -> list[Cell]:
+        """The runs of each point of the grid."""
+        seeds = (self.tune.seeds or self.seeds[:1]) if self.tune else ()
+        return [Cell(s, m, seed) for s, m, seed in product(self.settings, self.methods, seeds)]
+
+    @property
+    def tuning_runs(self) -> int:
+        return len(self.tuning_cells) * len(self.points)
+
+    def with_tuning_seeds(self, begun: Sequence[int] = ()) -> "Comparison":
+        """The same with the seeds of its tuning written out: its own, else those `begun` with, else the first."""
+        if self.tune is None or self.tune.seeds:
+            return self
+        return replace(self, tune=replace(self.tune, seeds=tuple(begun) or self.seeds[:1]))
+
+    def of(self, cell: Cell, point: Table, evaluate_on: str = "test") -> Experiment:
+        """A cell's experiment: the base; over it the method's preset, the setting, the method, the tuned values.
+
+        Raises:
+            InputError: it is not valid.
+        """
+        method, setting = settings_of(self.methods[cell.method]), settings_of(self.settings[cell.setting])
+        preset = method.pop("preset", None)
+        ours: Table = {"seed": cell.seed}
+        if self.tune:
+            ours |= {"data.validation": self.tune.validation, "data.evaluate_on": evaluate_on}
+        if self.memory:
+            ours |= {"fleet.memory": list(self.memory), "fleet.layers": [], "fleet.ranks": []}
+        last = {**point, **ours}
+        try:
+            twice = [key for key, count in Counter([*method, *setting, *point, *ours]).items() if count > 1]
+            if twice:
+                raise InputError(
+                    f"{twice[0]} is set more than once (by the method, the setting, [tune], memory or seeds)"
+                )
+            table = self.experiment
+            for changes in (parts_of(preset), setting, method, last):
+                table = override(table, changes)
+            return check(f"{cell.method}, {cell.setting}, seed {cell.seed}", table)
+        except InputError as error:
+            raise InputError(f"method {cell.method}, setting {cell.setting}: {error}") from error
+
+    def check(self) -> None:
+        """Raise InputError unless every run that can come is a valid experiment."""
+        for point in self.points:
+            for cell in self.cells:
+                self.of(cell, point)
+            for cell in self.tuning_cells:
+                self.of(cell, point, "validation")
+
+    def to_toml(self) -> str:
+        """The comparison, its base written out."""
+        values = plain(asdict(self))
+        return tomli_w.dumps({**values, "tune": plain(values["tune"])} if self.tune else values)
+
+
+def parts_of(preset: Any) -> Table:
+    """The settings of a preset or file that are its method's."""
+    if preset is None:
+        return {}
+    if not isinstance(preset, str):
+        raise InputError(f"preset must be the name of a preset or file, not {preset!r}")
+    chain = [own_table(preset)]
+    while isinstance(base := chain[-1].get("base"), str) and "base" in (below := own_table(base)):
+        chain.append(below)  # a preset on another method's preset is that method too
+    table: Table = {}
+    for changes in reversed(chain):
+        table = override(table, settings_of({name: part for name, part in changes.items() if name in CARRIED}))
+    return settings_of(table)
+
+
+def read_comparison(source: str, changes: Mapping[str, Any]) -> Comparison:
+    """The comparison in a TOML file, or on a preset or experiment file, with `changes` of the same form laid over it.
+
+    Raises:
+        InputError: the comparison, or any run of it, is not valid.
+    """
+    known = field_names(Comparison)
+    table = own_table(source)
+    if known.isdisjoint(table):  # an experiment
+        table = {"base": source}
+    for key in ("experiment", "methods", "settings", "tune"):
+        if not isinstance(table.setdefault(key, {}), dict):
+            raise InputError(f"{key} must be a table: write [{key}] and what is in it below")
+        table[key] = {**table[key], **changes.get(key, {})}
+    table |= {key: value for key, value in changes.items() if not isinstance(value, dict)}
+    base, tune = table.pop("base", None), table.pop("tune")
+    if not (base is None or isinstance(base, str)):
+        raise InputError(f"base must be the name of a preset or file, not {base!r}")
+    table["experiment"] = override({} if base is None else whole_table(base), settings_of(table["experiment"]))
+    if not table["settings"]:
+        del table["settings"]
+    comparison: Comparison = build(Comparison, table, "", sorted({*known, "base"}))
+    if tune:
+        if isinstance(tune.get("grid"), dict):
+            tune["grid"] = settings_of(tune["grid"])
+        comparison = replace(comparison, tune=build(Tuning, tune, "tune", sorted(field_names(Tuning))))
+    comparison.check()
+    return comparison
+
+
+# --------------------------------------------------------------------------------------------------- from command lines
+
+
+def parse_named(option: str, texts: Sequence[str]) -> dict[str, Table]:
+    """`NAME=SECTION.KEY=VALUE,…` texts as tables of settings by name; nothing after `NAME=` is the base as it is."""
+    tables: dict[str, Table] = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        pairs = [part.partition("=") for part in NEXT_SETTING.split(rest)] if rest.strip() else []
+        if not equals or not all(key.strip() and sign for key, sign, _ in pairs):
+            raise InputError(f"{option} {text!r}: write it as name=section.key=value,section.key=value")
+        keys = [key.strip() for key, _, _ in pairs]
+        if name.strip() in tables or len(set(keys)) < len(keys):
+            raise InputError(f"{option} {text!r}: {name.strip()} or a setting of it is given twice: leave one out")
+        tables[name.strip()] = {key.strip(): parse_value(value.strip()) for key, _, value in pairs}
+    return tables
+
+
+def parse_grid(texts: Sequence[str]) -> Table:
+    """`SECTION.KEY=VALUE,VALUE,…` texts as a grid."""
+    grid = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals or not key.strip() or not values.strip():
+            raise InputError(f"--tune {text!r}: write it as section.key=value,value, such as train.lr=1e-3,1e-2")
+        listed = parse_value(f"[{values}]")  # names without quotes are no TOML
+        grid[key.strip()] = listed if isinstance(listed, list) else [parse_value(v.strip()) for v in values.split(",")]
+    return grid

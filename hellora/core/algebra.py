@@ -1,0 +1,117 @@
+"""Mathematics on LoRA pairs and adapters. Pure: inputs are never changed, sums run in float64."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hellora.core.seeds import seed_for
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
+
+
+def new_adapter(spec: AdapterSpec, head: Mapping[str, Tensor], seed: int) -> Adapter:
+    """The adapter before round 0: B = 0 and A drawn, as PEFT starts it; the same on every machine."""
+    return Adapter({module.name: new_pair(module, spec, seed) for module in spec.modules}, dict(head))
+
+
+def new_pair(module: ModuleSpec, spec: AdapterSpec, seed: int) -> LoraPair:
+    """A module's pair before training: B = 0 and A uniform in ±1/√d_in.
+
+    A depends on the seed and the module's name only, not on which other modules are adapted.
+    """
+    generator = torch.Generator().manual_seed(seed_for(seed, "lora_A", module.name))
+    bound = module.d_in**-0.5
+    A = torch.empty(spec.max_rank, module.d_in).uniform_(-bound, bound, generator=generator)
+    return LoraPair(A, torch.zeros(module.d_out, spec.max_rank), spec.scale)
+
+
+def delta_weight(pair: LoraPair) -> Tensor:
+    """ΔW = scale · B @ A as a dense (d_out, d_in) matrix."""
+    return pair.scale * (pair.B @ pair.A)
+
+
+def components(pair: LoraPair, index: Tensor) -> LoraPair:
+    """The rank components of `pair` that `index` names: integers, or a boolean of shape (rank,)."""
+    where = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
+    return LoraPair(pair.A[where], pair.B[:, where], pair.scale)
+
+
+def joined(pair: LoraPair, other: LoraPair) -> LoraPair:
+    """One pair that does what both do, of the rank of both together and the scale of the first."""
+    B = torch.cat([pair.B, other.B * (other.scale / pair.scale)], dim=1)
+    return LoraPair(torch.cat([pair.A, other.A]), B, pair.scale)
+
+
+def trained_components(pair: LoraPair, row: Mask) -> Tensor:
+    """Which components of a dispatched pair are trained, (rank,) bool; `row` (max_rank,) is of the bank.
+
+    A dispatched pair has all components of the bank, or only the trained ones.
+    """
+    if pair.rank == len(row):
+        return torch.tensor(row)
+    if pair.rank != row.sum():
+        raise ValueError(f"a pair of rank {pair.rank} was dispatched to train {row.sum()} of {len(row)} components")
+    return torch.ones(pair.rank, dtype=torch.bool)
+
+
+def trained_part(adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
+    """The components that `trained` (layers, max_rank) switches on; modules of frozen layers are absent. No head."""
+    pairs = {}
+    for module in spec.modules:
+        if trained[module.layer].any():
+            pair = adapter.pairs[module.name]
+            pairs[module.name] = components(pair, trained_components(pair, trained[module.layer]))
+    return Adapter(pairs)
+
+
+def prototype_row(trained: Mask) -> Mask:
+    """A client's row over the components of the prototype of its rank, (layers, rank).
+
+    Its rank is the most components that it trains in a layer. A prototype has as many; where the client trains fewer,
+    they are the first ones. The prototype of the largest rank is the bank, of which it trains what `trained` says.
+    """
+    counts = trained.sum(axis=1)
+    rank = int(counts.max())
+    return trained if rank == trained.shape[1] else np.arange(rank) < counts[:, None]
+
+
+def prototype_of(adapter: Adapter, rank: int, spec: AdapterSpec) -> Adapter:
+    """The global adapter of one rank, alone. One that does not exist yet is the first `rank` components of the bank."""
+    if rank in adapter.prototypes:
+        return adapter.prototypes[rank]
+    pairs = adapter.pairs
+    if rank < spec.max_rank:
+        pairs = {name: components(pair, torch.arange(rank)) for name, pair in pairs.items()}
+    return replace(adapter, pairs=pairs, prototypes={})
+
+
+def prototypes_of(adapter: Adapter, spec: AdapterSpec) -> dict[int, Adapter]:
+    """Every global adapter that exists, by its rank, ascending; the last one is the bank."""
+    return {rank: prototype_of(adapter, rank, spec) for rank in (*sorted(adapter.prototypes), spec.max_rank)}
+
+
+def with_prototypes(by_rank: Mapping[int, Adapter]) -> Adapter:
+    """The inverse of `prototypes_of`: the adapter of the largest rank, with the others as its prototypes."""
+    *smaller, largest = sorted(by_rank)
+    return replace(by_rank[largest], prototypes={rank: by_rank[rank] for rank in smaller})
+
+
+def mean_head(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The weighted mean of the adapters' heads, by parameter name."""
+    return {name: weighted_mean([a.head[name] for a in adapters], weights) for name in adapters[0].head}
+
+
+def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Σ w·x / Σ w, summed in float64 in the order given, returned in the dtype of the first tensor."""
+    total = torch.zeros_like(tensors[0], dtype=torch.float64)
+    for tensor, weight in zip(tensors, weights, strict=True):
+        total += weight * tensor.to(torch.float64)
+    return (total / sum(weights)).to(tensors[0].dtype)
+
+
+def in_float64(adapter: Adapter) -> Adapter:
+    """The adapter with its pairs in float64, so that their mean is not rounded yet."""
+    pairs = {name: LoraPair(pair.A.double(), pair.B.double(), pair.scale) for name, pair in adapter.pairs.items()}
+    return replace(adapter, pairs=pairs)

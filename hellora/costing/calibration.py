@@ -1,0 +1,222 @@
+"""Count a model's cost laws (`cost.py`). A few steps without values (`tracing.py`), each with another row, say
+what each block holds in every part that it can play; no weights are needed, and nothing is computed. A model whose
+steps need values (it routes tokens by them, or looks for one) takes the same steps for real, with zeros for weights.
+
+    every block trains    first: block 0     trained: the others
+    block 0 trains        frozen: the others
+    block j trains        first: block j
+    nothing trains        off: all
+
+each at two batch sizes and two ranks. Blocks of the same class and shapes cost the same, so that
+two of each kind are kept and the others are taken out: a model of 80 equal blocks is counted as fast as one of 2.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hellora.budgets.cost import BlockLaws, CostModel, Keeping, Part, StepLaws
+from hellora.core.codec import num_scales
+from hellora.core.errors import InputError
+from hellora.core.types import AdapterSpec, Factors, TrainSettings, WireFormat
+from hellora.costing.traced_rows import Laws, Shape, Tracer
+from hellora.costing.tracing import without_values
+from hellora.methods.protocols import Method
+from hellora.model.resident import BaseModel, Bypass
+from hellora.tasks import Task
+
+ALIKE = 2  # blocks of a kind that are traced
+NEVER = 2.0**62  # bytes: more than any budget, of what does not work with a model
+BY_BLOCK = ("keep", "forward", "release", "backward")
+AT_ENDS = ("start", "enter", "head", "end", "head_backward")
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A model with few blocks of each kind, without values, that costs per block what the whole one does."""
+
+    base: BaseModel
+    kinds: tuple[int, ...]  # (layers of the whole model,): the kind of each block
+    of_kind: tuple[tuple[int, ...], ...]  # the sample's blocks of each kind
+
+
+def calibrate(
+    base: BaseModel,
+    task: Task,
+    shape: Shape,
+    method: Method,
+    train: TrainSettings,
+    device: str = "cpu",
+    wire: WireFormat = "fp32",
+) -> CostModel:
+    """The cost laws of a base without weights (meta device) for batches of `shape`, on a device of the kind "cpu" or
+    "cuda".
+
+    `base` is changed, and of no further use.
+    """
+    spec, weights = base.spec, base.num_bytes
+    width = base.net.get_submodule(spec.modules[0].name).get_parameter("weight").element_size()
+    where = device if device == "cpu" or torch.cuda.is_available() else "cpu"
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    # Blocks that hand on more than hidden states cannot be taken out; steps that need values are taken with zeros.
+    for mode, alike in (
+        (fake, ALIKE),
+        (fake, spec.num_layers),
+        (nullcontext(), ALIKE),
+        (nullcontext(), spec.num_layers),
+    ):
+        try:
+            base.spec = spec
+            sample_of(base, spec.num_layers)  # every block in its place
+            base.spec = spec
+            for module in (base.net, base.head) if base.head is not None else (base.net,):
+                without_values(module, mode, where)
+            sample = sample_of(base, alike)
+            tracer = Tracer(base, task, shape, method, train, device, mode)
+            operations, rest, hidden, tokens = tracer.operations()
+            break
+        except InputError:
+            raise
+        except Exception as error:  # whatever a model's code raises
+            why = in_one_line(error)
+    else:
+        raise InputError(
+            f"what training costs cannot be counted for this model ({why}): remove the budgets in bytes and seconds"
+        )
+    head = [] if method.head == "frozen" else list(tracer.head().values())
+    return CostModel(
+        spec=spec,
+        steps=CountedLaws(tracer, sample),
+        weights_bytes=weights,
+        weight_item_bytes=width,
+        head_parameters=sum(tensor.numel() for tensor in head),
+        head_scales=sum(map(num_scales, head)),
+        optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),
+        block_operations=operations[[sample.of_kind[kind][-1] for kind in sample.kinds]],
+        head_operations=rest,
+        hidden_bytes=hidden,
+        tokens=tokens,
+        factors=method.trains if method.trains in ("A", "B") else "both",
+        sends_untrained=method.dispatcher.sends_untrained,
+        bypasses=method.dispatcher.bypasses,
+        travels=travelling_factors(method),
+        sends_head=method.head == "aggregate",
+        wire=wire,
+        measured=mode is not fake,
+    )
+
+
+def in_one_line(error: Exception) -> str:
+    """What a model's code raised, for a person."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def travelling_factors(method: Method) -> tuple[Factors, ...]:
+    """What of the trained pairs goes up: in each kind of round the factors that are trained and shared."""
+    moving = {method.moving(round) for round in (0, 1)}
+    names: dict[frozenset[str], Factors] = {frozenset("AB"): "both", frozenset("A"): "A", frozenset("B"): "B"}
+    return tuple(names[factors] for factors in sorted(moving, key=sorted) if factors) or ("both",)
+
+
+def sample_of(base: BaseModel, alike: int) -> Sample:
+    """The base with at most `alike` blocks of a kind; the others let their input pass."""
+    spec = base.spec
+    blocks = [whole(base.net.get_submodule(name)) for name in spec.layers]
+    signatures = [(type(block), tuple(tuple(p.shape) for p in block.parameters())) for block in blocks]
+    distinct = list(dict.fromkeys(signatures))
+    kinds = tuple(distinct.index(signature) for signature in signatures)
+    kept: list[int] = []
+    of_kind: list[list[int]] = [[] for _ in distinct]
+    for layer, kind in enumerate(kinds):
+        keep = len(of_kind[kind]) < alike
+        owner, _, leaf = spec.layers[layer].rpartition(".")
+        setattr(base.net.get_submodule(owner), leaf, blocks[layer] if keep else Bypass(blocks[layer]))
+        if keep:
+            of_kind[kind].append(len(kept))
+            kept.append(layer)
+    modules = tuple(replace(m, layer=kept.index(m.layer)) for m in spec.modules if m.layer in kept)
+    few = AdapterSpec(modules, tuple(spec.layers[layer] for layer in kept), spec.max_rank, spec.scale)
+    base.spec = few
+    return Sample(base, kinds, tuple(map(tuple, of_kind)))
+
+
+def whole(block: nn.Module) -> nn.Module:
+    """The block behind one that is left out."""
+    return block.block[0] if isinstance(block, Bypass) else block
+
+
+class CountedLaws(dict[Keeping, StepLaws]):
+    """The laws of a model under every way of keeping activations, each counted when it is first asked for."""
+
+    def __init__(self, tracer: Tracer, sample: Sample) -> None:
+        super().__init__()
+        self.tracer, self.sample = tracer, sample
+
+    def __missing__(self, how: Keeping) -> StepLaws:
+        try:
+            self[how] = self.plain(how) if how.recompute == "none" else self.recomputed(how)
+        except Exception as error:  # blocks that cannot be run again, as T5's, which change what they are given
+            if how == Keeping():
+                raise
+            why = in_one_line(error)
+            self[how] = replace(self[Keeping()], start=np.array([NEVER, 0.0, 0.0, 0.0]), refused=why)
+        return self[how]
+
+    @property
+    def every(self) -> Sequence[int]:
+        return range(self.tracer.base.spec.num_layers)
+
+    @property
+    def typical(self) -> list[int]:
+        """The sample's block that stands for each kind: one that is not the first, if there is any."""
+        return [blocks[-1] for blocks in self.sample.of_kind]
+
+    def plain(self, how: Keeping) -> StepLaws:
+        """Laws without recomputation."""
+        none, whole = self.tracer.traced([], how, by_rank=False), self.tracer.traced(self.every, how)
+        blocks: dict[Part, BlockLaws] = {
+            "off": self.blocks([(none, j) for j in self.typical]),
+            "first": self.firsts(how, whole),
+            "frozen": self.frozen(how),
+            "trained": self.blocks([(whole, j) for j in self.typical]),
+        }
+        # Autograd keeps nothing of blocks that are off; but whoever calls them may hold on to what goes into the first.
+        blocks["off"].keep[:] = 0.0
+        blocks["off"].keep[:, 0] = none.law("keep")[:, 0]
+        ends: dict[str, Any] = {name: np.maximum(none.law(name), whole.law(name)) for name in AT_ENDS}
+        return StepLaws(blocks, **ends)
+
+    def recomputed(self, how: Keeping) -> StepLaws:
+        """Blocks that are run again keep less; the others are as without recomputation."""
+        before = self[replace(how, recompute="frozen" if how.recompute == "all" else "none")]
+        if how.recompute == "frozen":
+            return replace(before, blocks={**before.blocks, "frozen": self.frozen(how)})
+        whole = self.tracer.traced(self.every, how)
+        trained = self.blocks([(whole, j) for j in self.typical])
+        return replace(before, blocks={**before.blocks, "first": self.firsts(how, whole), "trained": trained})
+
+    def frozen(self, how: Keeping) -> BlockLaws:
+        """Every block as one that only hands a gradient down: what it holds does not depend on the rank below it.
+
+        Nobody asks for block 0, which is never above one that trains.
+        """
+        lowest = self.tracer.traced([0], how, by_rank=False)
+        return self.blocks([(lowest, j) for j in self.typical])
+
+    def firsts(self, how: Keeping, whole: "Laws") -> BlockLaws:
+        """Every block as the shallowest that trains. Only into block 0 goes what the blocks' caller may hold on to."""
+        laws = self.blocks([(self.tracer.traced([j], how) if j else whole, j) for j in self.typical])
+        for name in BY_BLOCK:
+            getattr(laws, name)[:, 0] = whole.law(name)[:, 0]
+        return laws
+
+    def blocks(self, found: Sequence[tuple["Laws", int]]) -> BlockLaws:
+        """The laws of all layers from a trace and a block of the sample for each kind."""
+        by_kind = [{name: laws.law(name)[:, j] for name in BY_BLOCK} for laws, j in found]
+        return BlockLaws(*(np.stack([by_kind[kind][name] for kind in self.sample.kinds], axis=1) for name in BY_BLOCK))

@@ -1,0 +1,163 @@
+"""Training steps of a base without values, each with another row of an allocation: what they hold, as
+coefficients of the examples and the rank, and the operations of each block."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hellora.budgets.cost import Floats, Keeping
+from hellora.client.train import numerics
+from hellora.core.types import Adapter, LoraPair, Mask, ModuleSpec, Policy, TrainSettings
+from hellora.costing.tracing import HeldBytes, StepTrace, trace_step
+from hellora.methods.protocols import Method
+from hellora.model.resident import BaseModel, Bypass
+from hellora.tasks import Task
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The largest batch of a client: so many examples of so many tokens (images have as many as the model makes)."""
+
+    examples: int
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Tracer:
+    """Steps of a base without values, as `client.train_client` would take them."""
+
+    base: BaseModel
+    task: Task
+    shape: Shape
+    method: Method
+    train: TrainSettings
+    device: str
+    mode: AbstractContextManager[Any]
+
+    def head(self) -> dict[str, Tensor]:
+        """The head's parameters by name, in float32."""
+        base = self.base
+        parameters = dict((base.head if base.head is not None else base.net).named_parameters())
+        return {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in base.head_names}
+
+    def adapter(self, rows: Mask, policy: Policy) -> Adapter:
+        """What `rows` train, and nothing that would be folded: copies of weights are there before a step."""
+        spec = self.base.spec
+        ranks = rows.sum(axis=1) if policy.fold else np.full(spec.num_layers, spec.max_rank)
+
+        def pair(module: ModuleSpec) -> LoraPair:
+            rank = int(ranks[module.layer])
+            A, B = (torch.zeros(size, device=self.base.device) for size in ((rank, module.d_in), (module.d_out, rank)))
+            return LoraPair(A, B, spec.scale)
+
+        with self.mode:
+            return Adapter({m.name: pair(m) for m in spec.modules if ranks[m.layer]}, self.head())
+
+    def step(self, rows: Mask, policy: Policy, examples: int) -> StepTrace:
+        """What one step holds that trains `rows` (layers, max_rank)."""
+        base, method = self.base, self.method
+        with base.dressed(
+            self.adapter(rows, policy),
+            rows,
+            method.head != "frozen",
+            factors=method.trains if method.trains in ("A", "B") else "both",
+            bypass=method.dispatcher.bypasses,
+            policy=policy,
+        ):
+
+            def forward() -> tuple[Tensor, Any]:
+                batch = self.task.blank_batch(base, examples, self.shape.tokens)
+                with numerics(base, policy, self.train, torch.Generator(base.device)):
+                    outputs = self.task.outputs(base, batch)
+                return outputs.loss_sums.sum(), (batch, outputs)
+
+            with self.mode:
+                return trace_step(base, forward, self.device)
+
+    def row(self, layers: Sequence[int], rank: int) -> Mask:
+        rows = np.zeros((self.base.spec.num_layers, self.base.spec.max_rank), dtype=bool)
+        rows[list(layers), :rank] = True
+        return rows
+
+    def traced(self, layers: Sequence[int], how: Keeping, by_rank: bool = True) -> "Laws":
+        """The laws of a row: what a step holds at two batch sizes and, where the rank matters, at two ranks."""
+        policy = Policy(how.recompute, how.int8_activations, how.bf16)
+        few, many = 1, max(self.shape.examples, 2)
+        full, least = self.base.spec.max_rank, 1
+        a = self.step(self.row(layers, full), policy, few)
+        b = self.step(self.row(layers, full), policy, many)
+        c = self.step(self.row(layers, least), policy, many) if by_rank and full > least else b
+        return Laws(a, b, c, few, many, full, least)
+
+    def operations(self) -> tuple[Floats, float, int, int]:
+        """Forward of one example: operations of each block, of the rest; bytes and tokens between two blocks."""
+        base, task = self.base, self.task
+        blocks = [base.net.get_submodule(name) for name in base.spec.layers]
+        counter = FlopCounterMode(display=False)
+        marks = np.zeros((len(blocks), 2))
+        left_out = [module for module in base.net.modules() if isinstance(module, Bypass)]
+        hidden: list[Tensor] = []
+        hooks = []
+        for j, block in enumerate(blocks):
+            hooks.append(block.register_forward_pre_hook(note(marks, j, 0, counter)))
+            hooks.append(block.register_forward_hook(note(marks, j, 1, counter)))
+            hooks.append(block.register_forward_hook(tell([b for b in left_out if type(b.block[0]) is type(block)])))
+        hooks.append(blocks[0].register_forward_hook(lambda _m, _i, out: hidden.append(first_tensor(out))))
+        try:
+            with torch.no_grad(), self.mode, HeldBytes(), counter:
+                task.outputs(base, task.blank_batch(base, 1, self.shape.tokens))
+        finally:  # a hook that stayed would hold on to what goes out of a block
+            for hook in hooks:
+                hook.remove()
+        each = marks[:, 1] - marks[:, 0]
+        tokens = hidden[0].shape[1] if hidden[0].ndim == 3 else self.shape.tokens
+        return each, float(counter.get_total_flops() - each.sum()), hidden[0].nbytes, tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Laws:
+    """Three traces of a row, (few, full), (many, full) and (many, least) in examples and rank, as coefficients."""
+
+    a: StepTrace
+    b: StepTrace
+    c: StepTrace
+    few: int
+    many: int
+    full: int
+    least: int
+
+    def law(self, name: str) -> Floats:
+        """Coefficients (4, …) of 1, n, r and n·r; what grows with the rank grows with the examples, too."""
+        a, b, c = (np.asarray(getattr(trace, name), dtype=np.float64) for trace in (self.a, self.b, self.c))
+        by_rank = (b - c) / (self.many * max(self.full - self.least, 1))
+        by_examples = (b - a) / (self.many - self.few) - by_rank * self.full
+        constant = b - self.many * (by_examples + by_rank * self.full)
+        return np.stack([constant, by_examples, np.zeros_like(b), by_rank])
+
+
+def note(marks: Floats, j: int, which: int, counter: FlopCounterMode) -> Any:
+    def hook(*_: Any) -> None:
+        marks[j, which] = counter.get_total_flops()
+
+    return hook
+
+
+def tell(left_out: Sequence[Bypass]) -> Any:
+    """A hook that lets blocks which are left out answer as one of their class does that comes before them."""
+
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        for block in left_out:
+            block.returns_tuple = isinstance(output, tuple)
+
+    return hook
+
+
+def first_tensor(output: Any) -> Tensor:
+    tensor: Tensor = output if isinstance(output, Tensor) else output[0]
+    return tensor

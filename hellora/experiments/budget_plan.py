@@ -1,0 +1,197 @@
+"""What a client with a budget in bytes and seconds can train of a model: for each pattern, and for the most
+valuable row that fits. The model's config is enough; weights are loaded only to measure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from hellora.budgets.cost import Ranks
+from hellora.budgets.planner import RESERVE, Offer, Planner
+from hellora.client.train import ClientWork, train_client
+from hellora.core.algebra import new_adapter
+from hellora.core.errors import InputError
+from hellora.core.types import Adapter, ClientProfile, ClientTask, Policy, ServerState, TrainSettings
+from hellora.core.units import in_bytes
+from hellora.experiments.config import Experiment, check
+from hellora.experiments.prepare import device_check, devices, fleet, kind_of, planner_of
+from hellora.model.load import Kind, ModelSettings, task_of
+from hellora.model.memory import release_at_once
+from hellora.model.resident import BaseModel
+from hellora.server.rounds import Federation, allocate
+from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
+
+PATTERNS: Mapping[str, Mapping[str, Any]] = {
+    "triangle": {"allocator": "geometric", "pattern": "triangle"},
+    "inverted_triangle": {"allocator": "geometric", "pattern": "inverted_triangle"},
+    "bottleneck": {"allocator": "geometric", "pattern": "bottleneck"},
+    "uniform": {"allocator": "geometric", "pattern": "uniform"},
+    "depth_from_output": {"allocator": "depth_from_output"},
+    "budget_value": {"allocator": "budget_value"},
+}
+STEPS = 2  # measured, after one that is not
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an allocator gives the client; no offer where nothing of its kind fits."""
+
+    name: str
+    ranks: Ranks  # (layers,)
+    offer: Offer | None
+
+
+@dataclass(frozen=True)
+class BudgetPlan:
+    """What a client can train, and what that is based on."""
+
+    experiment: Experiment
+    planner: Planner
+    client: ClientProfile
+    choices: Sequence[Choice]
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What the numbers rest on, a sentence each."""
+        model, train = self.planner.model, self.experiment.train
+        batch = self.planner.work(self.client).batch
+        device = kind_of(self.experiment.compute.device)
+        return [
+            f"{self.experiment.model.name}: weights {in_bytes(model.weights_bytes)} in {self.weights_in}, "
+            f"adapter of rank {model.spec.max_rank} on {len(model.spec.modules)} modules of {model.spec.num_layers} "
+            f"layers, in float32.",
+            f"batches of {batch} × {model.tokens} tokens, all of them full, {train.optimizer}; "
+            f"attention as a fused kernel keeps it; kernels of the kind {device}.",
+            f"peak: weights, adapter, gradients, optimizer and activations, without the interpreter and its libraries; "
+            f"a row fits if {RESERVE:.0%} of what a step holds is still free.",
+            *(["no calibration without values for this model: measured in real steps here."] if model.measured else []),
+            *(
+                f"{Policy(how.recompute, how.int8_activations, how.bf16).in_words} does not work with this model: "
+                f"{laws.refused}."
+                for how, laws in model.steps.items()
+                if laws.refused
+            ),
+            f"up: the update as {self.experiment.wire.format}. relative time: operations, recomputation and "
+            "micro-batches counted in, against training everything plainly"
+            + ("." if self.client.speed else "; --speed or --measure turns it into seconds."),
+        ]
+
+    @property
+    def weights_in(self) -> str:
+        model = self.experiment.model
+        return model.dtype if model.quantization == "none" else f"{model.quantization}, largest one unpacked"
+
+    @property
+    def plain_operations(self) -> float:
+        """What a round takes that trains everything without a policy."""
+        ranks = np.full(self.planner.model.spec.num_layers, self.planner.model.spec.max_rank, dtype=np.int64)
+        policy, work = self.planner.policy, self.planner.work(self.client)
+        return self.planner.operations(ranks, policy, work)
+
+    def relative_time(self, ranks: Ranks, policy: Policy) -> float:
+        """What a round of training `ranks` under a policy takes, in rounds that train everything without one."""
+        return self.planner.operations(ranks, policy, self.planner.work(self.client)) / self.plain_operations
+
+
+def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> BudgetPlan:
+    """What a client with the budget of `table` ([fleet] has one group) can train on `examples` examples per round.
+
+    Raises:
+        InputError: a setting is wrong, or nothing fits; the message says the least that would.
+    """
+    settings = dict(table)
+    model = {**settings["model"]}
+    task = dict(settings.get("task", {}))
+    settings["task"] = task if "name" in task else {"name": task_of(check("plan", {"model": model}).model), **task}
+    if tokens is not None and settings["task"]["name"] != "image_classification":
+        settings["task"] = {**settings["task"], "max_length": tokens}
+    settings |= {"cohort": 1, "data": {**settings.get("data", {}), "clients": 1, "proxy_examples": 1}}
+    experiments = {name: check("plan", {**settings, "method": dict(method)}) for name, method in PATTERNS.items()}
+    experiment = experiments["budget_value"]
+    if examples < 1:
+        raise InputError(f"--examples {examples}: a client has at least 1")
+    base = experiment.task.load(experiment.model, (), 0, weights=False)
+    planner = planner_of(experiment, base, length_limit(base, experiment.task.max_tokens))
+    (client,) = fleet(experiment, [examples])
+    choices = [choice_of(name, each, planner, client) for name, each in experiments.items()]
+    return BudgetPlan(experiment, planner, client, choices)
+
+
+def choice_of(name: str, experiment: Experiment, planner: Planner, client: ClientProfile) -> Choice:
+    """What an allocator gives a client that is alone."""
+    spec = planner.model.spec
+    run = Federation(spec, (client,), experiment.method, 1, 1, 0, experiment.train, planner=planner)
+    allocation, _ = allocate(run, ServerState(0, Adapter({})), lambda _: np.ones(spec.num_layers))
+    ranks = allocation.ranks[0]
+    return Choice(name, ranks, planner.offer(client, ranks) if ranks.any() else None)
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+
+@dataclass(frozen=True)
+class Blank(Task):
+    """A task whose batches are as large as can be, and have nothing in them."""
+
+    kind_of: Task
+    tokens: int
+    columns: ClassVar[Columns] = "text"
+
+    def kind(self) -> Kind:
+        return self.kind_of.kind()
+
+    def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
+        return self.kind_of.load(settings, labels, seed, weights)
+
+    def encode(self, base: BaseModel, rows: Any) -> Encoded:
+        return Encoded(rows)
+
+    def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
+        return self.kind_of.blank_batch(base, len(examples), self.tokens)
+
+    def logits(self, base: BaseModel, batch: Batch) -> torch.Tensor:
+        return self.kind_of.logits(base, batch)
+
+    def score(self, logits: torch.Tensor, batch: Batch) -> Any:
+        return self.kind_of.score(logits, batch)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a step took; `speed` in operations per second."""
+
+    peak_bytes: int | None
+    speed: float
+
+
+def measure(plan: BudgetPlan) -> dict[str, Measured]:
+    """Run each choice for a few steps on this device, with the model's weights; by the choice's name."""
+    experiment, batch = plan.experiment, plan.planner.work(plan.client).batch
+    device_check(experiment.compute.device)
+    release_at_once()
+    base = experiment.task.load(experiment.model, ("a", "b"), 0).to(devices(experiment.compute.device)[0])
+    task = Blank(experiment.task, plan.planner.model.tokens)
+    ClientWork(base, experiment.task, None, ()).warm_up()
+    adapter = new_adapter(base.spec, base.initial_head(), 0)
+    found = {}
+    for choice in plan.choices:
+        if choice.offer is None:
+            continue
+        rows = np.arange(base.spec.max_rank) < choice.ranks[:, None]
+        policy = choice.offer.policy
+
+        def steps(count: int, rows: Any = rows, policy: Any = policy) -> Mapping[str, float]:
+            train: TrainSettings = replace(experiment.train, steps=count)
+            asked = ClientTask(0, 0, 0, adapter, rows, train, policy=policy)
+            return train_client(asked, base, task, range(batch)).metrics
+
+        steps(1)
+        metrics = steps(STEPS)
+        one_step = replace(plan.client, num_examples=STEPS * batch)
+        work = plan.planner.work(one_step)
+        operations = plan.planner.operations(choice.ranks, policy, work)
+        peak = metrics.get("peak_bytes")
+        found[choice.name] = Measured(None if peak is None else int(peak), operations / metrics["seconds"])
+    return found

@@ -1,0 +1,58 @@
+"""The registry is the folder: `allocator = "geometric"` means allocators/geometric.py. `"my_pkg.mod:Mine"` is
+a user's own class."""
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+from hellora.core.errors import InputError, nearest
+from hellora.data.partitioning import Partitioner
+from hellora.methods.protocols import Aggregator, Allocator, Dispatcher
+from hellora.tasks import Task
+
+FOLDERS: dict[str, tuple[str, type]] = {
+    "allocator": ("hellora.methods.allocators", Allocator),
+    "dispatcher": ("hellora.methods.dispatchers", Dispatcher),
+    "aggregator": ("hellora.methods.aggregators", Aggregator),
+    "task": ("hellora.tasks", Task),
+    "partitioner": ("hellora.data.partitioners", Partitioner),
+}
+
+
+def names(kind: str) -> list[str]:
+    """The registered names of a kind, sorted."""
+    package = importlib.import_module(FOLDERS[kind][0])
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def find(kind: str, name: str) -> type[Any]:
+    """The class behind a name.
+
+    Raises:
+        InputError: there is none; the message has the nearest name.
+    """
+    folder, base = FOLDERS[kind]
+    if ":" in name:
+        module_name, _, class_name = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except Exception as error:  # whatever a user's module raises
+            raise InputError(f"{kind} = {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        if not (inspect.isclass(found) and issubclass(found, base)) or inspect.isabstract(found):
+            raise InputError(f"{kind} = {name!r} is not a complete subclass of hellora's {base.__name__}")
+        return found
+    if name not in names(kind):
+        raise InputError(f"there is no {kind} {name!r}{nearest(name, names(kind))}")
+    module = importlib.import_module(f"{folder}.{name}")
+    (strategy,) = [c for _, c in inspect.getmembers(module, inspect.isclass) if is_defined_in(c, module, base)]
+    return strategy
+
+
+def is_defined_in(found: type, module: Any, base: type) -> bool:
+    return issubclass(found, base) and found.__module__ == module.__name__
+
+
+def summary(kind: str, name: str) -> str:
+    """The first line of the docstring of a strategy."""
+    return (inspect.getdoc(find(kind, name)) or "").partition("\n")[0]

@@ -1,0 +1,58 @@
+"""Sun et al. (arXiv 1911.07963): norm clipping of updates, here of unequal ones.
+
+    Δ_i = trained − received, over all factors that client i trained and its head
+    θ_j ← Σ_{i∈C_j} w_i (received_ij + Δ_ij min(1, M / ‖Δ_i‖₂)) / Σ_{i∈C_j} w_i
+
+The mean over the clients that trained a component (`participant_mean`), of updates whose delta as a whole is no longer
+than M = `max_norm`. Their weak differential privacy, noise on top, is not part of it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from hellora.core.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Factors, LoraPair
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.contributions import Weighting, check_weighting
+from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.sharing import answer_part, delta_norm
+
+
+@dataclass(frozen=True)
+class ClippedMean(Aggregator):
+    """Mean over the clients that trained a component, each one's delta scaled down to an L2 norm of `max_norm`.
+
+    It bounds what one client can do, and does not find out who is dishonest: many together still move the mean. A
+    `max_norm` below what honest clients need slows everyone down.
+    """
+
+    max_norm: float = 10.0  # M
+    weighting: Weighting = "samples"
+    shares: ClassVar[tuple[Factors, ...]] = ("both",)  # what stays with a client is no part of what it changed
+
+    def __post_init__(self) -> None:
+        check_weighting(self.weighting)
+        if not self.max_norm > 0:
+            raise ValueError(f"max_norm must be greater than 0, not {self.max_norm}")
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        clipped = [(task, self.clipped(task, update, spec)) for task, update in answers]
+        return ParticipantMean(self.weighting).aggregate(adapter, clipped, spec, seed)
+
+    def clipped(self, task: ClientTask, update: ClientUpdate, spec: AdapterSpec) -> ClientUpdate:
+        """The update with its delta no longer than `max_norm`; one that is not longer is as it was."""
+        sent, head = answer_part(task, spec), update.adapter.head if task.head == "aggregate" else {}
+        norm = delta_norm(replace(update.adapter, head=head), sent)
+        if norm <= self.max_norm:
+            return update
+
+        def nearer(value: Tensor, start: Tensor) -> Tensor:
+            return (start.double() + (value.double() - start.double()) * (self.max_norm / norm)).to(value.dtype)
+
+        pairs = {
+            name: LoraPair(nearer(pair.A, sent.pairs[name].A), nearer(pair.B, sent.pairs[name].B), pair.scale)
+            for name, pair in update.adapter.pairs.items()
+        }
+        near_head = {name: nearer(value, sent.head[name]) for name, value in head.items()}
+        return replace(update, adapter=Adapter(pairs, {**update.adapter.head, **near_head}))

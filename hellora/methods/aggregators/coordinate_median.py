@@ -1,0 +1,35 @@
+"""Yin et al. (arXiv 1803.01498), Definition 1: the coordinate-wise median of what clients returned, unweighted.
+
+    θ_c ← median {θ_ic : i ∈ C_c}   where C_c = {i : client i trained the rank component of c};  unchanged if C_c = ∅
+
+Of an even number of values it is the mean of the middle two. Fewer than half of the clients that trained a component,
+whatever they send, cannot move it beyond what the others sent. A and B are taken by themselves, the head over all
+answers. Values and not deltas: the two are the same where all received the same, and values are also defined where
+clients received unequal adapters.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hellora.core.types import Adapter, AdapterSpec
+from hellora.methods.contributions import coordinate_wise
+from hellora.methods.protocols import Aggregator, Answers
+
+
+@dataclass(frozen=True)
+class CoordinateMedian(Aggregator):
+    """Median, number by number, over the clients that trained a component: for fewer than half of them dishonest.
+
+    Clients count alike, however many examples they have. It fails where most clients of a component move it in
+    directions of their own: the median of unequal clients is not their mean.
+    """
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        return coordinate_wise(adapter, answers, spec, median)
+
+
+def median(values: Tensor) -> Tensor:
+    """Over the first dimension; of an even count the mean of the middle two."""
+    ordered, last = values.sort(dim=0).values, len(values) - 1
+    return (ordered[last // 2] + ordered[(last + 1) // 2]) / 2

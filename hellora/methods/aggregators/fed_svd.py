@@ -1,0 +1,82 @@
+"""FedSVD (Lee et al., NeurIPS 2025, arXiv 2505.12805): clients train B alone, and an SVD lets A learn on the server.
+
+    B̄ = Σ_k p_k B_k;  every `period` rounds  U Σ Vᵀ = SVD(s B̄ A),  A ← Vᵀ,  B ← U Σ / s
+
+What clients upload enters linearly, and the rows of A are orthonormal from the first SVD on. With unequal ranks the
+changes are averaged: B̄ = B + Σ_k p_k (B_k − B) on the components that client k trained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hellora.core.algebra import new_pair
+from hellora.core.errors import InputError
+from hellora.core.low_rank import ThinSVD, thin_svd
+from hellora.core.types import Adapter, AdapterSpec, LoraPair
+from hellora.methods.contributions import Contribution, Weighting, aggregated_head, check_weighting, contributions
+from hellora.methods.protocols import Aggregator, Answers, Trains
+
+
+@dataclass(frozen=True)
+class FedSvd(Aggregator):
+    """Mean of B over a shared A, re-factorised by SVD every few rounds so that A moves too (FedSVD).
+
+    Exact. Assumes that clients train B only. A turns within the row space that it has, and leaves it only where B has
+    not grown to its full rank. Needs max_rank <= d_in.
+    """
+
+    keeps_components: ClassVar[bool] = False
+    trains: ClassVar[tuple[Trains, ...]] = ("B",)
+    weighting: Weighting = "samples"
+    period: int = 1  # rounds from one SVD to the next
+
+    def __post_init__(self) -> None:
+        check_weighting(self.weighting)
+        if self.period < 1:
+            raise ValueError(f"period must be at least 1, not {self.period}")
+
+    def check(self, spec: AdapterSpec) -> None:
+        narrowest = min(module.d_in for module in spec.modules)
+        if spec.max_rank > narrowest:
+            raise InputError(
+                f"model.rank = {spec.max_rank} is more than the {narrowest} inputs of a module, so that fed_svd has no "
+                f"orthonormal rows to begin with: set model.rank = {narrowest} or less"
+            )
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        if not answers:
+            return adapter
+        due = (answers[0][0].round + 1) % self.period == 0
+        pairs = dict(adapter.pairs)
+        for module in spec.modules:
+            if parts := contributions(module, answers, self.weighting):
+                bank = pairs[module.name]
+                B = mean_B(bank, parts)
+                pairs[module.name] = LoraPair(bank.A, B.to(bank.B.dtype).contiguous(), bank.scale)
+                if due:
+                    found = thin_svd([(1.0, LoraPair(bank.A, B, bank.scale))])
+                    pairs[module.name] = orthonormal(found, bank, new_pair(module, spec, seed).A)
+        return replace(adapter, pairs=pairs, head=aggregated_head(answers, self.weighting))
+
+
+def mean_B(bank: LoraPair, parts: Sequence[Contribution]) -> Tensor:
+    """B̄ (d_out, max_rank) in float64."""
+    left = torch.ones(bank.rank, dtype=torch.float64)
+    moved = torch.zeros_like(bank.B, dtype=torch.float64)
+    for part in parts:
+        left[part.rows] -= part.share
+        moved[:, part.rows] += part.share * (part.after.scale / bank.scale) * part.after.B.double()
+    return left * bank.B.double() + moved
+
+
+def orthonormal(found: ThinSVD, bank: LoraPair, idle_A: Tensor) -> LoraPair:
+    """A = Vᵀ and B = U Σ / s like `bank`; directions that `found` lacks come from `idle_A` and have B = 0."""
+    fresh = idle_A[found.rank :].double()
+    basis = torch.linalg.qr(torch.cat([found.Vh, fresh]).T).Q.T  # (max_rank, d_in); its first rows are ± those of Vh
+    A = torch.cat([found.Vh, basis[found.rank :]])
+    B = torch.nn.functional.pad(found.U * found.S / bank.scale, (0, len(fresh)))
+    return LoraPair(A.to(bank.A.dtype).contiguous(), B.to(bank.B.dtype).contiguous(), bank.scale)

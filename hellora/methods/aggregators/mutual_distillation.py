@@ -1,0 +1,73 @@
+"""HeLoRA-KD (Fan et al., ACM TOIT 25(2), 2025, doi 10.1145/3723877): one global adapter per rank, taught by the others.
+
+    1. within a rank:   θ_r ← Σ_{k: r_k = r} n_k θ_k / Σ_{k: r_k = r} n_k
+    2. between ranks:   θ_r ← AdamW on  λ_ce · CE(y, z_r) + λ_kd · T² · KL( softmax(z̄ / T) ‖ softmax(z_r / T) ),
+                        z̄ = Σ_s w_s z_s / Σ_s w_s,  z_s = the logits of θ_s on public data after step 1
+
+The published code distils between clients' models; here between one prototype per rank, so that the server's work does
+not grow with the number of clients. In the published code λ_ce = 0, T = 1, and an epoch is repeated ten times.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
+
+from hellora.core.algebra import prototype_of, prototype_row, with_prototypes
+from hellora.core.types import Adapter, AdapterSpec, ClientTask, ClientUpdate
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.protocols import Aggregator, Answers
+
+Ensemble = Literal["uniform", "rank", "samples"]
+
+
+@dataclass(frozen=True)
+class MutualDistillation(Aggregator):
+    """A prototype per rank: the mean of the clients of that rank; then all prototypes learn from their ensemble.
+
+    `aggregate` is step 1; the fields are the settings of step 2, which needs a model (hellora.client.distillation). A
+    rank that nobody trained keeps its prototype in step 1, bit for bit. In step 2 it teaches and learns like others.
+    """
+
+    temperature: float = 2.0
+    kd_weight: float = 1.0
+    ce_weight: float = 0.3  # of the true labels; public examples without one add nothing
+    kd_steps: int = 50  # per round and prototype, and never more than one pass over the public data
+    kd_batch_size: int = 16
+    kd_lr: float = 1e-3
+    ensemble: Ensemble = "uniform"  # w: alike, by rank, or by the examples that a rank was trained on this round
+    include_self: bool = True  # False: a prototype learns from the others only
+    top_k: int = 64  # of a language model: teachers say this much about each token, and the mass of the rest
+    distils: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "kd_weight", "kd_steps", "kd_batch_size", "kd_lr", "top_k"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be greater than 0, not {getattr(self, name)}")
+        if self.ce_weight < 0:
+            raise ValueError(f"ce_weight must not be negative, not {self.ce_weight}")
+        if self.ensemble not in get_args(Ensemble):
+            raise ValueError(f"ensemble must be one of {', '.join(get_args(Ensemble))}, not {self.ensemble!r}")
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        of_rank: dict[int, list[tuple[ClientTask, ClientUpdate]]] = {}
+        for task, update in answers:
+            row = prototype_row(task.trained)
+            of_rank.setdefault(row.shape[1], []).append((replace(task, trained=row), update))
+        ranks = {*of_rank, *adapter.prototypes, spec.max_rank}
+        return with_prototypes(
+            {
+                rank: ParticipantMean().aggregate(prototype_of(adapter, rank, spec), of_rank.get(rank, []), spec, seed)
+                for rank in ranks
+            }
+        )
+
+    def teachers(self, ranks: Iterable[int], answers: Answers) -> dict[int, float]:
+        """The weight w of each prototype in the ensemble, by rank. By samples, an idle rank counts as one example."""
+        if self.ensemble == "rank":
+            return {rank: float(rank) for rank in ranks}
+        weights = dict.fromkeys(ranks, 1.0)
+        if self.ensemble == "samples":
+            for rank in weights:
+                examples = sum(u.weight for t, u in answers if prototype_row(t.trained).shape[1] == rank)
+                weights[rank] = max(1.0, examples)
+        return weights

@@ -1,0 +1,32 @@
+"""FlexLoRA (Bai et al., NeurIPS 2024, arXiv 2402.11505) and HLoRA (arXiv 2503.00813): average products, factorise anew.
+
+    bank ← SVD_R( Σ_k p_k s_k B_k A_k )
+
+B_k A_k is all that acts at client k. The SVD is split evenly, √Σ on both sides, so that both factors learn at one rate.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hellora.core.types import Adapter, AdapterSpec
+from hellora.methods.contributions import Weighting, check_weighting, factorised_anew, mean_held
+from hellora.methods.protocols import Aggregator, Answers
+
+
+@dataclass(frozen=True)
+class ProductSvd(Aggregator):
+    """Mean of the clients' products B A, cut to the bank's rank by SVD (FlexLoRA).
+
+    Exact up to that cut. What a client was not sent counts as 0 in its product: with unequal ranks under truncation the
+    components beyond the smallest rank fade from round to round (rank collapse, arXiv 2602.13486).
+    """
+
+    keeps_components: ClassVar[bool] = False
+    averages_components: ClassVar[bool] = False
+    weighting: Weighting = "samples"
+
+    def __post_init__(self) -> None:
+        check_weighting(self.weighting)
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        return factorised_anew(adapter, answers, spec, seed, self.weighting, mean_held)

@@ -1,0 +1,37 @@
+"""Average what clients changed, not what they hold: FlexLoRA (arXiv 2402.11505) in update form.
+
+    ΔW ← SVD_R( ΔW + η Σ_k p_k (s_k B_k A_k − D_k) ),   D_k = what client k trained, as it was dispatched
+
+A component that was not sent to a client, or not trained by it, is not counted as 0, so that there is no rank collapse.
+The update form is ours; with η = 1 and nothing cut off at dispatch it is FlexLoRA.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from hellora.core.types import Adapter, AdapterSpec
+from hellora.methods.contributions import Weighting, check_weighting, factorised_anew, mean_moved
+from hellora.methods.protocols import Aggregator, Answers
+
+
+@dataclass(frozen=True)
+class ProductUpdate(Aggregator):
+    """Mean of the changes of the clients' products B A, added to the bank and cut to its rank by SVD.
+
+    Exact up to that cut. A component that few clients train moves by their share of the weights only.
+    """
+
+    keeps_components: ClassVar[bool] = False
+    averages_components: ClassVar[bool] = False
+    weighting: Weighting = "samples"
+    eta: float = 1.0  # the server's learning rate
+
+    def __post_init__(self) -> None:
+        check_weighting(self.weighting)
+        if not self.eta > 0:
+            raise ValueError(f"eta must be greater than 0, not {self.eta}")
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        terms = partial(mean_moved, eta=self.eta)
+        return factorised_anew(adapter, answers, spec, seed, self.weighting, terms)

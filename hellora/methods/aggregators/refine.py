@@ -1,0 +1,57 @@
+"""LoRA-FAIR (Bian et al., ICCV 2025, arXiv 2411.14961): average the factors, then move B towards the mean product.
+
+    min over ΔB of ‖E − s ΔB Ā‖² + λ s² ‖ΔB‖²:   ΔB = E Āᵀ (Ā Āᵀ + λ I)⁻¹ / s,   E = Σ_k p_k s_k B_k A_k − s B̄ Ā
+
+The paper takes the cosine in place of the first norm and descends by gradient; this ridge form has a closed solution.
+E is never built: E Āᵀ comes from the stacked factors. It counts the clients' changes, ΔW + Σ_k p_k (s_k B_k A_k − D_k).
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hellora.core.algebra import in_float64
+from hellora.core.low_rank import stacked
+from hellora.core.types import Adapter, AdapterSpec, LoraPair
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.contributions import Contribution, Weighting, check_weighting, contributions, mean_moved
+from hellora.methods.protocols import Aggregator, Answers
+
+
+@dataclass(frozen=True)
+class Refine(Aggregator):
+    """Mean of the factors, with B corrected so that B A comes closer to the mean product (LoRA-FAIR).
+
+    Not exact: what lies outside the row space of the mean A stays missed. Nothing beyond the bank is sent.
+    """
+
+    weighting: Weighting = "samples"
+    ridge: float = 0.01  # λ, beside the squared lengths of A's rows
+
+    def __post_init__(self) -> None:
+        check_weighting(self.weighting)
+        if not self.ridge > 0:
+            raise ValueError(f"ridge must be greater than 0, not {self.ridge}")
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        if not answers:
+            return adapter
+        mean = ParticipantMean(self.weighting).aggregate(in_float64(adapter), answers, spec, seed)
+        pairs = dict(adapter.pairs)
+        for module in spec.modules:
+            if parts := contributions(module, answers, self.weighting):
+                bank, new = pairs[module.name], mean.pairs[module.name]
+                B = self.refined(bank, new, parts)
+                pairs[module.name] = LoraPair(new.A.to(bank.A.dtype), B.to(bank.B.dtype).contiguous(), bank.scale)
+        return replace(adapter, pairs=pairs, head=mean.head)
+
+    def refined(self, bank: LoraPair, mean: LoraPair, parts: list[Contribution]) -> Tensor:
+        """B̄ + ΔB (d_out, max_rank), where ΔB moves only the components that somebody trained."""
+        rows = torch.stack([part.rows for part in parts]).any(dim=0)
+        missed, A = stacked([*mean_moved(bank, parts), (-1.0, mean)]), mean.A[rows]
+        gram = A @ A.T + self.ridge * torch.eye(len(A), dtype=torch.float64)
+        delta = missed.B @ torch.linalg.solve(gram, A @ missed.A.T).T / mean.scale
+        B = mean.B.clone()
+        B[:, rows] += delta
+        return B

@@ -1,0 +1,50 @@
+"""FedEx-LoRA (Singhal et al., ACL 2025, arXiv 2410.09432): average the factors, and keep what the average misses.
+
+    B̄ = Σ_k p_k B_k,  Ā = Σ_k p_k A_k        residual ← residual + Σ_k p_k s_k B_k A_k − s B̄ Ā
+
+The paper has equal ranks. With unequal ones each component is averaged over the clients that trained it, and what is
+missed is counted from the changes: ΔW + Σ_k p_k (s_k B_k A_k − D_k) − s B̄ Ā.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from hellora.core.algebra import in_float64
+from hellora.core.low_rank import grown, thin_svd
+from hellora.core.types import Adapter, AdapterSpec, LoraPair
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.contributions import Weighting, check_weighting, contributions, mean_moved
+from hellora.methods.protocols import Aggregator, Answers
+
+
+@dataclass(frozen=True)
+class Residual(Aggregator):
+    """Mean of the factors, and the rest of the mean product in a frozen residual beside the base (FedEx-LoRA).
+
+    Exact without `residual_rank`. The residual and with it the download grow, up to the smaller side of the matrix.
+    """
+
+    keeps_components: ClassVar[bool] = False
+    leaves_residual: ClassVar[bool] = True
+    weighting: Weighting = "samples"
+    residual_rank: int | None = None  # at most, by SVD; None: the smaller side of the matrix, which loses nothing
+
+    def __post_init__(self) -> None:
+        check_weighting(self.weighting)
+        if self.residual_rank is not None and self.residual_rank < 1:
+            raise ValueError(f"residual_rank must be at least 1, not {self.residual_rank}")
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        if not answers:
+            return adapter
+        mean = ParticipantMean(self.weighting).aggregate(in_float64(adapter), answers, spec, seed)
+        pairs, residual = dict(adapter.pairs), dict(adapter.residual)
+        for module in spec.modules:
+            if parts := contributions(module, answers, self.weighting):
+                bank, new = pairs[module.name], mean.pairs[module.name]
+                missed = thin_svd([*mean_moved(bank, parts), (-1.0, new)])
+                limit = self.residual_rank or min(module.d_in, module.d_out)
+                if rest := grown(residual.get(module.name), missed, limit, bank.A.dtype):
+                    residual[module.name] = rest
+                pairs[module.name] = LoraPair(new.A.to(bank.A.dtype), new.B.to(bank.B.dtype), bank.scale)
+        return replace(adapter, pairs=pairs, head=mean.head, residual=residual)

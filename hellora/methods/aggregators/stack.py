@@ -1,0 +1,58 @@
+"""FLoRA (Wang et al., NeurIPS 2024, arXiv 2409.05976): stack the clients' factors, and begin every round afresh.
+
+    residual ← residual + Σ_k p_k s_k B_k A_k        A ← drawn anew,  B ← 0
+
+The sum is kept as factors beside the base, which is never written to. FLoRIST (MLSys 2026, arXiv 2506.09199) keeps the
+fewest singular directions of a round's sum that hold the share `energy` of its squared norm.
+
+The sum is that of the changes, ΔW + Σ_k p_k (s_k B_k A_k − D_k), which is the above where the bank began with B = 0, or
+where every client trained all of it; what nobody trained of the bank is not lost.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from hellora.core.algebra import new_pair
+from hellora.core.low_rank import grown, thin_svd
+from hellora.core.types import Adapter, AdapterSpec
+from hellora.methods.contributions import Weighting, aggregated_head, check_weighting, contributions, mean_moved
+from hellora.methods.protocols import Aggregator, Answers, Trains
+
+
+@dataclass(frozen=True)
+class Stack(Aggregator):
+    """The sum of the clients' products moves to the base as factors, and the bank starts anew (FLoRA, FLoRIST).
+
+    Exact for any ranks with energy = 1 and no `residual_rank`. The residual and with it the download grow every round,
+    and a fresh bank knows nothing of its past. Not for methods that train A while B = 0: they would never move.
+    """
+
+    keeps_components: ClassVar[bool] = False
+    leaves_residual: ClassVar[bool] = True
+    averages_components: ClassVar[bool] = False
+    trains: ClassVar[tuple[Trains, ...]] = ("both", "B")
+    weighting: Weighting = "samples"
+    energy: float = 1.0  # of each round's sum; 1 keeps all of it
+    residual_rank: int | None = None  # at most, by SVD; None: the smaller side of the matrix, which loses nothing
+
+    def __post_init__(self) -> None:
+        check_weighting(self.weighting)
+        if not 0 < self.energy <= 1:
+            raise ValueError(f"energy must be in (0, 1], not {self.energy}")
+        if self.residual_rank is not None and self.residual_rank < 1:
+            raise ValueError(f"residual_rank must be at least 1, not {self.residual_rank}")
+
+    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+        if not answers:
+            return adapter
+        pairs, residual = dict(adapter.pairs), dict(adapter.residual)
+        for module in spec.modules:
+            if parts := contributions(module, answers, self.weighting):
+                bank, side = pairs[module.name], min(module.d_in, module.d_out)
+                added = thin_svd(mean_moved(bank, parts)).truncated(side, self.energy)
+                limit = self.residual_rank or side
+                if new := grown(residual.get(module.name), added, limit, bank.A.dtype):
+                    residual[module.name] = new
+                pairs[module.name] = new_pair(module, spec, seed)
+        head = aggregated_head(answers, self.weighting)
+        return replace(adapter, pairs=pairs, head=head, residual=residual)

@@ -1,0 +1,20 @@
+"""FedIT (Zhang et al. 2023, arXiv 2305.05644): every client trains every layer.
+
+    S_i = {L − c_i, …, L − 1}, which is every layer where c_i = L
+
+A client that cannot afford all layers trains its deepest, because memory follows the shallowest trained layer.
+"""
+
+from dataclasses import dataclass
+
+from hellora.core.types import Allocation, Memory
+from hellora.methods.protocols import Allocator, RoundView
+
+
+@dataclass(frozen=True)
+class Everything(Allocator):
+    """As many layers as the client can afford, deepest first."""
+
+    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+        num_layers = view.spec.num_layers
+        return view.largest_allocation(lambda _, c: range(num_layers - c, num_layers)), {}

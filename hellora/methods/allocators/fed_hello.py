@@ -1,0 +1,51 @@
+"""Fed-HeLLo (Zhang et al., TNNLS 2025, arXiv 2506.12213), the published schedule: RGD-HLA first, then FIM-HLA.
+
+    t < T_RGD: layers drawn as by `randomized_geometric`
+    t ≥ T_RGD: layers drawn as by `fisher`, with Γ measured at t = T_RGD, T_RGD + T_FIM, T_RGD + 2 T_FIM, …
+
+The paper has T_RGD = T_FIM = 50 of 500 rounds. The Fisher probabilities are in force in every round from T_RGD on. What
+clients report while RGD runs counts from the first refresh on.
+"""
+
+from dataclasses import dataclass
+
+from hellora.core.types import Allocation, Memory
+from hellora.methods.allocators.fisher import Fisher, Resample, Source, span
+from hellora.methods.allocators.geometric import Pattern
+from hellora.methods.allocators.randomized_geometric import RandomizedGeometric
+from hellora.methods.protocols import Allocator, RoundView
+
+
+@dataclass(frozen=True)
+class FedHello(Allocator):
+    """The depth of a layer decides at first, its Fisher information later."""
+
+    warmup: int | None = None  # rounds of randomized_geometric, T_RGD; None = a tenth of the run
+    refresh: int | None = None  # rounds between refreshes, T_FIM; None = a tenth of the run
+    pattern: Pattern = "bottleneck"
+    scores: Source = "proxy"
+    resample: Resample = "every_round"
+
+    def __post_init__(self) -> None:
+        if self.warmup is not None and self.warmup < 0:
+            raise ValueError(f"warmup must not be negative, but it is {self.warmup}")
+        _ = self.fisher  # checks the rest
+
+    @property
+    def fisher(self) -> Fisher:
+        """The allocator after the warm-up."""
+        return Fisher(scores=self.scores, refresh=self.refresh, resample=self.resample, fallback=self.pattern)
+
+    @property
+    def needs_reports(self) -> bool:
+        return self.fisher.needs_reports
+
+    @property
+    def needs_proxy(self) -> bool:
+        return self.fisher.needs_proxy
+
+    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+        if view.round >= span(self.warmup, view.rounds):
+            return self.fisher.allocate(view)
+        allocation, _ = RandomizedGeometric(self.pattern).allocate(view)
+        return allocation, self.fisher.observe(view)

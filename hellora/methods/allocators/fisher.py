@@ -1,0 +1,107 @@
+"""FIM-HLA of Fed-HeLLo (Zhang et al., arXiv 2506.12213): layers drawn by their Fisher information.
+
+    Γ_j = mean over examples d of ‖∇_{θ_j} loss(d)‖²  →  exact 1-D k-means of Γ into K clusters, ascending
+    p_j = w_j / Σ_k w_k   with w_j = 1 … K for the lowest … highest cluster
+
+k-means runs on the raw Γ, as published, so a few dominant layers may form clusters of their own. Each client draws its
+c_i layers without replacement. Γ stays in force until the next refresh. It comes from proxy data, or from what clients
+report of the layers they trained: the mean over the reporting clients, weighted by their examples and smoothed over
+rounds; a layer that nobody reported yet counts as the mean of the others. Where Γ says nothing (no report yet, not
+finite, all equal) the probabilities are those of `randomized_geometric`.
+
+Scores on proxy data are of the server's model. Where clients keep a head or a factor of their own there is none: the
+server's head, or its B, is as it began, and with B = 0 the gradient of A is 0. Then only clients can score.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+
+from hellora.core.types import Allocation, Memory
+from hellora.methods.allocators.geometric import Pattern
+from hellora.methods.allocators.randomized_geometric import RandomizedGeometric
+from hellora.methods.layer_sampling import probabilities_from_scores, sample_layers
+from hellora.methods.protocols import Allocator, RoundView, Scores
+
+Source = Literal["proxy", "clients"]
+Resample = Literal["every_round", "on_refresh"]
+
+
+def span(setting: int | None, rounds: int) -> int:
+    """A setting in rounds; None is a tenth of the run (the paper's 50 of 500), at least 1."""
+    return max(1, rounds // 10) if setting is None else setting
+
+
+@dataclass(frozen=True)
+class Fisher(Allocator):
+    """Important layers are trained by more clients; importance is measured anew every `refresh` rounds."""
+
+    scores: Source = "proxy"
+    refresh: int | None = None  # rounds between refreshes, T_FIM; None = a tenth of the run
+    resample: Resample = "every_round"  # on_refresh: a client keeps its layers until the next refresh
+    clusters: int = 3
+    smoothing: float = 0.9  # of reported scores: how much of the old value stays when a layer is reported again
+    fallback: Pattern = "bottleneck"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("scores", get_args(Source)), ("resample", get_args(Resample))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if self.refresh is not None and self.refresh < 1:
+            raise ValueError(f"refresh must be at least 1 round, not {self.refresh}")
+        if self.clusters < 1:
+            raise ValueError(f"clusters must be at least 1, not {self.clusters}")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing must be in [0, 1), not {self.smoothing}")
+        RandomizedGeometric(self.fallback)
+
+    @property
+    def needs_reports(self) -> bool:
+        return self.scores == "clients"
+
+    @property
+    def needs_proxy(self) -> bool:
+        return self.scores == "proxy"
+
+    def measured(self, view: RoundView) -> Memory:
+        """The memory with the `scores` (layers,) that are in force, measured anew where it is time."""
+        memory = dict(self.observe(view))
+        if "refreshed" not in memory or view.round - int(memory["refreshed"]) >= span(self.refresh, view.rounds):
+            scores = filled(memory["reported"].numpy()) if self.needs_reports else view.layer_scores()
+            memory |= {"scores": torch.from_numpy(scores.copy()), "refreshed": torch.tensor(view.round)}
+        return memory
+
+    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+        memory = self.measured(view)
+        p = probabilities_from_scores(memory["scores"].numpy(), self.clusters)
+        if p is None:
+            p = RandomizedGeometric(self.fallback).probabilities(view)
+        drawn = int(memory["refreshed"]) if self.resample == "on_refresh" else view.round
+        return view.largest_allocation(
+            lambda client, c: sample_layers(p, c, view.rng(client.id, "layers", drawn))
+        ), memory
+
+    def observe(self, view: RoundView) -> Memory:
+        """The memory with last round's reports folded in: `reported` (layers,) is nan until a layer is first seen."""
+        if not self.needs_reports:
+            return view.memory
+        unseen = torch.full((view.spec.num_layers,), torch.nan, dtype=torch.float64)
+        old: Scores = view.memory.get("reported", unseen).numpy()
+        clients = sorted((c for c in view.fleet if c.id in view.reports), key=lambda client: client.id)
+        reports = np.array([view.reports[client.id].double().numpy() for client in clients])
+        reports = reports.reshape(-1, view.spec.num_layers)
+        given = np.isfinite(reports)
+        weights = given * np.array([float(client.num_examples) for client in clients])[:, None]
+        seen = given.any(axis=0)
+        total = np.where(seen, weights.sum(axis=0), 1.0)
+        mean = (weights * np.where(given, reports, 0.0)).sum(axis=0) / total
+        smoothed = np.where(np.isnan(old), mean, self.smoothing * old + (1 - self.smoothing) * mean)
+        return {**view.memory, "reported": torch.from_numpy(np.where(seen, smoothed, old))}
+
+
+def filled(reported: Scores) -> Scores:
+    """The scores with the mean of those seen in place of those not seen; all nan if there are none."""
+    seen = reported[np.isfinite(reported)]
+    return np.where(np.isfinite(reported), reported, seen.mean()) if len(seen) else reported

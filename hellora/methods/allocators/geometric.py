@@ -1,0 +1,48 @@
+"""GD-HLA of Fed-HeLLo (Zhang et al., arXiv 2506.12213): which layers a client trains follows from its capacity c alone.
+
+    triangle           {0, …, c − 1}                                    shallow first
+    inverted_triangle  {L − c, …, L − 1}                                deep first
+    bottleneck         {0, …, ⌈c/2⌉ − 1} and {L − ⌊c/2⌋, …, L − 1}      both ends first
+    uniform            {⌊kL/c⌋ : k = 0 … c − 1}                         evenly spread
+
+The formulas for any L and c are ours; for L = 12 and c = 6, 9, 12 they give the published sets.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from hellora.core.types import Allocation, Memory
+from hellora.methods.protocols import Allocator, RoundView
+
+Pattern = Literal["triangle", "inverted_triangle", "bottleneck", "uniform"]
+
+
+def pattern_layers(pattern: Pattern, capacity: int, num_layers: int) -> npt.NDArray[np.int64]:
+    """The `capacity` layers that a pattern selects of `num_layers`, ascending."""
+    match pattern:
+        case "triangle":
+            shallow = capacity
+        case "inverted_triangle":
+            shallow = 0
+        case "bottleneck":
+            shallow = (capacity + 1) // 2
+        case "uniform":
+            return np.arange(capacity) * num_layers // max(capacity, 1)
+    return np.concatenate([np.arange(shallow), np.arange(num_layers - capacity + shallow, num_layers)])
+
+
+@dataclass(frozen=True)
+class Geometric(Allocator):
+    """A fixed pattern of layers for each capacity."""
+
+    pattern: Pattern = "bottleneck"
+
+    def __post_init__(self) -> None:
+        if self.pattern not in get_args(Pattern):
+            raise ValueError(f"pattern must be one of {', '.join(get_args(Pattern))}, not {self.pattern!r}")
+
+    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+        return view.largest_allocation(lambda _, c: pattern_layers(self.pattern, c, view.spec.num_layers)), {}

@@ -1,0 +1,23 @@
+"""FedRA (Su et al., ECCV 2024, arXiv 2311.11227): each client trains random layers, drawn anew every round.
+
+    S_i ~ uniform over the sets of c_i of the L layers
+
+This is FedRA's allocation. The original also leaves the other blocks out of the client's model: dispatcher `bypass`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hellora.core.types import Allocation, Memory
+from hellora.methods.layer_sampling import sample_layers
+from hellora.methods.protocols import Allocator, RoundView
+
+
+@dataclass(frozen=True)
+class RandomLayers(Allocator):
+    """As many layers as the client can afford, all equally likely."""
+
+    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+        p = np.full(view.spec.num_layers, 1 / view.spec.num_layers)
+        return view.largest_allocation(lambda client, c: sample_layers(p, c, view.rng(client.id, "layers"))), {}

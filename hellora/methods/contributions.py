@@ -1,0 +1,154 @@
+"""Answers as aggregators read them: in order, with weights, and module by module beside what was sent."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hellora.core.algebra import components, mean_head, new_pair, trained_components
+from hellora.core.low_rank import Term, thin_svd, to_bank
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
+from hellora.methods.protocols import Answers
+
+Weighting = Literal["samples", "uniform"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contribution:
+    """One client's part in one module. `before`, `after` and `rest` together are what acted at the client."""
+
+    share: float  # p_k; those of a module add up to 1
+    rows: Tensor  # (max_rank,) bool: the components of the bank that it trained
+    before: LoraPair  # what it trained, as it was dispatched: D_k
+    after: LoraPair  # the same components as it returned them: B_k, A_k
+    rest: LoraPair  # what else it was sent of the module and kept frozen; often of rank 0
+
+
+def check_weighting(weighting: Weighting) -> None:
+    """Raise ValueError unless it is one."""
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}")
+
+
+def in_order(answers: Answers) -> Answers:
+    """The answers by client id, so that sums do not depend on who answered first."""
+    return sorted(answers, key=lambda answer: answer[1].client)
+
+
+def weights_of(answers: Answers, weighting: Weighting) -> list[float]:
+    """Each answer's weight: its examples (tokens, of language), or 1."""
+    return [update.weight if weighting == "samples" else 1.0 for _, update in answers]
+
+
+def contributions(module: ModuleSpec, answers: Answers, weighting: Weighting) -> list[Contribution]:
+    """The part in `module` of every client that trained it, by client id."""
+    trainers = [answer for answer in in_order(answers) if module.name in answer[1].adapter.pairs]
+    weights = weights_of(trainers, weighting)
+    parts = []
+    for (task, update), weight in zip(trainers, weights, strict=True):
+        row, sent = task.trained[module.layer], task.adapter.pairs[module.name]
+        chosen = trained_components(sent, row)
+        parts.append(
+            Contribution(
+                share=weight / sum(weights),
+                rows=torch.tensor(row),
+                before=components(sent, chosen),
+                after=update.adapter.pairs[module.name],
+                rest=components(sent, ~chosen),
+            )
+        )
+    return parts
+
+
+def aggregated_head(answers: Answers, weighting: Weighting) -> dict[str, Tensor]:
+    """The mean of the head over all answers."""
+    by_id = in_order(answers)
+    return mean_head([update.adapter for _, update in by_id], weights_of(by_id, weighting))
+
+
+def coordinate_wise(
+    adapter: Adapter, answers: Answers, spec: AdapterSpec, combine: Callable[[Tensor], Tensor]
+) -> Adapter:
+    """The adapter whose numbers are each `combine` of what clients returned for them: unweighted, in float64.
+
+    `combine` maps (clients, …) to (…). Of a rank component the clients are those that trained it, of the head all.
+    """
+    if not answers:
+        return adapter
+    by_id = in_order(answers)
+    pairs = {}
+    for module in spec.modules:
+        old = adapter.pairs[module.name]
+        A, B = old.A.clone(), old.B.T.contiguous()
+        trainers = [(task, update) for task, update in by_id if module.name in update.adapter.pairs]
+        rows = [np.flatnonzero(task.trained[module.layer]).tolist() for task, _ in trainers]
+        after = [update.adapter.pairs[module.name] for _, update in trainers]
+        for component in range(spec.max_rank):
+            held = [(pair, row.index(component)) for pair, row in zip(after, rows, strict=True) if component in row]
+            if held:
+                A[component] = combine(torch.stack([pair.A[place].double() for pair, place in held]))
+                B[component] = combine(torch.stack([pair.B[:, place].double() for pair, place in held]))
+        pairs[module.name] = LoraPair(A, B.T.contiguous(), old.scale)
+    heads = [update.adapter.head for _, update in by_id]
+    head = {
+        name: combine(torch.stack([head[name].double() for head in heads])).to(value.dtype)
+        for name, value in heads[0].items()
+    }
+    return replace(adapter, pairs=pairs, head=head)
+
+
+def mean_held(bank: LoraPair, parts: Sequence[Contribution]) -> list[Term]:
+    """Σ_k p_k ΔW_k, ΔW_k being all that acts at client k: the value form. What was cut off at dispatch counts as 0."""
+    frozen = with_bank(bank, 0.0, [(part.share, ~part.rows, part.rest) for part in parts])
+    return [*frozen, *[(part.share, part.after) for part in parts]]
+
+
+def mean_moved(bank: LoraPair, parts: Sequence[Contribution], eta: float = 1.0) -> list[Term]:
+    """ΔW + η Σ_k p_k (s_k B_k A_k − D_k): the update form. What a client did not train stays as it is in the bank.
+
+    The same as the value form where η = 1 and nothing was cut off at dispatch.
+    """
+    left = with_bank(bank, 1.0, [(-eta * part.share, part.rows, part.before) for part in parts])
+    return [*left, *[(eta * part.share, part.after) for part in parts]]
+
+
+def with_bank(bank: LoraPair, start: float, parts: Iterable[tuple[float, Tensor, LoraPair]]) -> list[Term]:
+    """start · ΔW + Σ w · pair, for parts (w, rows, pair).
+
+    A pair that is the bank's own `rows` only changes the weights of the bank's components, so that the stacked rank
+    does not grow with the number of clients.
+    """
+    weights = torch.full((bank.rank,), start, dtype=torch.float64)
+    others: list[Term] = []
+    for weight, rows, pair in parts:
+        if torch.equal(pair.A, bank.A[rows]) and torch.equal(pair.B, bank.B[:, rows]):
+            weights[rows] += weight
+        elif pair.rank:
+            others.append((weight, pair))
+    weights[weights.abs() < 1e-12] = 0.0  # shares add up to 1 but for rounding
+    return [(1.0, LoraPair(bank.A.double(), bank.B.double() * weights, bank.scale)), *others]
+
+
+def factorised_anew(
+    adapter: Adapter,
+    answers: Answers,
+    spec: AdapterSpec,
+    seed: int,
+    weighting: Weighting,
+    terms: Callable[[LoraPair, Sequence[Contribution]], list[Term]],
+) -> Adapter:
+    """The adapter with SVD_R(Σ terms(bank, parts)) in every module that somebody trained, and the mean head.
+
+    Components beyond the rank of the sum are drawn from `seed`.
+    """
+    if not answers:
+        return adapter
+    pairs = dict(adapter.pairs)
+    for module in spec.modules:
+        if parts := contributions(module, answers, weighting):
+            found = thin_svd(terms(pairs[module.name], parts), spec.max_rank)
+            pairs[module.name] = to_bank(found, spec.scale, new_pair(module, spec, seed).A)
+    return replace(adapter, pairs=pairs, head=aggregated_head(answers, weighting))

@@ -1,0 +1,37 @@
+"""FlexLoRA (Bai et al., NeurIPS 2024, arXiv 2402.11505): a client of rank r receives the best rank-r adapter there is.
+
+    U Σ Vᵀ = SVD(s B A);   B_k = U_r √(Σ_r / s),  A_k = √(Σ_r / s) V_rᵀ
+
+For a bank that an SVD made it is `truncate`. A layer in which the client trains nothing still acts whole.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hellora.core.low_rank import thin_svd, to_bank
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask
+from hellora.methods.protocols import Dispatcher
+
+
+@dataclass(frozen=True)
+class Svd(Dispatcher):
+    """The best approximation of the bank's product in the client's rank, whichever components its row names."""
+
+    keeps_components: ClassVar[bool] = False
+
+    def dispatch(self, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
+        pairs = dict(adapter.pairs)
+        for module in spec.modules:
+            if 0 < (rank := int(trained[module.layer].sum())) < spec.max_rank:
+                bank = pairs[module.name]
+                pairs[module.name] = to_bank(thin_svd([(1.0, bank)], rank), bank.scale, idle_rows(bank, rank))
+        return replace(adapter, pairs=pairs, prototypes={})
+
+
+def idle_rows(bank: LoraPair, rank: int) -> Tensor:
+    """Rows of A (rank, d_in) for a bank whose product has less than this rank: those that have B = 0 come last."""
+    order = torch.argsort((bank.B == 0).all(dim=0).int(), stable=True)
+    return bank.A[order][:rank]

@@ -1,0 +1,121 @@
+"""The only file that imports peft. An adapter as PEFT's files, and the base with it in its weights."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from hellora.core.algebra import joined
+from hellora.core.errors import InputError
+from hellora.core.types import Adapter, LoraPair
+from hellora.model.load import MINILM_HUB, Kind, ModelSettings
+from hellora.model.resident import BaseModel
+
+PEFT_PREFIX = "base_model.model."  # of the name of every tensor
+WEIGHTS_FILE, HEAD_FILE = "adapter_model.safetensors", "head.safetensors"
+PEFT_TASKS: dict[Kind, str | None] = {
+    "features": "FEATURE_EXTRACTION",
+    "sequence_classification": "SEQ_CLS",
+    "image_classification": None,
+    "causal_lm": "CAUSAL_LM",
+}
+
+
+def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSettings, kind: Kind) -> None:
+    """Write `adapter` as PEFT does: adapter_config.json and adapter_model.safetensors.
+
+    A head that is the network's own goes inside (modules_to_save); hellora's own goes beside, as head.safetensors. A
+    residual becomes further rank components of its module. Prototypes are adapters of their own, and not written.
+    """
+    from peft import LoraConfig  # its import takes longer than a plan
+
+    name = MINILM_HUB if settings.name == "minilm" else settings.name
+    pairs = {n: joined(p, adapter.residual[n]) if n in adapter.residual else p for n, p in adapter.pairs.items()}
+    ((rank, _),) = Counter(pair.rank for pair in pairs.values()).most_common(1)
+    other_ranks = {f"^{re.escape(n)}": pair.rank for n, pair in pairs.items() if pair.rank != rank}
+    config = LoraConfig(
+        base_model_name_or_path=name,
+        task_type=PEFT_TASKS[kind],
+        r=rank,
+        lora_alpha=base.spec.scale * rank,  # a float works as well
+        rank_pattern=other_ranks,
+        alpha_pattern={module: base.spec.scale * other for module, other in other_ranks.items()},
+        lora_dropout=settings.dropout,
+        target_modules=[module.name for module in base.spec.modules],
+        modules_to_save=list(base.head_modules) or None,
+        fan_in_fan_out=not isinstance(base.net.get_submodule(base.spec.modules[0].name), nn.Linear),
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+    written = json.loads((folder / "adapter_config.json").read_text())
+    written["target_modules"].sort()  # PEFT holds them in a set, whose order differs from process to process
+    (folder / "adapter_config.json").write_text(json.dumps(written, indent=2, sort_keys=True))
+    tensors = {}
+    for module, pair in pairs.items():
+        tensors[f"{PEFT_PREFIX}{module}.lora_A.weight"] = pair.A.contiguous()
+        tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = pair.B.contiguous()
+    if base.head is None:
+        tensors |= {f"{PEFT_PREFIX}{name}": value.contiguous() for name, value in adapter.head.items()}
+    else:
+        save_head(adapter, folder)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def save_head(adapter: Adapter, folder: Path) -> None:
+    save_file({n: v.contiguous() for n, v in adapter.head.items()}, folder / HEAD_FILE)
+
+
+def load_peft(folder: Path, base: BaseModel) -> Adapter:
+    """The adapter that `save_peft` wrote to `folder`. A residual stays what it became: rank components of its module.
+
+    Raises:
+        InputError: a file is absent or damaged, or belongs to another base model.
+    """
+    try:
+        tensors = load_file(folder / WEIGHTS_FILE)
+        pairs = {}
+        for module in base.spec.modules:
+            A, B = (tensors[f"{PEFT_PREFIX}{module.name}.lora_{factor}.weight"] for factor in "AB")
+            if (A.shape[1], B.shape[0]) != (module.d_in, module.d_out):
+                raise ValueError(
+                    f"{module.name} maps {A.shape[1]} to {B.shape[0]}, not {module.d_in} to {module.d_out}"
+                )
+            pairs[module.name] = LoraPair(A, B, base.spec.scale)
+        if base.head is not None:
+            return Adapter(pairs, load_head(folder))
+        return Adapter(pairs, {name: tensors[f"{PEFT_PREFIX}{name}"] for name in base.head_names})
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the adapter in {folder} is damaged, or of another base model ({why}): export it again"
+        ) from error
+
+
+def load_head(folder: Path) -> dict[str, torch.Tensor]:
+    head: dict[str, torch.Tensor] = load_file(folder / HEAD_FILE)
+    return head
+
+
+def save_merged(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSettings) -> None:
+    """Write the base with `adapter` added to its weights, as transformers does, with the tokenizer or image processor.
+
+    A head that is the network's own is inside; hellora's own goes beside, as head.safetensors.
+
+    Raises:
+        InputError: the base is quantised; nothing can be added to its weights without rounding them again.
+    """
+    if settings.quantization != "none":
+        raise InputError(
+            f"--merged: the base is quantised ({settings.quantization}), and nothing is added to such weights: "
+            f"leave out --merged, and load the adapter beside them"
+        )
+    with base.dressed(adapter):
+        base.net.save_pretrained(str(folder))
+    base.processor.save_pretrained(str(folder))
+    if base.head is not None:
+        save_head(adapter, folder)

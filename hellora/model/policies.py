@@ -1,0 +1,246 @@
+"""How a client trains within its memory (`types.Policy`): what is kept for backward, and in which form.
+
+Blocks that are run again in backward: Chen et al., arXiv 1604.06174. Activations in few bits, rounded at random: ActNN
+(Chen et al., arXiv 2104.14129), GACT (Liu et al., arXiv 2206.11357).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Literal
+from weakref import WeakValueDictionary
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node, saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
+
+from hellora.core.algebra import joined
+from hellora.core.types import LoraPair, Mask
+
+GROUP = 64  # elements that share a scale
+SMALLEST = 1024  # elements; a smaller tensor is kept as it is
+
+
+# ------------------------------------------------------------------------------------------------------- fewer at once
+
+
+def micro_batches(indices: npt.NDArray[np.int64], size: int | None) -> list[npt.NDArray[np.int64]]:
+    """A batch's indices in parts of `size` examples, the last one of what is left; None = one part."""
+    return [indices] if size is None else [indices[i : i + size] for i in range(0, len(indices), size)]
+
+
+# ---------------------------------------------------------------------------------------------------------- run again
+
+
+def recomputed_layers(how: Literal["none", "frozen", "all"], trained: Mask) -> list[int]:
+    """The layers that keep only their input; `trained` is the client's row, (layers, max_rank).
+
+    None of them lies below the shallowest trained layer, where autograd keeps nothing anyway.
+    """
+    trains = [bool(row.any()) for row in trained]
+    if how == "none" or not any(trains):
+        return []
+    return [j for j in range(trains.index(True), len(trains)) if how == "all" or not trains[j]]
+
+
+@contextmanager
+def recomputing(net: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """While entered, each of these blocks of `net` keeps only its input, and backward runs it again.
+
+    A cache of keys and values, which a block would fill twice, is switched off.
+    """
+    config: Any = getattr(net, "config", None)
+    caches = bool(blocks) and getattr(config, "use_cache", False)
+    try:
+        if caches:
+            config.use_cache = False
+        with forward_replaced(blocks, lambda block: run_again_in_backward(block.forward)):
+            yield
+    finally:
+        if caches:
+            config.use_cache = True
+
+
+@contextmanager
+def forward_replaced(modules: Sequence[nn.Module], by: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
+    """While entered, these modules compute `by(module)`; their hooks run as ever."""
+    own = [vars(module).get("forward") for module in modules]  # some libraries set one; most modules have their class's
+    try:
+        for module in modules:
+            module.forward = by(module)
+        yield
+    finally:
+        for module, forward in zip(modules, own, strict=True):
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
+
+
+def run_again_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, checkpointed. Dropout draws the same numbers again, and autocast is as it was.
+
+    Tensors that came by name are handed over by position: only those does torch keep as it keeps other activations.
+    """
+
+    def checkpointed(*rest: Any, **named: Any) -> Any:
+        others = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+        names = [name for name in named if name not in others]
+        count = len(rest)  # what `run` refers to stays in memory, so it must refer to no activation
+
+        def run(*values: Any) -> Any:
+            return forward(*values[:count], **dict(zip(names, values[count:], strict=True)), **others)
+
+        return checkpoint(run, *rest, *(named[name] for name in names), use_reentrant=False)
+
+    return checkpointed
+
+
+# ------------------------------------------------------------------------------------------------------- kept as int8
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Packed:
+    """Numbers as int8 with a float32 scale for each group of them: 1.06 bytes for each number."""
+
+    values: Tensor  # (groups, GROUP), int8
+    scales: Tensor  # (groups, 1), float32: the group's largest magnitude over 127
+
+    @staticmethod
+    def of(flat: Tensor, generator: torch.Generator) -> "Packed | None":
+        """`flat` (count,), rounded up or down at random such that its expectation is exact; None if one is not finite.
+
+        Each number is off by less than its group's scale.
+        """
+        short = -len(flat) % GROUP
+        groups = (nn.functional.pad(flat, (0, short)) if short else flat).view(-1, GROUP).float()
+        largest = torch.maximum(groups.amax(1, keepdim=True), -groups.amin(1, keepdim=True))
+        if bool((~largest.isfinite()).any()):
+            return None
+        scales = (largest / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+        rounded = (groups / scales).add_(rounding_noise(len(groups), generator)).round_()  # -128 to 127
+        return Packed(rounded.to(torch.int8), scales)
+
+    def unpacked(self) -> Tensor:
+        """The numbers in float32, (groups · GROUP,)."""
+        return (self.values * self.scales).view(-1)
+
+
+def rounding_noise(groups: int, generator: torch.Generator) -> Tensor:
+    """Uniform in ±1/2, (groups, GROUP). Of 16 random bits each: to draw floats takes longer than all the rest."""
+    bits = torch.empty(groups * GROUP // 4, dtype=torch.int64, device=generator.device)
+    return bits.random_(-(2**63), None, generator=generator).view(torch.int16).view(-1, GROUP) * 2.0**-16
+
+
+@contextmanager
+def int8_activations(generator: torch.Generator) -> Iterator[None]:
+    """While entered, autograd keeps the activations of a forward pass as `Packed`; `generator` rounds them.
+
+    What several operations keep of one storage is packed once.
+    """
+    # Of weak values, for each saved tensor refers to `pack`: else none would go before the last one does. A weak
+    # reference to a storage keeps its address taken.
+    known: WeakValueDictionary[tuple[StorageWeakRef, int, int, int], Packed] = WeakValueDictionary()
+
+    def pack(tensor: Tensor) -> Any:
+        activation, tensor = is_activation(tensor), tensor.detach()
+        if not activation:
+            return tensor
+        flat = in_memory_order(tensor)
+        if flat is None:
+            tensor = tensor.contiguous()
+            flat = tensor.view(-1)
+        storage = StorageWeakRef(flat.untyped_storage())  # type: ignore[no-untyped-call]
+        key = (storage, tensor._version, int(flat.storage_offset()), len(flat))
+        packed = known.get(key) or Packed.of(flat, generator)
+        if packed is None:
+            return tensor
+        known[key] = packed
+        return packed, tensor.shape, tensor.stride(), tensor.dtype
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        packed, shape, stride, dtype = kept
+        tensor: Tensor = packed.unpacked().as_strided(shape, stride).to(dtype)
+        return tensor
+
+    with saved_tensors_hooks(pack, unpack):
+        yield
+
+
+def is_activation(tensor: Tensor) -> bool:
+    """True for a float tensor that depends on what is trained, and on more than one parameter alone.
+
+    So masks, tables of positions, frozen weights and their casts are none; nor are a trained parameter, its views, its
+    casts. Logarithms of probabilities stay exact, too: backward exponentiates them, which makes much of a small error.
+    """
+    node: Node | None = tensor.grad_fn
+    if node is None or tensor.numel() < SMALLEST or not tensor.is_floating_point():
+        return False
+    if node.name() == "LogSoftmaxBackward0":
+        return False
+    while node is not None and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    return node is not None and bool(node.next_functions)  # the node of a parameter itself comes after no other
+
+
+def in_memory_order(tensor: Tensor) -> Tensor | None:
+    """A view (count,) of the tensor's part of its storage, or None where that has holes or overlaps."""
+    ordered = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
+    return ordered.view(-1) if ordered.is_contiguous() else None
+
+
+# ---------------------------------------------------------------------------------------------------------- bfloat16
+
+
+def recasting(net: nn.Module) -> AbstractContextManager[None]:
+    """While entered, no cast of a frozen linear weight of `net` is kept for backward.
+
+    Autocast would keep one of each weight above the shallowest trained layer: for few examples that is more than it
+    saves.
+    """
+    frozen = [m for m in net.modules() if type(m) is nn.Linear and not m.weight.requires_grad]
+    apply: Callable[..., Any] = RecastLinear.apply
+    return forward_replaced(frozen, lambda m: lambda input: apply(input, m.weight, m.bias))
+
+
+class RecastLinear(torch.autograd.Function):
+    """torch.nn.functional.linear with a frozen weight and bias; backward casts the weight anew."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.dtype = x.dtype
+        return nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return (gradient @ weight.to(gradient.dtype)).to(ctx.dtype), None, None
+
+
+# ------------------------------------------------------------------------------------------------- beside the weight
+
+
+class Beside(nn.Module):
+    """y = base(x) + Σ scale · B A x, of frozen pairs. They are constants: backward needs no activation for them."""
+
+    A: Tensor  # (rank, d_in) of all pairs together
+    B: Tensor  # (d_out, rank)
+
+    def __init__(self, base: nn.Module, pairs: Sequence[LoraPair], device: torch.device) -> None:
+        super().__init__()
+        pair = reduce(joined, pairs)
+        self.base, self.scale = base, pair.scale
+        self.register_buffer("A", pair.A.to(device))
+        self.register_buffer("B", pair.B.to(device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        h = x.to(self.A.dtype) @ self.A.mT
+        return y + ((h * self.scale) @ self.B.mT).to(y.dtype)

@@ -1,0 +1,258 @@
+"""The one model of a process, lent to a client and returned untouched.
+
+`BaseModel.dressed` puts LoRA modules where a client trains, folds everything else of the adapter into a copy of the
+weight it belongs to (or keeps it beside the weight), and on leaving puts the very same parameters back. The base is
+never written to.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hellora.core.algebra import components, delta_weight, trained_components
+from hellora.core.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, Policy
+from hellora.model.memory import weights_bytes
+from hellora.model.policies import Beside, recasting, recomputed_layers, recomputing
+
+
+class LoraLinear(nn.Module):
+    """y = base(x) + scale · B A dropout(x), with A (rank, d_in) and B (d_out, rank) trained and the base frozen.
+
+    `factors` may train only one of them. A and B may carry a leading batch dimension: one copy of the pair per example,
+    whose gradients are then the gradients of each example's own loss.
+    """
+
+    def __init__(
+        self, base: nn.Module, A: Tensor, B: Tensor, scale: float, dropout: float, factors: Factors = "both"
+    ) -> None:
+        super().__init__()
+        self.base, self.scale, self.dropout = base, scale, dropout
+        self.A, self.B = nn.Parameter(A, requires_grad=factors != "B"), nn.Parameter(B, requires_grad=factors != "A")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.A.ndim == 3 and (x.ndim != 3 or x.shape[0] != self.A.shape[0]):
+            raise PerExampleError("this module does not see one example per row")
+        y: Tensor = self.base(x)
+        h = nn.functional.dropout(x, self.dropout, self.training).to(self.A.dtype) @ self.A.mT
+        return y + ((h * self.scale) @ self.B.mT).to(y.dtype)
+
+
+class Bypass(nn.Module):
+    """In the place of a transformer block that a client leaves out: what comes in goes out (FedRA).
+
+    Whoever asks it for an attribute, such as the kind of attention mask to pass, gets the block's.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = [block]  # in a list, so that it is no submodule
+        self.returns_tuple: bool | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.block[0], name)
+
+    def forward(self, hidden_states: Tensor, *rest: Any, **named: Any) -> Any:
+        if self.returns_tuple is None:  # once: some blocks answer with a tuple, others with a tensor
+            with torch.no_grad():
+                self.returns_tuple = isinstance(self.block[0](hidden_states, *rest, **named), tuple)
+        return (hidden_states,) if self.returns_tuple else hidden_states
+
+
+class PerExampleError(RuntimeError):
+    """The model merges its batch dimension with another, so per-example copies of the adapter cannot work."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dressed:
+    """A base model while it is lent out: its LoRA modules and head parameters, and how to read them back."""
+
+    lora: Mapping[str, LoraLinear]
+    head: Mapping[str, nn.Parameter]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimizer gets: the parameters that require a gradient, and no other."""
+        lora = [p for module in self.lora.values() for p in (module.A, module.B)]
+        return [p for p in (*lora, *self.head.values()) if p.requires_grad]
+
+    def read(self) -> Adapter:
+        """The trained values, on the CPU, detached from the model."""
+        pairs = {n: LoraPair(to_cpu(m.A), to_cpu(m.B), m.scale) for n, m in self.lora.items()}
+        return Adapter(pairs, {n: to_cpu(p) for n, p in self.head.items() if p.requires_grad})
+
+
+def to_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+class BaseModel:
+    """The one model of a process: a Hugging Face network, the head on top of it, what turns data into batches.
+
+    `head` is a module of hellora's own (mean pooling's linear layer); where the network has its own head, `head` is
+    None and `head_modules` names its modules. `processor` is the tokenizer or image processor.
+    """
+
+    def __init__(
+        self,
+        net: Any,
+        spec: AdapterSpec,
+        processor: Any,
+        *,
+        dropout: float = 0.0,
+        head: nn.Module | None = None,
+        head_modules: tuple[str, ...] = (),
+    ) -> None:
+        self.net, self.spec, self.processor, self.dropout, self.head = net, spec, processor, dropout, head
+        self.head_modules = head_modules
+        inside = tuple(f"{name}." for name in head_modules)
+        self.head_names = tuple(
+            name
+            for name, _ in (head if head is not None else net).named_parameters()
+            if head is not None or name.startswith(inside)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.net.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights; adapters and heads are float32."""
+        dtype: torch.dtype = next(self.net.parameters()).dtype
+        return dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all weights, the head's too."""
+        return weights_bytes(self.net, self.head)
+
+    def fingerprint(self) -> str:
+        """A digest of the base without its head: names, shapes, and a few values of each weight. Two sides of a
+        network that load other weights by mistake tell so by it."""
+        digest = blake2b(digest_size=8)
+        for name, weight in self.net.named_parameters():
+            if self.head is not None or name not in self.head_names:
+                some = weight.detach().flatten()[:64].cpu().contiguous().view(torch.uint8)
+                digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + some.numpy().tobytes())
+        return digest.hexdigest()
+
+    def to(self, device: torch.device | str) -> "BaseModel":
+        """Move it to a device; returns itself."""
+        self.net.to(device)
+        if self.head is not None:
+            self.head.to(device)
+        return self
+
+    def share_memory(self) -> "BaseModel":
+        """Move every weight to shared memory, so that processes on the CPU hold one copy."""
+        self.net.share_memory()
+        if self.head is not None:
+            self.head.share_memory()
+        return self
+
+    def initial_head(self) -> dict[str, Tensor]:
+        """The head as it was loaded or drawn, in float32."""
+        parameters = dict((self.head if self.head is not None else self.net).named_parameters())
+        return {name: to_cpu(parameters[name]).float() for name in self.head_names}
+
+    @contextmanager
+    def dressed(
+        self,
+        adapter: Adapter,
+        trained: Mask | None = None,
+        train_head: bool = False,
+        copies: int | None = None,
+        factors: Factors = "both",
+        bypass: bool = False,
+        policy: Policy = Policy(),
+    ) -> Iterator[Dressed]:
+        """Lend the model out with `adapter` on it.
+
+        Rank components that `trained` (layers, max_rank) switches on become LoRA modules with gradients; all others,
+        and the residual, are folded into a copy of their module's weight, or kept beside it (`policy.fold`; always, if
+        the weight is quantised, for a sum would be rounded again). Blocks with something to train are in train mode,
+        the rest in eval mode, or left out (`bypass`). Blocks that `policy.recompute` names keep only their input for
+        backward. `copies` gives every example of a batch its own copy of the pairs (per-example gradients).
+        """
+        lora: dict[str, LoraLinear] = {}
+        head: dict[str, nn.Parameter] = {}
+        undo: list[tuple[nn.Module, str, Any]] = []
+
+        def put(owner: nn.Module, name: str, value: Any) -> None:
+            undo.append((owner, name, getattr(owner, name)))
+            setattr(owner, name, value)
+
+        try:
+            for module in self.spec.modules:
+                if module.name not in adapter.pairs:
+                    continue
+                pair = adapter.pairs[module.name]
+                rows = torch.zeros(pair.rank, dtype=torch.bool)
+                if trained is not None and trained[module.layer].any():
+                    rows = trained_components(pair, trained[module.layer])
+                linear = self.net.get_submodule(module.name)
+                frozen = [components(pair, ~rows)] if not rows.all() else []
+                frozen += [adapter.residual[module.name]] if module.name in adapter.residual else []
+                owner, _, leaf = module.name.rpartition(".")
+                if frozen and policy.fold and linear.get_parameter("weight").is_floating_point():
+                    put(linear, "weight", nn.Parameter(folded(linear, frozen), requires_grad=False))
+                elif frozen:
+                    linear = Beside(linear, frozen, self.device)
+                    put(self.net.get_submodule(owner), leaf, linear)
+                if rows.any():
+                    part = pair if rows.all() else components(pair, rows)
+                    A, B = (t.to(self.device, copy=True) for t in (part.A, part.B))
+                    if copies is not None:
+                        A, B = A.repeat(copies, 1, 1), B.repeat(copies, 1, 1)
+                    lora[module.name] = LoraLinear(linear, A, B, pair.scale, self.dropout, factors)
+                    put(self.net.get_submodule(owner), leaf, lora[module.name])
+            root = self.head if self.head is not None else self.net
+            for name in self.head_names:
+                owner, _, leaf = name.rpartition(".")
+                value = adapter.head[name].to(self.device, copy=True)
+                head[name] = nn.Parameter(value, requires_grad=train_head)
+                put(root.get_submodule(owner), leaf, head[name])
+            if bypass and trained is not None:
+                for name in (n for n, row in zip(self.spec.layers, trained, strict=True) if not row.any()):
+                    owner, _, leaf = name.rpartition(".")
+                    put(self.net.get_submodule(owner), leaf, Bypass(self.net.get_submodule(name)))
+            if copies is None:
+                self.train_mode(trained, train_head)
+            layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
+            blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
+            with recomputing(self.net, blocks), recasting(self.net) if policy.bf16 else nullcontext():
+                yield Dressed(lora, head)
+        finally:
+            for owner_module, name, value in reversed(undo):
+                setattr(owner_module, name, value)
+            self.net.eval()
+
+    def train_mode(self, trained: Mask | None, train_head: bool) -> None:
+        """Blocks that train anything, and a network's own head where it trains, to train mode (dropout on)."""
+        if trained is not None:
+            for name, rows in zip(self.spec.layers, trained, strict=True):
+                self.net.get_submodule(name).train(bool(rows.any()))
+        if train_head:
+            for name in self.head_modules:
+                self.net.get_submodule(name).train()
+
+
+def folded(linear: nn.Module, pairs: Sequence[LoraPair]) -> Tensor:
+    """A copy of the linear module's weight with each ΔW added, in the weight's own dtype and layout.
+
+    What is not an nn.Linear is GPT-2's Conv1D, which stores its weight as (d_in, d_out).
+    """
+    weight: Tensor = linear.get_parameter("weight").detach()
+    on_device = [LoraPair(pair.A.to(weight.device), pair.B.to(weight.device), pair.scale) for pair in pairs]
+    delta = torch.stack([delta_weight(pair) for pair in on_device]).sum(0) if pairs[1:] else delta_weight(on_device[0])
+    return (weight + (delta if isinstance(linear, nn.Linear) else delta.T)).to(weight.dtype)

@@ -1,0 +1,66 @@
+"""A round as one line of rounds.jsonl."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from hellora.core.types import AdapterSpec, Attempt, RoundReport
+from hellora.server.diagnostics import energy, idle_rounds
+from hellora.server.rounds import select
+
+Line = dict[str, Any]
+
+
+def round_line(
+    report: RoundReport,
+    spec: AdapterSpec,
+    metrics: Mapping[str, float] | None,
+    seconds: float,
+    before: Line | None,
+) -> Line:
+    """One line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
+    attempts before the one that counted, whose bytes are in the sums. `layer_scores` are those of rounds that measured
+    them. `simulated_clock` is the sum of `simulated_seconds` so far."""
+    ranks = report.allocation.ranks.tolist()
+    simulated = clock = None
+    if report.simulated_seconds is not None:
+        simulated = round(report.simulated_seconds, 3)
+        clock = round((before["simulated_clock"] if before else 0.0) + simulated, 3)
+    return {
+        "round": report.round,
+        **attempt_fields(report.counted),
+        "ranks": {str(client): row for client, row in zip(report.counted.cohort, ranks, strict=True)},
+        "policies": {str(client): policy.in_words for client, policy in report.policies.items()},
+        "repeated": [attempt_fields(attempt) for attempt in report.attempts[:-1]],
+        "metrics": metrics,
+        "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},
+        "aggregation_error": None if report.aggregation_error is None else round(report.aggregation_error, 6),
+        "energy": [round(share, 6) for share in energy(report.state.adapter, spec)],
+        "idle_rounds": idle_rounds(
+            report.allocation, report.counted.updated, before["idle_rounds"] if before else None
+        ),
+        "layer_scores": new_layer_scores(report),
+        "uplink_bytes": report.uplink_bytes,
+        "downlink_bytes": report.downlink_bytes,
+        "seconds": round(seconds, 3),
+        "simulated_seconds": simulated,
+        "simulated_clock": clock,
+    }
+
+
+def new_layer_scores(report: RoundReport) -> list[float | None] | None:
+    """The scores (layers,) of an allocator that measured them anew in this round; null for one that is not finite."""
+    memory = select(report.state.memory, "allocator")
+    if "scores" not in memory or int(memory.get("refreshed", -1)) != report.round:
+        return None
+    return [float(f"{score:.6g}") if math.isfinite(score) else None for score in memory["scores"].tolist()]
+
+
+def attempt_fields(attempt: Attempt) -> Line:
+    return {
+        "cohort": list(attempt.cohort),
+        "updated": list(attempt.updated),
+        "missing": {str(client): why for client, why in attempt.missing.items()},
+        "rejected": {str(client): why for client, why in attempt.rejected.items()},
+        "dropped": {str(client): list(why) for client, why in attempt.dropped.items()},
+    }

@@ -1,0 +1,160 @@
+"""The folder of one run, held by one process.
+
+experiment.toml   every setting, defaults written out       checkpoint/   the state to go on from
+rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
+summary.json      initial and final metrics, totals, whom the result serves how well; written last
+costs.json        what training was counted to cost, where there are budgets in bytes or seconds
+clients.json      who takes part, with budgets and, where they are known, class counts
+error.log         why the run stopped, if it had to; the traceback of a strategy that raised
+tracking/         what experiment trackers write, where some are asked for
+"""
+
+import json
+import os
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hellora.core.errors import InputError, RunError
+from hellora.experiments.config import Experiment, read_experiment
+from hellora.record.atomic import write_atomically
+from hellora.record.round_line import Line
+
+LEFT_OVER = (".draft", ".lock", ".log")  # what a run that was killed before it began can leave
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def rounds(self) -> Path:
+        return self.path / "rounds.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def experiment(self) -> Path:
+        return self.path / "experiment.toml"
+
+    @property
+    def costs(self) -> Path:
+        return self.path / "costs.json"
+
+    @property
+    def clients(self) -> Path:
+        return self.path / "clients.json"
+
+    @property
+    def error(self) -> Path:
+        return self.path / "error.log"
+
+    @contextmanager
+    def tracing(self) -> Iterator[None]:
+        """Keep why the run stopped: the traceback of what a strategy raised, for whoever has to mend it."""
+        try:
+            yield
+        except RunError as error:
+            if (cause := error.__cause__) is None:
+                self.error.write_text(f"{error}\n")
+                raise
+            self.error.write_text("".join(traceback.format_exception(cause)))
+            raise RunError(f"{error}: mend it and --resume (traceback: {self.error})") from cause
+
+    @contextmanager
+    def claim(self, experiment: Experiment, resume: bool) -> Iterator[Experiment | None]:
+        """Hold this folder for `experiment`, alone; the experiment as it was begun there, or None.
+
+        Raises:
+            InputError: the folder holds something else, or a run that was not asked to be resumed or that still runs.
+        """
+        begun = None
+        if self.experiment.is_file():
+            begun = read_experiment(str(self.experiment), simulated=False)  # it was checked when it began
+            if differing := begun.differences(experiment):
+                names = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+                raise InputError(
+                    f"{self.path} holds a run of another experiment, with another {names}: choose another --out"
+                )
+            if not resume:
+                raise InputError(f"{self.path} holds a run already: go on with --resume, or choose another --out")
+        elif self.path.exists() and not (
+            self.path.is_dir() and all(f.suffix in LEFT_OVER for f in self.path.iterdir())
+        ):
+            raise InputError(f"{self.path} exists and is not a run of hellora: choose another --out")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / "run.lock")
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"{self.path} is in use by another process: wait for it or choose another --out"
+            ) from error
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
+        try:
+            yield begun
+        except InputError:
+            if begun is None and not self.checkpoint.exists():
+                self.clear()
+            raise
+        finally:
+            lock.release()
+
+    def clear(self) -> None:
+        """A run that was refused leaves no folder behind, unless somebody else's file is in it."""
+        for file in (self.experiment, self.rounds, self.clients, self.costs, self.path / "run.lock"):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "tracking", ignore_errors=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
+    def read_summary(self) -> Mapping[str, Any]:
+        try:
+            summary: Mapping[str, Any] = json.loads(self.summary.read_bytes())
+            return summary
+        except ValueError as error:
+            raise InputError(f"{self.summary} is damaged: remove it, and --resume writes it again") from error
+
+    def read_lines(self, count: int) -> list[Line]:
+        """The first `count` lines; what was written after the checkpoint will be run again."""
+        lines = self.rounds.read_bytes().splitlines()[:count] if self.rounds.exists() else []
+        try:
+            if len(lines) < count:
+                raise ValueError(f"it has {len(lines)} lines, but the checkpoint is after {count} rounds")
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise InputError(f"{self.rounds} is damaged ({error}): remove {self.path} to start again") from error
+
+    def begin(self, experiment: Experiment, lines: Sequence[Line]) -> None:
+        """Write the experiment, and of rounds.jsonl the lines that count; an old error counts no more."""
+        try:
+            self.error.unlink(missing_ok=True)
+            write_atomically(self.experiment, experiment.to_toml().encode())
+            write_atomically(self.rounds, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
+
+    def append(self, line: Line) -> None:
+        with self.rounds.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())

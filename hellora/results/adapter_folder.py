@@ -1,0 +1,171 @@
+"""An exported adapter on disk.
+
+adapter_config.json   adapter_model.safetensors   what peft loads; or, merged, a whole model as transformers writes it
+head.safetensors                                  hellora's own head, where the network has none
+labels.json                                       the classes, in order
+hellora.json                                      task, base model, columns: all that predictions need besides
+README.md                                         a model card
+personal/client-00003/   prototypes/rank-2/       folders like this one
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hellora.core.errors import InputError
+from hellora.core.types import Adapter, TrainSettings
+from hellora.data.sources import DataSettings
+from hellora.experiments import registry
+from hellora.experiments.config import SECTIONS, Experiment, Table, build, field_names, override
+from hellora.experiments.settings import ComputeSettings
+from hellora.methods.sharing import with_private
+from hellora.model.load import ModelSettings
+from hellora.model.peft_files import HEAD_FILE, load_head, load_peft, save_merged, save_peft
+from hellora.model.resident import BaseModel
+from hellora.results.model_card import card, notes
+from hellora.results.trained import Trained
+from hellora.tasks import Task
+
+USAGE_FILE, LABELS_FILE = "hellora.json", "labels.json"
+TRAINED = ("rank", "alpha", "targets", "classes")  # of [model]: what an adapter was made with cannot change
+# What predictions depend on, of each table; None = every setting.
+NEEDED: dict[str, tuple[str, ...] | None] = {
+    "task": None,
+    "model": None,
+    "data": ("subset", "test_split", "text", "text_pair", "label", "image", "prompt", "response"),
+    "train": ("precision",),
+    "compute": ("device", "threads", "eval_batch_size"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Usage:
+    """How an adapter is used: hellora.json."""
+
+    task: Task
+    model: ModelSettings
+    data: DataSettings
+    train: TrainSettings
+    compute: ComputeSettings
+    labels: tuple[str, ...]
+    merged: bool  # the weights are whole, and lie in the same folder
+
+    @staticmethod
+    def of_experiment(experiment: Experiment, labels: tuple[str, ...], settings: Mapping[str, Any]) -> "Usage":
+        """What an experiment's own adapter is used with, with `settings` changed."""
+        return Usage.of_table(usage_table(experiment, labels, merged=False), settings)
+
+    @staticmethod
+    def of_table(table: Table, settings: Mapping[str, Any]) -> "Usage":
+        """Raises InputError where a setting is wrong, or has nothing to do with predictions."""
+        for key in settings:
+            section, _, name = key.partition(".")
+            fixed = section == "model" and (name in TRAINED or (name == "name" and table["merged"]))
+            if section not in NEEDED or name not in (NEEDED[section] or [name]) or fixed:
+                raise InputError(f"--set {key}: predictions do not depend on it: leave it out")
+        changed = override(table, settings)
+        task_fields = dict(changed["task"])
+        task = registry.find("task", task_fields.pop("name"))
+        built = {
+            name: build(SECTIONS[name], changed[name], name, sorted(field_names(SECTIONS[name])))
+            for name in NEEDED
+            if name != "task"
+        }
+        return Usage(
+            task=build(task, task_fields, "task", sorted(field_names(task))),
+            labels=tuple(table["labels"]),
+            merged=bool(table["merged"]),
+            **built,
+        )
+
+    def load_base(self) -> BaseModel:
+        """The base model, on the CPU."""
+        return self.task.load(self.model, self.labels, seed=0)
+
+
+def usage_table(experiment: Experiment, labels: tuple[str, ...], merged: bool) -> Table:
+    """The content of hellora.json. Where and how fast the run was computed is no part of it."""
+    table: Table = {"format": 1, "merged": merged, "labels": list(labels)}
+    for section, keys in NEEDED.items():
+        content = experiment.table[section]
+        table[section] = {k: v for k, v in content.items() if keys is None or k in keys}
+    table["compute"] = {"eval_batch_size": experiment.compute.eval_batch_size}
+    return table
+
+
+# ------------------------------------------------------------------------------------------- writing
+
+
+def save_adapter(folder: Path, trained: Trained, final_folder: Path) -> None:
+    """Write the whole of a run's adapter to `folder`, with personal adapters and prototypes below; the READMEs speak of
+    `final_folder`, where it will be moved."""
+    save_one(folder, trained, trained.state.adapter, final_folder, alone=False)
+    for client, own in sorted(trained.state.private.items()):
+        place = Path("personal") / f"client-{client:05d}"
+        save_one(folder / place, trained, with_private(trained.state.adapter, own), final_folder / place, client=client)
+    for rank, prototype in trained.state.adapter.prototypes.items():
+        place = Path("prototypes") / f"rank-{rank}"
+        save_one(folder / place, trained, prototype, final_folder / place)
+
+
+def save_one(
+    folder: Path,
+    trained: Trained,
+    adapter: Adapter,
+    final_folder: Path,
+    *,
+    client: int | None = None,
+    alone: bool = True,
+    merged: bool = False,
+) -> None:
+    """Write one adapter, or (`merged`) the whole model with it. `client` is whose own it is, None everybody's."""
+    folder.mkdir(parents=True)
+    experiment = trained.experiment
+    if merged:
+        save_merged(adapter, folder, trained.base, experiment.model)
+    else:
+        save_peft(adapter, folder, trained.base, experiment.model, experiment.task.kind())
+    if trained.labels:
+        (folder / LABELS_FILE).write_text(json.dumps(list(trained.classes), indent=1, ensure_ascii=False))
+    usage = usage_table(experiment, trained.labels, merged)
+    (folder / USAGE_FILE).write_text(json.dumps(usage, indent=1, ensure_ascii=False))
+    text = card(trained, final_folder, notes(trained, adapter, client, alone), merged)
+    (folder / "README.md").write_text(text)
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def read_usage(folder: Path, settings: Mapping[str, Any]) -> Usage:
+    """How the adapter in `folder` is used, with `settings` ("section.key": value) changed.
+
+    Raises:
+        InputError: hellora.json is damaged or of a later version, or a setting is wrong.
+    """
+    try:
+        table = json.loads((folder / USAGE_FILE).read_bytes())
+        if table["format"] != 1:
+            raise ValueError(f"its format is {table['format']}, and this hellora knows 1")
+        usage = Usage.of_table(table, settings)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / USAGE_FILE} cannot be read ({error}): export the adapter again") from error
+    return replace(usage, model=replace(usage.model, name=str(folder))) if usage.merged else usage
+
+
+def load_adapter(folder: Path, usage: Usage, base: BaseModel) -> Adapter:
+    """The adapter in `folder`; of merged weights, the head alone.
+
+    Raises:
+        InputError: a file is absent, damaged, or of another base model.
+    """
+    if not usage.merged:
+        return load_peft(folder, base)
+    if base.head is None:
+        return Adapter({}, base.initial_head())
+    try:
+        head = load_head(folder)
+    except Exception as error:  # safetensors raises an error of its own
+        raise InputError(f"{folder / HEAD_FILE} cannot be read ({error}): export it again") from error
+    return Adapter({}, head)

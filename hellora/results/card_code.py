@@ -1,0 +1,168 @@
+"""The code in a model card: as it stands, with plain transformers and peft, it gives hellora's logits."""
+
+import re
+import string
+from pathlib import Path
+from typing import Any
+
+from hellora.model.load import MINILM_HUB, QUANTIZATION, outside_blocks, resolve_name
+from hellora.results.trained import Trained
+from hellora.tasks import length_limit
+from hellora.tasks.causal_lm import CausalLM, prompt_tokens
+from hellora.tasks.sequence_classification import SequenceClassification
+
+MEAN_POOLING = """\
+import json
+{imports}from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer{quantizer}
+
+{places}
+{texts}
+
+{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{trust})
+{padding}model = AutoModel.from_pretrained({source}, {arguments})
+{wrapped}head = load_file({folder} + "/head.safetensors")
+batch = tokenizer({inputs}, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
+with torch.no_grad():
+    hidden = model(**batch).last_hidden_state
+mask = batch["attention_mask"].unsqueeze(-1)
+logits = (hidden * mask).sum(1).float() / mask.sum(1) @ head["weight"].T + head["bias"]
+{answers}"""
+
+OWN_HEAD = """\
+import json
+{imports}from transformers import AutoModelForSequenceClassification, AutoTokenizer{quantizer}
+
+{places}
+{texts}
+
+{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{trust})
+{padding}model = AutoModelForSequenceClassification.from_pretrained(
+    {source}, {arguments}
+)
+model.config.pad_token_id = tokenizer.pad_token_id
+{wrapped}batch = tokenizer({inputs}, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**batch).logits
+{answers}"""
+
+IMAGES = """\
+import json
+{imports}from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification{quantizer}
+
+{places}
+images = [Image.new("RGB", (32, 32), "red")]  # or Image.open("a file").convert("RGB")
+
+{quantization}processor = AutoImageProcessor.from_pretrained({source}{trust})
+model = AutoModelForImageClassification.from_pretrained(
+    {source}, {arguments}
+)
+{wrapped}with torch.no_grad():
+    logits = model(**processor(images, return_tensors="pt")).logits
+{answers}"""
+
+LANGUAGE = """\
+{imports}from transformers import AutoModelForCausalLM, AutoTokenizer{quantizer}
+
+{places}
+prompt = {prompt}
+
+{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{trust})
+{padding}model = AutoModelForCausalLM.from_pretrained({source}, {arguments})
+{wrapped}batch = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+{without_end}with torch.no_grad():
+    logits = model(**batch).logits
+    tokens = model.generate(
+        **batch, max_new_tokens={new_tokens}, do_sample=False, pad_token_id=tokenizer.pad_token_id
+    )
+answer = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)"""
+
+PADDING = "tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token\n"
+WITHOUT_END = "batch = {name: ids[:, :-1] for name, ids in batch.items()}  # the answer follows, not the end\n"
+ANSWERS = """\
+with open({folder} + "/labels.json") as file:
+    labels = json.load(file)
+answers = [labels[i] for i in logits.argmax(-1).tolist()]"""
+PACKAGES = {name: name for name in ("torch", "transformers", "peft", "safetensors")} | {"PIL": "pillow"}
+
+
+def code(trained: Trained, folder: Path, merged: bool) -> str:
+    """Python that loads what is in `folder` and uses it. `merged`: the weights are whole, and peft is not needed."""
+    experiment, base = trained.experiment, trained.base
+    task, model = experiment.task, experiment.model
+    if isinstance(task, SequenceClassification):
+        template = MEAN_POOLING if task.head_type == "mean_pooling" else OWN_HEAD
+    else:
+        template = IMAGES if task.columns == "image" else LANGUAGE
+    pairs, where = bool(experiment.data.text_pair), "model_folder" if merged else "adapter"
+    trust = ", trust_remote_code=True" if model.trust_remote_code else ""
+    quantized = model.quantization != "none"
+    arguments = f"dtype=torch.{model.dtype}{trust}"
+    arguments += ', quantization_config=quantization, device_map={"": "cpu"}' if quantized else ""
+    if template in (OWN_HEAD, IMAGES) and not merged:
+        arguments += f", num_labels={len(trained.classes)}, ignore_mismatched_sizes=True"
+    places = f"{where} = {str(folder)!r}"
+    if not merged:
+        places = f"base = {resolve_name(model.name)!r}{also_on_hub(model.name)}\n{places}"
+    return template.format(
+        imports="import torch\n" + ("" if merged else "from peft import PeftModel\n"),
+        quantizer=", BitsAndBytesConfig" if quantized else "",
+        quantization=f"quantization = {quantization(trained)}\n" if quantized else "",
+        places=places,
+        source=where if merged else "base",
+        folder=where,
+        trust=trust,
+        arguments=arguments,
+        wrapped="model = model.eval()\n" if merged else f"model = PeftModel.from_pretrained(model, {where}).eval()\n",
+        max_length=length_limit(base, task.max_length) if isinstance(task, SequenceClassification) else None,
+        texts='texts = ["a text to classify", "another one"]'
+        + ('\npairs = ["its partner", "its own"]' if pairs else ""),
+        inputs="texts, pairs" if pairs else "texts",
+        padding=PADDING if borrows_padding(base.processor) else "",
+        prompt=filled_in(experiment.data.prompt),
+        without_end=WITHOUT_END if task.columns == "instruction" and appends_end(base.processor) else "",
+        new_tokens=task.new_tokens(base) if isinstance(task, CausalLM) else None,
+        answers=ANSWERS.format(folder=where),
+    )
+
+
+def packages(code: str) -> str:
+    """What has to be installed for code in a card, as pip takes it."""
+    modules = dict.fromkeys(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
+    quantizer = ["bitsandbytes", "accelerate"] if "BitsAndBytesConfig" in code else []
+    return " ".join([PACKAGES[module] for module in modules if module in PACKAGES] + quantizer)
+
+
+def also_on_hub(name: str) -> str:
+    """A comment for a base that has a name on the hub, and is taken from this machine."""
+    return f"  # on the Hub: {MINILM_HUB}" if name == "minilm" and resolve_name(name) != MINILM_HUB else ""
+
+
+def quantization(trained: Trained) -> str:
+    """Code for how the base was quantised."""
+    model = trained.experiment.model
+    said = ", ".join(f"{name}={value!r}" for name, value in QUANTIZATION[model.quantization].items())
+    return (
+        f"BitsAndBytesConfig(\n    {said}, bnb_4bit_compute_dtype=torch.{model.dtype},\n"
+        f"    llm_int8_skip_modules={outside_blocks(trained.base.net)!r},\n)"
+    )
+
+
+def borrows_padding(processor: Any) -> bool:
+    """True for a tokenizer that has no padding token of its own, so that load_tokenizer gave it another one."""
+    pad = getattr(processor, "pad_token", None)
+    return pad is not None and pad in (processor.eos_token, processor.unk_token)
+
+
+def appends_end(tokenizer: Any) -> bool:
+    """True for a tokenizer that ends every text with an end-of-text token."""
+    return len(prompt_tokens(tokenizer, ["a"])[0]) < len(tokenizer("a")["input_ids"])
+
+
+def filled_in(template: str) -> str:
+    """Python code for a prompt of the form that the model was trained on."""
+    columns = [column for _, column, _, _ in string.Formatter().parse(template) if column]
+    question = "What is federated learning?"
+    values = {column: "" if i else question for i, column in enumerate(dict.fromkeys(columns))}
+    return f"{template!r}.format(**{values!r})"

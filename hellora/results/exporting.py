@@ -1,0 +1,114 @@
+"""Export what a run has come to, from its checkpoint: finished or not, and without its data."""
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hellora.core.errors import InputError
+from hellora.core.types import ServerState
+from hellora.experiments.config import Experiment, read_experiment
+from hellora.methods.sharing import with_private
+from hellora.record.checkpoint import load_state
+from hellora.record.run_folder import RunFolder
+from hellora.results.adapter_folder import save_adapter, save_one
+from hellora.results.trained import Trained
+
+LOOKS = 5  # at a checkpoint that a run may be replacing
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What is in the folder of a run."""
+
+    folder: RunFolder
+    experiment: Experiment
+    state: ServerState
+    record: dict[str, Any]
+
+    @staticmethod
+    def read(path: Path) -> "Saved":
+        """Raises InputError where the folder has no run, or none that has begun to train."""
+        folder = RunFolder(path)
+        if not folder.experiment.is_file():
+            raise InputError(f"{path} is not the folder of a run: it has no {folder.experiment.name}")
+        experiment = read_experiment(str(folder.experiment), simulated=False)
+        found = load_settled(folder)
+        if found is None or "labels" not in found[1]:
+            raise InputError(f"{path} has no state yet: wait for its first evaluation, or start the run again")
+        return Saved(folder, experiment, *found)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.record["labels"])
+
+    def trained(self) -> Trained:
+        """Loads the base model."""
+        experiment = self.experiment
+        base = experiment.task.load(experiment.model, self.labels, seed=0)
+        lines = self.folder.read_lines(self.state.round)
+        name = self.folder.path.resolve().name  # the file is experiment.toml in every run's folder
+        return Trained(
+            replace(experiment, name=name), base, self.labels, self.state, self.record["initial"], lines, self.clients
+        )
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The names of clients of a network, by id."""
+        return tuple(self.record["clients"])
+
+    def client(self, name: str) -> int:
+        """The id of a client that is named by its name or its id, and has an adapter of its own."""
+        if not self.state.private:
+            raise InputError(
+                "--client: no client has an adapter of its own in this run; that takes method.head = 'local' or "
+                "method.shares"
+            )
+        found = self.clients.index(name) if name in self.clients else int(name) if name.isdecimal() else -1
+        if found not in self.state.private:
+            known = ", ".join(str(client) for client in sorted(self.state.private))
+            raise InputError(f"--client {name}: it has not taken part: choose among {known}")
+        return found
+
+
+def load_settled(folder: RunFolder) -> tuple[ServerState, dict[str, Any]] | None:
+    """The checkpoint, of a run that may be going on and replace it meanwhile."""
+    for _ in range(LOOKS - 1):
+        try:
+            return load_state(folder.checkpoint)
+        except InputError:
+            time.sleep(0.2)
+    return load_state(folder.checkpoint)
+
+
+def export_run(run: Path, out: Path | None, merged: bool = False, client: str | None = None) -> Path:
+    """Write the adapter of a run to the new folder `out`; returns it.
+
+    merged   the whole model with the adapter in its weights, for plain transformers
+    client   its own adapter, by id or name, where the method has such
+
+    Raises:
+        InputError: there is no such run or client, the folder exists, or a quantised base was to be merged.
+    """
+    saved = Saved.read(run)
+    whose = None if client is None else saved.client(client)
+    folder = out or run / ("merged" if merged else "export" if whose is None else f"client-{whose:05d}")
+    if folder.exists():
+        raise InputError(f"{folder} exists: choose another --out, or remove it")
+    trained = saved.trained()
+    draft = folder.with_name(f"{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        if whose is None and not merged:
+            save_adapter(draft, trained, folder)
+        else:
+            own = saved.state.private[whose] if whose is not None else {}
+            save_one(draft, trained, with_private(saved.state.adapter, own), folder, client=whose, merged=merged)
+        draft.rename(folder)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}: choose another --out") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder

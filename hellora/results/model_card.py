@@ -1,0 +1,188 @@
+"""The README of an exported adapter: what it is, what it learned from and how, and the lines that use it.
+
+Its head is what the Hub reads of a model: https://huggingface.co/docs/hub/model-cards.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from hellora.core.types import Adapter
+from hellora.experiments.config import Experiment
+from hellora.model.load import MINILM_HUB
+from hellora.results.card_code import code, packages
+from hellora.results.trained import Trained
+
+PIPELINES = {"text": "text-classification", "image": "image-classification", "instruction": "text-generation"}
+METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity", "rouge_l": "rouge"}  # on the Hub
+LOCAL = ("name", "proxy", "public", "table")  # settings that may be a path on this machine
+
+CARD = """\
+---
+{head}
+---
+
+# {title}
+
+{what} of `{model}`, trained by {clients} clients with hellora ({allocator}, {aggregator}).
+{state}It gives the same logits with plain {libraries} (`pip install {packages}`):
+
+```python
+{code}
+```
+{notes}
+## Training
+
+| | |
+|---|---|
+{facts}
+
+## Results
+
+On {evaluated_on}:
+
+| | {names} |
+|---|{rule}|
+{rows}
+
+## Settings
+
+```toml
+{settings}```
+"""
+
+UNFINISHED = """
+**Not finished:** this is the state after {done} of {rounds} rounds.
+
+"""
+LABELS = "\nThe index of a logit is a class in `labels.json`.\n"
+PERSONAL = """
+Clients keep a part of their own ({parts}). {where}
+"""
+PROTOTYPES = """
+Every rank has an adapter of its own. This is the one of rank {largest}; {where}
+"""
+PERSONAL_BESIDE = (
+    "`personal/` has a folder like this one for each client that took part. What is here in its place is what all of "
+    "them began with."
+)
+
+
+def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) -> str:
+    """The README of the adapter in `folder`; `notes` stand below the code."""
+    experiment, rounds = trained.experiment, trained.experiment.run.rounds
+    done, data = len(trained.lines), experiment.data
+    on = "the clients' held-out examples" if experiment.method.personal else f"the {data.evaluate_on} split"
+    measured = [line for line in trained.lines if line["metrics"] is not None]
+    results = [("before training", trained.initial)]
+    results += [(f"after round {line['round']}", line["metrics"]) for line in measured[-1:]]
+    names = list(trained.initial)
+    shown = code(trained, folder, merged)
+    return CARD.format(
+        head=front_matter(trained, merged),
+        title=experiment.name,
+        what="The merged weights" if merged else "A LoRA adapter",
+        model=hub_name(experiment.model.name),
+        clients=data.clients,
+        allocator=experiment.table["method"]["allocator"],
+        aggregator=experiment.table["method"]["aggregator"],
+        state=UNFINISHED.format(done=done, rounds=rounds) if done < rounds else "",
+        libraries="transformers" if merged else "transformers and peft",
+        packages=packages(shown),
+        code=shown,
+        notes=(LABELS if experiment.task.columns != "instruction" else "") + notes,
+        facts="\n".join(f"| {name} | {value} |" for name, value in facts(trained).items()),
+        evaluated_on=on,
+        names=" | ".join(names),
+        rule="|".join("---" for _ in names),
+        rows="\n".join(
+            f"| {when} | " + " | ".join(f"{metrics[name]:.4f}" for name in names) + " |" for when, metrics in results
+        ),
+        settings=tomli_w.dumps(public_settings(experiment)),
+    )
+
+
+def front_matter(trained: Trained, merged: bool) -> str:
+    """What the Hub reads, without the lines around it. A JSON value is a YAML value."""
+    experiment = trained.experiment
+    model, data = hub_name(experiment.model.name), experiment.data
+    head: dict[str, Any] = {}
+    if not is_local(experiment.model.name):  # a folder of this machine is no model of the Hub
+        head |= {"base_model": model, "base_model_relation": "merge" if merged else "adapter"}
+    head |= {"library_name": "transformers" if merged else "peft", "pipeline_tag": PIPELINES[experiment.task.columns]}
+    head["tags"] = ["lora", "federated-learning", "hellora"]
+    if data.name != "stdlib_docs" and not is_local(data.name):
+        head["datasets"] = [data.name]
+    head["metrics"] = [METRICS[name] for name in trained.initial if name in METRICS]
+    return "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items())
+
+
+def facts(trained: Trained) -> dict[str, str]:
+    """What a reader asks first."""
+    experiment = trained.experiment
+    run, data, model, train = experiment.run, experiment.data, experiment.model, experiment.train
+    method = experiment.table["method"]
+    length = f"{train.steps} steps" if train.steps else f"{train.epochs} epoch{'s' * (train.epochs > 1)}"
+    found = {
+        "data": f"`{shown_name(data.name)}`" + (f" ({data.subset})" if data.subset else ""),
+        "task": experiment.table["task"]["name"] + (f", {len(trained.labels)} classes" if trained.labels else ""),
+        "rounds": f"{len(trained.lines)} of {run.rounds}, {run.cohort} of {data.clients} clients in each",
+        "method": ", ".join(f"{part} {method[part]}" for part in ("allocator", "dispatcher", "aggregator")),
+        "adapter": f"rank {model.rank}, scale {model.scale:g}, on {len(trained.base.spec.modules)} modules of "
+        f"{trained.base.spec.num_layers} layers",
+        "local training": f"{length}, batches of {train.batch_size}, {train.optimizer}, learning rate {train.lr:g}",
+        "seed": str(run.seed),
+    }
+    if model.quantization != "none":
+        found["base weights"] = model.quantization
+    return found
+
+
+def public_settings(experiment: Experiment) -> dict[str, Any]:
+    """Every setting that has to do with the result; of a file or folder of this machine, its name alone."""
+    shown: dict[str, Any] = {}
+    for section, content in experiment.table.items():
+        if section in ("compute", "tracking"):
+            continue
+        shown[section] = content
+        if isinstance(content, dict):
+            shown[section] = {k: shown_name(v) if k in LOCAL and isinstance(v, str) else v for k, v in content.items()}
+    return shown
+
+
+def is_local(name: str) -> bool:
+    return Path(name).expanduser().exists() or name.startswith((".", "/", "~"))
+
+
+def shown_name(name: str) -> str:
+    return Path(name).name if is_local(name) else name
+
+
+def hub_name(name: str) -> str:
+    """A model as its reader knows it."""
+    return MINILM_HUB if name == "minilm" else shown_name(name)
+
+
+def notes(trained: Trained, adapter: Adapter, client: int | None, alone: bool) -> str:
+    """What there is besides this adapter: the clients' own parts, the prototypes of other ranks.
+
+    `client` is whose adapter this is; None is everybody's. `alone`: it has no folders beside or below it.
+    """
+    method, found = trained.experiment.method, ""
+    if method.personal:
+        parts = ["the head"] if method.head == "local" else []
+        parts += [] if method.shares == "both" else [f"every factor but {method.shares}"]
+        where = PERSONAL_BESIDE if not alone else "What is here in its place is what all of them began with."
+        if client is not None:
+            where = f"This is the adapter of client {client}; the results are a mean over all clients."
+        found += PERSONAL.format(parts=", ".join(parts), where=where)
+    if trained.state.adapter.prototypes:
+        (rank,) = {pair.rank for pair in adapter.pairs.values()}
+        smaller = ", ".join(map(str, trained.state.adapter.prototypes))
+        where = f"`prototypes/` has a folder like this one for\neach smaller rank ({smaller})."
+        if alone or rank != trained.base.spec.max_rank:
+            where = f"the results are those of rank {trained.base.spec.max_rank}."
+        found += PROTOTYPES.format(largest=rank, where=where)
+    return found

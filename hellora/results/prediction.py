@@ -1,0 +1,146 @@
+"""What a trained adapter says of new examples, and how well: `hellora predict` and `hellora evaluate`."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hellora.client.evaluation import evaluate, predict
+from hellora.core.errors import InputError
+from hellora.core.types import Adapter
+from hellora.data.one_file import read_rows
+from hellora.experiments.prepare import device_check, devices
+from hellora.model.memory import release_at_once
+from hellora.model.resident import BaseModel
+from hellora.record.atomic import write_atomically
+from hellora.record.run_folder import RunFolder
+from hellora.results.adapter_folder import USAGE_FILE, Usage, load_adapter, read_usage
+from hellora.results.exporting import Saved
+from hellora.results.trained import class_names
+
+Prediction = dict[str, Any]  # a row of the output
+WRITERS = (".jsonl", ".csv")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A base model with an adapter for it, loaded and on its device."""
+
+    usage: Usage
+    base: BaseModel
+    adapter: Adapter
+
+    @staticmethod
+    def load(source: Path, settings: Mapping[str, Any]) -> "Predictor":
+        """From an exported adapter, merged weights, or a run: its adapter, or its checkpoint if it is not finished.
+
+        Raises:
+            InputError: there is nothing of the kind, or a setting is wrong.
+        """
+        release_at_once()
+        finished = RunFolder(source).adapter
+        folder = source if (source / USAGE_FILE).is_file() else finished
+        if (folder / USAGE_FILE).is_file():
+            usage = read_usage(folder, settings)
+            base = ready(usage)
+            return Predictor(usage, base, load_adapter(folder, usage, base))
+        if not RunFolder(source).experiment.is_file():
+            raise InputError(
+                f"{source} is neither an exported adapter, with a {USAGE_FILE}, nor a run: name a run's folder, or "
+                f"what `hellora export` wrote"
+            )
+        saved = Saved.read(source)
+        usage = Usage.of_experiment(saved.experiment, saved.labels, settings)
+        return Predictor(usage, ready(usage), saved.state.adapter)
+
+    def predict(self, file: str) -> list[Prediction]:
+        """One prediction per row: a label with the probability of each class, or an answer."""
+        task, data = self.usage.task, self.usage.data
+        rows = read_rows(file, data, task.columns, self.usage.labels, labelled=False)
+        if task.columns == "instruction":
+            with torch.no_grad(), self.base.dressed(self.adapter):
+                answers = task.answer(self.base, rows.data["prompt"][:])
+            prompts = rows.data["prompt"][:]
+            return [
+                {"row": row, "prompt": prompt, "answer": answer}
+                for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+            ]
+        compute = self.usage.compute
+        logits = predict(self.adapter, self.base, task, rows.data, compute.eval_batch_size, self.usage.train.precision)
+        probabilities = logits.double().softmax(-1)
+        if (diverged := probabilities.isnan().any(-1)).any():
+            raise InputError(
+                f"row {int(diverged.nonzero()[0])}: the model says nan, no label: its training diverged: "
+                f"train it anew, with a smaller train.lr"
+            )
+        names = class_names(self.usage.labels, logits.shape[1])
+        files = [{"file": name} for name in rows.files] or [{}] * len(logits)
+        return [
+            {
+                "row": row,
+                **file,
+                "label": names[int(p.argmax())],
+                "probabilities": dict(zip(names, p.tolist(), strict=True)),
+            }
+            for row, (file, p) in enumerate(zip(files, probabilities, strict=True))
+        ]
+
+    def evaluate(self, file: str) -> dict[str, float]:
+        """The metrics of the task, as a run measures them."""
+        usage = self.usage
+        rows = read_rows(file, usage.data, usage.task.columns, usage.labels, labelled=True).data
+        found = evaluate(
+            self.adapter, self.base, usage.task, rows, usage.compute.eval_batch_size, usage.train.precision
+        )
+        return found.metrics
+
+
+def ready(usage: Usage) -> BaseModel:
+    """The base model on the device that is asked for."""
+    device_check(usage.compute.device)
+    if usage.compute.threads:
+        torch.set_num_threads(usage.compute.threads)
+    return usage.load_base().to(devices(usage.compute.device)[0])
+
+
+def check_out(out: Path | None, suffixes: Sequence[str]) -> None:
+    """Raises InputError where a result cannot be written, before it is computed."""
+    if out is not None and out.suffix not in suffixes:
+        raise InputError(f"--out {out}: the name must end in {' or '.join(suffixes)}")
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}: make it")
+
+
+def write(out: Path, text: str) -> None:
+    try:
+        write_atomically(out, text.encode())
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot write it: {error.strerror}") from error
+
+
+def as_json(metrics: Mapping[str, float]) -> str:
+    """Metrics by name; null for one that is not finite, which JSON has no number for."""
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return json.dumps(finite, indent=1) + "\n"
+
+
+def as_text(predictions: Sequence[Prediction], suffix: str = ".jsonl") -> str:
+    """As JSON lines; or as CSV, with a column `probability.<class>` for each class."""
+    if suffix == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
+    flat = []
+    for row in predictions:
+        probabilities = row.get("probabilities", {})
+        plain = {name: value for name, value in row.items() if name != "probabilities"}
+        flat.append(plain | {f"probability.{name}": value for name, value in probabilities.items()})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()

@@ -1,0 +1,32 @@
+"""What a run has come to, as exports and model cards need it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hellora.core.types import ServerState
+from hellora.experiments.config import Experiment
+from hellora.model.resident import BaseModel
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a run has come to after some of its rounds: what is exported, and what a card says of it."""
+
+    experiment: Experiment
+    base: BaseModel
+    labels: tuple[str, ...]  # () where there is no label
+    state: ServerState
+    initial: Mapping[str, float]  # metrics before round 0
+    lines: Sequence[Mapping[str, Any]]  # of rounds.jsonl, the finished rounds
+    clients: Sequence[str] = field(default=())  # names by id, where clients have names
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class of each logit; a head may have room for more than the data has."""
+        return class_names(self.labels, self.experiment.model.classes or len(self.labels))
+
+
+def class_names(labels: Sequence[str], count: int) -> tuple[str, ...]:
+    """A name for each of `count` classes, of which `labels` are the first."""
+    return (*labels, *(f"class {i}" for i in range(len(labels), count)))

@@ -1,0 +1,4 @@
+"""Running an experiment in its folder, with progress on the terminal and trackers.
+
+It imports results, record, experiments and the rooms below.
+"""

@@ -1,0 +1,45 @@
+"""Clients.json: who takes part in a run, what each can afford, and where it is known what its data are.
+
+{"clients": [{"id": 0, "name": "clinic", "examples": 120, "budget": {"layers": 2}, "labels": {"sea": 80, "sky": 40}}]}
+
+A deployment has names, and no labels: its server never sees them. A simulation has labels where there are classes.
+"""
+
+from dataclasses import asdict
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from hellora.core.types import Budget
+from hellora.experiments.prepare import Setup
+
+
+def fleet_record(setup: Setup) -> dict[str, Any]:
+    """The content of clients.json, as JSON values, in the order of ids."""
+    names, counts = list(setup.clients), label_counts(setup)
+    num_layers = setup.federation.spec.num_layers
+    records = []
+    for profile in setup.federation.fleet:
+        record: dict[str, Any] = {"id": profile.id}
+        record |= {"name": names[profile.id]} if names else {}
+        record |= {"examples": profile.num_examples, "budget": given(profile.budget, num_layers)}
+        record |= {"labels": counts[profile.id]} if counts else {}
+        records.append(record)
+    return {"clients": records}
+
+
+def given(budget: Budget, num_layers: int) -> dict[str, Any]:
+    """The limits that a budget has, a share of the layers as their number."""
+    limits = {name: limit for name, limit in asdict(budget).items() if limit is not None}
+    return limits | ({"layers": budget.capacity(num_layers)} if isinstance(budget.layers, Fraction) else {})
+
+
+def label_counts(setup: Setup) -> list[dict[str, int]]:
+    """How many training examples of each class a simulated client has, by id; [] where there is nothing to count."""
+    names, parts = setup.corpus.labels, setup.work.parts
+    if parts is None or not names:
+        return []
+    labels = np.asarray(setup.work.data["label"][:])
+    counts = [np.bincount(labels[part], minlength=len(names)).tolist() for part in parts]
+    return [{name: n for name, n in zip(names, row, strict=True) if n} for row in counts]

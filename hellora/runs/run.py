@@ -1,0 +1,207 @@
+"""Run an experiment in its folder: a line and a checkpoint per round, resume after any kill, the adapter."""
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from hellora.client.evaluation import Evaluation
+from hellora.core.errors import HelloraError, InputError
+from hellora.core.types import (
+    ClientFailure,
+    ClientProfile,
+    ClientTask,
+    ClientUpdate,
+    ServerState,
+)
+from hellora.core.version import __version__
+from hellora.experiments.config import Experiment
+from hellora.experiments.prepare import Setup, prepare, threads
+from hellora.methods.protocols import Backend
+from hellora.model.load import resolve_name
+from hellora.record.atomic import write_atomically
+from hellora.record.checkpoint import load_state, save_state
+from hellora.record.round_line import Line, round_line
+from hellora.record.run_folder import RunFolder
+from hellora.results.adapter_folder import save_adapter
+from hellora.results.trained import Trained
+from hellora.runs.fleet_record import fleet_record
+from hellora.runs.groups import served
+from hellora.runs.tracking import check_trackers, tracking
+from hellora.server.rounds import federate
+
+LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
+
+
+class Progress(Protocol):
+    """What wants to know how a run goes; every method may do nothing."""
+
+    def loading(self, experiment: Experiment, folder: Path) -> None:
+        """Data and model are about to be loaded."""
+
+    def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
+        """They are loaded; `initial` are the metrics before round 0."""
+
+    def round_started(self, clients: int) -> None:
+        """So many clients are asked to train, in a new round or a new attempt at it."""
+
+    def client_answered(self, answer: ClientUpdate | ClientFailure) -> None:
+        """A client trained, or failed."""
+
+    def round_finished(self, line: Line) -> None:
+        """A round's line of `rounds.jsonl` is written, and its checkpoint."""
+
+
+class ReportingBackend(Backend):
+    """A backend that tells `progress` of every answer that passes."""
+
+    def __init__(self, backend: Backend, progress: Progress) -> None:
+        self.backend, self.progress = backend, progress
+
+    def clients(self) -> Sequence[ClientProfile]:
+        return self.backend.clients()
+
+    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
+        self.progress.round_started(len(tasks))
+        for answer in self.backend.train(tasks):
+            self.progress.client_answered(answer)
+            yield answer
+
+
+Record = Mapping[str, Any]  # what a checkpoint holds besides the state
+Prepare = Callable[[Experiment, Record], Setup]  # the record is that of the run to go on with, else {}
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: Path,
+    progress: Progress,
+    resume: bool = False,
+    preparing: Prepare = lambda experiment, _: prepare(experiment),
+) -> Mapping[str, Any]:
+    """Run (or go on with) an experiment in the folder `out`.
+
+    Args:
+        experiment: what `read_experiment` returns
+        out: a new folder, or one of a run of the same experiment
+        progress: what is told how it goes
+        resume: go on after the last whole round in `out`
+        preparing: how to prepare the experiment; it says where the clients are, on this machine unless it is given
+
+    Returns:
+        The summary, as in `summary.json`.
+
+    Raises:
+        InputError: settings, data, model or folder do not fit; nothing has been computed.
+        RunError: a round got too few usable updates, or a strategy raised; everything before it is kept.
+    """
+    check_trackers(experiment.tracking)
+    folder = RunFolder(out)
+    with folder.claim(experiment, resume) as begun, folder.tracing():
+        if folder.summary.exists():
+            return folder.read_summary()
+        same = begun.compute.threads if begun else 0  # results depend on the threads
+        return run_in(
+            folder,
+            experiment.with_threads(experiment.compute.threads or same or threads(experiment)),
+            progress,
+            preparing,
+        )
+
+
+def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, preparing: Prepare) -> Mapping[str, Any]:
+    """Run, or go on with, an experiment in the folder that it claimed."""
+    saved = load_state(folder.checkpoint)
+    lines = folder.read_lines(saved[0].round if saved else 0)
+    progress.loading(experiment, folder.path)
+    setup = preparing(experiment, saved[1] if saved else {})
+    folder.begin(experiment, lines)
+    write_atomically(folder.clients, json.dumps(fleet_record(setup)).encode())
+    if (planner := setup.federation.planner) is not None:
+        write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
+    evaluation = None
+    with tracking(experiment, folder.path, lines) as tracked, setup.backend() as backend:
+        state, record = saved or start(setup, folder)
+        progress.started(setup, record["initial"], state.round)
+        clock = time.perf_counter()
+        reporting = ReportingBackend(backend, progress)
+        for report in federate(state, setup.federation, reporting, setup.layer_scores, setup.distil):
+            state = report.state
+            due = state.round % experiment.run.eval_every == 0 or state.round == experiment.run.rounds
+            evaluation = setup.evaluate(state) if due else None
+            now = time.perf_counter()
+            metrics = evaluation.metrics if evaluation else None
+            lines.append(round_line(report, setup.base.spec, metrics, now - clock, lines[-1] if lines else None))
+            clock = now
+            folder.append(lines[-1])
+            save_state(folder.checkpoint, state, record)
+            tracked.tell(lines)
+            progress.round_finished(lines[-1])
+    return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines)
+
+
+def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:
+    """The state before round 0, evaluated and saved."""
+    state = setup.initial_state()
+    labels = list(setup.corpus.labels)  # so that what was trained can be used without the data
+    try:
+        initial = setup.evaluate(state).metrics
+    except HelloraError:
+        raise
+    except Exception as error:  # whatever a model's code raises
+        why = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"model.name: {setup.experiment.model.name!r} cannot be evaluated on this data "
+            f"({type(error).__name__}: {why}): docs/your-model.md says what works"
+        ) from error
+    record = {"initial": initial, "clients": setup.clients, "labels": labels}
+    save_state(folder.checkpoint, state, record)
+    return state, record
+
+
+def finish(
+    setup: Setup,
+    folder: RunFolder,
+    state: ServerState,
+    evaluation: Evaluation,
+    initial: Mapping[str, float],
+    lines: Sequence[Line],
+) -> Mapping[str, Any]:
+    """Write the adapter and, last, the summary."""
+    draft = folder.path / "adapter.draft"
+    for old in (draft, folder.adapter):
+        shutil.rmtree(old, ignore_errors=True)
+    trained = Trained(setup.experiment, setup.base, setup.corpus.labels, state, initial, lines, tuple(setup.clients))
+    save_adapter(draft, trained, folder.adapter)
+    draft.rename(folder.adapter)
+    corpus, on = setup.corpus, setup.experiment.data.evaluate_on
+    summary = {
+        "experiment": setup.experiment.name,
+        "base_model": resolve_name(setup.experiment.model.name),
+        "seed": setup.experiment.run.seed,
+        "rounds": len(lines),
+        "initial": initial,
+        "final": lines[-1]["metrics"],
+        **served(setup, state, evaluation),
+        **setup.evaluate_prototypes(state),
+        "uplink_bytes": sum(line["uplink_bytes"] for line in lines),
+        "downlink_bytes": sum(line["downlink_bytes"] for line in lines),
+        "seconds": round(sum(line["seconds"] for line in lines), 3),
+        "simulated_seconds": lines[-1]["simulated_clock"],
+        "data": {
+            "train": setup.training_examples,
+            "test": len(corpus.test),
+            "classes": len(corpus.labels),
+            "proxy": corpus.proxy_source,
+            "public": corpus.public_source,
+            "evaluated_on": "the clients' held-out examples" if setup.held_out else f"the {on} split",
+        },
+        "versions": {"hellora": __version__, "python": platform.python_version()}
+        | {name: version(name) for name in LIBRARIES},
+    }
+    write_atomically(folder.summary, json.dumps(summary, indent=1).encode())
+    return summary

@@ -1,0 +1,32 @@
+"""What every command does with the terminal and the environment before it begins."""
+
+import logging
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+
+def default_folder(name: str, resume: bool) -> Path:
+    """runs/NAME, or the next free runs/NAME-2, -3 …; to resume, the latest that exists."""
+    candidates = [Path("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, 10_000)]
+    free = next(n for n, folder in enumerate(candidates) if not folder.exists())
+    return candidates[max(0, free - 1)] if resume else candidates[free]
+
+
+def plain_console() -> Console:
+    """Brackets and colons in names and reasons are text, not markup. A file has no edge."""
+    console = Console(soft_wrap=True, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 200
+    return console
+
+
+def quieten() -> None:
+    """Keep libraries' notes out of our output, and waiting threads off cores that somebody else needs."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it tells of kernels it lacks

@@ -1,0 +1,79 @@
+"""What simulated devices make of a round: who can be reached, how long each takes, and who is left behind.
+
+    seconds of client i = download bytes / link_i + operations / speed_i + upload bytes / link_i
+
+A round lasts until the last client that counts has answered. Where fewer than the cohort do so before the deadline, and
+somebody is still awaited, it lasts until the deadline. Who is left behind trains nothing: all is known beforehand, so
+nothing here depends on how fast this machine is. The server's own work takes no simulated time.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hellora.budgets.planner import Offer
+from hellora.core.seeds import rng_for
+from hellora.core.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, WireFormat
+from hellora.methods.protocols import Method
+from hellora.methods.sharing import answer_part, travelling_bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turnout:
+    """Who was reached, whose answers count, and who is missing."""
+
+    reached: tuple[ClientTask, ...]
+    awaited: tuple[ClientTask, ...]  # of those reached
+    missing: tuple[ClientFailure, ...]
+    seconds: Mapping[int, float] = field(default_factory=dict)  # simulated, of each client; {} = not known
+    lasted: float | None = None  # simulated seconds; None = not known
+
+
+def is_available(client: ClientProfile, round: int, seed: int) -> bool:
+    """True if the client can be reached in a round; drawn by seed, round and id, with the client's own probability."""
+    return bool(rng_for(seed, "available", round, client.id).random() < client.availability)
+
+
+def simulated_seconds(
+    task: ClientTask, client: ClientProfile, offer: Offer, method: Method, spec: AdapterSpec, wire: WireFormat
+) -> float:
+    """How long a client of known link and speed takes, from the server's message to the end of its answer."""
+    assert client.link is not None
+    assert offer.seconds is not None
+    down = travelling_bytes(task.adapter, method, "both", wire)
+    up = travelling_bytes(answer_part(task, spec), method, task.factors, wire)
+    return (down + up) / client.link + offer.seconds
+
+
+def turnout(
+    tasks: Sequence[ClientTask],
+    available: Mapping[int, bool],
+    seconds: Mapping[int, float] | None,
+    cohort: int,
+    deadline: float | None,
+) -> Turnout:
+    """Of the available clients, the first `cohort` to answer before the deadline count; of two at the same time, that
+    of the lower id. `seconds` has the time of each, by id; where it is None, time plays no part.
+    """
+    reached = tuple(task for task in tasks if available[task.client])
+    missing = [ClientFailure(t.client, "missing", "not available") for t in tasks if not available[t.client]]
+    if seconds is None:
+        return Turnout(reached, reached, tuple(missing))
+    limit = math.inf if deadline is None else deadline
+    order = sorted((seconds[task.client], task.client) for task in reached)
+    in_time = [client for time, client in order if time <= limit]
+    counted, surplus, late = in_time[:cohort], in_time[cohort:], [client for time, client in order if time > limit]
+    for client in surplus:
+        why = f"not among the first {cohort}: would take {in_seconds(seconds[client])}"
+        missing.append(ClientFailure(client, "missing", why))
+    for client in late:
+        why = f"deadline: would take {in_seconds(seconds[client])} of {in_seconds(limit)}"
+        missing.append(ClientFailure(client, "missing", why))
+    lasted = limit if late and len(counted) < cohort else max((seconds[client] for client in counted), default=0.0)
+    awaited = tuple(task for task in reached if task.client in counted)
+    return Turnout(reached, awaited, tuple(missing), seconds, lasted)
+
+
+def in_seconds(time: float) -> str:
+    """A time for a person."""
+    return f"{time:.3g} s" if time < 1000 else f"{time:.0f} s"

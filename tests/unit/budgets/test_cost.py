@@ -1,0 +1,195 @@
+"""What a row costs, by hand: parts, bytes that stand, bytes that move, operations."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import tiny_spec
+
+from hellora.budgets.cost import FLOAT, BlockLaws, CostModel, Keeping, StepLaws, Work
+from hellora.core.types import Policy
+
+# Of a layer of `tiny_spec`: two modules, 5 → 6 and 5 → 3.
+WIDTH = {"A": 5 + 5, "B": 6 + 3, "both": 19}
+AREA = 5 * 6 + 5 * 3
+
+
+def law(constant: float = 0.0, by_example: float = 0.0, by_rank: float = 0.0) -> Any:
+    """(4, 3): the same for each of three layers."""
+    return np.repeat(np.array([[constant], [by_example], [0.0], [by_rank]]), 3, axis=1)
+
+
+LAWS = StepLaws(
+    {
+        "off": BlockLaws(law(), law(0, 10), law(), law()),
+        "first": BlockLaws(law(0, 50, 1), law(0, 60, 1), law(0, 45, 1), law(0, 80, 1)),
+        "frozen": BlockLaws(law(0, 40), law(0, 55), law(0, 40), law(0, 70)),
+        "trained": BlockLaws(law(0, 48, 1), law(0, 58, 1), law(0, 44, 1), law(0, 75, 1)),
+    },
+    start=np.array([7.0, 5, 0, 0]),
+    enter=np.array([0.0, 4, 0, 0]),
+    head=np.array([0.0, 30, 0, 0]),
+    end=np.array([0.0, 2, 0, 0]),
+    head_backward=np.array([0.0, 20, 0, 0]),
+)
+
+
+def model(**changes: Any) -> CostModel:
+    spec = tiny_spec(3, 4)
+    settings: dict[str, Any] = {
+        "spec": spec,
+        "steps": {Keeping(): LAWS},
+        "weights_bytes": 1000,
+        "weight_item_bytes": 2,
+        "head_parameters": 8,
+        "optimizer_numbers": 2,
+        "block_operations": np.array([100.0, 200.0, 300.0]),
+        "head_operations": 50.0,
+        "hidden_bytes": 12,
+        "tokens": 6,
+    }
+    return CostModel(**{**settings, **changes})
+
+
+@pytest.mark.parametrize(
+    ("ranks", "parts"),
+    [
+        ([0, 0, 0], ["off", "off", "off"]),
+        ([0, 0, 4], ["off", "off", "first"]),
+        ([0, 1, 0], ["off", "first", "frozen"]),
+        ([2, 0, 1], ["first", "frozen", "trained"]),
+        ([1, 1, 1], ["first", "trained", "trained"]),
+    ],
+)
+def test_parts_of_a_row(ranks: list[int], parts: list[str]) -> None:
+    found = model().parts(np.array(ranks))
+    assert [next(name for name, where in found.items() if where[j]) for j in range(3)] == parts
+    assert sum(where.sum() for where in found.values()) == 3
+
+
+def test_peak_of_a_row_by_hand() -> None:
+    """Ranks 0, 2, 0 on 3 examples: off, first, frozen. Every moment of the step:
+
+    start 22; enter 12; forward 12 + 30, 12 + 186, 12 + 156 + 165 = 333; head 12 + 156 + 120 + 90 = 378;
+    end 6; head backward 6 + 141 + 120 + 60 = 327; backward 6 + 141 + 210 = 357, 6 + 246.
+    """
+    cost, ranks, work = model(), np.array([0, 2, 0]), Work(3, 8)
+    assert cost.step_bytes(ranks, LAWS, 3) == 378
+    assert cost.peak_bytes(ranks, Policy(), work) == cost.standing_bytes(ranks, Policy()) + 378
+    late = replace(LAWS, head=LAWS.head / 3)
+    assert cost.step_bytes(ranks, late, 3) == 357
+    later = replace(late, blocks={**LAWS.blocks, "frozen": replace(LAWS.blocks["frozen"], backward=law(0, 40))})
+    assert cost.step_bytes(ranks, later, 3) == 333
+    assert cost.step_bytes(ranks, replace(later, head_backward=np.array([0.0, 40, 0, 0])), 3) == 387
+    assert cost.step_bytes(ranks, replace(later, start=np.array([500.0, 0, 0, 0])), 3) == 500
+
+
+def test_micro_batches_hold_fewer_examples_but_no_more_than_there_are() -> None:
+    cost, ranks = model(), np.array([1, 1, 1])
+    peaks = [cost.peak_bytes(ranks, Policy(micro_batch=size), Work(8, 8)) for size in (1, 4, 8, 99, None)]
+    assert peaks == sorted(peaks)
+    assert peaks[0] < peaks[1] < peaks[2] == peaks[3] == peaks[4]
+    assert cost.peak_bytes(ranks, Policy(), Work(3, 8)) == cost.peak_bytes(ranks, Policy(micro_batch=3), Work(9, 8))
+
+
+def test_blocks_that_are_left_out_only_run_once() -> None:
+    """Ranks 2, 0, 0: forward 4 + 62, then 4 + 52 + 10 for the blocks that run without gradient; head 4 + 52 + 30."""
+    cost = model(bypasses=True)
+    assert cost.step_bytes(np.array([2, 0, 0]), LAWS, 1) == 4 + 52 + 30
+    assert model().step_bytes(np.array([2, 0, 0]), LAWS, 1) == 4 + 52 + 40 + 40 + 30
+
+
+def test_standing_bytes_by_hand() -> None:
+    """Weights, copies of folded weights, what was received, and value, gradient and two moments of what is trained."""
+    ranks = np.array([4, 1, 0])
+    trained = 5 * WIDTH["both"]
+    received = 12 * WIDTH["both"] * FLOAT
+    moving = (trained + 8) * 4 * FLOAT
+    assert model().standing_bytes(ranks, Policy()) == 1000 + 2 * 2 * AREA + received + moving
+    beside = 7 * WIDTH["both"] * FLOAT  # copies of the components that are frozen
+    assert model().standing_bytes(ranks, Policy(fold=False)) == 1000 + beside + received + moving
+    sgd = model(optimizer_numbers=0)
+    assert sgd.standing_bytes(ranks, Policy(fold=False)) == 1000 + beside + received + (trained + 8) * 2 * FLOAT
+
+
+def test_folding_holds_a_dense_update_twice_for_a_moment() -> None:
+    """Of the largest module, even where the step itself holds less."""
+    cost, ranks = model(), np.array([0, 0, 1])
+    largest = max(module.d_in * module.d_out for module in cost.spec.modules)
+    none = {
+        part: replace(
+            laws, keep=laws.keep * 0, forward=laws.forward * 0, release=laws.release * 0, backward=laws.backward * 0
+        )
+        for part, laws in LAWS.blocks.items()
+    }
+    zero = np.zeros(4)
+    quiet = replace(LAWS, blocks=none, start=zero, enter=zero, head=zero, end=zero, head_backward=zero)
+    light = replace(cost, steps={Keeping(): quiet})
+    assert light.peak_bytes(ranks, Policy(), Work(1, 1)) == light.standing_bytes(ranks, Policy()) + 2 * FLOAT * largest
+    beside = Policy(fold=False)
+    assert light.peak_bytes(ranks, beside, Work(1, 1)) == light.standing_bytes(ranks, beside)
+
+
+def test_standing_bytes_where_less_is_sent_or_trained() -> None:
+    ranks = np.array([4, 1, 0])
+    trained = 5 * WIDTH["both"]
+    moving = (trained + 8) * 4 * FLOAT
+    # A layer that trains nothing comes whole, to be folded; another only with what it trains.
+    truncated = model(sends_untrained=False).standing_bytes(ranks, Policy())
+    assert truncated == 1000 + 2 * AREA + 9 * WIDTH["both"] * FLOAT + moving
+    bypassed = model(bypasses=True).standing_bytes(ranks, Policy())
+    assert bypassed == 1000 + 2 * AREA + 8 * WIDTH["both"] * FLOAT + moving
+    only_b = model(factors="B").standing_bytes(ranks, Policy(fold=False))
+    moving = (5 * WIDTH["B"] + 8) * 4 * FLOAT
+    assert only_b == 1000 + (12 + 7) * WIDTH["both"] * FLOAT + 5 * WIDTH["A"] * FLOAT + moving
+
+
+def test_uplink_by_hand() -> None:
+    ranks = np.array([4, 1, 0])
+    assert model().uplink(ranks) == FLOAT * (5 * 19 + 8)
+    assert model(travels=("A",), head_parameters=0).uplink(ranks) == FLOAT * 5 * 10
+    assert model(travels=("A", "B"), sends_head=False).uplink(ranks) == FLOAT * 5 * 10, "the larger of alternate rounds"
+    assert model().uplink(np.zeros(3, dtype=np.int64)) == FLOAT * 8
+    assert model(wire="bf16").uplink(ranks) == 2 * (5 * 19 + 8)
+    assert model(wire="int8", head_scales=3).uplink(ranks) == 5 * 19 + 8 + 4 * (5 * 2 * 2 + 3), "A and B of 2 modules"
+    assert model(wire="int8", head_scales=3, travels=("B",), sends_head=False).uplink(ranks) == 5 * 9 + 4 * 5 * 2
+
+
+def test_operations_by_hand() -> None:
+    """Off forward only, the rest forward and backward; 6 per trained number and token; the head three times."""
+    cost, ranks, work = model(), np.array([0, 2, 0]), Work(10, 4, epochs=3)
+    step = 2 * 200 + 2 * 300 + 6 * 6 * 2 * 19 + 3 * 50
+    assert cost.operations(ranks, Policy(), work) == 10 * (3 * step + 3 * 100)
+    assert cost.operations(ranks, Policy(recompute="frozen"), work) == 10 * (3 * (step + 300) + 3 * 100)
+    assert cost.operations(ranks, Policy(recompute="all"), work) == 10 * (3 * (step + 500) + 3 * 100)
+    assert cost.operations(ranks, Policy(prefix_cache="disk"), work) == 10 * (3 * step + 100)
+    half = Policy(prefix_cache="memory", prefix_cache_bytes=5 * 12)
+    assert cost.operations(ranks, half, work) == 10 * (3 * step + 2 * 100)
+    assert model(bypasses=True).operations(ranks, Policy(), work) == 10 * 3 * (step - 2 * 300)
+
+
+def test_more_layers_take_more() -> None:
+    cost, work = model(), Work(8, 8)
+    rows = [np.array(ranks) for ranks in ([0, 0, 1], [0, 0, 4], [0, 4, 4], [4, 0, 4], [4, 4, 4])]
+    operations = [cost.operations(ranks, Policy(), work) for ranks in rows]
+    assert operations == sorted(operations)
+    uplinks = [cost.uplink(ranks) for ranks in rows]
+    assert uplinks == sorted(uplinks)
+
+
+def test_a_prefix_cache_holds_what_it_keeps_and_the_copy_in_use() -> None:
+    cost, ranks = model(), np.array([0, 0, 4])
+    work = Work(10, 4, epochs=2)
+    assert cost.cached_bytes(ranks, Policy(), work) == 0
+    assert cost.cached_bytes(ranks, Policy(prefix_cache="memory"), work) == 10 * 12 + 4 * 12
+    assert cost.cached_bytes(ranks, Policy(prefix_cache="memory", prefix_cache_bytes=30), work) == 30 + 4 * 12
+    assert cost.cached_bytes(ranks, Policy(prefix_cache="disk", micro_batch=1), work) == 12
+    kept = Policy(prefix_cache="memory")
+    assert cost.cached_bytes(np.array([1, 0, 0]), kept, work) == 0, "nothing lies below"
+    assert cost.cached_bytes(ranks, kept, replace(work, epochs=1)) == 0, "no batch comes again"
+    assert model(bypasses=True).cached_bytes(ranks, kept, work) == 0, "what lies below does not run"
+
+
+def test_the_largest_batch() -> None:
+    assert [Work(examples, 8).batch for examples in (0, 1, 7, 8, 9)] == [1, 1, 7, 8, 8]

@@ -1,0 +1,558 @@
+"""The experiment file: what is accepted, what is refused and in which words, and that it survives being written out."""
+
+import re
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hellora.core.errors import InputError
+from hellora.core.types import Budget, TrainSettings
+from hellora.data.partitioners.dirichlet import Dirichlet
+from hellora.data.partitioners.iid import Iid
+from hellora.experiments.config import (
+    SECTIONS,
+    Experiment,
+    check,
+    own_table,
+    preset_summaries,
+    presets,
+    read_experiment,
+)
+from hellora.experiments.overrides import parse_settings
+from hellora.experiments.settings import FleetSettings
+from hellora.methods.aggregators.mutual_distillation import MutualDistillation
+from hellora.methods.allocators.fed_hello import FedHello
+from hellora.methods.allocators.geometric import Geometric
+
+ISSUE_EXAMPLE = """\
+seed = 0
+rounds = 10
+cohort = 8                      # clients per round
+[model]                         # name: hub id, local folder, or the embedded "minilm"
+name = "minilm"
+rank = 8
+[data]                          # name: hub id, local file or folder with train/test files, or "stdlib_docs"
+name = "stdlib_docs"
+clients = 20
+partitioner = "dirichlet"
+alpha = 0.3
+[fleet]                         # capacity groups and their shares (RoC)
+layers = [2, 4, 6]
+shares = [1, 1, 1]
+[method]
+allocator = "fed_hello"
+aggregator = "participant_mean"
+dispatcher = "whole"
+[train]
+lr = 2e-3
+batch_size = 16
+epochs = 1
+"""
+
+
+def file_of(folder: Path, text: str, name: str = "mine.toml") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def with_setting(key: str, value: Any) -> dict[str, Any]:
+    """A table with one setting, `section.key` or `key`."""
+    section, _, rest = key.rpartition(".")
+    return {section: {rest: value}} if section else {rest: value}
+
+
+# ------------------------------------------------------------------------------------------------------------- accepted
+
+
+def test_the_example_of_the_issue_is_accepted_as_it_stands(tmp_path: Path) -> None:
+    experiment = read_experiment(file_of(tmp_path, ISSUE_EXAMPLE))
+    assert experiment.name == "mine"
+    assert (experiment.run.seed, experiment.run.rounds, experiment.run.cohort) == (0, 10, 8)
+    assert (experiment.model.name, experiment.model.rank, experiment.model.scale) == ("minilm", 8, 1.0)
+    assert (experiment.data.name, experiment.data.clients) == ("stdlib_docs", 20)
+    assert experiment.partitioner == Dirichlet(alpha=0.3)
+    assert experiment.fleet == FleetSettings((2, 4, 6), (1.0, 1.0, 1.0))
+    assert experiment.method.allocator == FedHello()
+    assert experiment.train == TrainSettings(lr=2e-3, batch_size=16, epochs=1)
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    experiment = check("empty", {})
+    assert experiment.method.allocator == FedHello()
+    assert experiment.fleet.budgets(3, seed=0) == [Budget()] * 3
+
+
+def test_settings_from_the_command_line_name_the_same_keys(tmp_path: Path) -> None:
+    texts = ["train.lr=1e-3", "rounds = 3", "fleet.layers=[1, 6]", "fleet.shares=[2, 1]", "model.name=org/model"]
+    experiment = read_experiment(file_of(tmp_path, ISSUE_EXAMPLE), parse_settings([*texts, "train.lr=5e-4"]))
+    assert experiment.train.lr == 5e-4  # the last one counts
+    assert experiment.run.rounds == 3
+    assert experiment.fleet.layers == (1, 6)
+    assert experiment.model.name == "org/model"  # names need no quotes
+    assert experiment.train.batch_size == 16  # the rest stays
+
+
+def test_a_users_own_strategy_is_named_by_module_and_class() -> None:
+    experiment = check(
+        "own", {"method": {"allocator": "hellora.methods.allocators.geometric:Geometric", "pattern": "uniform"}}
+    )
+    assert experiment.method.allocator == Geometric("uniform")
+
+
+# ------------------------------------------------------------------------------------- naming another strategy by --set
+
+
+def test_naming_another_allocator_drops_the_options_of_the_one_it_replaces(tmp_path: Path) -> None:
+    text = ISSUE_EXAMPLE.replace("[train]", 'warmup = 3\nrefresh = 4\npattern = "uniform"\n[train]')
+    source = file_of(tmp_path, text)
+    assert read_experiment(source).method.allocator == FedHello(warmup=3, refresh=4, pattern="uniform")
+    replaced = read_experiment(source, {"method.allocator": "geometric"})
+    assert replaced.method.allocator == Geometric("uniform")  # what both have is kept, what is fed_hello's own is gone
+    assert not replaced.table["method"].keys() & {"warmup", "refresh", "scores"}
+    assert read_experiment(source, {"method.allocator": "everything"}).table["method"].get("pattern") is None
+
+
+def test_naming_another_partitioner_drops_the_options_of_the_one_it_replaces(tmp_path: Path) -> None:
+    changed = read_experiment(file_of(tmp_path, ISSUE_EXAMPLE), {"data.partitioner": "iid"})
+    assert changed.partitioner == Iid()
+    assert "alpha" not in changed.table["data"]
+
+
+def test_options_of_the_new_strategy_can_be_given_beside_its_name(tmp_path: Path) -> None:
+    settings = {"method.pattern": "triangle", "method.allocator": "geometric"}
+    assert read_experiment(file_of(tmp_path, ISSUE_EXAMPLE), settings).method.allocator == Geometric("triangle")
+
+
+def test_options_of_the_replaced_strategy_are_refused_when_given_anew(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown setting data\.alpha"):
+        read_experiment(file_of(tmp_path, ISSUE_EXAMPLE), {"data.partitioner": "iid", "data.alpha": 0.1})
+
+
+# -------------------------------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("round", "rounds"),
+        ("cohorts", "cohort"),
+        ("train.batchsize", "batch_size"),
+        ("train.learning_rates", None),
+        ("model.ranks", "rank"),
+        ("data.aplha", "alpha"),  # the partitioner's own
+        ("data.client", "clients"),
+        ("fleet.layer", "layers"),
+        ("method.alocator", "allocator"),
+        ("method.warm_up", "warmup"),  # the allocator's own
+        ("server.momentums", "momentum"),
+        ("compute.worker", "workers"),
+        ("task.max_lenght", "max_length"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_valid_one(key: str, nearest: str | None) -> None:
+    with pytest.raises(InputError) as refusal:
+        check("bad", with_setting(key, 1))
+    assert f"unknown setting {key}: " in str(refusal.value)
+    expected = f"did you mean {nearest!r}?" if nearest else "choose among"
+    assert expected in str(refusal.value)
+
+
+def test_an_unknown_table_is_named_with_the_nearest_valid_one() -> None:
+    with pytest.raises(InputError, match=r"unknown setting trian: did you mean 'train'\?"):
+        check("bad", {"trian": {"lr": 1e-3}})
+
+
+def test_an_option_of_another_allocator_is_unknown() -> None:
+    with pytest.raises(InputError, match=r"unknown setting method\.warmup"):
+        check("bad", {"method": {"allocator": "geometric", "warmup": 3}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "nearest"),
+    [
+        ("method.allocator", "fedhello", "fed_hello"),
+        ("method.aggregator", "participants_mean", "participant_mean"),
+        ("method.dispatcher", "hole", "whole"),
+        ("data.partitioner", "dirichelt", "dirichlet"),
+        ("task.name", "sequence_clasification", "sequence_classification"),
+    ],
+)
+def test_an_unknown_strategy_is_named_with_the_nearest_valid_one(key: str, value: str, nearest: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        check("bad", with_setting(key, value))
+    assert f"{value!r}: did you mean {nearest!r}?" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rounds", "ten"),
+        ("rounds", "10"),  # a text is no number, whatever it says
+        ("rounds", 2.5),
+        ("rounds", True),
+        ("seed", [1]),
+        ("train.lr", "fast"),
+        ("train.lr", False),
+        ("train.steps", 1.5),
+        ("train.optimizer", "adam"),
+        ("train.precision", 16),
+        ("model.name", 5),
+        ("model.dtype", "float8"),
+        ("model.targets", "query"),
+        ("model.trust_remote_code", 1),
+        ("data.clients", "many"),
+        ("data.alpha", "skewed"),
+        ("fleet.layers", 6),
+        ("fleet.layers", [2, 1.5]),
+        ("fleet.ranks", 4),
+        ("fleet.ranks", [2, "all"]),
+        ("fleet.ranks", [2, [1, 2.5]]),
+        ("method.allocator", 3),
+        ("method.head", "shared"),
+        ("method.warmup", "long"),
+        ("compute.workers", None),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_its_key(key: str, value: Any) -> None:
+    with pytest.raises(InputError) as refusal:
+        check("bad", with_setting(key, value))
+    assert key in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("rounds", 0),
+        ("cohort", 0),
+        ("min_clients", 0),
+        ("eval_every", 0),
+        ("model.rank", 0),
+        ("model.dropout", 1.0),
+        ("model.alpha", 0.0),
+        ("data.clients", 0),
+        ("data.alpha", 0.0),
+        ("data.test_fraction", 1.0),
+        ("data.proxy_examples", -1),
+        ("data.max_examples", 0),
+        ("fleet.layers", [2, -1]),
+        ("fleet.layers", [2, "most"]),
+        ("fleet.layers", ["4/3"]),
+        ("fleet.layers", ["0/3"]),
+        ("fleet.layers", ["1/0"]),
+        ("method.refresh", 0),
+        ("method.warmup", -1),
+        ("method.pattern", "square"),
+        ("method.weighting", "equal"),
+        ("server.lr", 0.0),
+        ("server.momentum", 1.0),
+        ("train.lr", 0.0),
+        ("train.lr", float("nan")),
+        ("train.batch_size", 0),
+        ("train.epochs", 0),
+        ("train.steps", 0),
+        ("train.clip_norm", 0.0),
+        ("train.weight_decay", -0.1),
+        ("compute.workers", 0),
+        ("compute.threads", -1),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_key(key: str, value: Any) -> None:
+    with pytest.raises(InputError) as refusal:
+        check("bad", with_setting(key, value))
+    section, _, name = key.rpartition(".")
+    assert section in str(refusal.value)
+    assert name in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["train.lr", "=3", "train.lr.x=3", ".lr=3", "train.=3"])
+def test_a_setting_without_section_key_and_value_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"section\.key"):
+        read_experiment(file_of(tmp_path, ISSUE_EXAMPLE), parse_settings([text]))
+
+
+def test_a_table_where_a_value_belongs_and_the_other_way_round_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="train must be a table"):
+        check("bad", {"train": 3})
+    with pytest.raises(InputError, match="seed is a setting, not a table"):
+        read_experiment(file_of(tmp_path, ISSUE_EXAMPLE), {"seed.x": 3})
+    with pytest.raises(InputError, match="rounds"):
+        check("bad", {"rounds": {"x": 3}})
+
+
+def test_a_partitioner_without_its_required_setting_is_refused() -> None:
+    with pytest.raises(InputError, match=r"data\.column is missing"):
+        check("bad", {"data": {"partitioner": "column"}})
+
+
+@pytest.mark.parametrize("data", [b"rounds = ", b"rounds = 1\nrounds = 2", b"\xff\xfe"])
+def test_a_file_that_is_not_toml_is_refused(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"broken\.toml is not valid TOML"):
+        read_experiment(str(path))
+
+
+def test_an_absent_source_is_refused_with_the_nearest_preset() -> None:
+    with pytest.raises(InputError, match="did you mean 'quickstart'"):
+        read_experiment("quikstart")
+    with pytest.raises(InputError, match=r"there is no experiment file nowhere\.toml"):
+        read_experiment("nowhere.toml")
+
+
+HELORA_KD = {"aggregator": "mutual_distillation", "dispatcher": "prototype"}
+PUBLIC = {"data": {"public": "proxy"}}
+
+
+def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
+    method = check("good", {**PUBLIC, "method": {**HELORA_KD, "kd_lr": 1e-2, "top_k": 8, "head": "frozen"}}).method
+    assert method.aggregator == MutualDistillation(kd_lr=1e-2, top_k=8)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"cohort": 21}, "cohort = 21 is more than data.clients = 20"),
+        ({"cohort": 2, "min_clients": 3}, "min_clients = 3 can never be met by cohort = 2"),
+        ({"data": {"proxy_examples": 0}}, "data.proxy_examples = 0"),
+        ({"data": {"proxy": "train"}}, "proxy must not be the clients' training data"),
+        ({"data": {"train_split": "a", "test_split": "a"}}, "train_split and test_split must differ"),
+        ({"fleet": {"layers": [0, 0]}}, "no client can train"),
+        ({"fleet": {"ranks": 4}}, "fleet.ranks: Input should be a list, such as [4], not 4"),
+        ({"model": {"targets": "key"}}, "model.targets: Input should be a list, such as [\"key\"], not 'key'"),
+        ({"fleet": {"layers": [2, 4], "shares": [1]}}, "shares has 1 numbers for 2 groups"),
+        ({"fleet": {"layers": [2, 4], "shares": [0, 0]}}, "shares must not be negative, nor all 0"),
+        ({"fleet": {"ranks": [2, 4], "shares": [1, 1, 1]}}, "shares has 3 numbers for 2 groups"),
+        ({"fleet": {"layers": [2, 4, 6], "ranks": [2, 4]}}, "layers has 3 groups, ranks has 2 groups: give one each"),
+        ({"fleet": {"ranks": [4, 8, 12]}}, "fleet.ranks has 12, but model.rank = 8: set model.rank = 12"),
+        ({"method": {"trains": "A"}}, "method.trains = 'A', but the aggregator needs 'both' or 'B' or 'alternate'"),
+        ({"method": {"aggregator": "zero_pad"}}, "set method.dispatcher = 'truncate'"),
+        (
+            {"method": {"aggregator": "sparsity_weighted", "dispatcher": "truncate", "shares": "A"}},
+            "method.shares = 'A' does not go with this aggregator",
+        ),
+        (
+            {**PUBLIC, "method": HELORA_KD, "fleet": {"ranks": [1, 2]}},
+            "so nobody would train the prototype of model.rank",
+        ),
+        ({"fleet": {"ranks": [0, [0, 0]]}}, "ranks is 0 for every group, so no client can train"),
+        ({"fleet": {"layers": [0, 4], "shares": [1, 0]}}, "fleet: no client can train, each has 0 layers or rank 0"),
+        ({"fleet": {"ranks": [0, 4], "shares": [1, 0]}}, "fleet: no client can train, each has 0 layers or rank 0"),
+        ({"fleet": {"ranks": [[0, 0], 4], "shares": [1, 0]}}, "fleet: no client can train"),
+        ({"fleet": {"layers": [0, 4], "ranks": [4, 0]}}, "fleet: no client can train"),
+        ({"method": {"head": "local"}}, "set method.scores = 'clients'"),
+        ({"method": {"allocator": "fisher", "shares": "A"}}, "set method.scores = 'clients'"),
+        ({"fleet": {"ranks": [2, [1, -1]]}}, "ranks must not be negative"),
+        ({"train": {"momentum": 0.9}}, "momentum is a setting of optimizer = 'sgd'"),
+        ({"task": {"name": "causal_lm"}, "method": {"head": "frozen"}}, "a language model has no head of its own"),
+        ({"data": {"public": "train"}}, "public must not be the clients' training data"),
+        ({"method": {"aggregator": "mutual_distillation"}}, "'prototype' belong together: set both"),
+        ({"method": {"dispatcher": "prototype"}}, "'prototype' belong together: set both"),
+        ({"method": HELORA_KD}, "data.public: the aggregator distils on public data: name a source"),
+        ({**PUBLIC, "method": HELORA_KD, "server": {"momentum": 0.5}}, "server.lr and server.momentum move one"),
+        ({**PUBLIC, "method": HELORA_KD, "server": {"lr": 0.5}}, "server.lr and server.momentum move one"),
+        ({**PUBLIC, "method": {**HELORA_KD, "trains": "B"}}, "do not go with an aggregator that distils"),
+        ({**PUBLIC, "method": {**HELORA_KD, "shares": "A"}}, "do not go with an aggregator that distils"),
+        ({**PUBLIC, "method": {**HELORA_KD, "head": "local"}}, "do not go with an aggregator that distils"),
+        ({"method": {"dispatcher": "svd"}}, "choose an aggregator of products, such as product_update"),
+        (
+            {"method": {"dispatcher": "svd", "aggregator": "fed_svd", "trains": "B"}},
+            "choose an aggregator of products, such as product_update",
+        ),
+        ({"method": {"aggregator": "product_svd"}, "server": {"lr": 0.5}}, "server.lr and server.momentum go by rank"),
+        ({"method": {"aggregator": "residual"}, "server": {"momentum": 0.5}}, "server.lr and server.momentum go by"),
+        ({"method": {"aggregator": "stack", "shares": "A"}}, "method.shares needs an aggregator that keeps rank"),
+        ({"method": {"aggregator": "fed_svd"}}, "method.trains = 'both', but the aggregator needs 'B'"),
+        (
+            {"method": {"aggregator": "stack", "trains": "alternate"}},
+            "method.trains = 'alternate', but the aggregator needs 'both' or 'B'",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused(table: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        check("bad", table)
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"aggregator": "fed_svd", "trains": "B", "dispatcher": "truncate", "period": 5},
+        {"aggregator": "product_update", "trains": "alternate", "dispatcher": "svd", "eta": 0.5},
+        {"aggregator": "stack", "trains": "B", "dispatcher": "svd", "energy": 0.9, "residual_rank": 64},
+        {"aggregator": "residual", "trains": "B"},
+        {"aggregator": "refine", "trains": "alternate", "ridge": 1.0},
+    ],
+)
+def test_factors_train_one_at_a_time_wherever_that_is_sound(method: dict[str, Any]) -> None:
+    assert check("good", {"method": method}).method.trains == method.get("trains")
+
+
+@pytest.mark.parametrize("scores", ["clients", None])
+def test_without_proxy_data_an_allocator_that_needs_none_is_welcome(scores: str | None) -> None:
+    method = {"scores": scores} if scores else {"allocator": "geometric"}
+    assert check("good", {"data": {"proxy_examples": 0}, "method": method}).data.proxy_examples == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- fleet
+
+
+@pytest.mark.parametrize(
+    ("clients", "shares", "counts"),
+    [
+        (20, (1, 1, 1), (7, 7, 6)),  # 6.67 each: two groups are rounded up, the first ones
+        (10, (6, 3, 1), (6, 3, 1)),
+        (7, (6, 3, 1), (4, 2, 1)),  # 4.2, 2.1, 0.7
+        (3, (1, 1, 2), (1, 1, 1)),  # 0.75, 0.75, 1.5: the first two have the largest remainders
+        (5, (0, 1, 3), (0, 1, 4)),  # 0, 1.25, 3.75
+        (4, (), (2, 1, 1)),  # equal shares
+    ],
+)
+def test_shares_are_kept_by_largest_remainder(clients: int, shares: tuple[float, ...], counts: tuple[int, ...]) -> None:
+    budgets = FleetSettings((2, 4, 6), shares).budgets(clients, seed=5)
+    found = Counter(budget.layers for budget in budgets)
+    assert tuple(found[layers] for layers in (2, 4, 6)) == counts
+
+
+def test_layers_may_be_shares_of_the_models(tmp_path: Path) -> None:
+    experiment = check("shares", {"fleet": {"layers": ["1/3", 2, "all"]}})
+    found = Counter(budget.layers for budget in experiment.fleet.budgets(6, seed=5))
+    assert found == {Fraction(1, 3): 2, 2: 2, Fraction(1): 2}
+    assert read_experiment(file_of(tmp_path, experiment.to_toml())).same_run(experiment)
+
+
+def test_capacities_are_dealt_by_seed() -> None:
+    fleet = FleetSettings((2, 4, 6))
+    hands = [fleet.budgets(20, seed) for seed in (0, 0, 1)]
+    assert hands[0] == hands[1] != hands[2]
+    assert hands[0] != sorted(hands[0], key=lambda budget: budget.layers or 0)  # dealt out, not in blocks
+
+
+@pytest.mark.parametrize(
+    ("fleet", "groups"),
+    [
+        ({"ranks": [2, 4, 8]}, [Budget(rank=2), Budget(rank=4), Budget(rank=8)]),
+        ({"ranks": [[1, 1, 2, 2], [4, 4, 4, 4]]}, [Budget(rank=(1, 1, 2, 2)), Budget(rank=(4, 4, 4, 4))]),
+        ({"ranks": [3, [0, 0, 2, 2]], "layers": [2, 4]}, [Budget(2, 3), Budget(4, (0, 0, 2, 2))]),
+        ({"ranks": [0, 5], "layers": [4, 2]}, [Budget(4, 0), Budget(2, 5)]),
+    ],
+)
+def test_rank_budgets_by_group(fleet: dict[str, Any], groups: list[Budget], tmp_path: Path) -> None:
+    """Layers and ranks of a group go together; they are dealt out as layers are, and read back as they were."""
+    experiment = check("ranks", {"fleet": fleet})
+    budgets = experiment.fleet.budgets(12, seed=3)
+    assert Counter(budgets) == dict.fromkeys(groups, 12 // len(groups))
+    numbered = FleetSettings(layers=tuple(range(1, len(groups) + 1))).budgets(12, seed=3)
+    assert budgets == [groups[(budget.layers or 0) - 1] for budget in numbered]
+    again = read_experiment(file_of(tmp_path, experiment.to_toml()))
+    assert again.fleet == experiment.fleet
+    assert again.same_run(experiment)
+
+
+def test_rank_budgets_from_the_command_line(tmp_path: Path) -> None:
+    settings = parse_settings(["fleet.ranks=[2, [1, 2], 8]"])
+    assert read_experiment(file_of(tmp_path, ISSUE_EXAMPLE), settings).fleet.ranks == (2, (1, 2), 8)
+
+
+# ----------------------------------------------------------------------------------------------------- written and read
+
+
+def resolved_experiments() -> list[Experiment]:
+    unusual = {
+        "seed": 3,
+        "method": {"allocator": "fisher", "scores": "clients", "refresh": 2, "head": "local", "weighting": "uniform"},
+        "model": {"alpha": 12.5, "targets": ["query", "key"], "classes": 30},
+        "data": {"partitioner": "column", "column": "author", "max_examples": 10, "prompt": 'say "{x}"\n\\'},
+        "fleet": {"layers": [1, 0, 5], "shares": [0.5, 1, 2], "ranks": [2, 0, [1, 2, 3]]},
+        "train": {"steps": 4, "clip_norm": 1, "optimizer": "sgd", "momentum": 0.9},
+        "server": {"momentum": 0.5},
+        "wire": {"format": "bf16"},
+        "guard": {"max_norm": 2},
+    }
+    return [check("unusual", unusual), *(read_experiment(name) for name in presets())]
+
+
+@pytest.mark.parametrize("experiment", resolved_experiments(), ids=lambda experiment: experiment.name)
+def test_the_resolved_table_reads_back_as_the_same_experiment(experiment: Experiment, tmp_path: Path) -> None:
+    again = read_experiment(file_of(tmp_path, experiment.to_toml()))
+    assert again.same_run(experiment)
+    assert again.table == experiment.table
+    for part in ("run", "task", "model", "data", "partitioner", "fleet", "method", "train", "wire", "guard", "compute"):
+        assert getattr(again, part) == getattr(experiment, part)
+    assert set(experiment.table) >= set(SECTIONS)  # every default is written out
+
+
+def test_where_the_work_is_done_does_not_make_another_run() -> None:
+    here = check("here", {"compute": {"workers": 1}})
+    there = check("there", {"compute": {"workers": 4, "threads": 1, "device": "cuda", "eval_batch_size": 8}})
+    assert here.same_run(there)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"seed": 1},
+        {"train": {"lr": 0.5}},
+        {"method": {"warmup": 7}},
+        {"data": {"alpha": 9.0}},
+        {"wire": {"format": "int8"}},
+        {"guard": {"max_norm": 9.5}},
+    ],
+)
+def test_any_other_setting_makes_another_run(table: dict[str, Any]) -> None:
+    assert not check("one", {}).same_run(check("other", table))
+
+
+def test_every_preset_has_a_line_for_the_list() -> None:
+    for name, lines in preset_summaries().items():
+        assert all(20 < len(line) < 120 for line in lines), name
+        assert lines, name
+
+
+def test_a_preset_of_a_method_says_what_it_assumes_and_when_it_fails() -> None:
+    """Those that stand on another preset are one paper's parts, put together."""
+    for name, lines in preset_summaries().items():
+        if "base" in own_table(name):
+            assert [line.partition(": ")[0] for line in lines[1:]] == ["Assumes", "Fails"], name
+
+
+def test_a_file_on_a_base_changes_only_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "below.toml").write_text('base = "quickstart"\nrounds = 3\n[train]\nlr = 0.5\n')
+    above = tmp_path / "above.toml"
+    above.write_text(f'base = "{tmp_path}/below.toml"\n[method]\nallocator = "geometric"\npattern = "triangle"\n')
+    plain, mine = read_experiment("quickstart"), read_experiment(str(above), {"train.epochs": 2})
+    changed = {"rounds": 3, "train": {**plain.table["train"], "lr": 0.5, "epochs": 2}}
+    dropped = {k: v for k, v in plain.table["method"].items() if k not in ("warmup", "refresh", "scores", "resample")}
+    method = {**dropped, "allocator": "geometric", "pattern": "triangle"}
+    assert mine.table == {**plain.table, **changed, "method": method}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('base = "quickstrat"', "there is no preset or file 'quickstrat': did you mean 'quickstart'"),
+        ("base = 3", "base must be the name of a preset or file, not 3"),
+        ('base = "{itself}"', "goes round in a circle"),
+        ('base = "quickstart"\n[train]\nlrr = 1', "unknown setting train.lrr"),
+    ],
+)
+def test_a_base_that_cannot_be_used_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace("{itself}", str(path)))
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_experiment(str(path))
+
+
+def test_a_guard_that_lets_nothing_through() -> None:
+    with pytest.raises(InputError, match=r"guard: max_norm must be greater than 0, not 0\.0"):
+        check("one", {"guard": {"max_norm": 0.0}})
+
+
+def test_an_unknown_wire_format() -> None:
+    with pytest.raises(InputError, match=r"wire\.format: .*'fp32', 'bf16' or 'int8'"):
+        check("one", {"wire": {"format": "int4"}})

@@ -1,0 +1,64 @@
+"""What aggregators read from answers, by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from factories import bits, random_adapter, task_for, tiny_spec, update_of
+
+from hellora.core.types import Adapter, LoraPair
+from hellora.methods.contributions import aggregated_head, contributions, mean_held, mean_moved
+from hellora.methods.dispatchers.truncate import Truncate
+from hellora.methods.dispatchers.whole import Whole
+from hellora.methods.protocols import Answers, Dispatcher
+
+SPEC = tiny_spec(num_layers=2, max_rank=3)
+BANK = random_adapter(SPEC, 0)
+ROWS = np.array([[[1, 1, 0], [0, 0, 0]], [[1, 1, 1], [1, 0, 0]]], dtype=bool)  # (clients, layers, max_rank)
+MODULE = SPEC.modules[0]
+
+
+def answers_of(dispatcher: Dispatcher) -> Answers:
+    """Client 0 with 1 example has two components of layer 0; client 1 with 3 has all of it, and one of layer 1."""
+    tasks = [task_for(k, dispatcher.dispatch(BANK, row, SPEC), row) for k, row in enumerate(ROWS)]
+    return [(t, update_of(t, random_adapter_for(t.adapter), SPEC, 1 + 2 * t.client)) for t in tasks]
+
+
+def random_adapter_for(sent: Adapter) -> Adapter:
+    return replace(sent, pairs={n: LoraPair(p.A + 1, p.B - 1, p.scale) for n, p in sent.pairs.items()})
+
+
+def test_what_was_sent_what_came_back_and_what_stayed() -> None:
+    for dispatcher, rest in ((Whole(), 1), (Truncate(), 0)):
+        first, second = contributions(MODULE, answers_of(dispatcher)[::-1], "samples")
+        assert (first.share, second.share) == (0.25, 0.75)
+        assert first.rows.tolist() == [True, True, False]
+        bank = BANK.pairs[MODULE.name]
+        assert bits({0: first.before.A, 1: first.before.B}) == bits({0: bank.A[:2], 1: bank.B[:, :2]})
+        assert bits({0: first.after.A, 1: first.after.B}) == bits({0: bank.A[:2] + 1, 1: bank.B[:, :2] - 1})
+        assert (first.rest.rank, second.rest.rank) == (rest, 0)
+    (only,) = contributions(SPEC.modules[-1], answers_of(Whole()), "samples")
+    assert (only.share, only.after.rank) == (1.0, 1)
+    assert [part.share for part in contributions(MODULE, answers_of(Whole()), "uniform")] == [0.5, 0.5]
+
+
+def test_the_banks_own_components_are_stacked_once() -> None:
+    """One term for the bank and one per client, so that the work does not double with what was dispatched."""
+    bank = BANK.pairs[MODULE.name]
+    for dispatcher in (Whole(), Truncate()):
+        parts = contributions(MODULE, answers_of(dispatcher), "samples")
+        for terms in (mean_moved(bank, parts), mean_held(bank, parts)):
+            assert [pair.rank for _, pair in terms] == [3, 2, 3]
+    (_, left), *_ = mean_moved(bank, parts)
+    torch.testing.assert_close(left.B, bank.B.double() * torch.tensor([0.0, 0.0, 0.25]))
+    (_, held), *_ = mean_held(bank, contributions(MODULE, answers_of(Whole()), "samples"))
+    torch.testing.assert_close(held.B, bank.B.double() * torch.tensor([0.0, 0.0, 0.25]))
+
+
+def test_the_head_is_the_mean_over_all_answers() -> None:
+    answers = [
+        (task, replace(update, adapter=replace(update.adapter, head={"bias": torch.tensor([value])})))
+        for (task, update), value in zip(answers_of(Whole()), (8.0, 4.0), strict=True)
+    ]
+    assert aggregated_head(answers, "samples")["bias"].tolist() == [5.0]
+    assert aggregated_head(answers, "uniform")["bias"].tolist() == [6.0]

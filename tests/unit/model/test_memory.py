@@ -1,0 +1,93 @@
+"""What is measured is what is held."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from hellora.model.memory import glibc, peak_memory, release_at_once, weights_bytes
+
+MIB = 2**20
+MEASURE = """
+import json, mmap, torch
+from hellora.model.memory import peak_memory, release_at_once
+release_at_once()
+torch.set_num_threads(1)
+device = torch.device("cpu")
+held = torch.ones(8 * 2**18)  # before, 8 MiB
+torch.ones(2**18).sum()
+found = []
+for sizes in ([32], [16, 48, 8], []):
+    with peak_memory(device) as peak:
+        for size in sizes:
+            tensor = torch.ones(size * 2**18)  # MiB of float32
+            del tensor
+    found.append(peak.bytes)
+with peak_memory(device) as peak:
+    many = [torch.ones(2**15) for _ in range(160)]  # 20 MiB in blocks of 128 KiB
+found.append(peak.bytes)
+with peak_memory(torch.device("meta")) as peak:
+    pass
+found.append(peak.bytes)
+with peak_memory(device) as peak:
+    blocks = [torch.ones(5 * 2**10) for _ in range(1024)]  # 20 MiB in blocks of 20 KiB
+    kept = blocks[::16]
+    del blocks
+    torch.ones(20 * 2**18).sum()
+found.append(peak.bytes)
+with open(torch.__path__[0] + "/lib/libtorch_python.so", "rb") as file:
+    with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as code, peak_memory(device) as peak:
+        sum(code[i] for i in range(0, 16 * 2**20, 4096))
+found.append(peak.bytes)
+print(json.dumps(found))
+"""
+
+
+def test_peak_of_a_fresh_process() -> None:
+    """The largest of what was held at once; that what was freed is given back."""
+    done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
+    one, largest, nothing, many, elsewhere, after, file = json.loads(done.stdout)
+    assert elsewhere is None, "memory of another device is not this process's"
+    if glibc() is None:
+        assert (one, largest, nothing, many, after, file) == (None,) * 6
+        return
+    assert one == pytest.approx(32 * MIB, rel=0.03)
+    assert largest == pytest.approx(48 * MIB, rel=0.03)
+    assert nothing < MIB
+    assert many == pytest.approx(20 * MIB, rel=0.05)
+    assert after < 30 * MIB, "blocks that stay keep none of those between them"
+    assert file < MIB, "what is in a file is no memory of training"
+
+
+def test_without_glibc_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hellora.model.memory.glibc", lambda: None)
+    release_at_once()
+    with peak_memory(torch.device("cpu")) as peak:
+        torch.ones(10)
+    assert peak.bytes is None
+
+
+def test_without_a_peak_to_reset_nothing_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory
+) -> None:
+    """A container may forbid it."""
+    monkeypatch.setattr("hellora.model.memory.CLEAR", tmp_path)  # writing to a folder is an OSError
+    with peak_memory(torch.device("cpu")) as peak:
+        torch.ones(10)
+    assert peak.bytes is None
+
+
+def test_weights_that_are_tied_count_once() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(5, 7, bias=False)
+            self.b = nn.Linear(5, 7, bias=False)
+            self.b.weight = self.a.weight
+            self.register_buffer("c", torch.zeros(3, dtype=torch.int64))
+
+    assert weights_bytes(Net(), None) == 5 * 7 * 4 + 3 * 8
+    assert weights_bytes(nn.Linear(5, 7), nn.Linear(2, 3)) == (35 + 7) * 4 + (6 + 3) * 4

@@ -37,7 +37,7 @@ from hellora.core.types import Adapter, Policy
 from hellora.methods.allocators.geometric import Pattern, pattern_layers
 from hellora.model.load import ModelSettings, adapter_spec
 from hellora.model.policies import int8_activations
-from hellora.model.resident import BaseModel, Dressed
+from hellora.model.resident import AdaptedModel, BaseModel
 from hellora.tasks import Batch, Outputs
 from hellora.tasks.image_classification import ImageClassification
 
@@ -103,7 +103,7 @@ def cases() -> list[Case]:
         Case("all 12, int8", everything, Policy(int8_activations=True), 0.30, 0.999),
         Case("all 12, recompute all, int8", everything, Policy(recompute="all", int8_activations=True)),
         Case("all 12, bf16", everything, Policy(bf16=True)),
-        Case("all 12, beside the weight", everything, Policy(fold=False)),
+        Case("all 12, beside the weight", everything, Policy(merge=False)),
     ]
     for capacity, gate in ((6, 0.58), (3, 0.36)):
         for pattern in get_args(Pattern):
@@ -135,10 +135,10 @@ class Bench:
         labels = torch.randint(10, (batch,), generator=rng)
         self.batch: Batch = {"pixel_values": torch.randn(batch, 3, 224, 224, generator=rng), "labels": labels}
 
-    def dressed(self, case: Case) -> Any:
+    def adapted(self, case: Case) -> Any:
         row = np.zeros((LAYERS, RANK), dtype=bool)
         row[list(case.layers)] = True
-        return self.base.dressed(self.adapter, row, train_head=True, policy=case.policy)
+        return self.base.adapted(self.adapter, row, train_head=True, policy=case.policy)
 
     def forward(self, case: Case) -> Outputs:
         rounding = torch.Generator().manual_seed(2)
@@ -147,7 +147,7 @@ class Bench:
             return KIND.outputs(self.base, self.batch)
 
     def kept(self, case: Case) -> int:
-        with self.dressed(case):
+        with self.adapted(case):
             tensors = [*self.base.net.parameters(), *self.base.net.buffers(), *self.batch.values()]
             with MadeAndAlive(tensors) as made:
                 outputs = self.forward(case)
@@ -156,12 +156,12 @@ class Bench:
         return kept
 
     def gradient(self, case: Case) -> Tensor:
-        with self.dressed(case) as dressed:
+        with self.adapted(case) as adapted:
             self.backward(self.forward(case))
-            return gradient_of(dressed)
+            return gradient_of(adapted)
 
     def seconds(self, case: Case) -> float:
-        with self.dressed(case):
+        with self.adapted(case):
             start = time.perf_counter()
             self.backward(self.forward(case))
             return time.perf_counter() - start
@@ -170,9 +170,9 @@ class Bench:
         torch.autograd.backward(outputs.loss_sums.sum())
 
 
-def gradient_of(dressed: Dressed) -> Tensor:
+def gradient_of(adapted: AdaptedModel) -> Tensor:
     """Every gradient in one vector, in float64."""
-    return nn.utils.parameters_to_vector([p.grad for p in dressed.parameters]).double()  # type: ignore[misc]
+    return nn.utils.parameters_to_vector([p.grad for p in adapted.parameters]).double()  # type: ignore[misc]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

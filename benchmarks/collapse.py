@@ -1,12 +1,13 @@
 """Rank collapse on a toy that takes seconds: `python benchmarks/collapse.py`.
 
 Eight clients of ranks 2, 2, 2, 4, 4, 8, 16, 16 fit one 40 × 40 matrix each, by gradient descent on ½ ‖ΔW − T_k‖², from
-a bank of rank 16. Their targets T_k are one matrix of rank 16 with a flat spectrum, each with noise of its own, so that
-a bank of rank 16 can come near their mean. Printed are the relative distance of the global adapter from that mean after
-60 rounds, and how much of the adapter's energy lies beyond rank 2 and rank 8: where methods for unequal ranks lose it.
+a global adapter of rank 16. Their targets T_k are one matrix of rank 16 with a flat spectrum, each with noise of its
+own, so that a global adapter of rank 16 can come near their mean. Printed are the relative distance of the global
+adapter from that mean after 60 rounds, and how much of the adapter's energy lies beyond rank 2 and rank 8: where
+methods for unequal ranks lose it.
 
-FLoRA and FedEx-LoRA may end with a higher rank than the bank's. "SVD at clients": clients factorise what they trained
-anew before they send it, as some codes do; for a mean of factors that is worse still.
+FLoRA and FedEx-LoRA may end with a higher rank than the global adapter's. "SVD at clients": clients factorise what
+they trained anew before they send it, as some codes do; for a mean of factors that is worse still.
 """
 
 from collections.abc import Iterator, Sequence

@@ -76,11 +76,11 @@ POLICIES = (
     Policy(recompute="frozen"),
     Policy(recompute="all"),
     Policy(micro_batch=2),
-    Policy(fold=False),
+    Policy(merge=False),
     Policy(int8_activations=True),
     Policy(bf16=True),
     Policy(prefix_cache="memory"),
-    Policy(recompute="all", micro_batch=1, fold=False),
+    Policy(recompute="all", micro_batch=1, merge=False),
     Policy(recompute="frozen", int8_activations=True),
     Policy(recompute="all", int8_activations=True, bf16=True, micro_batch=2),
     Policy(recompute="frozen", prefix_cache="memory", bf16=True),
@@ -306,15 +306,15 @@ def measure_trials(name: str, count: int) -> Iterator[Trial]:
         if not ranks.any():
             continue
         planner.check((client,), allocation.mask)
-        offer = planner.offer(client, ranks)
-        assert offer is not None
+        estimate = planner.estimate(client, ranks)
+        assert estimate is not None
         row = allocation.mask[0]
         sent = DISPATCHERS[key].dispatch(new_adapter(base.spec, base.initial_head(), 0), row, base.spec)
         bypass = DISPATCHERS[key].bypasses
-        asked = ClientTask(0, 0, 0, sent, row, train, bypass=bypass, policy=offer.policy)
+        asked = ClientTask(0, 0, 0, sent, row, train, bypass=bypass, policy=estimate.policy)
         held, uplink = held_bytes(asked, base, task, examples)
         yield Trial(
-            allocator, offer.policy.in_words, offer.cost.peak_bytes, held, budget.memory_bytes, uplink,
+            allocator, estimate.policy.in_words, estimate.cost.peak_bytes, held, budget.memory_bytes, uplink,
             budget.uplink_bytes,
         )  # fmt: skip
         done += 1

@@ -123,10 +123,12 @@ def panel(
     run, allocation = plan(experiment, round)
     if scores is not None:
         allocation, _ = allocate(run, ServerState(round, Adapter({})), lambda _: np.array(scores))
-    bank = new_adapter(run.spec, {}, 0)
+    global_pair = new_adapter(run.spec, {}, 0)
     clients = sorted((budget_label(run.fleet[c], run.spec), c) for c in allocation.clients)
     rows = np.array([allocation.row(c) for _, c in clients])
-    sent = np.array([arrives(run.method.dispatcher.dispatch(bank, row, run.spec), row, run.spec) for row in rows])
+    sent = np.array(
+        [arrives(run.method.dispatcher.dispatch(global_pair, row, run.spec), row, run.spec) for row in rows]
+    )
     labels = [f"client {c}{', ' * bool(text)}{text}" for (_, text), c in clients]
     return Panel(title or f"round {round}", run.method.factors(round), labels, rows, sent)
 

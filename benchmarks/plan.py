@@ -51,7 +51,7 @@ def child(folder: str) -> None:
     clock, processor = time.perf_counter(), time.process_time()
     plan = plan_budget(table, 1000, 512)
     print(json.dumps([time.perf_counter() - clock, time.process_time() - processor]))
-    assert all(choice.offer is not None for choice in plan.choices)
+    assert all(choice.estimate is not None for choice in plan.choices)
 
 
 def main() -> None:

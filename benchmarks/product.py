@@ -41,7 +41,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def federation(side: int) -> tuple[AdapterSpec, Adapter, Answers]:
-    """A bank with a decaying spectrum, and clients that moved what they were sent by a tenth."""
+    """A global_pair with a decaying spectrum, and clients that moved what they were sent by a tenth."""
     spec = AdapterSpec((ModuleSpec("m", 0, side, side),), ("layer",), max(RANKS), scale=2.0)
     rng = torch.Generator().manual_seed(0)
 
@@ -49,22 +49,24 @@ def federation(side: int) -> tuple[AdapterSpec, Adapter, Answers]:
         return torch.randn(*shape, generator=rng) * side**-0.5
 
     decay = torch.linspace(1.0, 0.5, spec.max_rank)
-    bank = Adapter({"m": LoraPair(decay[:, None] * normal(spec.max_rank, side), normal(side, spec.max_rank), 2.0)})
+    global_pair = Adapter(
+        {"m": LoraPair(decay[:, None] * normal(spec.max_rank, side), normal(side, spec.max_rank), 2.0)}
+    )
     answers = []
     for client in range(CLIENTS):
         row = np.arange(spec.max_rank)[None, :] < RANKS[client % len(RANKS)]
-        sent = Truncate().dispatch(bank, row, spec)
+        sent = Truncate().dispatch(global_pair, row, spec)
         pair = sent.pairs["m"]
         back = LoraPair(pair.A + 0.1 * normal(*pair.A.shape), pair.B + 0.1 * normal(*pair.B.shape), pair.scale)
         task = ClientTask(0, client, client, sent, row, TrainSettings())
         answers.append((task, ClientUpdate(0, client, 10 + client, Adapter({"m": back}))))
-    return spec, bank, answers
+    return spec, global_pair, answers
 
 
-def dense(bank: Adapter, answers: Answers, rank: int, changes: bool) -> Tensor:
+def dense(global_pair: Adapter, answers: Answers, rank: int, changes: bool) -> Tensor:
     """The best approximation of the dense sum in this rank, (d_out, d_in); `changes`: in update form."""
     total = sum(update.weight for _, update in answers)
-    matrix = delta_weight(bank.pairs["m"]) if changes else torch.zeros_like(delta_weight(bank.pairs["m"]))
+    matrix = delta_weight(global_pair.pairs["m"]) if changes else torch.zeros_like(delta_weight(global_pair.pairs["m"]))
     for task, update in answers:
         share = update.weight / total
         matrix += share * delta_weight(update.adapter.pairs["m"])
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=4096, help="rows and columns of the module")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions of the factored side; the fastest counts")
     options = parser.parse_args(arguments)
-    spec, bank, answers = federation(options.side)
+    spec, global_pair, answers = federation(options.side)
     stacked = spec.max_rank + sum(update.adapter.pairs["m"].rank for _, update in answers)
     print(
         f"{options.side} × {options.side}, {CLIENTS} clients, stacked rank {stacked}, {torch.get_num_threads()} threads"
@@ -99,10 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for name, aggregator, changes in methods:
         with LargestTensor() as largest:  # and a warm-up
-            aggregator.aggregate(bank, answers, spec, 0)
-        runs = [timed(lambda a=aggregator: a.aggregate(bank, answers, spec, 0)) for _ in range(options.repeat)]  # type: ignore[misc]
+            aggregator.aggregate(global_pair, answers, spec, 0)
+        runs = [timed(lambda a=aggregator: a.aggregate(global_pair, answers, spec, 0)) for _ in range(options.repeat)]  # type: ignore[misc]
         seconds, result = min(runs, key=lambda run: run[0])
-        slow, expected = timed(lambda c=changes: dense(bank, answers, spec.max_rank, c))  # type: ignore[misc]
+        slow, expected = timed(lambda c=changes: dense(global_pair, answers, spec.max_rank, c))  # type: ignore[misc]
         difference = float((delta_weight(result.pairs["m"]) - expected).norm() / expected.norm())
         share = largest.elements / options.side**2
         print(f"{name:<16}{seconds:9.2f}{slow:9.2f}{slow / seconds:8.1f}{difference:12.1e}{share:16.2f}", flush=True)

@@ -1,7 +1,7 @@
 """What a row of an allocation costs its client: bytes held, bytes sent, operations.
 
     peak(S) = standing + max over moments of the step
-    standing  weights + copies of weights with frozen components folded in + received adapter
+    standing  weights + copies of weights with frozen components merged in + received adapter
               + trained parameters × (value + gradient + optimizer)
     moments   enter + Σ_{k<j} keep_k + forward_j       for every block j
               enter + Σ_k keep_k + head                from the last block to the loss
@@ -37,7 +37,7 @@ FLOAT = 4  # bytes of an adapter's number
 
 
 @dataclass(frozen=True, eq=False)
-class BlockLaws:
+class BlockCoefficients:
     """Coefficients (4, layers) of what blocks hold in one part of a row."""
 
     keep: Floats
@@ -47,10 +47,10 @@ class BlockLaws:
 
 
 @dataclass(frozen=True, eq=False)
-class StepLaws:
+class StepCoefficients:
     """What a step holds under one way of keeping activations. All but those of blocks are (4,)."""
 
-    blocks: Mapping[Part, BlockLaws]
+    blocks: Mapping[Part, BlockCoefficients]
     start: Floats
     enter: Floats
     head: Floats
@@ -60,7 +60,7 @@ class StepLaws:
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class ActivationPolicy:
     """The part of a policy that decides what is kept of an activation."""
 
     recompute: Recompute = "none"
@@ -68,8 +68,8 @@ class Keeping:
     bf16: bool = False
 
     @staticmethod
-    def of(policy: Policy) -> "Keeping":
-        return Keeping(policy.recompute, policy.int8_activations, policy.bf16)
+    def of(policy: Policy) -> "ActivationPolicy":
+        return ActivationPolicy(policy.recompute, policy.int8_activations, policy.bf16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class CostModel:
     """The cost of any row and policy for one model, task, batch shape and method."""
 
     spec: AdapterSpec
-    steps: Mapping[Keeping, StepLaws]
+    steps: Mapping[ActivationPolicy, StepCoefficients]
     weights_bytes: int  # of the base, with its head
     weight_item_bytes: int  # of one number of an adapted weight, where a copy of it is folded
     head_parameters: int  # that train
@@ -119,11 +119,12 @@ class CostModel:
     measured: bool = False  # counted in real steps, because the model's steps need values
 
     def as_record(self) -> dict[str, Any]:
-        """As JSON values, with the laws counted so far: coefficients (of 1, n, r and n·r) by part and layer."""
+        """As JSON values, with the coefficients counted so far: coefficients (of 1, n, r and n·r) by part and layer."""
 
-        def blocks(laws: StepLaws) -> dict[str, Any]:
+        def blocks(coefficients: StepCoefficients) -> dict[str, Any]:
             return {
-                part: {name: law.tolist() for name, law in vars(held).items()} for part, held in laws.blocks.items()
+                part: {name: law.tolist() for name, law in vars(held).items()}
+                for part, held in coefficients.blocks.items()
             }
 
         return {
@@ -132,9 +133,9 @@ class CostModel:
             "head_parameters": self.head_parameters,
             "tokens": self.tokens,
             "operations": {"blocks": self.block_operations.tolist(), "rest": self.head_operations},
-            "laws": [
-                {**asdict(keeping), "refused": laws.refused, "blocks": blocks(laws)}
-                for keeping, laws in self.steps.items()
+            "coefficients": [
+                {**asdict(keeping), "refused": coefficients.refused, "blocks": blocks(coefficients)}
+                for keeping, coefficients in self.steps.items()
             ],
         }
 
@@ -184,7 +185,7 @@ class CostModel:
             sent = np.where(ranks > 0, sent, 0)
         received = FLOAT * int(sent @ self.widths["both"])
         copies = self.weight_item_bytes * int((sent > ranks) @ self.areas)
-        if not policy.fold:  # copies of the frozen components instead
+        if not policy.merge:  # copies of the frozen components instead
             copies = FLOAT * int((sent - ranks) @ self.widths["both"])
         moving = self.trained_parameters(ranks, self.factors) + self.head_parameters
         still = self.trained_parameters(ranks) - self.trained_parameters(ranks, self.factors)
@@ -194,32 +195,34 @@ class CostModel:
     def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
         """The most bytes that training holds at once: base weights, adapter, gradients, optimizer, activations."""
         examples = min(policy.micro_batch or work.batch, work.batch)
-        step = self.step_bytes(ranks, self.steps[self.keeping(ranks, policy)], examples)
-        step = max(step + self.cached_bytes(ranks, policy, work), self.folding_bytes if policy.fold else 0)
+        step = self.step_bytes(ranks, self.steps[self.activation_policy(ranks, policy)], examples)
+        step = max(step + self.cached_bytes(ranks, policy, work), self.merging_bytes if policy.merge else 0)
         return round(self.standing_bytes(ranks, policy) + step)
 
     @cached_property
-    def folding_bytes(self) -> int:
+    def merging_bytes(self) -> int:
         """What folding holds for a moment, before training: a dense update of the largest module, twice."""
         return 2 * FLOAT * max(module.d_in * module.d_out for module in self.spec.modules)
 
-    def step_bytes(self, ranks: Ranks, laws: StepLaws, examples: int) -> float:
+    def step_bytes(self, ranks: Ranks, coefficients: StepCoefficients, examples: int) -> float:
         """The most that one step on so many examples holds besides what is there before and after it."""
         n = np.array([1.0, examples, 0.0, 0.0])
         by_rank = np.stack([np.ones(len(ranks)), np.full(len(ranks), examples), ranks, ranks * examples])
         keep, forward, release, backward = np.zeros((4, len(ranks)))
         for part, where in self.parts(ranks).items():
             left_out = self.bypasses and part in ("off", "frozen")  # it only runs once, to see what it returns
-            block = laws.blocks["off" if left_out else part]
+            block = coefficients.blocks["off" if left_out else part]
             forward[where] = (block.forward * by_rank).sum(0)[where]
             if not left_out:
                 keep[where] = (block.keep * by_rank).sum(0)[where]
                 release[where] = (block.release * by_rank).sum(0)[where]
                 backward[where] = (block.backward * by_rank).sum(0)[where]
-        before = n @ laws.enter + np.concatenate([[0.0], np.cumsum(keep)])
-        after = n @ laws.end + np.concatenate([[0.0], np.cumsum(release)])
+        before = n @ coefficients.enter + np.concatenate([[0.0], np.cumsum(keep)])
+        after = n @ coefficients.end + np.concatenate([[0.0], np.cumsum(release)])
         blocks = max((before[:-1] + forward).max(), (after[:-1] + backward).max())
-        ends = max(n @ laws.start, before[-1] + n @ laws.head, after[-1] + n @ laws.head_backward)
+        ends = max(
+            n @ coefficients.start, before[-1] + n @ coefficients.head, after[-1] + n @ coefficients.head_backward
+        )
         return float(max(blocks, ends))
 
     def cached_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
@@ -238,9 +241,11 @@ class CostModel:
         whole = work.examples * self.hidden_bytes
         return whole if policy.prefix_cache_bytes is None else min(whole, policy.prefix_cache_bytes)
 
-    def keeping(self, ranks: Ranks, policy: Policy) -> Keeping:
-        """Which laws hold: where no block is frozen above the shallowest that trains, none of these is run again."""
-        how = Keeping.of(policy)
+    def activation_policy(self, ranks: Ranks, policy: Policy) -> ActivationPolicy:
+        """Which coefficients hold: where no block is frozen above the shallowest that trains, none of these is run
+        again.
+        """
+        how = ActivationPolicy.of(policy)
         idle = how.recompute == "frozen" and not self.parts(ranks)["frozen"].any()
         return replace(how, recompute="none") if idle else how
 

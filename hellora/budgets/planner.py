@@ -18,7 +18,7 @@ from hellora.core.errors import InputError
 from hellora.core.types import Budget, ClientProfile, Mask, Policy, Recompute, TrainSettings
 from hellora.core.units import in_bytes
 
-RESERVE = 0.05  # of what a step holds, kept free for what the laws do not see
+RESERVE = 0.05  # of what a step holds, kept free for what the coefficients do not see
 MICRO_BATCH_SLOWDOWN = 0.12  # of a batch in two halves, four quarters …, each time
 INT8_SLOWDOWN = 0.5  # measured is 0.1; but it is not exact, so that what is comes first
 
@@ -29,7 +29,7 @@ Question = tuple[Budget, float | None, Work, bytes]  # a client's means, and the
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class Estimate:
     """How a client can train a row, and what that is predicted to cost; `seconds` None: its speed is not known."""
 
     policy: Policy
@@ -45,20 +45,22 @@ class Planner:
     train: TrainSettings
     policy: Policy = Policy()
     may: tuple[str, ...] = EXACT
-    offers: dict[Question, Offer | None] = field(default_factory=dict)  # known so far
+    estimates: dict[Question, Estimate | None] = field(default_factory=dict)  # known so far
     fitting: dict[Question, bool] = field(default_factory=dict)
 
-    def offer(self, client: ClientProfile, ranks: Ranks) -> Offer | None:
+    def estimate(self, client: ClientProfile, ranks: Ranks) -> Estimate | None:
         """The fastest way to train `ranks` (layers,) within the client's budget; None if there is none."""
         key = self.key(client, ranks)
-        if key not in self.offers:
+        if key not in self.estimates:
             work = self.work(client)
             fastest = sorted(self.usable(work), key=lambda policy: self.operations(ranks, policy, work))
-            self.offers[key] = self.first_that_fits(client, ranks, fastest)
-        return self.offers[key]
+            self.estimates[key] = self.first_that_fits(client, ranks, fastest)
+        return self.estimates[key]
 
     def fits(self, client: ClientProfile, ranks: Ranks) -> bool:
-        """True if there is any way. Those without recomputation come first, whose laws are the fastest to count."""
+        """True if there is any way. Those without recomputation come first, whose coefficients are the fastest to
+        count.
+        """
         if not ranks.any():
             return True
         key = self.key(client, ranks)
@@ -69,10 +71,12 @@ class Planner:
     def key(self, client: ClientProfile, ranks: Ranks) -> Question:
         return client.budget, client.speed, self.work(client), ranks.astype(np.int64).tobytes()
 
-    def first_that_fits(self, client: ClientProfile, ranks: Ranks, policies: Sequence[Policy]) -> Offer | None:
-        """An offer of the first policy under which the row fits. The laws that later ones need stay uncounted."""
-        offers = (self.offer_of(client, ranks, policy) for policy in policies)
-        return next((offer for offer in offers if self.within(client.budget, offer)), None)
+    def first_that_fits(self, client: ClientProfile, ranks: Ranks, policies: Sequence[Policy]) -> Estimate | None:
+        """An estimate of the first policy under which the row fits. The coefficients that later ones need stay
+        uncounted.
+        """
+        estimates = (self.estimate_of(client, ranks, policy) for policy in policies)
+        return next((estimate for estimate in estimates if self.within(client.budget, estimate)), None)
 
     def trains(self, client: ClientProfile) -> bool:
         """True if the client can train anything at all."""
@@ -87,16 +91,16 @@ class Planner:
         """The policies that may be used, without micro-batches as large as a batch."""
         return [policy for policy in self.policies if policy.micro_batch is None or policy.micro_batch < work.batch]
 
-    def offer_of(self, client: ClientProfile, ranks: Ranks, policy: Policy) -> Offer:
+    def estimate_of(self, client: ClientProfile, ranks: Ranks, policy: Policy) -> Estimate:
         work = self.work(client)
         seconds = None if client.speed is None else self.operations(ranks, policy, work) / client.speed
-        return Offer(policy, self.model.cost(ranks, policy, work), seconds)
+        return Estimate(policy, self.model.cost(ranks, policy, work), seconds)
 
-    def within(self, budget: Budget, offer: Offer) -> bool:
-        cost = offer.cost
+    def within(self, budget: Budget, estimate: Estimate) -> bool:
+        cost = estimate.cost
         if budget.memory_bytes is not None and self.memory(cost) > budget.memory_bytes:
             return False
-        if budget.seconds is not None and (offer.seconds is None or offer.seconds > budget.seconds):
+        if budget.seconds is not None and (estimate.seconds is None or estimate.seconds > budget.seconds):
             return False
         return budget.uplink_bytes is None or cost.uplink_bytes <= budget.uplink_bytes
 
@@ -127,11 +131,11 @@ class Planner:
         halves = [2**i for i in range(math.ceil(math.log2(max(self.train.batch_size, 1))))]
         micro = [own.micro_batch, *(size for size in halves if size < (own.micro_batch or math.inf))]
         return tuple(
-            replace(own, recompute=how, micro_batch=size, fold=fold, int8_activations=int8, bf16=bf16)
-            for how, size, fold, int8, bf16 in product(
+            replace(own, recompute=how, micro_batch=size, merge=merge, int8_activations=int8, bf16=bf16)
+            for how, size, merge, int8, bf16 in product(
                 recompute,
                 micro if "micro_batch" in may else [own.micro_batch],
-                [True, False] if own.fold and "beside" in may else [own.fold],
+                [True, False] if own.merge and "beside" in may else [own.merge],
                 [False, True][own.int8_activations : 1 + (own.int8_activations or "int8_activations" in may)],
                 [False, True][own.bf16 : 1 + (own.bf16 or "bf16" in may)],
             )
@@ -149,10 +153,10 @@ class Planner:
     def explain(self, client: ClientProfile) -> str:
         """Why nothing fits a client, and the least that would."""
         policies = self.usable(self.work(client))
-        least = [self.offer_of(client, ranks, policy) for ranks in self.smallest_rows for policy in policies]
-        parts = [f"memory {in_bytes(min(self.memory(offer.cost) for offer in least))}"]
-        parts += [f"uplink {in_bytes(min(offer.cost.uplink_bytes for offer in least))}"]
-        times = [offer.seconds for offer in least if offer.seconds is not None]
+        least = [self.estimate_of(client, ranks, policy) for ranks in self.smallest_rows for policy in policies]
+        parts = [f"memory {in_bytes(min(self.memory(estimate.cost) for estimate in least))}"]
+        parts += [f"uplink {in_bytes(min(estimate.cost.uplink_bytes for estimate in least))}"]
+        times = [estimate.seconds for estimate in least if estimate.seconds is not None]
         parts += [f"{min(times):.3g} s"] if times else []
         return f"nothing fits a client with {in_words(client.budget)}: the least that would is {', '.join(parts)}"
 

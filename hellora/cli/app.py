@@ -21,7 +21,7 @@ from hellora.runs.terminal import default_folder, plain_console, quieten
 
 if TYPE_CHECKING:
     from hellora.budgets.cost import Ranks
-    from hellora.budgets.planner import Offer
+    from hellora.budgets.planner import Estimate
     from hellora.core.types import Budget
     from hellora.experiments.config import Table as Settings
 
@@ -193,7 +193,9 @@ def plan_of_round(source: str, overrides: list[str] | None, round: int) -> None:
         capacity = profile.budget.capacity(spec.num_layers)
         row = [str(client), f"{(ranks > 0).sum()} of {capacity}", ranks_in_words(ranks)]
         if federation.planner is not None:
-            row += offer_in_words(profile.budget, federation.planner.offer(profile, ranks) if ranks.any() else None)
+            row += estimate_in_words(
+                profile.budget, federation.planner.estimate(profile, ranks) if ranks.any() else None
+            )
         table.add_row(*row)
     console = plain_console()
     console.print(table)
@@ -210,14 +212,14 @@ def ranks_in_words(ranks: "Ranks") -> str:
     return " ".join(f"{rank:>2}" if rank else " ·" for rank in ranks.tolist())
 
 
-def offer_in_words(budget: "Budget", offer: "Offer | None") -> list[str]:
+def estimate_in_words(budget: "Budget", estimate: "Estimate | None") -> list[str]:
     """Budget, policy and predicted peak."""
     from hellora.budgets.planner import in_words
     from hellora.core.units import in_bytes
 
-    if offer is None:
+    if estimate is None:
         return [in_words(budget), "–", "–"]
-    return [in_words(budget), offer.policy.in_words, in_bytes(offer.cost.peak_bytes)]
+    return [in_words(budget), estimate.policy.in_words, in_bytes(estimate.cost.peak_bytes)]
 
 
 def plan_of_budget(table: "Settings", examples: int, tokens: int | None, measure: bool) -> None:
@@ -235,13 +237,15 @@ def plan_of_budget(table: "Settings", examples: int, tokens: int | None, measure
     headings += ["measured peak", "error", "operations/s"] if measure else []
     shown = Table(*headings, title=f"{found.experiment.model.name}, {in_words(found.client.budget)}")
     for choice in found.choices:
-        if choice.offer is None:
+        if choice.estimate is None:
             shown.add_row(choice.name, "0", "nothing of this pattern fits", *[""] * (len(headings) - 3))
             continue
-        cost, took = choice.offer.cost, choice.offer.seconds
-        row = [choice.name, str((choice.ranks > 0).sum()), shortened(choice.ranks), choice.offer.policy.in_words]
+        cost, took = choice.estimate.cost, choice.estimate.seconds
+        row = [choice.name, str((choice.ranks > 0).sum()), shortened(choice.ranks), choice.estimate.policy.in_words]
         row += [in_bytes(cost.peak_bytes), in_bytes(cost.uplink_bytes)]
-        row += [f"{found.relative_time(choice.ranks, choice.offer.policy):.2f} ×" if took is None else f"{took:.3g} s"]
+        row += [
+            f"{found.relative_time(choice.ranks, choice.estimate.policy):.2f} ×" if took is None else f"{took:.3g} s"
+        ]
         if measure:
             real = measured[choice.name]
             peak = real.peak_bytes

@@ -91,9 +91,9 @@ class Distillation:
         settings, row = self.settings, whole_row(self.base.spec, rank)
         with (
             seeded(seed_for(seed, "student", rank), self.base.device),
-            self.base.dressed(student, row, self.train_head) as dressed,
+            self.base.adapted(student, row, self.train_head) as adapted,
         ):
-            optimizer = make_optimizer(dressed.parameters, TrainSettings(lr=settings.kd_lr))
+            optimizer = make_optimizer(adapted.parameters, TrainSettings(lr=settings.kd_lr))
             for batch, target in zip(self.batches(seed), targets, strict=True):
                 with autocast(self.base, self.precision):
                     logits = self.task.logits(self.base, batch)
@@ -106,7 +106,7 @@ class Distillation:
                 torch.autograd.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()
-            learned = dressed.read()
+            learned = adapted.read()
         return replace(student, pairs=learned.pairs, head={**student.head, **learned.head})
 
 
@@ -119,10 +119,10 @@ def whole_row(spec: AdapterSpec, rank: int) -> Mask:
 def logits_of(adapter: Adapter, base: BaseModel, task: Task, batch: Batch) -> Tensor:
     """What a prototype says of a batch in eval mode, (rows, classes), in float32.
 
-    Its pairs act as modules, as in its own training. To fold them into the weights for one batch would cost more.
+    Its pairs act as modules, as in its own training. To merge them into the weights for one batch would cost more.
     """
     rank = next(iter(adapter.pairs.values())).rank
-    with base.dressed(adapter, whole_row(base.spec, rank)):
+    with base.adapted(adapter, whole_row(base.spec, rank)):
         base.net.eval()
         return task.logits(base, batch).float()
 

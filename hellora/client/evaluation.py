@@ -33,9 +33,9 @@ def evaluate(
 ) -> Evaluation:
     """The metrics of an adapter on rows (a `datasets.Dataset` with the columns of `kind`), `batch_size` at a time.
 
-    The whole adapter is folded in. Losses are in nats, per example or, of language, per supervised token.
+    The whole adapter is merged in. Losses are in nats, per example or, of language, per supervised token.
     """
-    with torch.no_grad(), base.dressed(adapter):
+    with torch.no_grad(), base.adapted(adapter):
         found = measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size, precision)
         return replace(found, metrics={**found.metrics, **kind.answer_metrics(base, rows)})
 
@@ -50,7 +50,7 @@ def predict(
     """
     encoded = kind.encode(base, rows)
     found: dict[int, Tensor] = {}
-    with base.dressed(adapter):
+    with base.adapted(adapter):
         for indices in evaluation_batches(encoded, batch_size):
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
             with autocast(base, precision):
@@ -106,13 +106,13 @@ def sum_of_squares(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encod
     total = np.zeros(base.spec.num_layers)
     for indices in evaluation_batches(encoded, batch_size or 1):
         copies = None if batch_size is None else len(indices)
-        with base.dressed(adapter, everything, copies=copies) as dressed:
+        with base.adapted(adapter, everything, copies=copies) as adapted:
             base.net.eval()
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
             with autocast(base, "fp32"):
                 outputs = kind.outputs(base, batch)
             torch.autograd.backward((outputs.loss_sums / outputs.weights.clamp(min=1)).sum())
-            total += squared_norms(dressed.lora, base.spec)
+            total += squared_norms(adapted.lora, base.spec)
     return total
 
 

@@ -74,9 +74,9 @@ class ClientWork:
         for weight in base.net.parameters():
             weight.sum()  # weights in a file are read when they are first used
         try:
-            with base.dressed(new_adapter(spec, base.initial_head(), 0), everything) as dressed:
+            with base.adapted(new_adapter(spec, base.initial_head(), 0), everything) as adapted:
                 torch.autograd.backward(self.task.outputs(base, self.task.blank_batch(base, 4, 32)).loss_sums.sum())
-                make_optimizer(dressed.parameters, TrainSettings()).step()
+                make_optimizer(adapted.parameters, TrainSettings()).step()
         except Exception:  # a task that cannot say what its batches are like, a model that refuses an empty text
             return
 
@@ -110,13 +110,13 @@ def train_client(
     with (
         peak_memory(base.device) as peak,
         seeded(task.seed, base.device),
-        base.dressed(
+        base.adapted(
             task.adapter, task.trained, task.head != "frozen", factors=task.factors, bypass=task.bypass, policy=policy
-        ) as dressed,
+        ) as adapted,
         prefix_cache(base.net, task, spec.layers, len(encoded)) as prefix,
     ):
-        tail = tail_of(dressed.lora, settings).detach() if settings.tail_penalty else None
-        optimizer = make_optimizer(dressed.parameters, settings)
+        tail = tail_of(adapted.lora, settings).detach() if settings.tail_penalty else None
+        optimizer = make_optimizer(adapted.parameters, settings)
         for indices in training_batches(encoded, settings, task.seed):
             total = weight = 0.0
             for part in micro_batches(indices, policy.micro_batch):
@@ -126,13 +126,13 @@ def train_client(
                 loss = outputs.loss_sums.sum()
                 torch.autograd.backward(loss)
                 total, weight = total + float(loss.detach()), weight + float(outputs.weights.sum())
-            scale_gradients(dressed.parameters, 1 / max(weight, 1.0))
+            scale_gradients(adapted.parameters, 1 / max(weight, 1.0))
             if tail is not None:
-                torch.autograd.backward(settings.tail_penalty * tail_of(dressed.lora, settings))
+                torch.autograd.backward(settings.tail_penalty * tail_of(adapted.lora, settings))
             if task.report_layer_scores:
-                squares += squared_norms(dressed.lora, spec)
+                squares += squared_norms(adapted.lora, spec)
             if settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_(dressed.parameters, settings.clip_norm)
+                nn.utils.clip_grad_norm_(adapted.parameters, settings.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
             steps += 1
@@ -140,9 +140,9 @@ def train_client(
                 raise TrainingError(f"the loss became {total} at step {steps}; a smaller train.lr may help")
             loss_sum, weight_sum = loss_sum + total, weight_sum + weight
         rank = None
-        if tail is not None and tail_of(dressed.lora, settings) < tail:
+        if tail is not None and tail_of(adapted.lora, settings) < tail:
             rank = kept_rank(int(task.trained.sum(axis=1).max()), settings)
-        adapter = dressed.read()
+        adapter = adapted.read()
     scores = None
     if task.report_layer_scores:
         scores = torch.from_numpy(np.where(task.trained.any(axis=1), squares / steps, np.nan))

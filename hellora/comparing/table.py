@@ -48,7 +48,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Interval:
     """A mean over n seeds, with half the width of its 95 % interval where there is one."""
 
     mean: float
@@ -64,7 +64,7 @@ class Row:
     method: str
     metric: str
     seeds: tuple[int, ...]
-    values: Mapping[str, Estimate]
+    values: Mapping[str, Interval]
     evaluated_on: str
     tuned: Mapping[str, Any] = field(default_factory=dict)
     best: bool = False  # the best mean of its setting, among what was measured on the same data
@@ -74,18 +74,18 @@ class Row:
 # ----------------------------------------------------------------------------------------------------------- statistics
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def interval_of(values: Sequence[float]) -> Interval:
     """Mean and Student's 95 % interval; one value has none."""
     n = len(values)
     half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None
-    return Estimate(float(np.mean(values)), half, n)
+    return Interval(float(np.mean(values)), half, n)
 
 
 def is_above(mine: Mapping[int, float], theirs: Mapping[int, float], lower_is_better: bool = False) -> bool | None:
     """True if the interval of the paired differences (by seed) is wholly on the good side; None below two pairs."""
     sign = -1 if lower_is_better else 1
     differences = [sign * (mine[seed] - theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
-    found = estimate(differences) if len(differences) > 1 else None
+    found = interval_of(differences) if len(differences) > 1 else None
     return None if found is None or found.half is None else found.mean - found.half > 0
 
 
@@ -162,7 +162,7 @@ def rows_of(
                 method=method,
                 metric=metric,
                 seeds=tuple(cell.seed for cell in cells),
-                values={name: estimate([found[cell][name] for cell in cells]) for name in columns},
+                values={name: interval_of([found[cell][name] for cell in cells]) for name in columns},
                 evaluated_on=runs[cells[0]].summary["data"]["evaluated_on"],
                 tuned=(tuned or {}).get((setting, method), {}),
             )

@@ -45,9 +45,9 @@ def joined(pair: LoraPair, other: LoraPair) -> LoraPair:
 
 
 def trained_components(pair: LoraPair, row: Mask) -> Tensor:
-    """Which components of a dispatched pair are trained, (rank,) bool; `row` (max_rank,) is of the bank.
+    """Which components of a dispatched pair are trained, (rank,) bool; `row` (max_rank,) is of the global adapter.
 
-    A dispatched pair has all components of the bank, or only the trained ones.
+    A dispatched pair has all components of the global adapter, or only the trained ones.
     """
     if pair.rank == len(row):
         return torch.tensor(row)
@@ -70,7 +70,8 @@ def prototype_row(trained: Mask) -> Mask:
     """A client's row over the components of the prototype of its rank, (layers, rank).
 
     Its rank is the most components that it trains in a layer. A prototype has as many; where the client trains fewer,
-    they are the first ones. The prototype of the largest rank is the bank, of which it trains what `trained` says.
+    they are the first ones. The prototype of the largest rank is the global adapter, of which it trains what `trained`
+    says.
     """
     counts = trained.sum(axis=1)
     rank = int(counts.max())
@@ -78,7 +79,9 @@ def prototype_row(trained: Mask) -> Mask:
 
 
 def prototype_of(adapter: Adapter, rank: int, spec: AdapterSpec) -> Adapter:
-    """The global adapter of one rank, alone. One that does not exist yet is the first `rank` components of the bank."""
+    """The global adapter of one rank, alone. One that does not exist yet is the first `rank` components of the global
+    adapter.
+    """
     if rank in adapter.prototypes:
         return adapter.prototypes[rank]
     pairs = adapter.pairs
@@ -88,7 +91,7 @@ def prototype_of(adapter: Adapter, rank: int, spec: AdapterSpec) -> Adapter:
 
 
 def prototypes_of(adapter: Adapter, spec: AdapterSpec) -> dict[int, Adapter]:
-    """Every global adapter that exists, by its rank, ascending; the last one is the bank."""
+    """Every global adapter that exists, by its rank, ascending; the last one is the global adapter."""
     return {rank: prototype_of(adapter, rank, spec) for rank in (*sorted(adapter.prototypes), spec.max_rank)}
 
 

@@ -85,7 +85,7 @@ class Qr:
         return torch.ormqr(self.reflectors[:, : len(self.tau)], self.tau, padded)
 
 
-def to_bank(svd: ThinSVD, scale: float, idle_A: Tensor) -> LoraPair:
+def to_global(svd: ThinSVD, scale: float, idle_A: Tensor) -> LoraPair:
     """The balanced pair of the first components, in as many as `idle_A` (rank, d_in) has rows, and in its dtype.
 
     A component that the matrix does not fill has B = 0 and its row of `idle_A`: it adds nothing, and can be trained.

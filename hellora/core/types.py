@@ -88,7 +88,7 @@ class AdapterSpec:
 
     modules: tuple[ModuleSpec, ...]  # in the model's order
     layers: tuple[str, ...]  # a layer is a transformer block, named like "encoder.layer.3"
-    max_rank: int  # of the bank, the server's global pairs
+    max_rank: int  # of the global adapter, the server's global pairs
     scale: float  # alpha / rank, the same for every rank
 
     @property
@@ -243,7 +243,7 @@ class Policy:
         prefix_cache: where the output of the blocks below the shallowest trained one is kept, batch by batch, for
             when the batch comes again; that takes `TrainSettings.same_batches`
         prefix_cache_bytes: what the cache may take; what does not fit is computed again. None = no limit
-        fold: frozen rank components are added to a copy of their weight, which costs memory; False: they are
+        merge: frozen rank components are added to a copy of their weight, which costs memory; False: they are
             kept beside it, which costs time
     """
 
@@ -253,7 +253,7 @@ class Policy:
     micro_batch: int | None = None
     prefix_cache: Literal["none", "memory", "disk"] = "none"
     prefix_cache_bytes: int | None = None
-    fold: bool = True
+    merge: bool = True
 
     @property
     def in_words(self) -> str:
@@ -262,14 +262,14 @@ class Policy:
         parts += [name for name in ("int8_activations", "bf16") if getattr(self, name)]
         parts += [] if self.micro_batch is None else [f"micro_batch {self.micro_batch}"]
         parts += [f"prefix_cache ({self.prefix_cache})"] if self.prefix_cache != "none" else []
-        return ", ".join(parts + ["beside"] * (not self.fold)) or "plain"
+        return ", ".join(parts + ["beside"] * (not self.merge)) or "plain"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientTask:
     """All that one client needs for one round, and nothing of other clients.
 
-    A pair of `adapter` has every rank component of the bank, or only those that the client trains.
+    A pair of `adapter` has every rank component of the global adapter, or only those that the client trains.
     """
 
     round: int

@@ -1,4 +1,4 @@
-"""Count a model's cost laws (`cost.py`). A few steps without values (`tracing.py`), each with another row, say
+"""Count a model's cost coefficients (`cost.py`). A few steps without values (`tracing.py`), each with another row, say
 what each block holds in every part that it can play; no weights are needed, and nothing is computed. A model whose
 steps need values (it routes tokens by them, or looks for one) takes the same steps for real, with zeros for weights.
 
@@ -21,11 +21,11 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hellora.budgets.cost import BlockLaws, CostModel, Keeping, Part, StepLaws
+from hellora.budgets.cost import ActivationPolicy, BlockCoefficients, CostModel, Part, StepCoefficients
 from hellora.core.codec import num_scales
 from hellora.core.errors import InputError
 from hellora.core.types import AdapterSpec, Factors, TrainSettings, WireFormat
-from hellora.costing.traced_rows import Laws, Shape, Tracer
+from hellora.costing.traced_rows import Fit, Shape, Tracer
 from hellora.costing.tracing import without_values
 from hellora.methods.protocols import Method
 from hellora.model.resident import BaseModel, Bypass
@@ -55,8 +55,8 @@ def calibrate(
     device: str = "cpu",
     wire: WireFormat = "fp32",
 ) -> CostModel:
-    """The cost laws of a base without weights (meta device) for batches of `shape`, on a device of the kind "cpu" or
-    "cuda".
+    """The cost coefficients of a base without weights (meta device) for batches of `shape`, on a device of the kind
+    "cpu" or "cuda".
 
     `base` is changed, and of no further use.
     """
@@ -92,7 +92,7 @@ def calibrate(
     head = [] if method.head == "frozen" else list(tracer.head().values())
     return CostModel(
         spec=spec,
-        steps=CountedLaws(tracer, sample),
+        steps=CountedCoefficients(tracer, sample),
         weights_bytes=weights,
         weight_item_bytes=width,
         head_parameters=sum(tensor.numel() for tensor in head),
@@ -151,21 +151,21 @@ def whole(block: nn.Module) -> nn.Module:
     return block.block[0] if isinstance(block, Bypass) else block
 
 
-class CountedLaws(dict[Keeping, StepLaws]):
-    """The laws of a model under every way of keeping activations, each counted when it is first asked for."""
+class CountedCoefficients(dict[ActivationPolicy, StepCoefficients]):
+    """The coefficients of a model under every way of keeping activations, each counted when it is first asked for."""
 
     def __init__(self, tracer: Tracer, sample: Sample) -> None:
         super().__init__()
         self.tracer, self.sample = tracer, sample
 
-    def __missing__(self, how: Keeping) -> StepLaws:
+    def __missing__(self, how: ActivationPolicy) -> StepCoefficients:
         try:
             self[how] = self.plain(how) if how.recompute == "none" else self.recomputed(how)
         except Exception as error:  # blocks that cannot be run again, as T5's, which change what they are given
-            if how == Keeping():
+            if how == ActivationPolicy():
                 raise
             why = in_one_line(error)
-            self[how] = replace(self[Keeping()], start=np.array([NEVER, 0.0, 0.0, 0.0]), refused=why)
+            self[how] = replace(self[ActivationPolicy()], start=np.array([NEVER, 0.0, 0.0, 0.0]), refused=why)
         return self[how]
 
     @property
@@ -177,10 +177,10 @@ class CountedLaws(dict[Keeping, StepLaws]):
         """The sample's block that stands for each kind: one that is not the first, if there is any."""
         return [blocks[-1] for blocks in self.sample.of_kind]
 
-    def plain(self, how: Keeping) -> StepLaws:
-        """Laws without recomputation."""
+    def plain(self, how: ActivationPolicy) -> StepCoefficients:
+        """Fit without recomputation."""
         none, whole = self.tracer.traced([], how, by_rank=False), self.tracer.traced(self.every, how)
-        blocks: dict[Part, BlockLaws] = {
+        blocks: dict[Part, BlockCoefficients] = {
             "off": self.blocks([(none, j) for j in self.typical]),
             "first": self.firsts(how, whole),
             "frozen": self.frozen(how),
@@ -188,11 +188,11 @@ class CountedLaws(dict[Keeping, StepLaws]):
         }
         # Autograd keeps nothing of blocks that are off; but whoever calls them may hold on to what goes into the first.
         blocks["off"].keep[:] = 0.0
-        blocks["off"].keep[:, 0] = none.law("keep")[:, 0]
-        ends: dict[str, Any] = {name: np.maximum(none.law(name), whole.law(name)) for name in AT_ENDS}
-        return StepLaws(blocks, **ends)
+        blocks["off"].keep[:, 0] = none.coefficients("keep")[:, 0]
+        ends: dict[str, Any] = {name: np.maximum(none.coefficients(name), whole.coefficients(name)) for name in AT_ENDS}
+        return StepCoefficients(blocks, **ends)
 
-    def recomputed(self, how: Keeping) -> StepLaws:
+    def recomputed(self, how: ActivationPolicy) -> StepCoefficients:
         """Blocks that are run again keep less; the others are as without recomputation."""
         before = self[replace(how, recompute="frozen" if how.recompute == "all" else "none")]
         if how.recompute == "frozen":
@@ -201,7 +201,7 @@ class CountedLaws(dict[Keeping, StepLaws]):
         trained = self.blocks([(whole, j) for j in self.typical])
         return replace(before, blocks={**before.blocks, "first": self.firsts(how, whole), "trained": trained})
 
-    def frozen(self, how: Keeping) -> BlockLaws:
+    def frozen(self, how: ActivationPolicy) -> BlockCoefficients:
         """Every block as one that only hands a gradient down: what it holds does not depend on the rank below it.
 
         Nobody asks for block 0, which is never above one that trains.
@@ -209,14 +209,16 @@ class CountedLaws(dict[Keeping, StepLaws]):
         lowest = self.tracer.traced([0], how, by_rank=False)
         return self.blocks([(lowest, j) for j in self.typical])
 
-    def firsts(self, how: Keeping, whole: "Laws") -> BlockLaws:
+    def firsts(self, how: ActivationPolicy, whole: "Fit") -> BlockCoefficients:
         """Every block as the shallowest that trains. Only into block 0 goes what the blocks' caller may hold on to."""
-        laws = self.blocks([(self.tracer.traced([j], how) if j else whole, j) for j in self.typical])
+        coefficients = self.blocks([(self.tracer.traced([j], how) if j else whole, j) for j in self.typical])
         for name in BY_BLOCK:
-            getattr(laws, name)[:, 0] = whole.law(name)[:, 0]
-        return laws
+            getattr(coefficients, name)[:, 0] = whole.coefficients(name)[:, 0]
+        return coefficients
 
-    def blocks(self, found: Sequence[tuple["Laws", int]]) -> BlockLaws:
-        """The laws of all layers from a trace and a block of the sample for each kind."""
-        by_kind = [{name: laws.law(name)[:, j] for name in BY_BLOCK} for laws, j in found]
-        return BlockLaws(*(np.stack([by_kind[kind][name] for kind in self.sample.kinds], axis=1) for name in BY_BLOCK))
+    def blocks(self, found: Sequence[tuple["Fit", int]]) -> BlockCoefficients:
+        """The coefficients of all layers from a trace and a block of the sample for each kind."""
+        by_kind = [{name: coefficients.coefficients(name)[:, j] for name in BY_BLOCK} for coefficients, j in found]
+        return BlockCoefficients(
+            *(np.stack([by_kind[kind][name] for kind in self.sample.kinds], axis=1) for name in BY_BLOCK)
+        )

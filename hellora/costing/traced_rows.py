@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hellora.budgets.cost import Floats, Keeping
+from hellora.budgets.cost import ActivationPolicy, Floats
 from hellora.client.train import numerics
 from hellora.core.types import Adapter, LoraPair, Mask, ModuleSpec, Policy, TrainSettings
 from hellora.costing.tracing import HeldBytes, StepTrace, trace_step
@@ -49,7 +49,7 @@ class Tracer:
     def adapter(self, rows: Mask, policy: Policy) -> Adapter:
         """What `rows` train, and nothing that would be folded: copies of weights are there before a step."""
         spec = self.base.spec
-        ranks = rows.sum(axis=1) if policy.fold else np.full(spec.num_layers, spec.max_rank)
+        ranks = rows.sum(axis=1) if policy.merge else np.full(spec.num_layers, spec.max_rank)
 
         def pair(module: ModuleSpec) -> LoraPair:
             rank = int(ranks[module.layer])
@@ -62,7 +62,7 @@ class Tracer:
     def step(self, rows: Mask, policy: Policy, examples: int) -> StepTrace:
         """What one step holds that trains `rows` (layers, max_rank)."""
         base, method = self.base, self.method
-        with base.dressed(
+        with base.adapted(
             self.adapter(rows, policy),
             rows,
             method.head != "frozen",
@@ -85,15 +85,15 @@ class Tracer:
         rows[list(layers), :rank] = True
         return rows
 
-    def traced(self, layers: Sequence[int], how: Keeping, by_rank: bool = True) -> "Laws":
-        """The laws of a row: what a step holds at two batch sizes and, where the rank matters, at two ranks."""
+    def traced(self, layers: Sequence[int], how: ActivationPolicy, by_rank: bool = True) -> "Fit":
+        """The coefficients of a row: what a step holds at two batch sizes and, where the rank matters, at two ranks."""
         policy = Policy(how.recompute, how.int8_activations, how.bf16)
         few, many = 1, max(self.shape.examples, 2)
         full, least = self.base.spec.max_rank, 1
         a = self.step(self.row(layers, full), policy, few)
         b = self.step(self.row(layers, full), policy, many)
         c = self.step(self.row(layers, least), policy, many) if by_rank and full > least else b
-        return Laws(a, b, c, few, many, full, least)
+        return Fit(a, b, c, few, many, full, least)
 
     def operations(self) -> tuple[Floats, float, int, int]:
         """Forward of one example: operations of each block, of the rest; bytes and tokens between two blocks."""
@@ -121,7 +121,7 @@ class Tracer:
 
 
 @dataclass(frozen=True, eq=False)
-class Laws:
+class Fit:
     """Three traces of a row, (few, full), (many, full) and (many, least) in examples and rank, as coefficients."""
 
     a: StepTrace
@@ -132,7 +132,7 @@ class Laws:
     full: int
     least: int
 
-    def law(self, name: str) -> Floats:
+    def coefficients(self, name: str) -> Floats:
         """Coefficients (4, …) of 1, n, r and n·r; what grows with the rank grows with the examples, too."""
         a, b, c = (np.asarray(getattr(trace, name), dtype=np.float64) for trace in (self.a, self.b, self.c))
         by_rank = (b - c) / (self.many * max(self.full - self.least, 1))

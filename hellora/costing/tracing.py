@@ -168,7 +168,7 @@ class StepTrace:
 
 
 def trace_step(base: BaseModel, step: Callable[[], tuple[Tensor, Any]], device: str) -> StepTrace:
-    """Count what a step on a base that is dressed holds: a forward pass and its backward.
+    """Count what a step on a base that is adapted holds: a forward pass and its backward.
 
     `step` runs the forward pass and returns the loss, and whatever else lives as long as its gradient is computed. All
     gradients are there before, so that they are no part of it. `device` is the kind of device whose kernels to assume

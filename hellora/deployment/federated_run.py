@@ -30,7 +30,7 @@ from hellora.deployment.flower_tools import (
     program,
     reason,
 )
-from hellora.deployment.supervision import Child, Tell, deaf, kept_alive, leashed
+from hellora.deployment.supervision import Child, Tell, deaf, kept_alive, under_supervisor
 
 START_SECONDS = 60.0  # that a server of our own may take to start
 LOST_SECONDS = 300.0  # that a server may be away while a run is followed
@@ -146,7 +146,7 @@ class Following:
     def log_lines(self) -> Iterator[str]:
         """All that the run has said so far, and what it says until it ends or the server goes away."""
         with subprocess.Popen(
-            leashed(self.flower.command("log", self.run, CONNECTION, "--stream")),
+            under_supervisor(self.flower.command("log", self.run, CONNECTION, "--stream")),
             env=environment(self.flower.home),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hellora.deployment import leash
+from hellora.deployment import supervisor
 
 Tell = Callable[[str], None]
 
@@ -23,7 +23,7 @@ SETTLED = 60.0  # a process that ran for so many seconds starts anew with the fi
 
 @dataclass
 class Child:
-    """A process on a leash. `command` is asked at every start, for a port may have to be another.
+    """A process under a supervisor. `command` is asked at every start, for a port may have to be another.
 
     Its output goes to the end of `log`, or to our stderr. `explain` gets what it has written since its start, and says
     in words for a person why it ended; "" where it cannot tell. It may raise InputError: then no start is tried again.
@@ -43,13 +43,13 @@ class Child:
     begin: int = 0  # of this start's output in `log`
 
     def start(self) -> None:
-        command = leashed(self.command(), self.grace)
+        command = under_supervisor(self.command(), self.grace)
         output: int = sys.stderr.fileno() if self.log is None else os.open(self.log, LOG_FLAGS, 0o600)
         try:
             self.begin = self.log.stat().st_size if self.log is not None else 0
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # its other end: the leash ends when this closes
+                stdin=subprocess.PIPE,  # its other end: the supervisor ends when this closes
                 stdout=output,
                 stderr=output,
                 env=dict(self.environment),
@@ -102,9 +102,11 @@ class Child:
             self.process = None
 
 
-def leashed(command: Sequence[str], grace: float = 5.0) -> list[str]:
-    """The command on a leash: it ends when the pipe to its stdin closes, `grace` seconds after that at the latest."""
-    return [sys.executable, "-I", leash.__file__, str(grace), *command]
+def under_supervisor(command: Sequence[str], grace: float = 5.0) -> list[str]:
+    """The command under a supervisor: it ends when the pipe to its stdin closes, `grace` seconds after that at the
+    latest.
+    """
+    return [sys.executable, "-I", supervisor.__file__, str(grace), *command]
 
 
 @contextmanager

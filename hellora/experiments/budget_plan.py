@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hellora.budgets.cost import Ranks
-from hellora.budgets.planner import RESERVE, Offer, Planner
+from hellora.budgets.planner import RESERVE, Estimate, Planner
 from hellora.client.train import ClientWork, train_client
 from hellora.core.algebra import new_adapter
 from hellora.core.errors import InputError
@@ -36,11 +36,11 @@ STEPS = 2  # measured, after one that is not
 
 @dataclass(frozen=True)
 class Choice:
-    """What an allocator gives the client; no offer where nothing of its kind fits."""
+    """What an allocator gives the client; no estimate where nothing of its kind fits."""
 
     name: str
     ranks: Ranks  # (layers,)
-    offer: Offer | None
+    estimate: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class BudgetPlan:
             *(["no calibration without values for this model: measured in real steps here."] if model.measured else []),
             *(
                 f"{Policy(how.recompute, how.int8_activations, how.bf16).in_words} does not work with this model: "
-                f"{laws.refused}."
-                for how, laws in model.steps.items()
-                if laws.refused
+                f"{found.refused}."
+                for how, found in model.steps.items()
+                if found.refused
             ),
             f"up: the update as {self.experiment.wire.format}. relative time: operations, recomputation and "
             "micro-batches counted in, against training everything plainly"
@@ -125,7 +125,7 @@ def choice_of(name: str, experiment: Experiment, planner: Planner, client: Clien
     run = Federation(spec, (client,), experiment.method, 1, 1, 0, experiment.train, planner=planner)
     allocation, _ = allocate(run, ServerState(0, Adapter({})), lambda _: np.ones(spec.num_layers))
     ranks = allocation.ranks[0]
-    return Choice(name, ranks, planner.offer(client, ranks) if ranks.any() else None)
+    return Choice(name, ranks, planner.estimate(client, ranks) if ranks.any() else None)
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
@@ -177,10 +177,10 @@ def measure(plan: BudgetPlan) -> dict[str, Measured]:
     adapter = new_adapter(base.spec, base.initial_head(), 0)
     found = {}
     for choice in plan.choices:
-        if choice.offer is None:
+        if choice.estimate is None:
             continue
         rows = np.arange(base.spec.max_rank) < choice.ranks[:, None]
-        policy = choice.offer.policy
+        policy = choice.estimate.policy
 
         def steps(count: int, rows: Any = rows, policy: Any = policy) -> Mapping[str, float]:
             train: TrainSettings = replace(experiment.train, steps=count)

@@ -25,8 +25,8 @@ def contradictions(experiment: "Experiment", simulated: bool) -> None:
     aggregator = method.aggregator
     if not method.dispatcher.keeps_components and aggregator.averages_components:
         raise InputError(
-            "method.dispatcher sends other rank components than the bank's, and the aggregator averages by component: "
-            "choose an aggregator of products, such as product_update"
+            "method.dispatcher sends other rank components than the global adapter's, and the aggregator averages by "
+            "component: choose an aggregator of products, such as product_update"
         )
     if not aggregator.keeps_components and method.server_step != ServerStep():
         raise InputError(

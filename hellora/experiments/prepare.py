@@ -206,7 +206,7 @@ def planner_of(experiment: Experiment, bare: BaseModel, tokens: int) -> Planner:
     model = calibrate(bare, experiment.task, shape, experiment.method, experiment.train, device, experiment.wire.format)
     policy = experiment.policy.policy
     if experiment.model.quantization != "none":
-        policy = replace(policy, fold=False)  # nothing is folded into packed weights
+        policy = replace(policy, merge=False)  # nothing is merged into packed weights
     return Planner(
         replace(model, weights_bytes=model.weights_bytes - saved), experiment.train, policy, experiment.policy.may
     )
@@ -277,7 +277,7 @@ def bypass_check(base: BaseModel, task: Task, rows: Any) -> None:
     """A model must work with blocks left out. T5's hand each other more than hidden states."""
     nothing = np.zeros((base.spec.num_layers, base.spec.max_rank), dtype=bool)
     try:
-        with torch.no_grad(), base.dressed(Adapter({}, base.initial_head()), nothing, bypass=True):
+        with torch.no_grad(), base.adapted(Adapter({}, base.initial_head()), nothing, bypass=True):
             measure(lambda batch: task.outputs(base, batch), base, task, rows, batch_size=1)
     except Exception as error:  # whatever a model's code raises
         raise InputError(

@@ -209,7 +209,7 @@ class PolicySettings:
             micro_batch=self.micro_batch,
             prefix_cache="memory" if "prefix_cache" in use else "disk" if "prefix_cache_on_disk" in use else "none",
             prefix_cache_bytes=None if limit is None else parse_bytes(limit, "policy.prefix_cache_bytes"),
-            fold="beside" not in use,
+            merge="beside" not in use,
         )
 
 

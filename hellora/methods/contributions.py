@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hellora.core.algebra import components, mean_head, new_pair, trained_components
-from hellora.core.low_rank import Term, thin_svd, to_bank
+from hellora.core.low_rank import Term, thin_svd, to_global
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.protocols import Answers
 
@@ -21,7 +21,7 @@ class Contribution:
     """One client's part in one module. `before`, `after` and `rest` together are what acted at the client."""
 
     share: float  # p_k; those of a module add up to 1
-    rows: Tensor  # (max_rank,) bool: the components of the bank that it trained
+    rows: Tensor  # (max_rank,) bool: the components of the global adapter that it trained
     before: LoraPair  # what it trained, as it was dispatched: D_k
     after: LoraPair  # the same components as it returned them: B_k, A_k
     rest: LoraPair  # what else it was sent of the module and kept frozen; often of rank 0
@@ -100,36 +100,37 @@ def coordinate_wise(
     return replace(adapter, pairs=pairs, head=head)
 
 
-def mean_held(bank: LoraPair, parts: Sequence[Contribution]) -> list[Term]:
+def mean_held(global_pair: LoraPair, parts: Sequence[Contribution]) -> list[Term]:
     """Σ_k p_k ΔW_k, ΔW_k being all that acts at client k: the value form. What was cut off at dispatch counts as 0."""
-    frozen = with_bank(bank, 0.0, [(part.share, ~part.rows, part.rest) for part in parts])
+    frozen = with_global(global_pair, 0.0, [(part.share, ~part.rows, part.rest) for part in parts])
     return [*frozen, *[(part.share, part.after) for part in parts]]
 
 
-def mean_moved(bank: LoraPair, parts: Sequence[Contribution], eta: float = 1.0) -> list[Term]:
-    """ΔW + η Σ_k p_k (s_k B_k A_k − D_k): the update form. What a client did not train stays as it is in the bank.
+def mean_moved(global_pair: LoraPair, parts: Sequence[Contribution], eta: float = 1.0) -> list[Term]:
+    """ΔW + η Σ_k p_k (s_k B_k A_k − D_k): the update form. What a client did not train stays as it is in the global
+    adapter.
 
     The same as the value form where η = 1 and nothing was cut off at dispatch.
     """
-    left = with_bank(bank, 1.0, [(-eta * part.share, part.rows, part.before) for part in parts])
+    left = with_global(global_pair, 1.0, [(-eta * part.share, part.rows, part.before) for part in parts])
     return [*left, *[(eta * part.share, part.after) for part in parts]]
 
 
-def with_bank(bank: LoraPair, start: float, parts: Iterable[tuple[float, Tensor, LoraPair]]) -> list[Term]:
+def with_global(global_pair: LoraPair, start: float, parts: Iterable[tuple[float, Tensor, LoraPair]]) -> list[Term]:
     """start · ΔW + Σ w · pair, for parts (w, rows, pair).
 
-    A pair that is the bank's own `rows` only changes the weights of the bank's components, so that the stacked rank
-    does not grow with the number of clients.
+    A pair that is the global adapter's own `rows` only changes the weights of the global adapter's components, so that
+    the stacked rank does not grow with the number of clients.
     """
-    weights = torch.full((bank.rank,), start, dtype=torch.float64)
+    weights = torch.full((global_pair.rank,), start, dtype=torch.float64)
     others: list[Term] = []
     for weight, rows, pair in parts:
-        if torch.equal(pair.A, bank.A[rows]) and torch.equal(pair.B, bank.B[:, rows]):
+        if torch.equal(pair.A, global_pair.A[rows]) and torch.equal(pair.B, global_pair.B[:, rows]):
             weights[rows] += weight
         elif pair.rank:
             others.append((weight, pair))
     weights[weights.abs() < 1e-12] = 0.0  # shares add up to 1 but for rounding
-    return [(1.0, LoraPair(bank.A.double(), bank.B.double() * weights, bank.scale)), *others]
+    return [(1.0, LoraPair(global_pair.A.double(), global_pair.B.double() * weights, global_pair.scale)), *others]
 
 
 def factorised_anew(
@@ -140,7 +141,7 @@ def factorised_anew(
     weighting: Weighting,
     terms: Callable[[LoraPair, Sequence[Contribution]], list[Term]],
 ) -> Adapter:
-    """The adapter with SVD_R(Σ terms(bank, parts)) in every module that somebody trained, and the mean head.
+    """The adapter with SVD_R(Σ terms(global_pair, parts)) in every module that somebody trained, and the mean head.
 
     Components beyond the rank of the sum are drawn from `seed`.
     """
@@ -150,5 +151,5 @@ def factorised_anew(
     for module in spec.modules:
         if parts := contributions(module, answers, weighting):
             found = thin_svd(terms(pairs[module.name], parts), spec.max_rank)
-            pairs[module.name] = to_bank(found, spec.scale, new_pair(module, spec, seed).A)
+            pairs[module.name] = to_global(found, spec.scale, new_pair(module, spec, seed).A)
     return replace(adapter, pairs=pairs, head=aggregated_head(answers, weighting))

@@ -128,7 +128,9 @@ class Dispatcher(ABC):
     """Cut the global adapter to what one client receives."""
 
     bypasses: ClassVar[bool] = False  # True: the client leaves out the blocks in which it trains nothing
-    keeps_components: ClassVar[bool] = True  # False: what it sends is not made of the bank's own rank components
+    keeps_components: ClassVar[bool] = (
+        True  # False: what it sends is not made of the global adapter's own rank components
+    )
     sends_untrained: ClassVar[bool] = True  # False: a pair in which a client trains has only what it trains
     sends_prototypes: ClassVar[bool] = False  # True: a client of a smaller rank gets the prototype of its rank
 
@@ -145,12 +147,12 @@ class Aggregator(ABC):
 
     keeps_components: ClassVar[bool] = True
     """True: a rank component stays itself from round to round, and one that nobody trained is bit-identical. False: the
-    bank is factorised anew (SVD), or hands a part to the residual, so that nothing may be remembered by component; a
-    layer that nobody trained is bit-identical all the same."""
+    global_pair is factorised anew (SVD), or hands a part to the residual, so that nothing may be remembered by
+    component; a layer that nobody trained is bit-identical all the same."""
 
     averages_components: ClassVar[bool] = True
-    """True: components are averaged one by one, so that the dispatcher must send the bank's own. False: only the
-    products B A of clients count, whatever their components are."""
+    """True: components are averaged one by one, so that the dispatcher must send the global adapter's own. False: only
+    the products B A of clients count, whatever their components are."""
 
     trains: ClassVar[tuple[Trains, ...]] = ("both", "B", "alternate")
     """What `method.trains` may be. A alone never is: as long as B is 0, it has no gradient."""
@@ -162,7 +164,7 @@ class Aggregator(ABC):
     """True: a component of a trained module that a client did not train counts as padding, so it must not be sent."""
 
     leaves_residual: ClassVar[bool] = False
-    """True: what clients receive grows with the rounds, by a residual that is folded into every adapted weight."""
+    """True: what clients receive grows with the rounds, by a residual that is merged into every adapted weight."""
 
     distils: ClassVar[bool] = False
     """True: it keeps a prototype for every rank, and what it returns is to be distilled on public data."""

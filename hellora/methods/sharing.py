@@ -33,8 +33,8 @@ def private_part(
 ) -> dict[str, Tensor]:
     """What of its own a client keeps for its next task, by flat name: its head, the factor that is not shared.
 
-    That factor has all rank components of the bank: what the client trained, and the rest as in `before`, its adapter
-    until now.
+    That factor has all rank components of the global adapter: what the client trained, and the rest as in `before`,
+    its adapter until now.
     """
     own: dict[str, Tensor] = {}
     if method.head == "local":

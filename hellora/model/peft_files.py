@@ -114,7 +114,7 @@ def save_merged(adapter: Adapter, folder: Path, base: BaseModel, settings: Model
             f"--merged: the base is quantised ({settings.quantization}), and nothing is added to such weights: "
             f"leave out --merged, and load the adapter beside them"
         )
-    with base.dressed(adapter):
+    with base.adapted(adapter):
         base.net.save_pretrained(str(folder))
     base.processor.save_pretrained(str(folder))
     if base.head is not None:

@@ -21,7 +21,7 @@ from hellora.core.types import ClientTask, Mask, Policy, TrainSettings
 from hellora.model.policies import forward_replaced
 
 
-class Shelf(ABC):
+class TensorStore(ABC):
     """Where tensors are kept by name, up to `limit` bytes of them. What is kept is never replaced."""
 
     def __init__(self, limit: int | None) -> None:
@@ -44,7 +44,7 @@ class Shelf(ABC):
         """A copy of what was kept, on its device; None if nothing was."""
 
 
-class InMemory(Shelf):
+class InMemory(TensorStore):
     """Tensors stay on the device where they are."""
 
     def __init__(self, limit: int | None = None) -> None:
@@ -59,7 +59,7 @@ class InMemory(Shelf):
         return None if found is None else found.clone()  # the model may write into it
 
 
-class OnDisk(Shelf):
+class OnDisk(TensorStore):
     """Tensors go to one file, end to end."""
 
     def __init__(self, file: IO[bytes], limit: int | None = None) -> None:
@@ -88,8 +88,8 @@ def as_bytes(tensor: Tensor) -> memoryview:
 
 
 @contextmanager
-def shelf_of(policy: Policy) -> Iterator[Shelf]:
-    """An empty shelf of the policy's kind and size. Its file has no name: it is gone however the process ends."""
+def store_of(policy: Policy) -> Iterator[TensorStore]:
+    """An empty store of the policy's kind and size. Its file has no name: it is gone however the process ends."""
     if policy.prefix_cache == "disk":
         with TemporaryFile() as file:
             yield OnDisk(file, policy.prefix_cache_bytes)
@@ -106,8 +106,8 @@ class PrefixCache:
     pass that runs the blocks is watched. Once one is otherwise (`chain` is then False), the blocks just run.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], shelf: Shelf) -> None:
-        self.blocks, self.shelf = blocks, shelf
+    def __init__(self, blocks: Sequence[nn.Module], store: TensorStore) -> None:
+        self.blocks, self.store = blocks, store
         self.chain = True
         self.others: dict[int, tuple[None, ...]] = {}  # of blocks that answer with a tuple: what follows the tensor
         self.name = b""  # of this batch
@@ -119,7 +119,7 @@ class PrefixCache:
     def batch(self, indices: npt.NDArray[np.int64]) -> Iterator[None]:
         """One forward pass over the examples `indices`."""
         self.name, self.done = indices.tobytes(), 0
-        self.found = self.shelf.get(self.name) if self.chain else None
+        self.found = self.store.get(self.name) if self.chain else None
         yield
         self.found = self.returned = None
 
@@ -133,7 +133,7 @@ class PrefixCache:
         if self.chain:
             self.watch(place, given, answer)
         if self.chain and self.done == len(self.blocks):
-            self.shelf.put(self.name, self.returned)  # at once: the model may write into it
+            self.store.put(self.name, self.returned)  # at once: the model may write into it
         return answer
 
     def watch(self, place: int, given: Any, answer: Any) -> None:
@@ -157,8 +157,8 @@ def prefix_cache(net: nn.Module, task: ClientTask, layers: Sequence[str], count:
     wanted = policy.prefix_cache != "none" and passes(task.train, count) > 1 and not task.bypass
     blocks = [net.get_submodule(name) for name in frozen_prefix(layers, task.trained)] if wanted else []
     places = {block: place for place, block in enumerate(blocks)}
-    with shelf_of(policy) as shelf:
-        cache = PrefixCache(blocks, shelf)
+    with store_of(policy) as store:
+        cache = PrefixCache(blocks, store)
         with forward_replaced(blocks, lambda block: partial(cache.run, places[block], block.forward)):
             yield cache
 

@@ -1,6 +1,6 @@
 """The one model of a process, lent to a client and returned untouched.
 
-`BaseModel.dressed` puts LoRA modules where a client trains, folds everything else of the adapter into a copy of the
+`BaseModel.adapted` puts LoRA modules where a client trains, merges everything else of the adapter into a copy of the
 weight it belongs to (or keeps it beside the weight), and on leaving puts the very same parameters back. The base is
 never written to.
 """
@@ -71,7 +71,7 @@ class PerExampleError(RuntimeError):
 
 
 @dataclass(frozen=True, eq=False)
-class Dressed:
+class AdaptedModel:
     """A base model while it is lent out: its LoRA modules and head parameters, and how to read them back."""
 
     lora: Mapping[str, LoraLinear]
@@ -166,7 +166,7 @@ class BaseModel:
         return {name: to_cpu(parameters[name]).float() for name in self.head_names}
 
     @contextmanager
-    def dressed(
+    def adapted(
         self,
         adapter: Adapter,
         trained: Mask | None = None,
@@ -175,11 +175,11 @@ class BaseModel:
         factors: Factors = "both",
         bypass: bool = False,
         policy: Policy = Policy(),
-    ) -> Iterator[Dressed]:
+    ) -> Iterator[AdaptedModel]:
         """Lend the model out with `adapter` on it.
 
         Rank components that `trained` (layers, max_rank) switches on become LoRA modules with gradients; all others,
-        and the residual, are folded into a copy of their module's weight, or kept beside it (`policy.fold`; always, if
+        and the residual, are merged into a copy of their module's weight, or kept beside it (`policy.merge`; always, if
         the weight is quantised, for a sum would be rounded again). Blocks with something to train are in train mode,
         the rest in eval mode, or left out (`bypass`). Blocks that `policy.recompute` names keep only their input for
         backward. `copies` gives every example of a batch its own copy of the pairs (per-example gradients).
@@ -204,8 +204,8 @@ class BaseModel:
                 frozen = [components(pair, ~rows)] if not rows.all() else []
                 frozen += [adapter.residual[module.name]] if module.name in adapter.residual else []
                 owner, _, leaf = module.name.rpartition(".")
-                if frozen and policy.fold and linear.get_parameter("weight").is_floating_point():
-                    put(linear, "weight", nn.Parameter(folded(linear, frozen), requires_grad=False))
+                if frozen and policy.merge and linear.get_parameter("weight").is_floating_point():
+                    put(linear, "weight", nn.Parameter(merged(linear, frozen), requires_grad=False))
                 elif frozen:
                     linear = Beside(linear, frozen, self.device)
                     put(self.net.get_submodule(owner), leaf, linear)
@@ -231,7 +231,7 @@ class BaseModel:
             layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
             blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
             with recomputing(self.net, blocks), recasting(self.net) if policy.bf16 else nullcontext():
-                yield Dressed(lora, head)
+                yield AdaptedModel(lora, head)
         finally:
             for owner_module, name, value in reversed(undo):
                 setattr(owner_module, name, value)
@@ -247,7 +247,7 @@ class BaseModel:
                 self.net.get_submodule(name).train()
 
 
-def folded(linear: nn.Module, pairs: Sequence[LoraPair]) -> Tensor:
+def merged(linear: nn.Module, pairs: Sequence[LoraPair]) -> Tensor:
     """A copy of the linear module's weight with each ΔW added, in the weight's own dtype and layout.
 
     What is not an nn.Linear is GPT-2's Conv1D, which stores its weight as (d_in, d_out).

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from hellora.comparing.table import estimate
+from hellora.comparing.table import interval_of
 from hellora.reporting.charts import FEW, Curve, line_chart
 from hellora.reporting.parts import Section, Table, View, missing
 from hellora.reporting.record import Line, RunRecord
@@ -114,7 +114,7 @@ def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis) -
         here = [row[i] for row in values]
         known = [value for value in here if value is not None]
         if len(known) == len(here):
-            found = estimate(known)
+            found = interval_of(known)
             x.append(float(np.mean([row[i] for row in places])))
             y.append(found.mean)
             half.append(found.half)

@@ -64,7 +64,7 @@ class Predictor:
         task, data = self.usage.task, self.usage.data
         rows = read_rows(file, data, task.columns, self.usage.labels, labelled=False)
         if task.columns == "instruction":
-            with torch.no_grad(), self.base.dressed(self.adapter):
+            with torch.no_grad(), self.base.adapted(self.adapter):
                 answers = task.answer(self.base, rows.data["prompt"][:])
             prompts = rows.data["prompt"][:]
             return [

@@ -9,7 +9,7 @@ from itertools import chain
 
 import numpy as np
 
-from hellora.budgets.planner import Offer, Planner
+from hellora.budgets.planner import Estimate, Planner
 from hellora.core.errors import HelloraError, InputError, RunError
 from hellora.core.seeds import rng_for, seed_for
 from hellora.core.types import (
@@ -157,21 +157,21 @@ def allocate(
     return allocation, memory
 
 
-def offers(run: Federation, allocation: Allocation) -> Mapping[int, Offer]:
+def estimates(run: Federation, allocation: Allocation) -> Mapping[int, Estimate]:
     """How each client with anything to train trains it, and what that is predicted to cost; {} without a planner."""
     if run.planner is None:
         return {}
     clients = {client.id: client for client in run.fleet}
     found = {
-        client: run.planner.offer(clients[client], ranks)
+        client: run.planner.estimate(clients[client], ranks)
         for client, ranks in zip(allocation.clients, allocation.ranks, strict=True)
         if ranks.any()
     }
-    return {client: offer for client, offer in found.items() if offer is not None}
+    return {client: estimate for client, estimate in found.items() if estimate is not None}
 
 
 def dispatch(
-    run: Federation, state: ServerState, allocation: Allocation, offered: Mapping[int, Offer]
+    run: Federation, state: ServerState, allocation: Allocation, estimated: Mapping[int, Estimate]
 ) -> list[ClientTask]:
     """Step 2: one task per client that trains anything this round, by id."""
     tasks = []
@@ -194,13 +194,13 @@ def dispatch(
                 report_layer_scores=run.method.allocator.needs_reports,
                 factors=run.method.factors(state.round),
                 bypass=run.method.dispatcher.bypasses,
-                policy=offered[client].policy if client in offered else run.policy,
+                policy=estimated[client].policy if client in estimated else run.policy,
             )
         )
     return tasks
 
 
-def simulate(run: Federation, tasks: Sequence[ClientTask], offered: Mapping[int, Offer]) -> Turnout:
+def simulate(run: Federation, tasks: Sequence[ClientTask], estimated: Mapping[int, Estimate]) -> Turnout:
     """Who of the clients of `tasks` is there to answer, and how long that takes, as their profiles say. Real clients
     are all awaited."""
     if not run.simulated:
@@ -211,7 +211,7 @@ def simulate(run: Federation, tasks: Sequence[ClientTask], offered: Mapping[int,
     if run.timed:
         seconds = {
             task.client: simulated_seconds(
-                task, fleet[task.client], offered[task.client], run.method, run.spec, run.wire
+                task, fleet[task.client], estimated[task.client], run.method, run.spec, run.wire
             )
             for task in tasks
         }
@@ -288,9 +288,9 @@ def federate(
         attempts: list[Attempt] = []
         for number in range(run.attempts):
             allocation, allocator_memory = allocate(run, state, layer_scores, number)
-            offered = offers(run, allocation)
-            tasks = dispatch(run, state, allocation, offered)
-            there = simulate(run, tasks, offered)
+            estimated = estimates(run, allocation)
+            tasks = dispatch(run, state, allocation, estimated)
+            there = simulate(run, tasks, estimated)
             heard = chain(there.missing, backend.train(there.awaited))
             answers, failures, arrived, dropped = collect(tasks, heard, run.spec, run.fleet, run.max_norm)
             factors = run.method.factors(state.round)
@@ -324,20 +324,20 @@ def federate(
         error = aggregation_error(answers, run.spec)
         finished, state = state.round, fold(run, state, answers, allocator_memory, distil)
         policies = {task.client: task.policy for task in tasks}
-        metrics = client_metrics(answers, offered, there.seconds)
+        metrics = client_metrics(answers, estimated, there.seconds)
         yield RoundReport(finished, state, allocation, metrics, tuple(attempts), error, policies)
 
 
 def client_metrics(
-    answers: Answers, offered: Mapping[int, Offer], simulated: Mapping[int, float]
+    answers: Answers, estimated: Mapping[int, Estimate], simulated: Mapping[int, float]
 ) -> Mapping[int, Mapping[str, float]]:
     """What each counted client measured, by id, and what was predicted for it."""
     metrics: dict[int, Mapping[str, float]] = {}
     for _, update in answers:
         predicted: dict[str, float] = {}
-        if (offer := offered.get(update.client)) is not None:
-            predicted["predicted_peak_bytes"] = offer.cost.peak_bytes
-            predicted |= {} if offer.seconds is None else {"predicted_seconds": round(offer.seconds, 3)}
+        if (estimate := estimated.get(update.client)) is not None:
+            predicted["predicted_peak_bytes"] = estimate.cost.peak_bytes
+            predicted |= {} if estimate.seconds is None else {"predicted_seconds": round(estimate.seconds, 3)}
         if (seconds := simulated.get(update.client)) is not None:
             predicted["simulated_seconds"] = round(seconds, 3)
         metrics[update.client] = {**update.metrics, "examples": update.num_examples, **predicted}

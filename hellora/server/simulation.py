@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hellora.budgets.planner import Offer
+from hellora.budgets.planner import Estimate
 from hellora.core.seeds import rng_for
 from hellora.core.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, WireFormat
 from hellora.methods.protocols import Method
@@ -35,14 +35,14 @@ def is_available(client: ClientProfile, round: int, seed: int) -> bool:
 
 
 def simulated_seconds(
-    task: ClientTask, client: ClientProfile, offer: Offer, method: Method, spec: AdapterSpec, wire: WireFormat
+    task: ClientTask, client: ClientProfile, estimate: Estimate, method: Method, spec: AdapterSpec, wire: WireFormat
 ) -> float:
     """How long a client of known link and speed takes, from the server's message to the end of its answer."""
     assert client.link is not None
-    assert offer.seconds is not None
+    assert estimate.seconds is not None
     down = travelling_bytes(task.adapter, method, "both", wire)
     up = travelling_bytes(answer_part(task, spec), method, task.factors, wire)
-    return (down + up) / client.link + offer.seconds
+    return (down + up) / client.link + estimate.seconds
 
 
 def turnout(

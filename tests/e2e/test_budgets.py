@@ -265,7 +265,7 @@ def test_a_quantised_base_takes_less(hellora: Command, llama_8b: Path) -> None:
     )
     assert (answer.status, answer.err) == (0, "")
     assert "weights 5.4 GiB in 4bit" in answer.out
-    assert "beside" in answer.out, "nothing is folded into packed weights"
+    assert "beside" in answer.out, "nothing is merged into packed weights"
 
 
 def test_a_model_whose_steps_need_values_is_measured_instead(hellora: Command, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_slip_is_answered_with_the_right_words(hellora: Command, arguments: li
 
 
 def complete(words: str, folder: Path) -> list[str]:
-    """What bash is offered for the last word."""
+    """What bash is estimated for the last word."""
     path = os.pathsep.join(part for part in sys.path if part)
     asked = {"_HELLORA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
     code = "import sys; from hellora.cli.app import main; main(); assert False"

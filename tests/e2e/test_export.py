@@ -54,7 +54,7 @@ UNEQUAL = {"fleet.layers": [], "fleet.ranks": [1, 2, 4], "method.allocator": "ev
 
 
 @dataclass(frozen=True)
-class Shelf:
+class TensorStore:
     """Runs of every kind, each exported as an adapter and, but for the quantised one, merged."""
 
     folder: Path
@@ -71,8 +71,8 @@ class Shelf:
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> Shelf:
-    folder = tmp_path_factory.mktemp("shelf")
+def store(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> TensorStore:
+    folder = tmp_path_factory.mktemp("store")
     bert = tiny_models.save_bert(folder / "bert", hidden_dropout_prob=0.1)
     wide = tiny_models.save_bert(folder / "wide", own_head=True, hidden_size=64)
     vit, llama = tiny_models.save_vit(folder / "vit"), tiny_models.save_llama(folder / "llama")
@@ -119,7 +119,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> Shelf:
     command = [sys.executable, "-I", folder / "without.py", folder / "cards.json", folder / "said.json"]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert answer.returncode == 0, answer.stderr
-    return Shelf(folder, json.loads((folder / "said.json").read_text()))
+    return TensorStore(folder, json.loads((folder / "said.json").read_text()))
 
 
 def save_inputs(folder: Path) -> None:
@@ -155,11 +155,11 @@ CASES = ["mean_pooling", "own_head", "pairs", "image", "ranks", "residual", "pro
         ("quantised", "adapter"),
     ],
 )
-def test_plain_libraries_predict_what_hellora_predicts(shelf: Shelf, case: str, form: str) -> None:
-    said = shelf.said[case if form == "adapter" else f"{case} merged"]
+def test_plain_libraries_predict_what_hellora_predicts(store: TensorStore, case: str, form: str) -> None:
+    said = store.said[case if form == "adapter" else f"{case} merged"]
     columns = {"data.text": "one", "data.text_pair": "two"} if case == "pairs" else {}
-    of_run = hellora.predict(shelf.run(case), shelf.inputs(case), columns)
-    of_folder = hellora.predict(shelf.folder / f"{case}-{form}", shelf.inputs(case), columns)
+    of_run = hellora.predict(store.run(case), store.inputs(case), columns)
+    of_folder = hellora.predict(store.folder / f"{case}-{form}", store.inputs(case), columns)
     plain = torch.tensor(said["logits"], dtype=torch.float64).softmax(-1)
     for predictions in (of_run, of_folder):
         ours = torch.tensor([list(row["probabilities"].values()) for row in predictions], dtype=torch.float64)
@@ -169,40 +169,40 @@ def test_plain_libraries_predict_what_hellora_predicts(shelf: Shelf, case: str, 
     assert (plain - 1 / plain.shape[1]).abs().max() > 1e-3
 
 
-def test_a_language_model_answers_as_its_card_says(shelf: Shelf) -> None:
-    (of_run,) = hellora.predict(shelf.run("language"), shelf.inputs("language"))
+def test_a_language_model_answers_as_its_card_says(store: TensorStore) -> None:
+    (of_run,) = hellora.predict(store.run("language"), store.inputs("language"))
     assert of_run["prompt"] == "we saw What is federated learning?: "
     assert 0 < len(of_run["answer"].split()) <= 5
     for form, case in (("adapter", "language"), ("merged", "language merged")):
-        assert shelf.said[case]["answer"] == of_run["answer"]
-        (of_folder,) = hellora.predict(shelf.folder / f"language-{form}", shelf.inputs("language"))
+        assert store.said[case]["answer"] == of_run["answer"]
+        (of_folder,) = hellora.predict(store.folder / f"language-{form}", store.inputs("language"))
         assert of_folder == of_run
     torch.testing.assert_close(
-        torch.tensor(shelf.said["language"]["logits"]), torch.tensor(shelf.said["language merged"]["logits"]),
+        torch.tensor(store.said["language"]["logits"]), torch.tensor(store.said["language merged"]["logits"]),
         atol=1e-4, rtol=0,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ["mean_pooling", "own_head", "image", "language", "residual", "quantised"])
-def test_evaluate_measures_what_the_run_measured(shelf: Shelf, case: str) -> None:
+def test_evaluate_measures_what_the_run_measured(store: TensorStore, case: str) -> None:
     """On the run's own test file; a run without proxy data tests on all of it."""
-    final = json.loads((shelf.run(case) / "summary.json").read_text())["final"]
-    experiment = read_experiment(str(shelf.run(case) / "experiment.toml"))
+    final = json.loads((store.run(case) / "summary.json").read_text())["final"]
+    experiment = read_experiment(str(store.run(case) / "experiment.toml"))
     data = Path(experiment.data.name)
     file = next(iter([*data.glob("test.*"), data / "test"]))
-    for source in (shelf.run(case), shelf.folder / f"{case}-adapter"):
+    for source in (store.run(case), store.folder / f"{case}-adapter"):
         metrics = hellora.evaluate(source, file)
         assert metrics.keys() == final.keys()
         assert metrics == pytest.approx(final, abs=1e-5)
 
 
-def test_the_residual_and_unequal_ranks_are_inside(shelf: Shelf) -> None:
-    config = json.loads((shelf.folder / "ranks-adapter" / "adapter_config.json").read_text())
+def test_the_residual_and_unequal_ranks_are_inside(store: TensorStore) -> None:
+    config = json.loads((store.folder / "ranks-adapter" / "adapter_config.json").read_text())
     assert config["r"] == 4
-    saved = Saved.read(shelf.run("residual"))
+    saved = Saved.read(store.run("residual"))
     adapter, base = saved.state.adapter, saved.trained().base
     assert adapter.residual
-    read = load_peft(shelf.folder / "residual-adapter", base)
+    read = load_peft(store.folder / "residual-adapter", base)
     for module in base.spec.modules:
         pair, residual = adapter.pairs[module.name], adapter.residual[module.name]
         expected = pair.scale * pair.B.double() @ pair.A.double() + residual.B.double() @ residual.A.double()
@@ -210,15 +210,15 @@ def test_the_residual_and_unequal_ranks_are_inside(shelf: Shelf) -> None:
         torch.testing.assert_close(found.scale * found.B.double() @ found.A.double(), expected, atol=1e-6, rtol=0)
 
 
-def test_every_prototype_predicts_by_itself(shelf: Shelf) -> None:
+def test_every_prototype_predicts_by_itself(store: TensorStore) -> None:
     losses = {}
     for rank in (1, 2):
-        for folder in (shelf.folder / "prototypes-adapter", shelf.run("prototypes") / "adapter"):
-            data = Path(read_experiment(str(shelf.run("prototypes") / "experiment.toml")).data.name)
+        for folder in (store.folder / "prototypes-adapter", store.run("prototypes") / "adapter"):
+            data = Path(read_experiment(str(store.run("prototypes") / "experiment.toml")).data.name)
             losses[rank] = hellora.evaluate(folder / "prototypes" / f"rank-{rank}", data / "test.csv")["loss"]
-    summary = json.loads((shelf.run("prototypes") / "summary.json").read_text())
+    summary = json.loads((store.run("prototypes") / "summary.json").read_text())
     assert losses == {rank: pytest.approx(summary["prototypes"][str(rank)]["loss"], abs=1e-5) for rank in (1, 2)}
-    text = (shelf.folder / "prototypes-adapter" / "prototypes" / "rank-1" / "README.md").read_text()
+    text = (store.folder / "prototypes-adapter" / "prototypes" / "rank-1" / "README.md").read_text()
     assert "the one of rank 1; the results are those of rank 4" in " ".join(text.split())
 
 
@@ -230,15 +230,15 @@ def head_of(card: str) -> dict[str, Any]:
     return head
 
 
-def test_the_card_says_what_the_hub_and_a_reader_want(shelf: Shelf) -> None:
-    card = (shelf.folder / "mean_pooling-adapter" / "README.md").read_text()
+def test_the_card_says_what_the_hub_and_a_reader_want(store: TensorStore) -> None:
+    card = (store.folder / "mean_pooling-adapter" / "README.md").read_text()
     assert head_of(card) == {  # neither the model nor the data is one of the Hub
         "library_name": "peft",
         "pipeline_tag": "text-classification",
         "tags": ["lora", "federated-learning", "hellora"],
         "metrics": ["accuracy", "f1"],
     }
-    summary = json.loads((shelf.run("mean_pooling") / "summary.json").read_text())
+    summary = json.loads((store.run("mean_pooling") / "summary.json").read_text())
     for when, metrics in (("before training", summary["initial"]), ("after round 1", summary["final"])):
         assert f"| {when} | " + " | ".join(f"{value:.4f}" for value in metrics.values()) + " |" in card
     for fact in (
@@ -251,7 +251,7 @@ def test_the_card_says_what_the_hub_and_a_reader_want(shelf: Shelf) -> None:
     ):
         assert fact in card
     settings = card.partition("```toml")[2]
-    assert str(shelf.folder) not in settings, "no path of this machine"
+    assert str(store.folder) not in settings, "no path of this machine"
     assert "Not finished" not in card
 
 
@@ -266,12 +266,12 @@ def test_the_card_says_what_the_hub_and_a_reader_want(shelf: Shelf) -> None:
         ("quantised-adapter", "torch peft transformers bitsandbytes accelerate"),
     ],
 )
-def test_the_card_says_what_its_code_needs(shelf: Shelf, folder: str, packages: str) -> None:
-    assert f"(`pip install {packages}`):" in (shelf.folder / folder / "README.md").read_text()
+def test_the_card_says_what_its_code_needs(store: TensorStore, folder: str, packages: str) -> None:
+    assert f"(`pip install {packages}`):" in (store.folder / folder / "README.md").read_text()
 
 
-def test_what_is_on_the_hub_is_named(shelf: Shelf) -> None:
-    trained = Saved.read(shelf.run("mean_pooling")).trained()
+def test_what_is_on_the_hub_is_named(store: TensorStore) -> None:
+    trained = Saved.read(store.run("mean_pooling")).trained()
     experiment = trained.experiment
     there = replace(
         trained,
@@ -339,8 +339,8 @@ def test_a_clients_own_adapter(hellora: Command, small: Path, tmp_path: Path) ->
 # -------------------------------------------------------------------------------- the commands
 
 
-def test_predict_writes_a_table_and_evaluate_a_file(hellora: Command, shelf: Shelf, tmp_path: Path) -> None:
-    adapter = shelf.folder / "own_head-adapter"
+def test_predict_writes_a_table_and_evaluate_a_file(hellora: Command, store: TensorStore, tmp_path: Path) -> None:
+    adapter = store.folder / "own_head-adapter"
     rows = tmp_path / "rows.csv"
     rows.write_text("body,topic\nwe saw the boat,sea\nthe moon,sky\nthe boat and the old moon near the tide,sea\n")
     columns = ["--set", "data.text=body", "--set", "data.label=topic"]
@@ -364,8 +364,8 @@ def test_predict_writes_a_table_and_evaluate_a_file(hellora: Command, shelf: She
     assert f"accuracy    {right / 3:.4f}" in evaluated.out
 
 
-def test_what_diverged_is_no_prediction(hellora: Command, shelf: Shelf, tmp_path: Path) -> None:
-    adapter = shutil.copytree(shelf.folder / "mean_pooling-adapter", tmp_path / "adapter")
+def test_what_diverged_is_no_prediction(hellora: Command, store: TensorStore, tmp_path: Path) -> None:
+    adapter = shutil.copytree(store.folder / "mean_pooling-adapter", tmp_path / "adapter")
     head = load_file(adapter / "head.safetensors")
     save_file({name: torch.full_like(value, torch.nan) for name, value in head.items()}, adapter / "head.safetensors")
     rows = tmp_path / "rows.csv"
@@ -376,22 +376,22 @@ def test_what_diverged_is_no_prediction(hellora: Command, shelf: Shelf, tmp_path
     assert metrics["loss"] is None
 
 
-def test_images_are_named(shelf: Shelf) -> None:
-    said = hellora.predict(shelf.folder / "image-adapter", shelf.folder / "colours" / "test")
+def test_images_are_named(store: TensorStore) -> None:
+    said = hellora.predict(store.folder / "image-adapter", store.folder / "colours" / "test")
     assert len(said) == 12
     assert {Path(row["file"]).name for row in said} == {f"{i}.png" for i in range(4)}
     assert {Path(row["file"]).parent.name for row in said} == {"blue", "green", "red"}
 
 
-def test_a_broken_image_is_named(hellora: Command, shelf: Shelf, tmp_path: Path) -> None:
+def test_a_broken_image_is_named(hellora: Command, store: TensorStore, tmp_path: Path) -> None:
     """By predict and evaluate, and at the start of a run, which measures the model on the test split."""
-    colours = shutil.copytree(shelf.folder / "colours", tmp_path / "colours")
+    colours = shutil.copytree(store.folder / "colours", tmp_path / "colours")
     (colours / "test" / "green" / "2.png").write_bytes(b"")
     for command in ("predict", "evaluate"):
-        answer = hellora(command, shelf.folder / "image-adapter", colours / "test")
+        answer = hellora(command, store.folder / "image-adapter", colours / "test")
         check_refusal(answer, "data.image: ", "test/green/2.png is no image")
     run = hellora(
-        "run", shelf.run("image") / "experiment.toml", "--out", tmp_path / "run", "--set", f"data.name={colours}",
+        "run", store.run("image") / "experiment.toml", "--out", tmp_path / "run", "--set", f"data.name={colours}",
         "--set", "data.proxy_examples=0",
     )  # fmt: skip
     check_refusal(run, "data.image: ", "test/green/2.png is no image")
@@ -419,26 +419,26 @@ def test_a_broken_image_is_named(hellora: Command, shelf: Shelf, tmp_path: Path)
     ],
 )
 def test_wrong_input_is_one_line(
-    hellora: Command, shelf: Shelf, tmp_path: Path, arguments: list[str], words: str
+    hellora: Command, store: TensorStore, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     wrong, damaged, other = tmp_path / "wrong.csv", tmp_path / "damaged", tmp_path / "other"
     wrong.write_text("text,label\nthe boat,fire\n")
     damaged.mkdir()
     (damaged / "hellora.json").write_text("{")
     other.mkdir()
-    table = json.loads((shelf.folder / "mean_pooling-adapter" / "hellora.json").read_text())
-    table["model"]["name"] = str(shelf.folder / "wide")
+    table = json.loads((store.folder / "mean_pooling-adapter" / "hellora.json").read_text())
+    table["model"]["name"] = str(store.folder / "wide")
     (other / "hellora.json").write_text(json.dumps(table))
     for name in ("adapter_model.safetensors", "head.safetensors"):
-        (other / name).write_bytes((shelf.folder / "mean_pooling-adapter" / name).read_bytes())
+        (other / name).write_bytes((store.folder / "mean_pooling-adapter" / name).read_bytes())
     places = {
-        "run": shelf.run("mean_pooling"), "adapter": shelf.folder / "mean_pooling-adapter", "wrong": wrong,
-        "texts": shelf.folder / "texts.csv", "damaged": damaged, "other": other,
+        "run": store.run("mean_pooling"), "adapter": store.folder / "mean_pooling-adapter", "wrong": wrong,
+        "texts": store.folder / "texts.csv", "damaged": damaged, "other": other,
     }  # fmt: skip
     check_refusal(hellora(*(argument.format(**places) for argument in arguments)), words)
 
 
-def test_a_quantised_base_is_not_merged(hellora: Command, shelf: Shelf, tmp_path: Path) -> None:
-    answer = hellora("export", shelf.run("quantised"), "--merged", "--out", tmp_path / "merged")
+def test_a_quantised_base_is_not_merged(hellora: Command, store: TensorStore, tmp_path: Path) -> None:
+    answer = hellora("export", store.run("quantised"), "--merged", "--out", tmp_path / "merged")
     check_refusal(answer, "--merged: the base is quantised (8bit)")
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"

@@ -257,7 +257,7 @@ def test_a_killed_superlink_comes_back(federation: Place, port: int) -> None:
     (superlink,) = (
         pid
         for pid, command in federation.processes().items()
-        if "flower-superlink" in command and "leash.py" not in command
+        if "flower-superlink" in command and "supervisor.py" not in command
     )
     os.kill(superlink, signal.SIGKILL)
     wait_for(lambda: "the SuperLink ended" in federation.said("server.log"))

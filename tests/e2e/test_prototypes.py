@@ -77,7 +77,7 @@ def test_a_run_keeps_evaluates_and_exports_a_prototype_per_rank(
         prototype = adapter.prototypes.get(rank, adapter)
         assert json.loads((folder / "adapter_config.json").read_text())["r"] == rank
         with torch.no_grad():
-            with base.dressed(prototype):
+            with base.adapted(prototype):
                 expected = base.net(input_ids=IDS).last_hidden_state
             loaded = PeftModel.from_pretrained(BertModel.from_pretrained(str(tiny_bert)), str(folder)).eval()
             logits.append(loaded(input_ids=IDS).last_hidden_state)

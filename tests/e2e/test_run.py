@@ -484,7 +484,7 @@ def logits_of_hellora(setup: Setup, out: Path, batch: dict[str, torch.Tensor], t
     assert saved is not None
     adapter = saved[0].adapter if trained else setup.initial_state().adapter
     base = setup.base
-    with torch.no_grad(), base.dressed(adapter):
+    with torch.no_grad(), base.adapted(adapter):
         output = base.net(**batch)
         if base.head is None:
             logits: torch.Tensor = output.logits

@@ -84,7 +84,7 @@ def test_the_order_of_updates_is_irrelevant(aggregator: Aggregator, seed: int) -
 @every_aggregator
 @pytest.mark.parametrize("examples", [1, 3, 49, 12_345])
 def test_one_full_client_gives_its_adapter_back(aggregator: Aggregator, examples: int) -> None:
-    """Bit by bit; where the bank is made anew, in what it does."""
+    """Bit by bit; where the global adapter is made anew, in what it does."""
     sent = values_of(aggregator, 0)
     got = aggregator.aggregate(GLOBAL, answers_with(aggregator, [FULL], [examples]), SPEC, 0)
     if aggregator.keeps_components:
@@ -130,7 +130,7 @@ def test_inputs_are_not_mutated(aggregator: Aggregator) -> None:
 
 @pytest.mark.parametrize("aggregator", BY_EXAMPLES, ids=repr)
 def test_equal_ranks_and_weights_reduce_to_fedavg(aggregator: Aggregator) -> None:
-    """To the mean of every factor, or of every product as well as the bank's rank can hold it.
+    """To the mean of every factor, or of every product as well as the global adapter's rank can hold it.
 
     Refine claims neither: it lies between the two.
     """
@@ -160,11 +160,11 @@ def test_results_are_contiguous_as_a_checkpoint_would_load_them(aggregator: Aggr
 def test_no_dense_matrix_is_ever_built(aggregator: Aggregator) -> None:
     """No tensor reaches d_out × d_in, with three clients of rank 2 in a module of 60 × 50."""
     spec = AdapterSpec((ModuleSpec("m", 0, d_in=50, d_out=60),), ("layer",), max_rank=2, scale=2.0)
-    bank = random_adapter(spec, 0)
-    tasks = [task_for(client, bank, np.ones((1, 2), dtype=bool)) for client in range(3)]
+    global_pair = random_adapter(spec, 0)
+    tasks = [task_for(client, global_pair, np.ones((1, 2), dtype=bool)) for client in range(3)]
     answers = [(task, update_of(task, random_adapter(spec, 1 + task.client), spec)) for task in tasks]
     with LargestTensor() as largest:
-        aggregator.aggregate(bank, answers, spec, 0)
+        aggregator.aggregate(global_pair, answers, spec, 0)
     assert 2 * 50 <= largest.elements < 50 * 60
 
 

@@ -54,29 +54,29 @@ class FedSvd(Aggregator):
         pairs = dict(adapter.pairs)
         for module in spec.modules:
             if parts := contributions(module, answers, self.weighting):
-                bank = pairs[module.name]
-                B = mean_B(bank, parts)
-                pairs[module.name] = LoraPair(bank.A, B.to(bank.B.dtype).contiguous(), bank.scale)
+                global_pair = pairs[module.name]
+                B = mean_B(global_pair, parts)
+                pairs[module.name] = LoraPair(global_pair.A, B.to(global_pair.B.dtype).contiguous(), global_pair.scale)
                 if due:
-                    found = thin_svd([(1.0, LoraPair(bank.A, B, bank.scale))])
-                    pairs[module.name] = orthonormal(found, bank, new_pair(module, spec, seed).A)
+                    found = thin_svd([(1.0, LoraPair(global_pair.A, B, global_pair.scale))])
+                    pairs[module.name] = orthonormal(found, global_pair, new_pair(module, spec, seed).A)
         return replace(adapter, pairs=pairs, head=aggregated_head(answers, self.weighting))
 
 
-def mean_B(bank: LoraPair, parts: Sequence[Contribution]) -> Tensor:
+def mean_B(global_pair: LoraPair, parts: Sequence[Contribution]) -> Tensor:
     """B̄ (d_out, max_rank) in float64."""
-    left = torch.ones(bank.rank, dtype=torch.float64)
-    moved = torch.zeros_like(bank.B, dtype=torch.float64)
+    left = torch.ones(global_pair.rank, dtype=torch.float64)
+    moved = torch.zeros_like(global_pair.B, dtype=torch.float64)
     for part in parts:
         left[part.rows] -= part.share
-        moved[:, part.rows] += part.share * (part.after.scale / bank.scale) * part.after.B.double()
-    return left * bank.B.double() + moved
+        moved[:, part.rows] += part.share * (part.after.scale / global_pair.scale) * part.after.B.double()
+    return left * global_pair.B.double() + moved
 
 
-def orthonormal(found: ThinSVD, bank: LoraPair, idle_A: Tensor) -> LoraPair:
-    """A = Vᵀ and B = U Σ / s like `bank`; directions that `found` lacks come from `idle_A` and have B = 0."""
+def orthonormal(found: ThinSVD, global_pair: LoraPair, idle_A: Tensor) -> LoraPair:
+    """A = Vᵀ and B = U Σ / s like `global_pair`; directions that `found` lacks come from `idle_A` and have B = 0."""
     fresh = idle_A[found.rank :].double()
     basis = torch.linalg.qr(torch.cat([found.Vh, fresh]).T).Q.T  # (max_rank, d_in); its first rows are ± those of Vh
     A = torch.cat([found.Vh, basis[found.rank :]])
-    B = torch.nn.functional.pad(found.U * found.S / bank.scale, (0, len(fresh)))
-    return LoraPair(A.to(bank.A.dtype).contiguous(), B.to(bank.B.dtype).contiguous(), bank.scale)
+    B = torch.nn.functional.pad(found.U * found.S / global_pair.scale, (0, len(fresh)))
+    return LoraPair(A.to(global_pair.A.dtype).contiguous(), B.to(global_pair.B.dtype).contiguous(), global_pair.scale)

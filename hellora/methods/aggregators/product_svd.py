@@ -1,6 +1,6 @@
 """FlexLoRA (Bai et al., NeurIPS 2024, arXiv 2402.11505) and HLoRA (arXiv 2503.00813): average products, factorise anew.
 
-    bank ← SVD_R( Σ_k p_k s_k B_k A_k )
+    ΔW ← SVD_R( Σ_k p_k s_k B_k A_k )
 
 B_k A_k is all that acts at client k. The SVD is split evenly, √Σ on both sides, so that both factors learn at one rate.
 """
@@ -15,7 +15,7 @@ from hellora.methods.protocols import Aggregator, Answers
 
 @dataclass(frozen=True)
 class ProductSvd(Aggregator):
-    """Mean of the clients' products B A, cut to the bank's rank by SVD (FlexLoRA).
+    """Mean of the clients' products B A, cut to the global adapter's rank by SVD (FlexLoRA).
 
     Exact up to that cut. What a client was not sent counts as 0 in its product: with unequal ranks under truncation the
     components beyond the smallest rank fade from round to round (rank collapse, arXiv 2602.13486).

@@ -17,7 +17,7 @@ from hellora.methods.protocols import Aggregator, Answers
 
 @dataclass(frozen=True)
 class ProductUpdate(Aggregator):
-    """Mean of the changes of the clients' products B A, added to the bank and cut to its rank by SVD.
+    """Mean of the changes of the clients' products B A, added to the global adapter and cut to its rank by SVD.
 
     Exact up to that cut. A component that few clients train moves by their share of the weights only.
     """

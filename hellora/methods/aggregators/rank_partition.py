@@ -1,7 +1,7 @@
 """raFLoRA (arXiv 2602.13486): each range of ranks is averaged over the clients that own it.
 
     r_1 < … < r_G the clients' ranks, r_0 = 0;   s_k B_k A_k = Σ_q σ_kq u_kq v_kqᵀ
-    bank ← SVD_R( Σ_g Σ_{k: r_k ≥ r_g} p_kg Σ_{r_{g−1} < q ≤ r_g} σ_kq u_kq v_kqᵀ ),   Σ_k p_kg = 1 for each g
+    ΔW ← SVD_R( Σ_g Σ_{k: r_k ≥ r_g} p_kg Σ_{r_{g−1} < q ≤ r_g} σ_kq u_kq v_kqᵀ ),   Σ_k p_kg = 1 for each g
 
 The components beyond the smallest rank are thus not diluted by clients that were never sent them.
 """

@@ -23,7 +23,7 @@ from hellora.methods.protocols import Aggregator, Answers
 class Refine(Aggregator):
     """Mean of the factors, with B corrected so that B A comes closer to the mean product (LoRA-FAIR).
 
-    Not exact: what lies outside the row space of the mean A stays missed. Nothing beyond the bank is sent.
+    Not exact: what lies outside the row space of the mean A stays missed. Nothing beyond the global adapter is sent.
     """
 
     weighting: Weighting = "samples"
@@ -41,15 +41,17 @@ class Refine(Aggregator):
         pairs = dict(adapter.pairs)
         for module in spec.modules:
             if parts := contributions(module, answers, self.weighting):
-                bank, new = pairs[module.name], mean.pairs[module.name]
-                B = self.refined(bank, new, parts)
-                pairs[module.name] = LoraPair(new.A.to(bank.A.dtype), B.to(bank.B.dtype).contiguous(), bank.scale)
+                global_pair, new = pairs[module.name], mean.pairs[module.name]
+                B = self.refined(global_pair, new, parts)
+                pairs[module.name] = LoraPair(
+                    new.A.to(global_pair.A.dtype), B.to(global_pair.B.dtype).contiguous(), global_pair.scale
+                )
         return replace(adapter, pairs=pairs, head=mean.head)
 
-    def refined(self, bank: LoraPair, mean: LoraPair, parts: list[Contribution]) -> Tensor:
+    def refined(self, global_pair: LoraPair, mean: LoraPair, parts: list[Contribution]) -> Tensor:
         """B̄ + ΔB (d_out, max_rank), where ΔB moves only the components that somebody trained."""
         rows = torch.stack([part.rows for part in parts]).any(dim=0)
-        missed, A = stacked([*mean_moved(bank, parts), (-1.0, mean)]), mean.A[rows]
+        missed, A = stacked([*mean_moved(global_pair, parts), (-1.0, mean)]), mean.A[rows]
         gram = A @ A.T + self.ridge * torch.eye(len(A), dtype=torch.float64)
         delta = missed.B @ torch.linalg.solve(gram, A @ missed.A.T).T / mean.scale
         B = mean.B.clone()

@@ -41,10 +41,12 @@ class Residual(Aggregator):
         pairs, residual = dict(adapter.pairs), dict(adapter.residual)
         for module in spec.modules:
             if parts := contributions(module, answers, self.weighting):
-                bank, new = pairs[module.name], mean.pairs[module.name]
-                missed = thin_svd([*mean_moved(bank, parts), (-1.0, new)])
+                global_pair, new = pairs[module.name], mean.pairs[module.name]
+                missed = thin_svd([*mean_moved(global_pair, parts), (-1.0, new)])
                 limit = self.residual_rank or min(module.d_in, module.d_out)
-                if rest := grown(residual.get(module.name), missed, limit, bank.A.dtype):
+                if rest := grown(residual.get(module.name), missed, limit, global_pair.A.dtype):
                     residual[module.name] = rest
-                pairs[module.name] = LoraPair(new.A.to(bank.A.dtype), new.B.to(bank.B.dtype), bank.scale)
+                pairs[module.name] = LoraPair(
+                    new.A.to(global_pair.A.dtype), new.B.to(global_pair.B.dtype), global_pair.scale
+                )
         return replace(adapter, pairs=pairs, head=mean.head, residual=residual)

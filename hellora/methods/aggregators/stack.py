@@ -5,8 +5,8 @@
 The sum is kept as factors beside the base, which is never written to. FLoRIST (MLSys 2026, arXiv 2506.09199) keeps the
 fewest singular directions of a round's sum that hold the share `energy` of its squared norm.
 
-The sum is that of the changes, ΔW + Σ_k p_k (s_k B_k A_k − D_k), which is the above where the bank began with B = 0, or
-where every client trained all of it; what nobody trained of the bank is not lost.
+The sum is that of the changes, ΔW + Σ_k p_k (s_k B_k A_k − D_k), which is the above where the global adapter began
+with B = 0, or where every client trained all of it; what nobody trained of the global adapter is not lost.
 """
 
 from dataclasses import dataclass, replace
@@ -21,10 +21,12 @@ from hellora.methods.protocols import Aggregator, Answers, Trains
 
 @dataclass(frozen=True)
 class Stack(Aggregator):
-    """The sum of the clients' products moves to the base as factors, and the bank starts anew (FLoRA, FLoRIST).
+    """The sum of the clients' products moves to the base as factors, and the global adapter starts anew (FLoRA,
+    FLoRIST).
 
     Exact for any ranks with energy = 1 and no `residual_rank`. The residual and with it the download grow every round,
-    and a fresh bank knows nothing of its past. Not for methods that train A while B = 0: they would never move.
+    and a fresh global adapter knows nothing of its past. Not for methods that train A while B = 0: they would never
+    move.
     """
 
     keeps_components: ClassVar[bool] = False
@@ -48,10 +50,10 @@ class Stack(Aggregator):
         pairs, residual = dict(adapter.pairs), dict(adapter.residual)
         for module in spec.modules:
             if parts := contributions(module, answers, self.weighting):
-                bank, side = pairs[module.name], min(module.d_in, module.d_out)
-                added = thin_svd(mean_moved(bank, parts)).truncated(side, self.energy)
+                global_pair, side = pairs[module.name], min(module.d_in, module.d_out)
+                added = thin_svd(mean_moved(global_pair, parts)).truncated(side, self.energy)
                 limit = self.residual_rank or side
-                if new := grown(residual.get(module.name), added, limit, bank.A.dtype):
+                if new := grown(residual.get(module.name), added, limit, global_pair.A.dtype):
                     residual[module.name] = new
                 pairs[module.name] = new_pair(module, spec, seed)
         head = aggregated_head(answers, self.weighting)

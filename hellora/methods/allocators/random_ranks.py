@@ -3,7 +3,7 @@
     K_i ~ uniform over the sets of r_i of the R components; client i trains {(A_q, B_q) : q ∈ K_i} in every layer
 
 The set is the same in every layer that a client trains; where its budget has one rank per layer, smaller sets are parts
-of the larger. With the dispatcher `whole` the client folds the other components into its frozen base, as published. A
+of the larger. With the dispatcher `whole` the client merges the other components into its frozen base, as published. A
 client that cannot afford all layers trains its deepest.
 """
 

@@ -2,7 +2,7 @@
 
     U Σ Vᵀ = SVD(s B A);   B_k = U_r √(Σ_r / s),  A_k = √(Σ_r / s) V_rᵀ
 
-For a bank that an SVD made it is `truncate`. A layer in which the client trains nothing still acts whole.
+For a global adapter that an SVD made it is `truncate`. A layer in which the client trains nothing still acts whole.
 """
 
 from dataclasses import dataclass, replace
@@ -11,14 +11,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hellora.core.low_rank import thin_svd, to_bank
+from hellora.core.low_rank import thin_svd, to_global
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask
 from hellora.methods.protocols import Dispatcher
 
 
 @dataclass(frozen=True)
 class Svd(Dispatcher):
-    """The best approximation of the bank's product in the client's rank, whichever components its row names."""
+    """The best approximation of the global adapter's product in the client's rank, whichever components its row
+    names.
+    """
 
     keeps_components: ClassVar[bool] = False
 
@@ -26,12 +28,16 @@ class Svd(Dispatcher):
         pairs = dict(adapter.pairs)
         for module in spec.modules:
             if 0 < (rank := int(trained[module.layer].sum())) < spec.max_rank:
-                bank = pairs[module.name]
-                pairs[module.name] = to_bank(thin_svd([(1.0, bank)], rank), bank.scale, idle_rows(bank, rank))
+                global_pair = pairs[module.name]
+                pairs[module.name] = to_global(
+                    thin_svd([(1.0, global_pair)], rank), global_pair.scale, idle_rows(global_pair, rank)
+                )
         return replace(adapter, pairs=pairs, prototypes={})
 
 
-def idle_rows(bank: LoraPair, rank: int) -> Tensor:
-    """Rows of A (rank, d_in) for a bank whose product has less than this rank: those that have B = 0 come last."""
-    order = torch.argsort((bank.B == 0).all(dim=0).int(), stable=True)
-    return bank.A[order][:rank]
+def idle_rows(global_pair: LoraPair, rank: int) -> Tensor:
+    """Rows of A (rank, d_in) for a global adapter whose product has less than this rank: those that have B = 0 come
+    last.
+    """
+    order = torch.argsort((global_pair.B == 0).all(dim=0).int(), stable=True)
+    return global_pair.A[order][:rank]

@@ -252,10 +252,10 @@ def nudged(adapter: Adapter, by: float, seed: int = 5) -> Adapter:
 
 def whole_task(factors: Factors = "both") -> ClientTask:
     """A task with a frozen layer, frozen components, a residual and a prototype."""
-    bank, other = random_adapter(SPEC, 1), random_adapter(SPEC, 2)
+    global_pair, other = random_adapter(SPEC, 1), random_adapter(SPEC, 2)
     residual = {name: replace(pair, scale=1.0) for name, pair in list(other.pairs.items())[:2]}
-    bank = replace(bank, residual=residual, prototypes={2: replace(other, head=dict(other.head))})
-    return replace(task_for(3, bank, ROW), factors=factors, report_layer_scores=True)
+    global_pair = replace(global_pair, residual=residual, prototypes={2: replace(other, head=dict(other.head))})
+    return replace(task_for(3, global_pair, ROW), factors=factors, report_layer_scores=True)
 
 
 @pytest.mark.parametrize("format", LOSSY)
@@ -353,10 +353,10 @@ def test_counted_bytes_are_those_that_travel(format: WireFormat) -> None:
     """To within 2 % of the message, names and shapes included, for pairs of the size of a small model's."""
     modules = tuple(replace(m, d_in=768, d_out=768) for m in SPEC.modules)
     spec = replace(SPEC, modules=modules, max_rank=16)
-    bank = random_adapter(spec, 0)
-    task = task_for(0, bank, np.ones((spec.num_layers, 16), dtype=bool))
-    assert len(pack_task(task, format)) == pytest.approx(wire_bytes(bank.tensors().values(), format), rel=0.02)
-    update = update_of(task, nudged(bank, 1e-3), spec)
+    global_pair = random_adapter(spec, 0)
+    task = task_for(0, global_pair, np.ones((spec.num_layers, 16), dtype=bool))
+    assert len(pack_task(task, format)) == pytest.approx(wire_bytes(global_pair.tensors().values(), format), rel=0.02)
+    update = update_of(task, nudged(global_pair, 1e-3), spec)
     expected = wire_bytes(update.adapter.tensors().values(), format)
     assert len(pack_answer(update, task, spec, format)) == pytest.approx(expected, rel=0.02)
 

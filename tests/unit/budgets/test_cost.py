@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from factories import tiny_spec
 
-from hellora.budgets.cost import FLOAT, BlockLaws, CostModel, Keeping, StepLaws, Work
+from hellora.budgets.cost import FLOAT, ActivationPolicy, BlockCoefficients, CostModel, StepCoefficients, Work
 from hellora.core.types import Policy
 
 # Of a layer of `tiny_spec`: two modules, 5 → 6 and 5 → 3.
@@ -20,12 +20,12 @@ def law(constant: float = 0.0, by_example: float = 0.0, by_rank: float = 0.0) ->
     return np.repeat(np.array([[constant], [by_example], [0.0], [by_rank]]), 3, axis=1)
 
 
-LAWS = StepLaws(
+LAWS = StepCoefficients(
     {
-        "off": BlockLaws(law(), law(0, 10), law(), law()),
-        "first": BlockLaws(law(0, 50, 1), law(0, 60, 1), law(0, 45, 1), law(0, 80, 1)),
-        "frozen": BlockLaws(law(0, 40), law(0, 55), law(0, 40), law(0, 70)),
-        "trained": BlockLaws(law(0, 48, 1), law(0, 58, 1), law(0, 44, 1), law(0, 75, 1)),
+        "off": BlockCoefficients(law(), law(0, 10), law(), law()),
+        "first": BlockCoefficients(law(0, 50, 1), law(0, 60, 1), law(0, 45, 1), law(0, 80, 1)),
+        "frozen": BlockCoefficients(law(0, 40), law(0, 55), law(0, 40), law(0, 70)),
+        "trained": BlockCoefficients(law(0, 48, 1), law(0, 58, 1), law(0, 44, 1), law(0, 75, 1)),
     },
     start=np.array([7.0, 5, 0, 0]),
     enter=np.array([0.0, 4, 0, 0]),
@@ -39,7 +39,7 @@ def model(**changes: Any) -> CostModel:
     spec = tiny_spec(3, 4)
     settings: dict[str, Any] = {
         "spec": spec,
-        "steps": {Keeping(): LAWS},
+        "steps": {ActivationPolicy(): LAWS},
         "weights_bytes": 1000,
         "weight_item_bytes": 2,
         "head_parameters": 8,
@@ -108,9 +108,9 @@ def test_standing_bytes_by_hand() -> None:
     moving = (trained + 8) * 4 * FLOAT
     assert model().standing_bytes(ranks, Policy()) == 1000 + 2 * 2 * AREA + received + moving
     beside = 7 * WIDTH["both"] * FLOAT  # copies of the components that are frozen
-    assert model().standing_bytes(ranks, Policy(fold=False)) == 1000 + beside + received + moving
+    assert model().standing_bytes(ranks, Policy(merge=False)) == 1000 + beside + received + moving
     sgd = model(optimizer_numbers=0)
-    assert sgd.standing_bytes(ranks, Policy(fold=False)) == 1000 + beside + received + (trained + 8) * 2 * FLOAT
+    assert sgd.standing_bytes(ranks, Policy(merge=False)) == 1000 + beside + received + (trained + 8) * 2 * FLOAT
 
 
 def test_folding_holds_a_dense_update_twice_for_a_moment() -> None:
@@ -119,15 +119,19 @@ def test_folding_holds_a_dense_update_twice_for_a_moment() -> None:
     largest = max(module.d_in * module.d_out for module in cost.spec.modules)
     none = {
         part: replace(
-            laws, keep=laws.keep * 0, forward=laws.forward * 0, release=laws.release * 0, backward=laws.backward * 0
+            coefficients,
+            keep=coefficients.keep * 0,
+            forward=coefficients.forward * 0,
+            release=coefficients.release * 0,
+            backward=coefficients.backward * 0,
         )
-        for part, laws in LAWS.blocks.items()
+        for part, coefficients in LAWS.blocks.items()
     }
     zero = np.zeros(4)
     quiet = replace(LAWS, blocks=none, start=zero, enter=zero, head=zero, end=zero, head_backward=zero)
-    light = replace(cost, steps={Keeping(): quiet})
+    light = replace(cost, steps={ActivationPolicy(): quiet})
     assert light.peak_bytes(ranks, Policy(), Work(1, 1)) == light.standing_bytes(ranks, Policy()) + 2 * FLOAT * largest
-    beside = Policy(fold=False)
+    beside = Policy(merge=False)
     assert light.peak_bytes(ranks, beside, Work(1, 1)) == light.standing_bytes(ranks, beside)
 
 
@@ -140,7 +144,7 @@ def test_standing_bytes_where_less_is_sent_or_trained() -> None:
     assert truncated == 1000 + 2 * AREA + 9 * WIDTH["both"] * FLOAT + moving
     bypassed = model(bypasses=True).standing_bytes(ranks, Policy())
     assert bypassed == 1000 + 2 * AREA + 8 * WIDTH["both"] * FLOAT + moving
-    only_b = model(factors="B").standing_bytes(ranks, Policy(fold=False))
+    only_b = model(factors="B").standing_bytes(ranks, Policy(merge=False))
     moving = (5 * WIDTH["B"] + 8) * 4 * FLOAT
     assert only_b == 1000 + (12 + 7) * WIDTH["both"] * FLOAT + 5 * WIDTH["A"] * FLOAT + moving
 

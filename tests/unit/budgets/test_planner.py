@@ -64,15 +64,15 @@ FULL = np.array([4, 4, 4])
     ids=str,
 )
 def test_the_fastest_that_fits(memory: float | None, policy: Policy) -> None:
-    offer = planner(("recompute_frozen", "micro_batch", "int8_activations")).offer(client(memory), FULL)
-    assert offer is not None
-    assert offer.policy == policy
+    estimate = planner(("recompute_frozen", "micro_batch", "int8_activations")).estimate(client(memory), FULL)
+    assert estimate is not None
+    assert estimate.policy == policy
 
 
 def test_nothing_fits_in_less_than_the_least() -> None:
     exact = planner(("recompute_all", "micro_batch"))
-    assert exact.offer(client(150), FULL) is not None
-    assert exact.offer(client(148), FULL) is None
+    assert exact.estimate(client(150), FULL) is not None
+    assert exact.estimate(client(148), FULL) is None
     assert exact.fits(client(50), np.array([0, 0, 1]))
     assert not exact.fits(client(48), np.array([0, 0, 1]))
     assert exact.fits(client(0), np.zeros(3, dtype=np.int64)), "to train nothing takes nothing"
@@ -89,12 +89,12 @@ def test_the_reserve_is_of_the_step_alone() -> None:
 
 def test_seconds_need_a_speed() -> None:
     only = planner(())
-    offer = only.offer(client(seconds=2.0, speed=4000.0), FULL)
-    assert offer is not None
-    assert offer.seconds == 2.0
-    assert only.offer(client(seconds=1.9, speed=4000.0), FULL) is None
-    assert only.offer(client(seconds=1e9), FULL) is None
-    unhurried = only.offer(client(), FULL)
+    estimate = only.estimate(client(seconds=2.0, speed=4000.0), FULL)
+    assert estimate is not None
+    assert estimate.seconds == 2.0
+    assert only.estimate(client(seconds=1.9, speed=4000.0), FULL) is None
+    assert only.estimate(client(seconds=1e9), FULL) is None
+    unhurried = only.estimate(client(), FULL)
     assert unhurried is not None
     assert unhurried.seconds is None
 
@@ -114,27 +114,27 @@ def test_uplink() -> None:
 def test_offers_are_known_from_then_on() -> None:
     once = planner()
     calls.clear()
-    first = once.offer(client(500), FULL)
+    first = once.estimate(client(500), FULL)
     count = len(calls)
-    assert once.offer(client(500), FULL) is first
+    assert once.estimate(client(500), FULL) is first
     assert len(calls) == count > 0
-    once.offer(client(500), np.array([4, 4, 0]))
-    once.offer(client(501), FULL)
-    once.offer(client(500, examples=7), FULL)
+    once.estimate(client(500), np.array([4, 4, 0]))
+    once.estimate(client(501), FULL)
+    once.estimate(client(500, examples=7), FULL)
     assert len(calls) > 3 * count - 20
 
 
 def test_no_more_is_asked_than_decides() -> None:
-    """An offer asks the fastest policy first, a yes or no those that recompute last."""
+    """An estimate asks the fastest policy first, a yes or no those that recompute last."""
     exact = planner(("recompute_all", "micro_batch"))
     calls.clear()
     assert exact.fits(client(300), FULL)
     assert [policy.in_words for policy in calls] == ["plain", "micro_batch 1"]
     calls.clear()
-    assert exact.offer(client(1200), FULL) is not None
+    assert exact.estimate(client(1200), FULL) is not None
     assert [policy.in_words for policy in calls] == ["plain", "micro_batch 4"]
     calls.clear()
-    assert exact.offer(client(1199), FULL) is not None
+    assert exact.estimate(client(1199), FULL) is not None
     assert [policy.in_words for policy in calls] == ["plain", "micro_batch 4", "micro_batch 2"]
 
 
@@ -160,11 +160,11 @@ def test_a_micro_batch_is_smaller_than_the_batch() -> None:
 
 
 def test_what_all_do_is_done_whatever_the_client_may() -> None:
-    own = Policy(recompute="frozen", bf16=True, fold=False, prefix_cache="memory")
+    own = Policy(recompute="frozen", bf16=True, merge=False, prefix_cache="memory")
     assert planner((), own).policies == (own,)
     for each in planner(USES, own).policies:
         assert each.bf16
-        assert not each.fold
+        assert not each.merge
         assert each.prefix_cache == "memory"
 
 

@@ -30,7 +30,7 @@ from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
 
 RECOMPUTE = [Policy(recompute="frozen"), Policy(recompute="all")]
-EVERYTHING = Policy(recompute="all", int8_activations=True, bf16=True, micro_batch=3, fold=False)
+EVERYTHING = Policy(recompute="all", int8_activations=True, bf16=True, micro_batch=3, merge=False)
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,10 @@ def test_a_decoder_that_would_fill_its_cache_twice(policy: Policy) -> None:
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
 
     def gradient(policy: Policy) -> list[Tensor]:
-        with base.dressed(bases.acting_adapter(base), bases.row_of(base, [0, 2]), policy=policy) as dressed:
+        with base.adapted(bases.acting_adapter(base), bases.row_of(base, [0, 2]), policy=policy) as adapted:
             net.eval()
             torch.autograd.backward(net(input_ids=ids, attention_mask=mask).last_hidden_state.square().sum())
-            return [p.grad for p in dressed.parameters if p.grad is not None]
+            return [p.grad for p in adapted.parameters if p.grad is not None]
 
     assert config.use_cache
     assert_equal(gradient(policy), gradient(Policy()))
@@ -185,7 +185,7 @@ def kept(base: BaseModel, layers: Sequence[int], policy: Policy, forward: Callab
             storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with base.dressed(bases.acting_adapter(base), bases.row_of(base, layers), policy=policy):
+    with base.adapted(bases.acting_adapter(base), bases.row_of(base, layers), policy=policy):
         base.net.eval()  # no dropout
         weights = {p.untyped_storage().data_ptr() for p in (*base.net.parameters(), *base.net.buffers())}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -387,7 +387,7 @@ def test_beside_the_weight_is_the_same_function(without_dropout: Family, gradien
     residual = {name: replace(pair, B=0.2 * torch.ones_like(pair.B), scale=1.0) for name, pair in residual.items()}
     task = replace(task, adapter=replace(task.adapter, residual=residual))
     expected = gradients(family, task)
-    got = gradients(family, replace(task, policy=Policy(fold=False)))
+    got = gradients(family, replace(task, policy=Policy(merge=False)))
     assert_equal(got, expected, 1e-4)
     without = gradients(family, replace(task, adapter=replace(task.adapter, residual={})))
     assert (flat(without) - flat(expected)).norm() > 1e-2 * flat(expected).norm(), "the residual acts"
@@ -398,14 +398,14 @@ def test_beside_the_weight_nothing_is_copied_or_kept(family: Family) -> None:
     weights = {module.name: base.net.get_submodule(module.name).weight for module in base.spec.modules}
     row = bases.row_of(base, [1])
     row[0, 0] = True
-    with base.dressed(bases.acting_adapter(base), row, policy=Policy(fold=False)) as dressed:
+    with base.adapted(bases.acting_adapter(base), row, policy=Policy(merge=False)) as adapted:
         inside = {id(p) for p in base.net.parameters()}
         assert all(id(weight) in inside for weight in weights.values())
-        ranks = {m.name: len(dressed.lora[m.name].A) if m.name in dressed.lora else 0 for m in base.spec.modules}
+        ranks = {m.name: len(adapted.lora[m.name].A) if m.name in adapted.lora else 0 for m in base.spec.modules}
         assert ranks == {m.name: {0: 1, 1: 3}.get(m.layer, 0) for m in base.spec.modules}
         beside = {name.removesuffix(".A").removesuffix(".base"): len(t) for name, t in base.net.named_buffers()}
         assert all(beside.get(m.name, 0) == 3 - ranks[m.name] for m in base.spec.modules)
-    assert kept(base, [0], Policy(fold=False), forward) == kept(base, [0], Policy(), forward)
+    assert kept(base, [0], Policy(merge=False), forward) == kept(base, [0], Policy(), forward)
 
 
 # ------------------------------------------------------------------------------------------------------ back as it was
@@ -423,7 +423,7 @@ def state_of(base: BaseModel) -> Any:
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize(
     "policy",
-    [*RECOMPUTE, Policy(int8_activations=True), Policy(bf16=True), Policy(fold=False), EVERYTHING],
+    [*RECOMPUTE, Policy(int8_activations=True), Policy(bf16=True), Policy(merge=False), EVERYTHING],
     ids=["frozen", "all", "int8", "bf16", "beside", "everything"],
 )
 def test_the_base_comes_back_as_it_was(

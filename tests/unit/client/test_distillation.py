@@ -43,7 +43,7 @@ TEXTS = bases.MEAN_POOLING
 
 @pytest.fixture
 def steady(tmp_path: Path) -> BaseModel:
-    """A tiny BERT without dropout, its bank of rank 4."""
+    """A tiny BERT without dropout, its global_pair of rank 4."""
     return bases.load(tiny_models.save_bert(tmp_path / "steady", **bases.NO_DROPOUT), rank=4, alpha=8.0)
 
 
@@ -54,7 +54,7 @@ def shaky(tiny_bert: Path) -> BaseModel:
 
 
 def of_ranks(base: BaseModel, *smaller: int) -> Adapter:
-    """A bank with prototypes, every one with values of its own."""
+    """A global_pair with prototypes, every one with values of its own."""
     rng = torch.Generator().manual_seed(5)
     made = {}
     for rank in (*smaller, base.spec.max_rank):
@@ -74,8 +74,8 @@ def batches_of(distillation: Distillation, seed: int) -> list[dict[str, Tensor]]
 
 
 def said(adapter: Adapter, base: BaseModel, batch: dict[str, Tensor]) -> Array:
-    """The logits of an adapter that is folded into the weights, as evaluation has it."""
-    with torch.no_grad(), base.dressed(adapter):
+    """The logits of an adapter that is merged into the weights, as evaluation has it."""
+    with torch.no_grad(), base.adapted(adapter):
         return TEXTS.logits(base, batch).double().numpy()
 
 
@@ -120,9 +120,9 @@ def test_one_step_is_the_formulas(
         truth = np.eye(3)[batch["labels"].numpy()]
         z, n = logits[rank], len(truth)
         slope = 0.4 * (softmax(z) - truth) / n + 0.7 * 3.0 * (softmax(z / 3) - softmax(mean / 3)) / n
-        with steady.dressed(prototype, whole_row(steady.spec, rank), train_head=True) as dressed:
+        with steady.adapted(prototype, whole_row(steady.spec, rank), train_head=True) as adapted:
             TEXTS.logits(steady, batch).backward(torch.from_numpy(slope).float())  # type: ignore[no-untyped-call]
-            for name, module in dressed.lora.items():
+            for name, module in adapted.lora.items():
                 pair, got = prototype.pairs[name], result[rank].pairs[name]
                 assert module.A.grad is not None
                 assert module.B.grad is not None
@@ -130,7 +130,7 @@ def test_one_step_is_the_formulas(
                 torch.testing.assert_close(got.B, pair.B - 500 * module.B.grad, atol=5e-5, rtol=1e-4)
                 assert (got.rank, got.scale) == (rank, pair.scale)
                 assert not torch.allclose(got.B, pair.B, atol=1e-3), "the step must matter"
-            for name, parameter in dressed.head.items():
+            for name, parameter in adapted.head.items():
                 assert parameter.grad is not None
                 moved = prototype.head[name] - 500 * parameter.grad
                 torch.testing.assert_close(result[rank].head[name], moved, atol=5e-5, rtol=1e-4)

@@ -169,11 +169,11 @@ def gradients(base: BaseModel, task: ClientTask, rows: Any) -> tuple[dict[str, T
     """The gradient of the mean loss over all rows by flat tensor name, and each layer's squared norm."""
     squares = np.full(base.spec.num_layers, np.nan)
     squares[task.trained.any(axis=1)] = 0
-    with base.dressed(task.adapter, task.trained, train_head=True) as dressed:
+    with base.adapted(task.adapter, task.trained, train_head=True) as adapted:
         batch = KIND.collate(base, KIND.encode(base, rows).examples)
         KIND.outputs(base, batch).loss_sums.mean().backward()
-        flat: dict[str, Any] = {f"head.{name}": p.grad for name, p in dressed.head.items()}
-        for name, module in dressed.lora.items():
+        flat: dict[str, Any] = {f"head.{name}": p.grad for name, p in adapted.head.items()}
+        for name, module in adapted.lora.items():
             flat[f"{name}.lora_A"], flat[f"{name}.lora_B"] = module.A.grad, module.B.grad
             for factor in (module.A, module.B):
                 assert factor.grad is not None

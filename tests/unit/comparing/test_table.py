@@ -13,16 +13,16 @@ from rich.console import Console
 
 from hellora.comparing.table import (
     Cell,
-    Estimate,
+    Interval,
     Run,
     as_csv,
     as_markdown,
     as_table,
     cell_text,
-    estimate,
     footnotes,
     group_headings,
     headings,
+    interval_of,
     is_above,
     numbers,
     on_screen,
@@ -82,12 +82,12 @@ def runs_of(table: Mapping[tuple[str, str], Sequence[float]], **options: Any) ->
 
 def test_the_interval_is_students_t_by_hand() -> None:
     """Of 1, 2, 3: s = 1, so half is t / √3. Of 4, 8: s = 2√2, √n = √2, so half is 2t."""
-    three, two = estimate([1.0, 2.0, 3.0]), estimate([4.0, 8.0])
+    three, two = interval_of([1.0, 2.0, 3.0]), interval_of([4.0, 8.0])
     assert (three.mean, three.n, two.mean, two.n) == (2.0, 3, 6.0, 2)
     assert three.half == pytest.approx(T2 / math.sqrt(3))
     assert two.half == pytest.approx(2 * T1)
-    assert estimate([0.7]) == Estimate(0.7, None, 1)
-    assert estimate([0.5, 0.5]) == Estimate(0.5, 0.0, 2)
+    assert interval_of([0.7]) == Interval(0.7, None, 1)
+    assert interval_of([0.5, 0.5]) == Interval(0.5, 0.0, 2)
 
 
 def test_who_is_above_is_decided_by_paired_differences() -> None:

@@ -104,19 +104,23 @@ def test_a_row_over_a_prototypes_own_components() -> None:
     row = np.array([[True, False, False, True], [False, True, False, False], [False] * 4])
     assert prototype_row(row).tolist() == [[True, True], [True, False], [False, False]]
     row[2] = True
-    assert prototype_row(row) is row, "a client of full rank trains components of the bank, as they are allocated"
+    assert prototype_row(row) is row, (
+        "a client of full rank trains components of the global adapter, as they are allocated"
+    )
 
 
 def test_prototypes_by_rank() -> None:
-    bank = random_adapter(SPEC, 0)
+    global_pair = random_adapter(SPEC, 0)
     of_two = prototype_of(random_adapter(SPEC, 1), 2, SPEC)
-    adapter = replace(bank, prototypes={2: of_two})
+    adapter = replace(global_pair, prototypes={2: of_two})
     assert prototype_of(adapter, 2, SPEC) is of_two
     found = prototypes_of(adapter, SPEC)
     assert list(found) == [2, SPEC.max_rank]
-    assert bits(found[SPEC.max_rank].tensors()) == bits(bank.tensors())
+    assert bits(found[SPEC.max_rank].tensors()) == bits(global_pair.tensors())
     assert bits(with_prototypes(found).tensors()) == bits(adapter.tensors())
     of_three = prototype_of(adapter, 3, SPEC)
     assert not of_three.prototypes
     for name, pair in of_three.pairs.items():
-        assert bits({0: pair.A, 1: pair.B}) == bits({0: bank.pairs[name].A[:3], 1: bank.pairs[name].B[:, :3]})
+        assert bits({0: pair.A, 1: pair.B}) == bits(
+            {0: global_pair.pairs[name].A[:3], 1: global_pair.pairs[name].B[:, :3]}
+        )

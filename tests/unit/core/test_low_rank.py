@@ -10,7 +10,7 @@ import torch
 from factories import bits
 from hypothesis import given, settings
 
-from hellora.core.low_rank import Term, ThinSVD, grown, norm, stacked, thin_svd, to_bank
+from hellora.core.low_rank import Term, ThinSVD, grown, norm, stacked, thin_svd, to_global
 from hellora.core.types import LoraPair
 
 Dense = npt.NDArray[np.float64]
@@ -72,18 +72,20 @@ def test_the_svd_is_that_of_the_dense_sum(case: Sum) -> None:
 @given(sums(), st.integers(1, 8))
 def test_a_bank_is_the_best_approximation_and_has_no_dead_component(case: Sum, rank: int) -> None:
     idle = torch.ones(rank, case.total.shape[1])
-    bank = to_bank(thin_svd(case.terms), 2.0, idle)
-    assert bank.A.shape == idle.shape
-    assert bank.A.dtype == bank.B.dtype == torch.float32
-    assert bank.scale == 2.0
+    global_pair = to_global(thin_svd(case.terms), 2.0, idle)
+    assert global_pair.A.shape == idle.shape
+    assert global_pair.A.dtype == global_pair.B.dtype == torch.float32
+    assert global_pair.scale == 2.0
     exact = np.linalg.svd(case.total, compute_uv=False)
-    missed = np.linalg.norm(dense(bank) - case.total)
+    missed = np.linalg.norm(dense(global_pair) - case.total)
     np.testing.assert_allclose(missed, np.linalg.norm(exact[rank:]), atol=1e-5 * (1 + np.linalg.norm(exact)))
-    assert (bank.A.norm(dim=1) > 0).all()
+    assert (global_pair.A.norm(dim=1) > 0).all()
     filled = int(np.sum(exact > 1e-10))
-    assert not bank.B[:, filled:].any()
-    assert bits({0: bank.A[filled:]}) == bits({0: idle[filled:]})
-    torch.testing.assert_close(bank.A[:filled].norm(dim=1), bank.B[:, :filled].norm(dim=0)[:rank])  # balanced
+    assert not global_pair.B[:, filled:].any()
+    assert bits({0: global_pair.A[filled:]}) == bits({0: idle[filled:]})
+    torch.testing.assert_close(
+        global_pair.A[:filled].norm(dim=1), global_pair.B[:, :filled].norm(dim=0)[:rank]
+    )  # balanced
 
 
 @laws

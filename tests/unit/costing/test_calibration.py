@@ -1,4 +1,4 @@
-"""Laws that were counted on a few blocks say what a step of the whole model holds, for any row and policy."""
+"""Fit that were counted on a few blocks say what a step of the whole model holds, for any row and policy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,12 +15,12 @@ from datasets import Dataset
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessor
 
-from hellora.budgets.cost import CostModel, Keeping, Work
+from hellora.budgets.cost import ActivationPolicy, CostModel, Work
 from hellora.budgets.planner import RESERVE
 from hellora.client.train import train_client
 from hellora.core.codec import wire_bytes
 from hellora.core.types import ClientTask, Policy, TrainSettings, WireFormat
-from hellora.costing.calibration import CountedLaws, Sample, calibrate, sample_of
+from hellora.costing.calibration import CountedCoefficients, Sample, calibrate, sample_of
 from hellora.costing.traced_rows import Shape, Tracer
 from hellora.costing.tracing import HeldBytes, without_values
 from hellora.methods.aggregators.participant_mean import ParticipantMean
@@ -57,11 +57,11 @@ class Known:
     def error(self, ranks: Any, policy: Policy, examples: int) -> float:
         """Of the predicted bytes of a step, as a share of them."""
         held = self.tracer.step(np.arange(RANK) < ranks[:, None], policy, examples).peak
-        return self.cost.step_bytes(ranks, self.cost.steps[Keeping.of(policy)], examples) / held - 1
+        return self.cost.step_bytes(ranks, self.cost.steps[ActivationPolicy.of(policy)], examples) / held - 1
 
     @property
     def sample(self) -> Sample:
-        assert isinstance(self.cost.steps, CountedLaws)
+        assert isinstance(self.cost.steps, CountedCoefficients)
         return self.cost.steps.sample
 
 
@@ -121,9 +121,9 @@ def test_random_rows(model: Known) -> None:
 def test_the_shallowest_trained_layer_decides(model: Known) -> None:
     """The trace agrees: the deeper it lies, the less is held."""
     layers = model.cost.spec.num_layers
-    laws = model.cost.steps[Keeping()]
+    coefficients = model.cost.steps[ActivationPolicy()]
     rows = np.eye(layers, dtype=np.int64) * RANK
-    held = [model.cost.step_bytes(row, laws, 8) for row in rows]
+    held = [model.cost.step_bytes(row, coefficients, 8) for row in rows]
     assert held == sorted(held, reverse=True)
 
 
@@ -191,7 +191,7 @@ def test_peak_of_real_training(tiny_bert: Path) -> None:
     lengths = bases.MEAN_POOLING.encode(base, rows).lengths
     assert lengths is not None
     cost = known(lambda: bases.load(tiny_bert), bases.MEAN_POOLING, int(lengths.max())).cost
-    for policy in (Policy(), Policy(fold=False), Policy(micro_batch=2)):
+    for policy in (Policy(), Policy(merge=False), Policy(micro_batch=2)):
         task = replace(bases.task_of(base, [1, 3], batch_size=8, steps=2), policy=policy)
         predicted = cost.peak_bytes(np.array([0, 3, 0, 3]), policy, Work(8, 8)) - cost.weights_bytes
         assert predicted == pytest.approx(held_in_training(task, base, rows), rel=0.03)

@@ -87,8 +87,8 @@ POLICIES = [
     Policy(bf16=True),
     Policy(recompute="frozen"),
     Policy(recompute="all"),
-    Policy(fold=False),
-    Policy(recompute="all", int8_activations=True, bf16=True, fold=False),
+    Policy(merge=False),
+    Policy(recompute="all", int8_activations=True, bf16=True, merge=False),
 ]
 
 

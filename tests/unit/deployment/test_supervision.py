@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hellora.core.errors import InputError
-from hellora.deployment.supervision import Child, ending_on_signals, kept_alive, leashed, supervise
+from hellora.deployment.supervision import Child, ending_on_signals, kept_alive, supervise, under_supervisor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descendants are found by /proc")
 
@@ -132,14 +132,14 @@ def test_the_child_ends_even_if_its_guard_is_killed(tmp_path: Path, pids: Callab
 
 @pytest.mark.parametrize(("code", "status"), [("0", 0), ("7", 7), ("os.kill(os.getpid(), 9)", 137)])
 def test_the_guard_ends_as_its_command_did(code: str, status: int) -> None:
-    command = leashed([sys.executable, "-c", f"import os, sys; sys.exit({code})"])
+    command = under_supervisor([sys.executable, "-c", f"import os, sys; sys.exit({code})"])
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.wait(20) == status
 
 
 def test_a_command_that_ignores_sigterm_is_killed(pids: Callable[[], list[int]], tmp_path: Path) -> None:
     stubborn = family(tmp_path, "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)")
-    with subprocess.Popen(leashed(stubborn, grace=0.2), stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(under_supervisor(stubborn, grace=0.2), stdin=subprocess.PIPE) as process:
         wait_for(lambda: len(pids()) == 2)
         process.stdin.close()
         process.wait(20)

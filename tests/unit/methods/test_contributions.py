@@ -33,9 +33,11 @@ def test_what_was_sent_what_came_back_and_what_stayed() -> None:
         first, second = contributions(MODULE, answers_of(dispatcher)[::-1], "samples")
         assert (first.share, second.share) == (0.25, 0.75)
         assert first.rows.tolist() == [True, True, False]
-        bank = BANK.pairs[MODULE.name]
-        assert bits({0: first.before.A, 1: first.before.B}) == bits({0: bank.A[:2], 1: bank.B[:, :2]})
-        assert bits({0: first.after.A, 1: first.after.B}) == bits({0: bank.A[:2] + 1, 1: bank.B[:, :2] - 1})
+        global_pair = BANK.pairs[MODULE.name]
+        assert bits({0: first.before.A, 1: first.before.B}) == bits({0: global_pair.A[:2], 1: global_pair.B[:, :2]})
+        assert bits({0: first.after.A, 1: first.after.B}) == bits(
+            {0: global_pair.A[:2] + 1, 1: global_pair.B[:, :2] - 1}
+        )
         assert (first.rest.rank, second.rest.rank) == (rest, 0)
     (only,) = contributions(SPEC.modules[-1], answers_of(Whole()), "samples")
     assert (only.share, only.after.rank) == (1.0, 1)
@@ -43,16 +45,16 @@ def test_what_was_sent_what_came_back_and_what_stayed() -> None:
 
 
 def test_the_banks_own_components_are_stacked_once() -> None:
-    """One term for the bank and one per client, so that the work does not double with what was dispatched."""
-    bank = BANK.pairs[MODULE.name]
+    """One term for the global adapter and one per client, so that the work does not double with what was dispatched."""
+    global_pair = BANK.pairs[MODULE.name]
     for dispatcher in (Whole(), Truncate()):
         parts = contributions(MODULE, answers_of(dispatcher), "samples")
-        for terms in (mean_moved(bank, parts), mean_held(bank, parts)):
+        for terms in (mean_moved(global_pair, parts), mean_held(global_pair, parts)):
             assert [pair.rank for _, pair in terms] == [3, 2, 3]
-    (_, left), *_ = mean_moved(bank, parts)
-    torch.testing.assert_close(left.B, bank.B.double() * torch.tensor([0.0, 0.0, 0.25]))
-    (_, held), *_ = mean_held(bank, contributions(MODULE, answers_of(Whole()), "samples"))
-    torch.testing.assert_close(held.B, bank.B.double() * torch.tensor([0.0, 0.0, 0.25]))
+    (_, left), *_ = mean_moved(global_pair, parts)
+    torch.testing.assert_close(left.B, global_pair.B.double() * torch.tensor([0.0, 0.0, 0.25]))
+    (_, held), *_ = mean_held(global_pair, contributions(MODULE, answers_of(Whole()), "samples"))
+    torch.testing.assert_close(held.B, global_pair.B.double() * torch.tensor([0.0, 0.0, 0.25]))
 
 
 def test_the_head_is_the_mean_over_all_answers() -> None:

@@ -96,12 +96,12 @@ def test_a_step_trains_both_blocks(name: str) -> None:
     head = nn.Linear(32, 3).requires_grad_(False) if task is TEXT else None
     base = BaseModel(net, spec, None, head=head, head_modules=own_head(net, ()) if task in (OWN, IMAGE) else ())
     trained = torch.ones(2, 2, dtype=torch.bool).numpy()
-    with base.dressed(new_adapter(spec, base.initial_head(), 0), trained, True) as dressed:
+    with base.adapted(new_adapter(spec, base.initial_head(), 0), trained, True) as adapted:
         task.outputs(base, batch_of(task, base)).loss_sums.sum().backward()
-        assert len(dressed.lora) == len(spec.modules)
-        of_layer = {name: module.B.grad.abs().max().item() for name, module in dressed.lora.items()}
+        assert len(adapted.lora) == len(spec.modules)
+        of_layer = {name: module.B.grad.abs().max().item() for name, module in adapted.lora.items()}
         assert all(max(of_layer[m.name] for m in spec.modules if m.layer == layer) > 0 for layer in (0, 1))
-        assert [n for n, p in dressed.head.items() if p.grad is None] == [], "the head is no more than the head"
+        assert [n for n, p in adapted.head.items() if p.grad is None] == [], "the head is no more than the head"
     assert all(parameter.grad is None for parameter in net.parameters())
 
 

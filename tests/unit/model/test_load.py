@@ -343,15 +343,15 @@ def trained(base: BaseModel, kind: Task, rows: Any) -> Adapter:
 def check_peft(
     base: BaseModel, kind: Task, rows: Any, folder: Path, name: str, plain: Any, forward: Any, **settings: Any
 ) -> None:
-    """`forward` of plain peft on a fresh base says what our dressed model says."""
+    """`forward` of plain peft on a fresh base says what our adapted model says."""
     adapter = trained(base, kind, rows)
     save_peft(adapter, folder, base, ModelSettings(name=name, **settings), kind.kind())
-    with torch.no_grad(), base.dressed(adapter):
+    with torch.no_grad(), base.adapted(adapter):
         expected: Tensor = forward(base.net)
     loaded = PeftModel.from_pretrained(plain, str(folder)).eval()
     with torch.no_grad():
         assert_close(forward(loaded), expected, atol=1e-5, rtol=1e-5)
-        with base.dressed(bases.acting_adapter(base, seed=9)):
+        with base.adapted(bases.acting_adapter(base, seed=9)):
             assert (forward(base.net) - expected).abs().max() > 1e-3, "the adapter must matter"
     written = load_file(folder / "adapter_model.safetensors")
     assert len(written) == 2 * len(base.spec.modules) + (0 if base.head is not None else len(base.head_names))
@@ -465,9 +465,9 @@ def test_peft_reads_mixed_ranks_and_a_residual(
     adapter = with_residual(base, ranks) if residual else uneven(base, ranks)
     save_peft(adapter, tmp_path, base, ModelSettings(name=str(tiny_bert), rank=3, alpha=7.0), "features")
     with torch.no_grad():
-        with base.dressed(adapter):
+        with base.adapted(adapter):
             expected = base.net(input_ids=IDS).last_hidden_state
-        with base.dressed(replace(adapter, residual={})):
+        with base.adapted(replace(adapter, residual={})):
             bare = base.net(input_ids=IDS).last_hidden_state
         loaded = PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(str(tiny_bert)), str(tmp_path))
         assert_close(loaded.eval()(input_ids=IDS).last_hidden_state, expected, atol=1e-5, rtol=1e-5)

@@ -23,7 +23,7 @@ from hellora.client.train import TrainingError, train_client, training_batches
 from hellora.core.errors import InputError
 from hellora.core.types import ClientTask, Policy, TrainSettings
 from hellora.model.load import ModelSettings, adapter_spec
-from hellora.model.prefix import InMemory, OnDisk, PrefixCache, Shelf, passes, prefix_cache
+from hellora.model.prefix import InMemory, OnDisk, PrefixCache, TensorStore, passes, prefix_cache
 from hellora.model.resident import BaseModel
 from hellora.tasks import Encoded, Task
 from hellora.tasks.causal_lm import CausalLM
@@ -104,7 +104,7 @@ def test_training_is_the_same_to_the_bit_and_the_prefix_runs_once_per_batch(
 
 def test_it_goes_with_every_other_policy(tiny_bert: Path) -> None:
     base, kind, rows = bases.load(tiny_bert, dropout=0.1), bases.MEAN_POOLING, bases.texts(COUNT)
-    policy = Policy(recompute="all", int8_activations=True, bf16=True, micro_batch=3, fold=False)
+    policy = Policy(recompute="all", int8_activations=True, bf16=True, micro_batch=3, merge=False)
     task = replace(bases.task_of(base, [2, 3], epochs=3, same_batches=True, lr=1e-2), policy=policy)
     plain = train_client(task, base, kind, rows)
     counts, cached = runs_of(base, lambda: train_client(with_cache(task), base, kind, rows))
@@ -285,10 +285,10 @@ def test_what_is_kept_does_not_change_when_a_model_writes_into_it() -> None:
     first, _, again = three_passes(chain, blocks)
     assert torch.equal(again, first)
     assert [block.runs for block in blocks] == [2, 2, 2, 3]
-    shelf = InMemory()
-    shelf.put(b"x", torch.ones(2))
+    store = InMemory()
+    store.put(b"x", torch.ones(2))
     for _ in range(2):
-        found = shelf.get(b"x")
+        found = store.get(b"x")
         assert found is not None
         assert found.mul_(2).tolist() == [2, 2]
 
@@ -328,7 +328,7 @@ def test_other_families(family: str, skipped: bool) -> None:
 
     def two_passes() -> list[Tensor]:
         said = []
-        with base.dressed(task.adapter, task.trained), prefix_cache(net, task, base.spec.layers, 32) as cache:
+        with base.adapted(task.adapter, task.trained), prefix_cache(net, task, base.spec.layers, 32) as cache:
             net.eval()
             for _ in range(2):
                 with cache.batch(np.arange(2)):
@@ -337,7 +337,7 @@ def test_other_families(family: str, skipped: bool) -> None:
 
     counts, said = runs_of(base, two_passes)
     assert counts == ([1, 1, 1, 2] if skipped else [2] * 4)
-    with base.dressed(task.adapter, task.trained):
+    with base.adapted(task.adapter, task.trained):
         net.eval()
         plain = net(input_ids=IDS, attention_mask=torch.ones_like(IDS)).last_hidden_state
     assert torch.equal(said[1], plain)
@@ -349,25 +349,25 @@ def test_other_families(family: str, skipped: bool) -> None:
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_a_shelf_gives_back_what_it_was_given(kind: str) -> None:
     with TemporaryFile() as file:
-        shelf: Shelf = InMemory(100) if kind == "memory" else OnDisk(file, 100)
+        store: TensorStore = InMemory(100) if kind == "memory" else OnDisk(file, 100)
         given = {
             b"a": torch.tensor([[1.5, -0.0, torch.nan]]),  # 12 bytes
             b"b": torch.arange(4, dtype=torch.bfloat16).reshape(2, 1, 2),  # 8 bytes
             b"c": torch.arange(10.0, dtype=torch.float64),  # 80 bytes
         }
-        assert all(shelf.put(name, tensor) for name, tensor in given.items())
-        assert not shelf.put(b"d", torch.tensor(True)), "it is full to the last byte"
+        assert all(store.put(name, tensor) for name, tensor in given.items())
+        assert not store.put(b"d", torch.tensor(True)), "it is full to the last byte"
         for name in (b"c", b"a", b"b", b"a"):
-            found = shelf.get(name)
+            found = store.get(name)
             assert found is not None
             as_int = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[found.element_size()]
             assert (found.shape, found.dtype) == (given[name].shape, given[name].dtype)
             assert torch.equal(found.view(as_int), given[name].view(as_int))
-        assert shelf.get(b"d") is None
+        assert store.get(b"d") is None
 
 
 def test_a_cache_of_no_blocks_does_nothing() -> None:
     cache = PrefixCache([], InMemory())
     with cache.batch(np.arange(3)):
         pass
-    assert cache.shelf.num_bytes == 0
+    assert cache.store.num_bytes == 0

@@ -1,4 +1,4 @@
-"""A quantised base: what is quantised, that nothing is ever folded into it, that it trains and evaluates."""
+"""A quantised base: what is quantised, that nothing is ever merged into it, that it trains and evaluates."""
 
 import importlib.util
 import math
@@ -101,7 +101,7 @@ def assert_nothing_is_folded(base: BaseModel) -> None:
     x = torch.randn(2, 5, base.spec.modules[0].d_in, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         alone = {m.name: base.net.get_submodule(m.name)(x) for m in base.spec.modules}
-        with base.dressed(adapter, bases.mixed_row(base)):
+        with base.adapted(adapter, bases.mixed_row(base)):
             base.net.eval()  # in train mode bitsandbytes computes 8-bit modules in another way
             for module in base.spec.modules:
                 got = base.net.get_submodule(module.name)(x)

@@ -68,9 +68,9 @@ def test_folded_and_trained_parts_together_are_the_dense_update(
     with torch.no_grad():
         untouched = hidden(base.net)
         expected = hidden(bases.with_dense_weights(base, adapter))
-        with base.dressed(adapter, rows[trained]) as dressed:
+        with base.adapted(adapter, rows[trained]) as adapted:
             got = hidden(base.net)
-    assert {base.spec.layer_of[name] for name in dressed.lora} == LORA_IN[trained] & set(range(base.spec.num_layers))
+    assert {base.spec.layer_of[name] for name in adapted.lora} == LORA_IN[trained] & set(range(base.spec.num_layers))
     assert (expected - untouched).abs().max() > 0.05, "the adapter must do something"
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
@@ -79,16 +79,16 @@ def test_a_module_without_a_pair_is_left_alone(bert: BaseModel) -> None:
     adapter = bases.acting_adapter(bert)
     some = Adapter(dict(list(adapter.pairs.items())[:3]), adapter.head)
     expected = hidden(bases.with_dense_weights(bert, some))
-    with bert.dressed(some):
+    with bert.adapted(some):
         torch.testing.assert_close(hidden(bert.net), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_read_returns_the_trained_components_and_they_put_together_again(bert: BaseModel) -> None:
     adapter, row = bases.acting_adapter(bert), bases.mixed_row(bert)
-    with bert.dressed(adapter, row, train_head=True) as dressed:
-        read = dressed.read()
+    with bert.adapted(adapter, row, train_head=True) as adapted:
+        read = adapted.read()
         with torch.no_grad():
-            for parameter in dressed.parameters:
+            for parameter in adapted.parameters:
                 parameter.add_(1)  # the values that were read are their own
     assert list(read.pairs) == [m.name for m in bert.spec.modules if row[m.layer].any()]
     for module in bert.spec.modules:
@@ -110,12 +110,12 @@ def test_only_what_trains_has_a_gradient(
 ) -> None:
     base = bases.load(tiny_bert_with_head, kind)
     row = bases.mixed_row(base)
-    with base.dressed(bases.acting_adapter(base), row, train_head) as dressed:
+    with base.adapted(bases.acting_adapter(base), row, train_head) as adapted:
         roots = [base.net] if base.head is None else [base.net, base.head]
         everything = {id(p): (name, p) for root in roots for name, p in root.named_parameters()}
-        expected = [p for m in base.spec.modules if row[m.layer].any() for p in vars_of(dressed.lora[m.name])]
-        expected += [dressed.head[name] for name in base.head_names] if train_head else []
-        assert [id(p) for p in dressed.parameters] == [id(p) for p in expected], "what the optimizer gets"
+        expected = [p for m in base.spec.modules if row[m.layer].any() for p in vars_of(adapted.lora[m.name])]
+        expected += [adapted.head[name] for name in base.head_names] if train_head else []
+        assert [id(p) for p in adapted.parameters] == [id(p) for p in expected], "what the optimizer gets"
         kind.outputs(base, batch_of(base, 6, kind)).loss_sums.sum().backward()
         trained = {id(p) for p in expected}
         for key, (name, parameter) in everything.items():
@@ -136,9 +136,9 @@ def test_gradients_of_components_are_those_of_the_whole_pair(bert: BaseModel) ->
     adapter, row = bases.acting_adapter(bert), bases.mixed_row(bert)
 
     def gradients(trained: Mask) -> dict[str, tuple[Tensor, Tensor]]:
-        with bert.dressed(adapter, trained) as dressed:
+        with bert.adapted(adapter, trained) as adapted:
             bases.MEAN_POOLING.outputs(bert, batch_of(bert, 6)).loss_sums.sum().backward()
-            return {name: (m.A.grad, m.B.grad) for name, m in dressed.lora.items() if m.A.grad is not None}  # type: ignore[misc]
+            return {name: (m.A.grad, m.B.grad) for name, m in adapted.lora.items() if m.A.grad is not None}  # type: ignore[misc]
 
     whole = gradients(np.ones_like(row))
     part = gradients(row)
@@ -153,11 +153,11 @@ def test_copies_give_each_example_its_own_gradients(bert: BaseModel) -> None:
     adapter, everything = bases.acting_adapter(bert), bases.row_of(bert, range(4))
     examples = bases.MEAN_POOLING.encode(bert, bases.texts(5)).examples
     assert len({len(example["input_ids"]) for example in examples}) > 1, "padding is part of the question"
-    with bert.dressed(adapter, everything, copies=5) as together:
+    with bert.adapted(adapter, everything, copies=5) as together:
         batch = bases.MEAN_POOLING.collate(bert, examples)
         bases.MEAN_POOLING.outputs(bert, batch).loss_sums.sum().backward()
     for i, example in enumerate(examples):
-        with bert.dressed(adapter, everything) as alone:
+        with bert.adapted(adapter, everything) as alone:
             one = bases.MEAN_POOLING.collate(bert, [example])
             bases.MEAN_POOLING.outputs(bert, one).loss_sums.sum().backward()
         for name, module in alone.lora.items():
@@ -169,8 +169,8 @@ def test_copies_give_each_example_its_own_gradients(bert: BaseModel) -> None:
 
 
 def test_copies_refuse_a_module_that_does_not_see_one_example_per_row(bert: BaseModel) -> None:
-    with bert.dressed(bases.acting_adapter(bert), bases.row_of(bert, range(4)), copies=2) as dressed:
-        module = next(iter(dressed.lora.values()))
+    with bert.adapted(bases.acting_adapter(bert), bases.row_of(bert, range(4)), copies=2) as adapted:
+        module = next(iter(adapted.lora.values()))
         module(torch.zeros(2, 5, 32))
         for shape in ((2, 32), (3, 5, 32), (10, 32), (2, 2, 5, 32)):
             with pytest.raises(PerExampleError):
@@ -199,15 +199,15 @@ def test_the_base_comes_back_as_the_very_same_objects(
 
     def use() -> None:
         if how == "evaluated":
-            with base.dressed(adapter):
+            with base.adapted(adapter):
                 kind.outputs(base, batch_of(base, 4, kind))
             return
         if how == "bad adapter":
-            with base.dressed(replace(adapter, head={}), row, train_head=True):
+            with base.adapted(replace(adapter, head={}), row, train_head=True):
                 pass
-        with base.dressed(adapter, row, train_head=True, copies=4 if how == "copies" else None) as dressed:
+        with base.adapted(adapter, row, train_head=True, copies=4 if how == "copies" else None) as adapted:
             kind.outputs(base, batch_of(base, 4, kind)).loss_sums.sum().backward()
-            torch.optim.SGD(dressed.parameters, lr=0.5).step()
+            torch.optim.SGD(adapted.parameters, lr=0.5).step()
             if how == "raised":
                 raise RuntimeError("the client broke")
 
@@ -228,12 +228,12 @@ def test_the_base_comes_back_as_the_very_same_objects(
 def test_blocks_that_train_are_in_train_mode_and_no_other(tiny_bert_with_head: Path) -> None:
     base = bases.load(tiny_bert_with_head, OWN_HEAD, dropout=0.5)
     for train_head in (True, False):
-        with base.dressed(bases.acting_adapter(base), bases.row_of(base, [1, 3]), train_head):
+        with base.adapted(bases.acting_adapter(base), bases.row_of(base, [1, 3]), train_head):
             for name, module in base.net.named_modules():
                 in_block = name.startswith(("bert.encoder.layer.1", "bert.encoder.layer.3"))
                 in_head = name.startswith("classifier") and train_head
                 assert module.training == (in_block or in_head), name
-    with base.dressed(bases.acting_adapter(base)):
+    with base.adapted(bases.acting_adapter(base)):
         assert not any(module.training for module in base.net.modules())
 
 
@@ -242,7 +242,7 @@ def test_lora_dropout_acts_on_trained_pairs_only(bert: BaseModel) -> None:
     adapter = bases.acting_adapter(bert)
 
     def twice(row: Mask | None) -> bool:
-        with torch.no_grad(), dropping.dressed(adapter, row):
+        with torch.no_grad(), dropping.adapted(adapter, row):
             return torch.equal(hidden(bert.net), hidden(bert.net))
 
     assert twice(None)
@@ -265,7 +265,7 @@ def kept_bytes(base: BaseModel, row: Mask) -> dict[int, int]:
 
         return [block.register_forward_pre_hook(lambda *_: inside.append(index)), block.register_forward_hook(leave)]
 
-    with base.dressed(bases.acting_adapter(base), row):
+    with base.adapted(bases.acting_adapter(base), row):
         weights = {p.untyped_storage().data_ptr() for p in base.net.parameters()}
         hooks = [h for i, name in enumerate(base.spec.layers) for h in watch(base.net.get_submodule(name), i)]
 
@@ -360,6 +360,6 @@ def test_own_head_acts_as_dispatched(tiny_bert_with_head: Path) -> None:
             reference.get_parameter(name).copy_(value)
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         expected = cross_entropy(reference(**inputs).logits, batch["labels"], reduction="none")
-        with base.dressed(moved):
+        with base.adapted(moved):
             got = OWN_HEAD.outputs(base, batch).loss_sums
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)

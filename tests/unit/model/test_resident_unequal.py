@@ -98,7 +98,7 @@ def test_it_is_the_model_without_those_blocks(model: str, kept: list[int]) -> No
     with torch.no_grad():
         before = says(base.net)
         expected = says(without_blocks(base, adapter, kept))
-        with base.dressed(adapter, row, bypass=True):
+        with base.adapted(adapter, row, bypass=True):
             base.net.eval()  # the models of transformers have dropout by default
             first, second = says(base.net), says(base.net)
         torch.testing.assert_close(first, expected, atol=1e-5, rtol=1e-5)
@@ -189,14 +189,14 @@ def test_a_truncated_adapter_has_smaller_tensors_and_means_what_it_says(base: Ba
     with torch.no_grad():
         expected = bases.with_dense_weights(base, sent)(input_ids=IDS).last_hidden_state
         untruncated = bases.with_dense_weights(base, whole)(input_ids=IDS).last_hidden_state
-    with base.dressed(sent, row) as dressed:
-        for name, module in dressed.lora.items():
+    with base.adapted(sent, row) as adapted:
+        for name, module in adapted.lora.items():
             rank = int(row[base.spec.layer_of[name]].sum())
             assert (module.A.shape, module.B.shape) == ((rank, 32), (32, rank))
             assert module.A.untyped_storage().nbytes() == 4 * rank * 32
         with torch.no_grad():
             got = base.net(input_ids=IDS).last_hidden_state
-        read = dressed.read()
+        read = adapted.read()
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     assert (expected - untruncated).abs().max() > 0.01, "what was cut off must matter"
     for name, pair in read.pairs.items():
@@ -227,9 +227,9 @@ def test_a_residual_is_folded_in_beside_the_pairs(base: BaseModel, layers: list[
         without = reference.net(input_ids=IDS).last_hidden_state
         expected = bases.with_dense_weights(reference, Adapter(residual))(input_ids=IDS).last_hidden_state
         row = None if layers is None else bases.row_of(base, layers)
-        with base.dressed(replace(plain, residual=residual), row) as dressed:
+        with base.adapted(replace(plain, residual=residual), row) as adapted:
             got = base.net(input_ids=IDS).last_hidden_state
-            read = dressed.read()
+            read = adapted.read()
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     assert (got - without).abs().max() > 0.05
     assert not read.residual
@@ -247,12 +247,12 @@ def test_the_other_factor_has_no_gradient_no_state_and_comes_back(
     row = bases.mixed_row(base)
     adapter = bases.acting_adapter(base)
     sent = Truncate().dispatch(adapter, row, base.spec) if truncated else adapter
-    with base.dressed(sent, row, factors=factors) as dressed:
+    with base.adapted(sent, row, factors=factors) as adapted:
         loss_of(base).backward()
-        for module in dressed.lora.values():
+        for module in adapted.lora.values():
             assert getattr(module, factors).grad is not None
             assert getattr(module, still).grad is None
-        assert {id(p) for p in dressed.parameters} == {id(getattr(m, factors)) for m in dressed.lora.values()}
+        assert {id(p) for p in adapted.parameters} == {id(getattr(m, factors)) for m in adapted.lora.values()}
 
     made: list[torch.optim.Optimizer] = []
     make = hellora.client.train.make_optimizer
@@ -277,9 +277,9 @@ def test_gradients_of_one_factor_are_those_of_both(base: BaseModel) -> None:
     adapter, row = bases.acting_adapter(base), bases.row_of(base, [1, 2])
 
     def gradients(factors: Factors) -> dict[str, Tensor]:
-        with base.dressed(adapter, row, factors=factors) as dressed:
+        with base.adapted(adapter, row, factors=factors) as adapted:
             loss_of(base).backward()
-            grads = {f"{n}.{f}": getattr(m, f).grad for n, m in dressed.lora.items() for f in "AB"}
+            grads = {f"{n}.{f}": getattr(m, f).grad for n, m in adapted.lora.items() for f in "AB"}
             return {name: copy.deepcopy(grad) for name, grad in grads.items() if grad is not None}
 
     both = gradients("both")

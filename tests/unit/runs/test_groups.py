@@ -95,7 +95,7 @@ def test_clients_of_whole_adapters_share_one_evaluation(prepared: Prepare, count
 
 
 def test_a_group_is_measured_by_the_ranks_it_receives(prepared: Prepare, counted: list[Adapter]) -> None:
-    """Rank 4 is the whole bank, and not evaluated again; neither is rank 1 for its second budget."""
+    """Rank 4 is the whole global_pair, and not evaluated again; neither is rank 1 for its second budget."""
     setup = prepared(
         fleet={"layers": [4, 4, 2, 4, 4], "ranks": [1, 2, 1, 4, [4, 4, 1, 0]]}, method={"dispatcher": "truncate"}
     )

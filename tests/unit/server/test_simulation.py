@@ -9,7 +9,7 @@ import pytest
 from factories import FakeBackend, fleet_of, no_scores, random_adapter, state_bits, task_for, tiny_spec
 
 from hellora.budgets.cost import Cost, Ranks
-from hellora.budgets.planner import Offer, Planner
+from hellora.budgets.planner import Estimate, Planner
 from hellora.core.errors import InputError, RunError
 from hellora.core.types import (
     Adapter,
@@ -38,9 +38,11 @@ NOBODY = np.zeros((SPEC.num_layers, SPEC.max_rank), dtype=bool)
 class FixedPlanner(Planner):
     """Training takes 60 operations per rank component and example, and fits every budget."""
 
-    def offer(self, client: ClientProfile, ranks: Ranks) -> Offer:
+    def estimate(self, client: ClientProfile, ranks: Ranks) -> Estimate:
         operations = 60.0 * ranks.sum() * client.num_examples
-        return Offer(Policy(), Cost(1000, operations, 0), None if client.speed is None else operations / client.speed)
+        return Estimate(
+            Policy(), Cost(1000, operations, 0), None if client.speed is None else operations / client.speed
+        )
 
     def fits(self, client: ClientProfile, ranks: Ranks) -> bool:
         return True

@@ -63,7 +63,7 @@ def test_pairs_of_texts_are_one_input_of_two_segments(mean: BaseModel) -> None:
     assert mean.processor.decode(examples[0]["input_ids"]) == "[CLS] the boat [SEP] we saw rain [SEP]"
     assert examples[0]["token_type_ids"] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert MEAN.collate(mean, examples)["token_type_ids"].shape == (2, 8)
-    with mean.dressed(bases.acting_adapter(mean)):
+    with mean.adapted(bases.acting_adapter(mean)):
         assert MEAN.outputs(mean, MEAN.collate(mean, examples)).loss_sums.shape == (2,)
 
 

@@ -89,7 +89,9 @@ def test_the_mean_is_within_the_rank(situation: tuple[list[Mask], list[int]], kn
 
 
 def test_two_clients_of_a_rank_by_hand() -> None:
-    """Rank 2 is trained by clients 0 and 1 with 1 and 3 examples, and by nobody else; the bank by client 2 alone."""
+    """Rank 2 is trained by clients 0 and 1 with 1 and 3 examples, and by nobody else; the global adapter by client 2
+    alone.
+    """
     rows = [row_of(2, 2, 2), row_of(2, 2, 2), row_of(4, 4, 4)]
     result = MutualDistillation().aggregate(BANK, answers_to(BANK, rows, [1, 3, 9]), SPEC, 0)
     zero, one, two = (random_adapter(SPEC, client) for client in range(3))

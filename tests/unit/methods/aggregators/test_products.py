@@ -1,7 +1,7 @@
 """The aggregators that work on products, against dense matrices in float64.
 
 A situation has clients of mixed rows, ranks, scales and sizes, layers that some or all of them leave out, any
-dispatcher, and a bank that may be new, of low rank, or full.
+dispatcher, and a global adapter that may be new, of low rank, or full.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ BY_COMPONENT: tuple[Dispatcher, ...] = (Whole(), Truncate())
 @dataclass(frozen=True)
 class Situation:
     spec: AdapterSpec
-    bank: Adapter
+    global_pair: Adapter
     answers: Answers
     dispatcher: Dispatcher
 
@@ -53,25 +53,25 @@ class Situation:
 
     def target(self, form: str) -> dict[str, Dense]:
         """By module, pair and residual: Σ p ΔW_k (value), or ΔW + Σ p (s_k B_k A_k − D_k) (update)."""
-        result = effective(self.bank)
+        result = effective(self.global_pair)
         for module in self.spec.modules:
             shares = self.shares(module.name)
             if not shares:
                 continue
-            bank = product(self.bank.pairs[module.name])
-            total = np.zeros_like(bank) if form == "value" else bank.copy()
+            global_pair = product(self.global_pair.pairs[module.name])
+            total = np.zeros_like(global_pair) if form == "value" else global_pair.copy()
             for task, update in self.answers:
                 if update.client in shares:
                     after = product(update.adapter.pairs[module.name])
                     before = product(trained_part(task.adapter, task.trained, self.spec).pairs[module.name])
                     rest = product(task.adapter.pairs[module.name]) - before
                     total += shares[update.client] * (after + rest if form == "value" else after - before)
-            result[module.name] += total - bank
+            result[module.name] += total - global_pair
         return result
 
     def size(self, name: str) -> float:
         """What 1e-5 is relative to: the sum of the norms of all that is added up."""
-        sizes = [effective(self.bank)[name], product(self.bank.pairs[name])]
+        sizes = [effective(self.global_pair)[name], product(self.global_pair.pairs[name])]
         sizes += [product(u.adapter.pairs[name]) for _, u in self.answers if name in u.adapter.pairs]
         return 1e-3 + sum(float(np.linalg.norm(m)) for m in sizes)
 
@@ -93,20 +93,20 @@ def situations(
     """`steps` = False: every client returns what it was sent. `factors` = "B": A comes back as it was sent."""
     spec = tiny_spec(draw(st.integers(1, 2)), max_rank or draw(st.integers(1, 5)))
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
-    bank = bank_of(spec, draw(st.sampled_from(banks)), rng)
+    global_pair = bank_of(spec, draw(st.sampled_from(banks)), rng)
     dispatcher = draw(st.sampled_from(dispatchers))
     scales = st.sampled_from([spec.scale] if not steps else [spec.scale, 0.5, 3.0])
     answers = []
     for client in range(draw(st.integers(1, 4))):
         row = row_of(draw, spec)
-        task = task_for(client, dispatcher.dispatch(bank, row, spec), row)
+        task = task_for(client, dispatcher.dispatch(global_pair, row, spec), row)
         pairs = trained_part(task.adapter, row, spec).pairs
         if steps:
             scale = draw(scales)
             pairs = {name: trained(pair, factors, scale, rng) for name, pair in pairs.items()}
         head = random_adapter(spec, client).head
         answers.append((task, ClientUpdate(0, client, draw(st.integers(1, 50)), Adapter(pairs, head))))
-    return Situation(spec, bank, answers, dispatcher)
+    return Situation(spec, global_pair, answers, dispatcher)
 
 
 def row_of(draw: st.DrawFn, spec: AdapterSpec) -> Mask:
@@ -117,16 +117,16 @@ def row_of(draw: st.DrawFn, spec: AdapterSpec) -> Mask:
 
 
 def bank_of(spec: AdapterSpec, kind: str, rng: np.random.Generator) -> Adapter:
-    bank = random_adapter(spec, int(rng.integers(1000)))
+    global_pair = random_adapter(spec, int(rng.integers(1000)))
     if kind == "new":
-        return new_adapter(spec, bank.head, 0)
+        return new_adapter(spec, global_pair.head, 0)
     if kind == "low":
         dead = torch.tensor(rng.random(spec.max_rank) < 0.5)
-        pairs = {n: replace(p, B=p.B.masked_fill(dead[None, :], 0.0)) for n, p in bank.pairs.items()}
-        return replace(bank, pairs=pairs)
+        pairs = {n: replace(p, B=p.B.masked_fill(dead[None, :], 0.0)) for n, p in global_pair.pairs.items()}
+        return replace(global_pair, pairs=pairs)
     name = spec.modules[0].name
-    rest = LoraPair(bank.pairs[name].A[:1] + 1, bank.pairs[name].B[:, :1] - 1, 1.0)
-    return replace(bank, residual={name: rest})
+    rest = LoraPair(global_pair.pairs[name].A[:1] + 1, global_pair.pairs[name].B[:, :1] - 1, 1.0)
+    return replace(global_pair, residual={name: rest})
 
 
 def trained(pair: LoraPair, factors: str, scale: float, rng: np.random.Generator) -> LoraPair:
@@ -137,20 +137,20 @@ def trained(pair: LoraPair, factors: str, scale: float, rng: np.random.Generator
 
 
 def assert_exact(aggregator: Aggregator, case: Situation) -> None:
-    result = aggregator.aggregate(case.bank, case.answers, case.spec, 5)
+    result = aggregator.aggregate(case.global_pair, case.answers, case.spec, 5)
     for name, expected in case.target("update").items():
         missed = np.linalg.norm(effective(result)[name] - expected)
         assert missed <= 1e-5 * case.size(name), name
 
 
 def assert_best_of_its_rank(aggregator: Aggregator, case: Situation, form: str) -> None:
-    """No bank of this rank is nearer to the target, the residual is as it was, and no component is dead."""
-    result = aggregator.aggregate(case.bank, case.answers, case.spec, 5)
-    assert bits(without_bank(result)) == bits(without_bank(case.bank))
+    """No global_pair of this rank is nearer to the target, the residual is as it was, and no component is dead."""
+    result = aggregator.aggregate(case.global_pair, case.answers, case.spec, 5)
+    assert bits(without_bank(result)) == bits(without_bank(case.global_pair))
     for name, expected in case.target(form).items():
         if not case.shares(name):
             continue
-        rest = effective(case.bank)[name] - product(case.bank.pairs[name])
+        rest = effective(case.global_pair)[name] - product(case.global_pair.pairs[name])
         unavoidable = np.linalg.norm(np.linalg.svd(expected - rest, compute_uv=False)[case.spec.max_rank :])
         missed = np.linalg.norm(effective(result)[name] - expected)
         assert missed <= unavoidable + 1e-5 * case.size(name), name
@@ -169,10 +169,10 @@ def test_stack_is_exact() -> None:
     @given(situations())
     def law(case: Situation) -> None:
         assert_exact(Stack(), case)
-        result = Stack().aggregate(case.bank, case.answers, case.spec, 5)
+        result = Stack().aggregate(case.global_pair, case.answers, case.spec, 5)
         anew = new_adapter(case.spec, {}, 5)
-        for name in case.bank.pairs:
-            expected = anew if case.shares(name) else case.bank
+        for name in case.global_pair.pairs:
+            expected = anew if case.shares(name) else case.global_pair
             got = result.pairs[name]
             assert bits({0: got.A, 1: got.B}) == bits({0: expected.pairs[name].A, 1: expected.pairs[name].B})
 
@@ -184,8 +184,8 @@ def test_residual_is_exact() -> None:
     @given(situations(BY_COMPONENT))
     def law(case: Situation) -> None:
         assert_exact(Residual(), case)
-        result = Residual().aggregate(case.bank, case.answers, case.spec, 5)
-        mean = ParticipantMean().aggregate(case.bank, case.answers, case.spec, 5)
+        result = Residual().aggregate(case.global_pair, case.answers, case.spec, 5)
+        mean = ParticipantMean().aggregate(case.global_pair, case.answers, case.spec, 5)
         assert bits(replace(result, residual={}).tensors()) == bits(replace(mean, residual={}).tensors())
 
     law()
@@ -225,12 +225,12 @@ def test_product_update_is_the_best_approximation_of_the_mean_change() -> None:
     ids=repr,
 )
 def test_from_a_new_bank_all_reproduce_the_mean_product(aggregator: Aggregator, factors: str) -> None:
-    """Σ_k p_k s_k B_k A_k itself, of mixed ranks and scales, where the bank's rank can hold it."""
+    """Σ_k p_k s_k B_k A_k itself, of mixed ranks and scales, where the global adapter's rank can hold it."""
 
     @laws
     @given(situations((Truncate(),), factors, max_rank=5, banks=("new",)))
     def law(case: Situation) -> None:
-        result = aggregator.aggregate(case.bank, case.answers, case.spec, 5)
+        result = aggregator.aggregate(case.global_pair, case.answers, case.spec, 5)
         for name, got in effective(result).items():
             parts = [
                 case.shares(name)[u.client] * product(u.adapter.pairs[name])
@@ -260,7 +260,7 @@ def test_with_a_fixed_the_mean_of_b_is_the_mean_product() -> None:
             )
             for t, u in case.answers
         ]
-        case = replace(case, answers=same_scale, bank=replace(case.bank, residual={}))
+        case = replace(case, answers=same_scale, global_pair=replace(case.global_pair, residual={}))
         assert_exact(ParticipantMean(), case)
 
     law()
@@ -271,18 +271,20 @@ def test_one_shared_factor_makes_means_of_unequal_ranks_exact(name: str) -> None
     """With A shared, a mean of B in mixed ranks is the same mean of the products, component by component."""
     aggregator = registry.find("aggregator", name)()
     spec = tiny_spec(1, max_rank=4)
-    bank = random_adapter(spec, 0)
+    global_pair = random_adapter(spec, 0)
     rng = np.random.default_rng(0)
     rows = [np.arange(4)[None, :] < rank for rank in (1, 2, 4, 4)]
     sizes = (3, 10, 7, 20)
-    tasks = [task_for(k, Truncate().dispatch(bank, row, spec), row) for k, row in enumerate(rows)]
+    tasks = [task_for(k, Truncate().dispatch(global_pair, row, spec), row) for k, row in enumerate(rows)]
     answers = []
     for task, size in zip(tasks, sizes, strict=True):
         part = trained_part(task.adapter, task.trained, spec).pairs
         pairs = {n: trained(p, "B", p.scale, rng) for n, p in part.items()}
-        answers.append((task, ClientUpdate(0, task.client, size, Adapter(pairs, bank.head))))
-    aggregated = aggregator.aggregate(bank, answers, spec, 0)
-    result = effective(with_still_factors(aggregated, bank, frozenset("B")))  # as the round does where only B trains
+        answers.append((task, ClientUpdate(0, task.client, size, Adapter(pairs, global_pair.head))))
+    aggregated = aggregator.aggregate(global_pair, answers, spec, 0)
+    result = effective(
+        with_still_factors(aggregated, global_pair, frozenset("B"))
+    )  # as the round does where only B trains
     for module in spec.modules:
         expected = np.zeros((module.d_out, module.d_in))
         for q in range(4):
@@ -316,22 +318,22 @@ def test_without_a_local_step_the_model_stays_as_it_is(
     @laws
     @given(situations(dispatchers, steps=False))
     def law(case: Situation) -> None:
-        result = aggregator.aggregate(case.bank, case.answers, case.spec, 5)
-        for name, before in effective(case.bank).items():
+        result = aggregator.aggregate(case.global_pair, case.answers, case.spec, 5)
+        for name, before in effective(case.global_pair).items():
             assert np.linalg.norm(effective(result)[name] - before) <= 1e-5 * case.size(name)
         if not isinstance(aggregator, Stack):
-            assert bits(without_bank(result)) == bits(without_bank(case.bank))
+            assert bits(without_bank(result)) == bits(without_bank(case.global_pair))
 
     law()
 
 
-def without_a_step(ranks: Sequence[int], bank: Adapter, spec: AdapterSpec) -> Answers:
+def without_a_step(ranks: Sequence[int], global_pair: Adapter, spec: AdapterSpec) -> Answers:
     answers = []
     for client, rank in enumerate(ranks):
         row = np.tile(np.arange(spec.max_rank) < rank, (spec.num_layers, 1))
-        task = task_for(client, Truncate().dispatch(bank, row, spec), row)
+        task = task_for(client, Truncate().dispatch(global_pair, row, spec), row)
         answers.append(
-            (task, ClientUpdate(0, client, 1, replace(trained_part(task.adapter, row, spec), head=bank.head)))
+            (task, ClientUpdate(0, client, 1, replace(trained_part(task.adapter, row, spec), head=global_pair.head)))
         )
     return answers
 
@@ -339,13 +341,15 @@ def without_a_step(ranks: Sequence[int], bank: Adapter, spec: AdapterSpec) -> An
 def test_flexlora_shrinks_what_it_did_not_send() -> None:
     """Two clients, one of half the rank: without any training the components that it lacks are halved. By design."""
     spec = tiny_spec(1, max_rank=4)
-    bank = ProductSvd().aggregate(random_adapter(spec, 0), without_a_step([4], random_adapter(spec, 0), spec), spec, 0)
-    answers = without_a_step([2, 4], bank, spec)
+    global_pair = ProductSvd().aggregate(
+        random_adapter(spec, 0), without_a_step([4], random_adapter(spec, 0), spec), spec, 0
+    )
+    answers = without_a_step([2, 4], global_pair, spec)
     collapsed, kept, partitioned = (
-        effective(aggregator.aggregate(bank, answers, spec, 0))
+        effective(aggregator.aggregate(global_pair, answers, spec, 0))
         for aggregator in (ProductSvd(), ProductUpdate(), RankPartition())
     )
-    for name, before in effective(bank).items():
+    for name, before in effective(global_pair).items():
         U, S, Vh = np.linalg.svd(before)
         S[2:] /= 2
         np.testing.assert_allclose(collapsed[name], U[:, : len(S)] * S @ Vh[: len(S)], atol=1e-4)
@@ -375,12 +379,17 @@ def test_order_is_irrelevant_and_what_nobody_trained_stays(
     @laws
     @given(situations(dispatchers, "both" if "both" in aggregator.trains else "B"))
     def law(case: Situation) -> None:
-        result = aggregator.aggregate(case.bank, case.answers, case.spec, 5)
+        result = aggregator.aggregate(case.global_pair, case.answers, case.spec, 5)
         for answers in (case.answers[::-1], [*case.answers[1:], *case.answers[:1]]):
-            assert bits(aggregator.aggregate(case.bank, answers, case.spec, 5).tensors()) == bits(result.tensors())
+            assert bits(aggregator.aggregate(case.global_pair, answers, case.spec, 5).tensors()) == bits(
+                result.tensors()
+            )
         for module in case.spec.modules:
             if not case.shares(module.name):
-                for before, after in ((case.bank.pairs, result.pairs), (case.bank.residual, result.residual)):
+                for before, after in (
+                    (case.global_pair.pairs, result.pairs),
+                    (case.global_pair.residual, result.residual),
+                ):
                     kept = [
                         bits({"A": p[module.name].A, "B": p[module.name].B})
                         for p in (before, after)
@@ -392,14 +401,16 @@ def test_order_is_irrelevant_and_what_nobody_trained_stays(
     law()
 
 
-def by_hand(rows: Sequence[Sequence[int]], values: Sequence[Sequence[float]], bank: Sequence[float]) -> Situation:
+def by_hand(
+    rows: Sequence[Sequence[int]], values: Sequence[Sequence[float]], global_pair: Sequence[float]
+) -> Situation:
     """One module of 3 × 3 and two clients of equal size. Component q is the entry (q, q): A has unit rows."""
     spec = AdapterSpec((ModuleSpec("m", 0, d_in=3, d_out=3),), ("layer",), max_rank=2, scale=1.0)
 
     def diagonal(entries: Sequence[float]) -> Adapter:
         return Adapter({"m": LoraPair(torch.eye(2, 3), torch.diag(torch.tensor(entries))[:, :2].contiguous(), 1.0)})
 
-    start = diagonal([*bank, 0.0])
+    start = diagonal([*global_pair, 0.0])
     answers = []
     for client, (row, entries) in enumerate(zip(rows, values, strict=True)):
         mask = np.array([row], dtype=bool)
@@ -410,9 +421,9 @@ def by_hand(rows: Sequence[Sequence[int]], values: Sequence[Sequence[float]], ba
     return Situation(spec, start, answers, Truncate())
 
 
-# The bank is diag(4, 1). One client trains the first component alone and makes a 6 of it; the other leaves the first at
-# 4 and makes a 3 of the second.
-HAND = by_hand([[1, 0], [1, 1]], [[6.0, 0.0], [4.0, 3.0]], bank=[4.0, 1.0])
+# The global adapter is diag(4, 1). One client trains the first component alone and makes a 6 of it; the other leaves
+# the first at 4 and makes a 3 of the second.
+HAND = by_hand([[1, 0], [1, 1]], [[6.0, 0.0], [4.0, 3.0]], global_pair=[4.0, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -432,13 +443,13 @@ HAND = by_hand([[1, 0], [1, 1]], [[6.0, 0.0], [4.0, 3.0]], bank=[4.0, 1.0])
     ids=repr,
 )
 def test_by_hand(aggregator: Aggregator, expected: list[float]) -> None:
-    got = aggregator.aggregate(HAND.bank, HAND.answers, HAND.spec, 0)
+    got = aggregator.aggregate(HAND.global_pair, HAND.answers, HAND.spec, 0)
     np.testing.assert_allclose(effective(got)["m"], np.diag([*expected, 0.0]), atol=1e-6)
 
 
 def test_fedex_by_hand() -> None:
     """The means are 5 and 3, of which the second is 1 too much."""
-    got = Residual().aggregate(HAND.bank, HAND.answers, HAND.spec, 0)
+    got = Residual().aggregate(HAND.global_pair, HAND.answers, HAND.spec, 0)
     np.testing.assert_allclose(product(got.pairs["m"]), np.diag([5.0, 3.0, 0.0]), atol=1e-6)
     np.testing.assert_allclose(product(got.residual["m"]), np.diag([0.0, -1.0, 0.0]), atol=1e-6)
     assert got.residual["m"].rank == 1
@@ -446,44 +457,50 @@ def test_fedex_by_hand() -> None:
 
 @pytest.mark.parametrize("aggregator", [ProductUpdate(), ProductSvd(), RankPartition(), Stack()], ids=repr)
 def test_clients_that_unlearn_everything_leave_nothing(aggregator: Aggregator) -> None:
-    """Shares of a third do not add up to 1 in float64; what is left of the bank is no direction."""
+    """Shares of a third do not add up to 1 in float64; what is left of the global adapter is no direction."""
     row = np.array([[True, True]])
     zero = Adapter({"m": LoraPair(torch.eye(2, 3), torch.zeros(3, 2), 1.0)})
-    answers = [(task_for(k, HAND.bank, row), ClientUpdate(0, k, n, zero)) for k, n in enumerate((3, 7, 11, 13, 17))]
-    got = aggregator.aggregate(HAND.bank, answers, HAND.spec, 0)
+    answers = [
+        (task_for(k, HAND.global_pair, row), ClientUpdate(0, k, n, zero)) for k, n in enumerate((3, 7, 11, 13, 17))
+    ]
+    got = aggregator.aggregate(HAND.global_pair, answers, HAND.spec, 0)
     assert not got.pairs["m"].B.any()
     assert got.residual == {}
 
 
 def test_the_bank_is_split_evenly() -> None:
-    got = ProductUpdate().aggregate(HAND.bank, HAND.answers, HAND.spec, 0).pairs["m"]
+    got = ProductUpdate().aggregate(HAND.global_pair, HAND.answers, HAND.spec, 0).pairs["m"]
     np.testing.assert_allclose(got.A.numpy(), np.diag([5.0, 2.0, 0.0])[:2] ** 0.5, atol=1e-6)
     np.testing.assert_allclose(got.B.numpy(), np.diag([5.0, 2.0, 0.0])[:, :2] ** 0.5, atol=1e-6)
 
 
 def test_a_limited_residual_drops_the_faintest_directions() -> None:
     rows = [[1, 1], [1, 1]]
-    case = by_hand(rows, [[1.0, 1.0], [3.0, 9.0]], bank=[1.0, 1.0])
+    case = by_hand(rows, [[1.0, 1.0], [3.0, 9.0]], global_pair=[1.0, 1.0])
     case.answers[1][1].adapter.pairs["m"].A.mul_(3.0)  # B (1, 3) and (1, 9) with A (1, 3) vary together by 1 and 4
-    whole, cut = (a.aggregate(case.bank, case.answers, case.spec, 0) for a in (Residual(), Residual(residual_rank=1)))
+    whole, cut = (
+        a.aggregate(case.global_pair, case.answers, case.spec, 0) for a in (Residual(), Residual(residual_rank=1))
+    )
     np.testing.assert_allclose(product(whole.residual["m"]), np.diag([1.0, 4.0, 0.0]), atol=1e-5)
     np.testing.assert_allclose(product(cut.residual["m"]), np.diag([0.0, 4.0, 0.0]), atol=1e-5)
 
 
 @pytest.mark.parametrize("aggregator", [Stack(), Residual()], ids=repr)
 def test_residuals_add_up_over_rounds(aggregator: Aggregator) -> None:
-    bank, expected, row = HAND.bank, effective(HAND.bank)["m"], np.array([[True, False]])
+    global_pair, expected, row = HAND.global_pair, effective(HAND.global_pair)["m"], np.array([[True, False]])
     for value in (1.0, 5.0, 2.0):
-        sent = Truncate().dispatch(bank, row, HAND.spec)
+        sent = Truncate().dispatch(global_pair, row, HAND.spec)
         back = LoraPair(torch.eye(1, 3), value * torch.eye(3, 1), 1.0)
         expected = expected + product(back) - product(sent.pairs["m"])
         answers = [(task_for(0, sent, row), ClientUpdate(0, 0, 1, Adapter({"m": back})))]
-        bank = aggregator.aggregate(bank, answers, HAND.spec, 0)
-        np.testing.assert_allclose(effective(bank)["m"], expected, atol=1e-5)
+        global_pair = aggregator.aggregate(global_pair, answers, HAND.spec, 0)
+        np.testing.assert_allclose(effective(global_pair)["m"], expected, atol=1e-5)
 
 
 def test_a_rest_of_rounding_errors_is_no_residual() -> None:
-    """Where A is shared the mean of factors is the mean of products, and nothing has to travel beside the bank."""
+    """Where A is shared the mean of factors is the mean of products, and nothing has to travel beside the global
+    adapter.
+    """
 
     @laws
     @given(situations((Whole(),), "B", max_rank=3, banks=("new", "low")))
@@ -492,11 +509,14 @@ def test_a_rest_of_rounding_errors_is_no_residual() -> None:
         answers = []
         for client, seed in enumerate((1, 2)):
             pairs = random_adapter(case.spec, seed).pairs
-            shared = {n: replace(p, A=case.bank.pairs[n].A) for n, p in pairs.items()}
+            shared = {n: replace(p, A=case.global_pair.pairs[n].A) for n, p in pairs.items()}
             answers.append(
-                (task_for(client, case.bank, rows), ClientUpdate(0, client, 3 + seed, Adapter(shared, case.bank.head)))
+                (
+                    task_for(client, case.global_pair, rows),
+                    ClientUpdate(0, client, 3 + seed, Adapter(shared, case.global_pair.head)),
+                )
             )
-        assert Residual().aggregate(case.bank, answers, case.spec, 0).residual == {}
+        assert Residual().aggregate(case.global_pair, answers, case.spec, 0).residual == {}
 
     law()
 
@@ -505,15 +525,15 @@ def test_refine_is_the_ridge_solution_and_never_worse_than_the_mean() -> None:
     @laws
     @given(situations(BY_COMPONENT))
     def law(case: Situation) -> None:
-        mean = ParticipantMean().aggregate(case.bank, case.answers, case.spec, 0)
-        result = Refine(ridge=0.5).aggregate(case.bank, case.answers, case.spec, 0)
-        target, rest = case.target("update"), effective(case.bank)
+        mean = ParticipantMean().aggregate(case.global_pair, case.answers, case.spec, 0)
+        result = Refine(ridge=0.5).aggregate(case.global_pair, case.answers, case.spec, 0)
+        target, rest = case.target("update"), effective(case.global_pair)
         for module in case.spec.modules:
             rows = np.logical_or.reduce([task.trained[module.layer] for task, _ in case.answers])
             if not rows.any():
                 continue
             before, after = mean.pairs[module.name], result.pairs[module.name]
-            wanted = target[module.name] - rest[module.name] + product(case.bank.pairs[module.name])
+            wanted = target[module.name] - rest[module.name] + product(case.global_pair.pairs[module.name])
             missed = wanted - product(before)
             A = before.A.double().numpy()[rows]
             delta = missed @ A.T @ np.linalg.inv(A @ A.T + 0.5 * np.eye(len(A))) / case.spec.scale
@@ -546,7 +566,9 @@ def test_with_equal_ranks_a_partition_is_the_whole() -> None:
     @laws
     @given(situations((Whole(),)))
     def law(case: Situation) -> None:
-        one, other = (a.aggregate(case.bank, case.answers, case.spec, 0) for a in (RankPartition(), ProductSvd()))
+        one, other = (
+            a.aggregate(case.global_pair, case.answers, case.spec, 0) for a in (RankPartition(), ProductSvd())
+        )
         for name, expected in effective(other).items():
             np.testing.assert_allclose(
                 np.linalg.norm(effective(one)[name]), np.linalg.norm(expected), atol=1e-5 * case.size(name)
@@ -561,11 +583,11 @@ def test_fed_svd_makes_the_rows_of_a_orthonormal_every_period() -> None:
     def law(case: Situation) -> None:
         first, second = (
             FedSvd(period=2).aggregate(
-                case.bank, [(replace(t, round=number), u) for t, u in case.answers], case.spec, 5
+                case.global_pair, [(replace(t, round=number), u) for t, u in case.answers], case.spec, 5
             )
             for number in (0, 1)
         )
-        for name, old in case.bank.pairs.items():
+        for name, old in case.global_pair.pairs.items():
             assert bits({0: first.pairs[name].A}) == bits({0: old.A})
             if case.shares(name):
                 A = second.pairs[name].A.double().numpy()
@@ -577,13 +599,13 @@ def test_fed_svd_makes_the_rows_of_a_orthonormal_every_period() -> None:
 
 def test_what_is_drawn_anew_depends_on_the_seed() -> None:
     spec = tiny_spec(1, max_rank=4)
-    bank = new_adapter(spec, random_adapter(spec, 0).head, 0)
+    global_pair = new_adapter(spec, random_adapter(spec, 0).head, 0)
     row = np.array([[True, False, False, False]])
-    task = task_for(0, Truncate().dispatch(bank, row, spec), row)
-    update = ClientUpdate(0, 0, 1, replace(trained_part(random_adapter(spec, 0), row, spec), head=bank.head))
+    task = task_for(0, Truncate().dispatch(global_pair, row, spec), row)
+    update = ClientUpdate(0, 0, 1, replace(trained_part(random_adapter(spec, 0), row, spec), head=global_pair.head))
     for aggregator in (ProductSvd(), ProductUpdate(), RankPartition()):
-        one, other = (aggregator.aggregate(bank, [(task, update)], spec, seed).pairs for seed in (1, 2))
-        for name in bank.pairs:
+        one, other = (aggregator.aggregate(global_pair, [(task, update)], spec, seed).pairs for seed in (1, 2))
+        for name in global_pair.pairs:
             assert bits({0: one[name].A[1:]}) == bits({0: new_adapter(spec, {}, 1).pairs[name].A[1:]})
             assert not torch.equal(one[name].A[1:], other[name].A[1:])
             torch.testing.assert_close(one[name].A[:1], other[name].A[:1])

@@ -51,6 +51,6 @@ def test_without_a_prototype_of_its_own_it_is_the_truncated_bank(counts: tuple[i
     assert bits(sent(row).head) == bits(ADAPTER.head)
     assert not sent(row).prototypes
     for module in SPEC.modules:
-        pair, bank = sent(row).pairs[module.name], ADAPTER.pairs[module.name]
+        pair, global_pair = sent(row).pairs[module.name], ADAPTER.pairs[module.name]
         assert pair.rank == (counts[module.layer] or max(counts))
-        assert bits({0: pair.A, 1: pair.B}) == bits({0: bank.A[: pair.rank], 1: bank.B[:, : pair.rank]})
+        assert bits({0: pair.A, 1: pair.B}) == bits({0: global_pair.A[: pair.rank], 1: global_pair.B[:, : pair.rank]})

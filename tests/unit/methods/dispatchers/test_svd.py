@@ -1,4 +1,4 @@
-"""The best adapter of a client's rank, and what a bank of lower rank sends."""
+"""The best adapter of a client's rank, and what a global adapter of lower rank sends."""
 
 from dataclasses import replace
 
@@ -68,9 +68,9 @@ def test_a_bank_of_low_rank_sends_its_idle_rows() -> None:
         B = torch.zeros_like(pair.B)
         B[:, 2] = pair.B[:, 2]
         pairs[name] = LoraPair(pair.A, B, pair.scale)
-    bank = Adapter(pairs)
-    sent = Svd().dispatch(bank, row_of(3, 3, 3), SPEC)
+    global_pair = Adapter(pairs)
+    sent = Svd().dispatch(global_pair, row_of(3, 3, 3), SPEC)
     for name, pair in sent.pairs.items():
-        np.testing.assert_allclose(effective(sent)[name], effective(bank)[name], atol=1e-5)
-        assert pair.A[1:].tolist() == bank.pairs[name].A[[0, 1]].tolist()
+        np.testing.assert_allclose(effective(sent)[name], effective(global_pair)[name], atol=1e-5)
+        assert pair.A[1:].tolist() == global_pair.pairs[name].A[[0, 1]].tolist()
         assert not pair.B[:, 1:].any()

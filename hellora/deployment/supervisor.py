@@ -1,6 +1,6 @@
 """Run one command so that nothing of it outlives whoever asked. A script; it imports nothing of hellora.
 
-    python leash.py GRACE COMMAND …
+    python supervisor.py GRACE COMMAND …
 
 The asker keeps a pipe to this script's stdin open. When the pipe closes, for whatever reason (even SIGKILL), or on
 SIGTERM, the command gets SIGTERM and, after GRACE seconds, SIGKILL. Then, as after an end of its own, everything that
@@ -29,7 +29,7 @@ def prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def die_with_leash() -> None:
+def die_with_supervisor() -> None:
     """In the command's process, before it starts: even if this script is killed, the command ends."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -51,7 +51,7 @@ def descendants() -> list[int]:
     return found
 
 
-class Leash:
+class Supervisor:
     def __init__(self, command: list[str], grace: float) -> None:
         self.grace = grace
         self.status: int | None = None
@@ -59,7 +59,7 @@ class Leash:
         if LINUX:
             prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans of the command become ours
         self.child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, start_new_session=True, preexec_fn=die_with_leash if LINUX else None
+            command, stdin=subprocess.PIPE, start_new_session=True, preexec_fn=die_with_supervisor if LINUX else None
         )
 
     def reap(self) -> None:
@@ -112,10 +112,10 @@ class Leash:
 
 
 def main() -> int:
-    leash = Leash(sys.argv[2:], float(sys.argv[1]))
-    signal.signal(signal.SIGTERM, leash.stop)
+    supervisor = Supervisor(sys.argv[2:], float(sys.argv[1]))
+    signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    status = leash.run()
+    status = supervisor.run()
     return 128 - status if status < 0 else status
 
 

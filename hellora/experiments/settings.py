@@ -9,11 +9,12 @@ from fractions import Fraction
 import numpy as np
 
 from hellora.budgets.planner import EXACT, USES
+from hellora.core.exchange import Factors, HeadPolicy, Policy, WireFormat
 from hellora.core.seeds import rng_for
-from hellora.core.types import Budget, Factors, HeadPolicy, Policy, WireFormat
+from hellora.core.types import Budget
 from hellora.core.units import parse_bytes
 from hellora.experiments.devices import Device, check_distribution, devices_of_table, drawn_devices, parse_link
-from hellora.methods.protocols import Trains
+from hellora.methods.strategies import Trains
 
 DEVICE = ("memory", "speed", "link", "availability")  # what a table or a distribution says instead
 PER_GROUP = ("layers", "ranks", "seconds", "uplink", *DEVICE)  # settings with one value per group
@@ -217,12 +218,21 @@ class PolicySettings:
 class MethodSettings:
     """The [method] table, less the strategies' own settings."""
 
+    sampler: str = "uniform"
     allocator: str = "fed_hello"
     dispatcher: str = "whole"
+    local_training: tuple[str, ...] = ("plain",)  # rules of how a client trains, in order
     aggregator: str = "participant_mean"
     head: HeadPolicy = "aggregate"
     trains: Trains = "both"  # the factors that clients train: both, B (FFA-LoRA), A, alternate (RoLoRA)
     shares: Factors = "both"  # the factors that are aggregated: both, A (FedSA-LoRA), B
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """The [server] table, less the optimizer's own settings."""
+
+    optimizer: str = "average"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hellora.core.algebra import components, delta_weight, trained_components
-from hellora.core.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, Policy
+from hellora.core.exchange import Factors, Policy
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask
 from hellora.model.memory import weights_bytes
 from hellora.model.policies import Beside, recasting, recomputed_layers, recomputing
 
@@ -175,6 +176,7 @@ class BaseModel:
         factors: Factors = "both",
         bypass: bool = False,
         policy: Policy = Policy(),
+        cut: bool = False,
     ) -> Iterator[AdaptedModel]:
         """Lend the model out with `adapter` on it.
 
@@ -182,7 +184,8 @@ class BaseModel:
         and the residual, are merged into a copy of their module's weight, or kept beside it (`policy.merge`; always, if
         the weight is quantised, for a sum would be rounded again). Blocks with something to train are in train mode,
         the rest in eval mode, or left out (`bypass`). Blocks that `policy.recompute` names keep only their input for
-        backward. `copies` gives every example of a batch its own copy of the pairs (per-example gradients).
+        backward. In a pair that is `cut` there is only what trains. `copies` gives every example of a batch its own
+        copy of the pairs (per-example gradients).
         """
         lora: dict[str, LoraLinear] = {}
         head: dict[str, nn.Parameter] = {}
@@ -199,7 +202,7 @@ class BaseModel:
                 pair = adapter.pairs[module.name]
                 rows = torch.zeros(pair.rank, dtype=torch.bool)
                 if trained is not None and trained[module.layer].any():
-                    rows = trained_components(pair, trained[module.layer])
+                    rows = trained_components(pair, trained[module.layer], cut)
                 linear = self.net.get_submodule(module.name)
                 frozen = [components(pair, ~rows)] if not rows.all() else []
                 frozen += [adapter.residual[module.name]] if module.name in adapter.residual else []

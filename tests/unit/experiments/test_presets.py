@@ -13,8 +13,9 @@ from transformers import BertConfig, DistilBertConfig, LlamaConfig, PretrainedCo
 
 from hellora.core.types import Budget
 from hellora.data.partitioners.iid import Iid
-from hellora.experiments.config import Experiment, own_table, presets, read_experiment
-from hellora.experiments.prepare import plan
+from hellora.experiments.config import own_table, presets, read_experiment
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.planning import plan
 from hellora.experiments.settings import parse_layers
 from hellora.methods.aggregators.context_pad import ContextPad
 from hellora.methods.aggregators.participant_mean import ParticipantMean
@@ -22,7 +23,7 @@ from hellora.methods.allocators.everything import Everything
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.fisher import span
 from hellora.methods.dispatchers.truncate import Truncate
-from hellora.methods.protocols import Method
+from hellora.methods.strategies import Method
 from hellora.model.load import resolve_name
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task

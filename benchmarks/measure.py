@@ -24,8 +24,8 @@ from hellora.experiments.config import check
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
-from hellora.server.backend import Backend
 from hellora.model.load import resolve_name
+from hellora.server.backend import Backend
 from hellora.server.rounds import federate
 
 THREADS = 2

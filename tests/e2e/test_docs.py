@@ -28,10 +28,10 @@ from run_folders import ended_run
 from hellora.cli.app import app
 from hellora.comparing.plan import read_comparison
 from hellora.experiments.config import override, read_experiment
-from hellora.experiments.tables import settings_of
 from hellora.experiments.overrides import parse_settings
 from hellora.experiments.presets import presets
 from hellora.experiments.registry import find
+from hellora.experiments.tables import settings_of
 
 LANGUAGES = {"console", "python", "toml", "text", "csv", "json"}
 # Commands that are understood and checked, but not run here, and why.

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 import torch
 from datasets import Dataset, Features, Image, Value
-from factories import bits
+from factories import bits, dispatched
 from PIL import Image as Pillow
 from torch import Tensor
 from torch.testing import assert_close
@@ -20,13 +20,12 @@ from transformers import GPT2Config, GPT2Model
 import hellora.client.train
 from hellora.client.train import TrainingError, train_client
 from hellora.core.algebra import new_pair
-from hellora.core.exchange import ClientTask, Policy
+from hellora.core.exchange import ClientTask, Outputs, Policy
 from hellora.core.types import Mask
 from hellora.methods.allocators.geometric import Pattern, pattern_layers
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.model.load import ModelSettings, adapter_spec
 from hellora.model.resident import BaseModel
-from hellora.core.exchange import Outputs
 from hellora.tasks import Batch, Example, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
@@ -147,7 +146,7 @@ def test_which_blocks_run_twice(how: Any, runs: list[int], tiny_bert: Path) -> N
 def test_blocks_that_are_left_out_are_not_run_again(tiny_bert: Path) -> None:
     base = bases.load(tiny_bert)
     task = bases.task_of(base, [0, 2], steps=1)
-    task = replace(task, adapter=Bypass().dispatch(task.adapter, task.trained, base.spec), bypass=True)
+    task = replace(task, adapter=dispatched(Bypass(), task.adapter, task.trained, base.spec), bypass=True)
     plain = train_client(task, base, bases.MEAN_POOLING, bases.texts(4))
     again = train_client(replace(task, policy=Policy(recompute="all")), base, bases.MEAN_POOLING, bases.texts(4))
     for name, value in plain.adapter.tensors().items():

@@ -17,17 +17,16 @@ from factories import bits
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from hellora.client.evaluation import autocast, evaluate, evaluation_batches, fisher_scores, sum_of_squares
 from hellora.client.batches import WINDOW, shuffled_batches, training_batches
+from hellora.client.evaluation import autocast, evaluate, evaluation_batches, fisher_scores, sum_of_squares
 from hellora.client.train import TrainingError, kept_rank, tail_of, train_client
 from hellora.client.work import ClientWork
 from hellora.core.algebra import new_adapter
-from hellora.core.exchange import ClientTask, TrainSettings
+from hellora.core.exchange import ClientTask, Outputs, TrainSettings
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.context import Scores
 from hellora.model.load import Kind, ModelSettings
 from hellora.model.resident import BaseModel, LoraLinear
-from hellora.core.exchange import Outputs
 from hellora.tasks import Batch, Columns, Encoded, Example, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.sequence_classification import SequenceClassification

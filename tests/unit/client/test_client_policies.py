@@ -24,6 +24,8 @@ from hellora.core.exchange import ClientTask, Outputs, Policy
 from hellora.core.types import Mask
 from hellora.methods.allocators.geometric import Pattern, pattern_layers
 from hellora.methods.dispatchers.bypass import Bypass
+from hellora.methods.local_training.hetlora import Hetlora
+from hellora.methods.local_training.layer_scores import LayerScores
 from hellora.model.load import ModelSettings, adapter_spec
 from hellora.model.resident import BaseModel
 from hellora.tasks import Batch, Example, Task
@@ -296,17 +298,16 @@ def test_micro_batches_are_one_step(size: int, layers: list[int], without_dropou
 def test_micro_batches_with_a_tail_penalty_scores_and_clipping(without_dropout: Family) -> None:
     """The penalty counts once a step; scores are of the whole step's gradient; so are the loss and the clipped norm."""
     family = without_dropout
-    settings = {"tail_penalty": 0.5, "tail_share": 0.5, "clip_norm": 0.1, "optimizer": "sgd", "lr": 0.1}
-    task = replace(task_of(family, [0, 2], batch_size=4, steps=2, **settings), report_layer_scores=True)
+    settings = {"clip_norm": 0.1, "optimizer": "sgd", "lr": 0.1}
+    task, rules = task_of(family, [0, 2], batch_size=4, steps=2, **settings), (Hetlora(0.5, 0.5), LayerScores())
     plain, parts = (
-        train_client(replace(task, policy=policy), family.base, family.kind, family.rows)
+        train_client(replace(task, policy=policy), family.base, family.kind, family.rows, rules)
         for policy in (Policy(), Policy(micro_batch=3))
     )
     for name, value in plain.adapter.tensors().items():
         assert_close(parts.adapter.tensors()[name], value, atol=1e-6, rtol=1e-5)
-    assert plain.layer_scores is not None
-    assert parts.layer_scores is not None
-    assert_close(parts.layer_scores, plain.layer_scores, rtol=1e-4, atol=0, equal_nan=True)
+    scores = "layer_scores/scores"
+    assert_close(parts.report[scores], plain.report[scores], rtol=1e-4, atol=0, equal_nan=True)
     assert parts.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
     assert parts.metrics["steps"] == plain.metrics["steps"] == 2
 

@@ -51,7 +51,7 @@ class Sample:
 
 def calibrate(
     base: BaseModel,
-    task: Task,
+    kind: Task,
     shape: Shape,
     method: Method,
     train: TrainSettings,
@@ -81,7 +81,7 @@ def calibrate(
             for module in (base.net, base.head) if base.head is not None else (base.net,):
                 without_values(module, mode, where)
             sample = sample_of(base, alike)
-            tracer = Tracer(base, task, shape, method, train, device, mode)
+            tracer = Tracer(base, kind, shape, method, train, device, mode)
             operations, rest, hidden, tokens = tracer.operations()
             break
         except InputError:

@@ -84,13 +84,13 @@ class Deployed:
         said = self.gather(experiment, roster, record.get("clients", {}))
         who = {name: understood_join(fields, most) for name, fields in said.items()}
         classes = classes_of(list(who.values()))
-        task = experiment.task
-        corpus = server_corpus(experiment.data, task.columns, seed_for(experiment.run.seed, "data"), classes)
+        kind = experiment.task
+        corpus = server_corpus(experiment.data, kind.columns, seed_for(experiment.run.seed, "data"), classes)
         check_corpus(experiment, corpus)
         base = load_base(experiment, corpus)
         run_id = record.get("run") or uuid4().hex
         contract = Contract(experiment.name, experiment.table, classes, base.fingerprint(), run_id).to_json()
-        self.load(roster, contract, said, length_limit(base, task.max_tokens))
+        self.load(roster, contract, said, length_limit(base, kind.max_tokens))
         profiles = tuple(each.profile(client) for client, each in enumerate(who.values()))
         names = list(said)
 
@@ -103,7 +103,7 @@ class Deployed:
         return assemble(
             experiment,
             corpus,
-            ClientWork(base, task, corpus.test, None, experiment.method.local_training),
+            ClientWork(base, kind, corpus.test, None, experiment.method.local_training),
             profiles,
             tokens=lambda: max(fields["longest"] for fields in said.values()),
             planned=any(map(is_limited, profiles)),

@@ -20,11 +20,16 @@ from hellora.core.algebra import trained_part
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TrainSettings
 from hellora.core.state import ServerState, StrategyState
 from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, Mask, ModuleSpec
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.allocators.everything import Everything
 from hellora.methods.context import RoundContext, Scores
+from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.samplers.uniform import Uniform
 from hellora.methods.server_optimizers.average import Average
 from hellora.methods.strategies import Aggregator, Allocator, Answers, Dispatcher, Method
+from hellora.server.answers import Gathered, gather
 from hellora.server.backend import Backend, Order
+from hellora.server.federation import Federation
 
 
 def tiny_spec(num_layers: int = 3, max_rank: int = 4) -> AdapterSpec:
@@ -160,6 +165,20 @@ def method_of(allocator: Allocator, dispatcher: Dispatcher, aggregator: Aggregat
 def orders_of(tasks: Iterable[ClientTask]) -> list[Order]:
     """Orders of tasks that are made already."""
     return [Order(task.client, lambda task=task: task) for task in tasks]
+
+
+def gathered(
+    tasks: Sequence[ClientTask],
+    heard: Iterable[ClientUpdate | ClientFailure],
+    spec: AdapterSpec,
+    fleet: Sequence[ClientProfile],
+    **others: Any,
+) -> Gathered:
+    """What comes of tasks that are made already: who answered them with what, held against them."""
+    settings: dict[str, Any] = {"rounds": 9, "cohort": 9, "seed": 0, "train": TrainSettings(), **others}
+    method = method_of(Everything(), Whole(), ParticipantMean())
+    run = Federation(spec, tuple(fleet), **{"method": method, **settings})
+    return gather(run, orders_of(tasks), (), iter(heard))
 
 
 def task_for(client: int, adapter: Adapter, trained: Mask, cut: bool = False) -> ClientTask:

@@ -99,7 +99,7 @@ def test_notes_hold_a_table() -> None:
         fields_of(RecordDict({"message": ConfigRecord({"fields": "[1]"})}))
 
 
-@pytest.mark.parametrize("module", ["flower_app", "deployment.client_process", "deployment.server_process"])
+@pytest.mark.parametrize("module", ["deployment.flower_app", "deployment.client_process", "deployment.server_process"])
 def test_processes_around_flower_need_no_torch(module: str) -> None:
     """Those that live for one message must start fast; those that live long must leave memory for training."""
     code = (

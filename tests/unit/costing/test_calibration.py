@@ -12,6 +12,7 @@ import pytest
 import tiny_models
 import torch
 from datasets import Dataset
+from factories import method_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessor
 
@@ -19,7 +20,7 @@ from hellora.budgets.cost import ActivationPolicy, CostModel, Work
 from hellora.budgets.planner import RESERVE
 from hellora.client.train import train_client
 from hellora.core.codec import wire_bytes
-from hellora.core.exchange import ClientTask, Policy, TrainSettings, WireFormat
+from hellora.core.exchange import ClientTask, Policy, TensorSpec, TrainSettings, WireFormat
 from hellora.costing.calibration import CountedCoefficients, Sample, calibrate, sample_of
 from hellora.costing.traced_rows import Shape, Tracer
 from hellora.costing.tracing import HeldBytes, without_values
@@ -28,7 +29,7 @@ from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.sharing import travelling_bytes
+from hellora.methods.sharing import answered_bytes
 from hellora.methods.strategies import Method
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
@@ -180,8 +181,8 @@ def test_uplink_is_what_travels(wire: WireFormat, tiny_bert: Path) -> None:
     task = bases.task_of(base, bases.mixed_row(base), steps=1)
     update = train_client(task, base, bases.MEAN_POOLING, bases.texts(4))
     predicted = cost.uplink(task.trained.sum(axis=1))
-    assert predicted == wire_bytes(update.adapter.tensors().values(), wire)
-    assert predicted == travelling_bytes(update.adapter, METHOD, "both", wire)
+    assert predicted == wire_bytes(map(TensorSpec.of, update.adapter.tensors().values()), wire)
+    assert predicted == answered_bytes(update, "both", METHOD, wire)
 
 
 def test_peak_of_real_training(tiny_bert: Path) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from factories import method_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hellora.client.train import train_client
-from hellora.core.algebra import new_adapter
+from hellora.core.algebra import new_adapter, trained_part
 from hellora.core.exchange import Policy, TrainSettings
 from hellora.core.types import Adapter, Mask
 from hellora.costing.traced_rows import Shape, Tracer
@@ -36,10 +37,13 @@ TRAIN = TrainSettings(batch_size=4)
 
 @dataclass(frozen=True, eq=False)
 class RealTracer(Tracer):
-    """Steps with values."""
+    """Steps with values, on copies of the weights of frozen layers."""
 
     def adapter(self, rows: Mask, policy: Policy) -> Adapter:
-        return bases.acting_adapter(self.base)
+        adapter, spec = bases.acting_adapter(self.base), self.base.spec
+        if not policy.merge:
+            return adapter
+        return replace(adapter, pairs={**adapter.pairs, **trained_part(adapter, rows, spec).pairs})
 
 
 def tracers(

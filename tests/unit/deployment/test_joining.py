@@ -8,6 +8,7 @@ import pytest
 
 from hellora.core.errors import InputError
 from hellora.core.types import Budget, ClientProfile
+from hellora.core.version import __version__
 from hellora.data.sides import Classes
 from hellora.deployment.joining import owner_of, understood_join
 from hellora.deployment.participant import Contract, OwnSettings, WithOwnData
@@ -15,6 +16,7 @@ from hellora.experiments.config import presets, read_experiment
 
 GOOD: dict[str, Any] = {
     "name": "clinic",
+    "version": __version__,
     "examples": 120,
     "classes": {"values": ["sea", "sky"], "present": ["sea"], "declared": False},
     "budget": {"layers": 2, "rank": None, "memory_bytes": 10**9, "seconds": 60.5, "uplink_bytes": None},
@@ -47,6 +49,9 @@ def budget(**changes: Any) -> dict[str, Any]:
         ({"name": "x" * 64}, "name"),
         ({"name": ""}, "name"),
         ({"name": 3}, "name"),
+        ({"version": "0.0.1"}, "it has hellora 0.0.1, and this server"),
+        ({"version": "x" * 41}, "version"),
+        ({"version": 1}, "version"),
         ({"examples": 0}, "examples"),
         ({"examples": -5}, "examples"),
         ({"examples": 10**40}, "examples"),

@@ -23,6 +23,7 @@ from hellora.client.batches import training_batches
 from hellora.client.train import TrainingError, train_client
 from hellora.core.errors import InputError
 from hellora.core.exchange import ClientTask, Policy, TrainSettings
+from hellora.methods.local_training.layer_scores import LayerScores
 from hellora.model.load import ModelSettings, adapter_spec
 from hellora.model.prefix import InMemory, OnDisk, PrefixCache, TensorStore, passes, prefix_cache
 from hellora.model.resident import BaseModel
@@ -92,15 +93,14 @@ def test_training_is_the_same_to_the_bit_and_the_prefix_runs_once_per_batch(
     base, kind, rows = loaded(model, request)
     last = base.spec.num_layers - 1
     task = bases.task_of(base, [last - 1, last], epochs=3, same_batches=True, precision=precision, lr=1e-2)
-    task = replace(task, report_layer_scores=True)
-    plain = train_client(task, base, kind, rows)
-    counts, cached = runs_of(base, lambda: train_client(with_cache(task, kept), base, kind, rows))
+    rules = (LayerScores(),)
+    plain = train_client(task, base, kind, rows, rules)
+    counts, cached = runs_of(base, lambda: train_client(with_cache(task, kept), base, kind, rows, rules))
     assert counts == [6] * (last - 1) + [18, 18]
     assert bits(cached.adapter.tensors()) == bits(plain.adapter.tensors())
     assert cached.metrics["loss"] == plain.metrics["loss"]
-    assert cached.layer_scores is not None
-    assert plain.layer_scores is not None
-    assert bits({"": cached.layer_scores}) == bits({"": plain.layer_scores})
+    assert plain.report.keys() == {"layer_scores/scores"}
+    assert bits(cached.report) == bits(plain.report)
 
 
 def test_it_goes_with_every_other_policy(tiny_bert: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from factories import bits
+from factories import bits, orders_of
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
@@ -163,11 +163,11 @@ def test_processes_train_it_as_one_process_does(bert: BaseModel) -> None:
     rows = bases.texts(16)
     parts = [np.arange(8), np.arange(8, 16)]
     fleet = [ClientProfile(0, 8), ClientProfile(1, 8)]
-    tasks = [bases.task_of(bert, [2, 3], steps=2)]
+    orders = orders_of([bases.task_of(bert, [2, 3], steps=2)])
     answers = []
     for workers in (1, 2):
         with LocalBackend(ClientWork(bert, OWN_HEAD, rows, parts), fleet, workers=workers) as backend:
-            (answer,) = backend.train(tasks)
+            (answer,) = backend.train(orders)
             assert isinstance(answer, ClientUpdate), answer
             answers.append(bits(answer.adapter.tensors()))
     assert answers[0] == answers[1]

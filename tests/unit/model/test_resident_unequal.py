@@ -190,7 +190,7 @@ def test_a_truncated_adapter_has_smaller_tensors_and_means_what_it_says(base: Ba
     with torch.no_grad():
         expected = bases.with_dense_weights(base, sent)(input_ids=IDS).last_hidden_state
         untruncated = bases.with_dense_weights(base, whole)(input_ids=IDS).last_hidden_state
-    with base.adapted(sent, row) as adapted:
+    with base.adapted(sent, row, cut=True) as adapted:
         for name, module in adapted.lora.items():
             rank = int(row[base.spec.layer_of[name]].sum())
             assert (module.A.shape, module.B.shape) == ((rank, 32), (32, rank))
@@ -207,10 +207,16 @@ def test_a_truncated_adapter_has_smaller_tensors_and_means_what_it_says(base: Ba
 def test_a_pair_of_another_rank_is_refused(base: BaseModel) -> None:
     row = np.array([True, True, False])
     pair = next(iter(bases.acting_adapter(base).pairs.values()))
-    assert trained_components(pair, row).tolist() == [True, True, False]
-    assert trained_components(components(pair, torch.tensor(row)), row).tolist() == [True, True]
-    with pytest.raises(ValueError, match="a pair of rank 1 was dispatched to train 2 of 3 components"):
-        trained_components(components(pair, torch.tensor([0])), row)
+    cut = components(pair, torch.tensor(row))
+    assert trained_components(pair, row, cut=False).tolist() == [True, True, False]
+    assert trained_components(cut, row, cut=True).tolist() == [True, True]
+    for one, is_cut, found in (
+        (components(pair, torch.tensor([0])), True, "cut pair of rank 1"),
+        (pair, True, "cut pair of rank 3"),
+        (cut, False, "whole pair of rank 2"),
+    ):
+        with pytest.raises(ValueError, match=f"a {found} was sent to train 2 of 3 components"):
+            trained_components(one, row, is_cut)
 
 
 @pytest.mark.parametrize("layers", [None, [], [1, 3], [0, 1, 2, 3]], ids=str)
@@ -248,7 +254,7 @@ def test_the_other_factor_has_no_gradient_no_state_and_comes_back(
     row = bases.mixed_row(base)
     adapter = bases.acting_adapter(base)
     sent = dispatched(Truncate(), adapter, row, base.spec) if truncated else adapter
-    with base.adapted(sent, row, factors=factors) as adapted:
+    with base.adapted(sent, row, factors=factors, cut=truncated) as adapted:
         loss_of(base).backward()
         for module in adapted.lora.values():
             assert getattr(module, factors).grad is not None
@@ -264,7 +270,7 @@ def test_the_other_factor_has_no_gradient_no_state_and_comes_back(
 
     monkeypatch.setattr(hellora.client.train, "make_optimizer", kept)
     settings = TrainSettings(batch_size=4, steps=2, weight_decay=0.5)
-    task = ClientTask(0, 0, 7, sent, row, settings, head="frozen", factors=factors)
+    task = ClientTask(0, 0, 7, sent, row, settings, head="frozen", factors=factors, cut=truncated)
     update = train_client(task, base, bases.MEAN_POOLING, bases.texts(8))
     assert len(made[0].state) == len(update.adapter.pairs), "one factor of each"
     for name, pair in update.adapter.pairs.items():

@@ -20,14 +20,22 @@ ADAPTER = random_adapter(tiny_spec(), seed=0)
 STATE = ServerState(
     round=7,
     adapter=ADAPTER,
-    memory={
+    strategies={
         "allocator/scores": torch.tensor([0.1, torch.nan, -0.0], dtype=torch.float64),
         "allocator/refreshed": torch.tensor(5),
-        "velocity/block.0.query.lora_A": torch.rand(4, 5, dtype=torch.float64),
+        "server_optimizer/block.0.query.lora_A": torch.rand(4, 5, dtype=torch.float64),
     },
-    reports={3: torch.tensor([1.0, torch.nan], dtype=torch.float64), 12: torch.zeros(2)},
-    private={4: {"weight": torch.rand(2, 3), "bias": torch.rand(2)}, 10: {"weight": torch.rand(2, 3)}},
-    reported_ranks={12: 3, 4: 1},
+    reports={
+        3: {"layer_scores/scores": torch.tensor([1.0, torch.nan], dtype=torch.float64)},
+        12: {"layer_scores/scores": torch.zeros(2), "hetlora/rank": torch.tensor(3)},
+        4: {"hetlora/rank": torch.tensor(1)},
+    },
+    kept={
+        4: {"private/head.weight": torch.rand(2, 3), "private/head.bias": torch.rand(2)},
+        10: {"private/head.weight": torch.rand(2, 3), "mine/none": torch.zeros(0, 4), "mine/yes": torch.tensor(True)},
+        11: {"scaffold/block.0.query.lora_A": torch.rand(4, 5)},
+    },
+    kept_versions={4: 6, 11: 0},
 )
 RESIDUAL = {"block.1.query": replace(random_adapter(tiny_spec(), seed=1).pairs["block.1.query"], scale=1.0)}
 PROTOTYPES = {rank: random_adapter(tiny_spec(max_rank=rank), seed=rank) for rank in (1, 3)}
@@ -51,7 +59,7 @@ def loaded(folder: Path) -> tuple[ServerState, dict[str, Any]]:
         ),
         replace(STATE, adapter=Adapter({"head.0.q": LoraPair(torch.rand(2, 3), torch.rand(4, 2), 0.1)}, ADAPTER.head)),
         replace(STATE, adapter=replace(ADAPTER, residual=RESIDUAL, prototypes=PROTOTYPES)),
-        replace(STATE, memory={"a": torch.arange(6.0).view(2, 3).T}),  # not contiguous
+        replace(STATE, strategies={"a": torch.arange(6.0).view(2, 3).T}),  # not contiguous
         replace(STATE, adapter=replace(ADAPTER, residual=ADAPTER.pairs, prototypes={1: ADAPTER, 2: ADAPTER})),
     ],
     ids=["full", "first", "empty", "bf16", "a module named head", "prototypes", "transposed", "shared tensors"],
@@ -66,9 +74,9 @@ def test_round_trip(state: ServerState, tmp_path: Path) -> None:
     assert found.adapter.head.keys() == state.adapter.head.keys()
     assert list(found.adapter.prototypes) == list(state.adapter.prototypes)
     assert {n: p.scale for n, p in found.adapter.residual.items()} == dict.fromkeys(state.adapter.residual, 1.0)
+    assert found.kept.keys() == state.kept.keys()
     assert found.private.keys() == state.private.keys()
     assert found.reports.keys() == state.reports.keys()
-    assert found.reported_ranks == state.reported_ranks
 
 
 def state_as_float64(state: ServerState) -> Any:

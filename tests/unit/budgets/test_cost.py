@@ -8,7 +8,10 @@ import pytest
 from factories import tiny_spec
 
 from hellora.budgets.cost import FLOAT, ActivationPolicy, BlockCoefficients, CostModel, StepCoefficients, Work
-from hellora.core.exchange import Policy
+from hellora.core.exchange import Declared, Policy, TensorSpec
+from hellora.core.types import Mask, Sent
+from hellora.methods.dispatchers.bypass import Bypass
+from hellora.methods.dispatchers.truncate import Truncate
 
 # Of a layer of `tiny_spec`: two modules, 5 → 6 and 5 → 3.
 WIDTH = {"A": 5 + 5, "B": 6 + 3, "both": 19}
@@ -33,6 +36,14 @@ LAWS = StepCoefficients(
     end=np.array([0.0, 2, 0, 0]),
     head_backward=np.array([0.0, 20, 0, 0]),
 )
+
+
+def bypass(row: Mask) -> Sent:
+    return Bypass().sends(row, tiny_spec(3, 4))
+
+
+def truncate(row: Mask) -> Sent:
+    return Truncate().sends(row, tiny_spec(3, 4))
 
 
 def model(**changes: Any) -> CostModel:
@@ -95,7 +106,7 @@ def test_micro_batches_hold_fewer_examples_but_no_more_than_there_are() -> None:
 
 def test_blocks_that_are_left_out_only_run_once() -> None:
     """Ranks 2, 0, 0: forward 4 + 62, then 4 + 52 + 10 for the blocks that run without gradient; head 4 + 52 + 30."""
-    cost = model(bypasses=True)
+    cost = model(sends=bypass)
     assert cost.step_bytes(np.array([2, 0, 0]), LAWS, 1) == 4 + 52 + 30
     assert model().step_bytes(np.array([2, 0, 0]), LAWS, 1) == 4 + 52 + 40 + 40 + 30
 
@@ -140,9 +151,9 @@ def test_standing_bytes_where_less_is_sent_or_trained() -> None:
     trained = 5 * WIDTH["both"]
     moving = (trained + 8) * 4 * FLOAT
     # A layer that trains nothing comes whole, to be folded; another only with what it trains.
-    truncated = model(sends_untrained=False).standing_bytes(ranks, Policy())
+    truncated = model(sends=truncate).standing_bytes(ranks, Policy())
     assert truncated == 1000 + 2 * AREA + 9 * WIDTH["both"] * FLOAT + moving
-    bypassed = model(bypasses=True).standing_bytes(ranks, Policy())
+    bypassed = model(sends=bypass).standing_bytes(ranks, Policy())
     assert bypassed == 1000 + 2 * AREA + 8 * WIDTH["both"] * FLOAT + moving
     only_b = model(factors="B").standing_bytes(ranks, Policy(merge=False))
     moving = (5 * WIDTH["B"] + 8) * 4 * FLOAT
@@ -160,6 +171,25 @@ def test_uplink_by_hand() -> None:
     assert model(wire="int8", head_scales=3, travels=("B",), sends_head=False).uplink(ranks) == 5 * 9 + 4 * 5 * 2
 
 
+def test_named_tensors_by_hand() -> None:
+    """A brief of 3 numbers and a report of 5 for each trained component are held; what is kept, is held twice."""
+
+    def declares(row: Mask) -> Declared:
+        count = int(row.sum())
+        return Declared(
+            brief={"r/x": TensorSpec((count, 3))},
+            report={"r/y": TensorSpec((count, 5))},
+            kept={"r/z": TensorSpec((7,))},
+            scratch_bytes=11,
+        )
+
+    ranks, plain, ruled = np.array([4, 1, 0]), model(), model(declares=declares)
+    assert ruled.uplink(ranks) == plain.uplink(ranks) + FLOAT * 5 * 5
+    held = FLOAT * (5 * 3 + 5 * 5 + 2 * 7) + 11
+    assert ruled.standing_bytes(ranks, Policy()) == plain.standing_bytes(ranks, Policy()) + held
+    assert model(declares=declares, wire="int8").uplink(ranks) == model(wire="int8").uplink(ranks) + FLOAT * 5 * 5
+
+
 def test_operations_by_hand() -> None:
     """Off forward only, the rest forward and backward; 6 per trained number and token; the head three times."""
     cost, ranks, work = model(), np.array([0, 2, 0]), Work(10, 4, epochs=3)
@@ -170,7 +200,7 @@ def test_operations_by_hand() -> None:
     assert cost.operations(ranks, Policy(prefix_cache="disk"), work) == 10 * (3 * step + 100)
     half = Policy(prefix_cache="memory", prefix_cache_bytes=5 * 12)
     assert cost.operations(ranks, half, work) == 10 * (3 * step + 2 * 100)
-    assert model(bypasses=True).operations(ranks, Policy(), work) == 10 * 3 * (step - 2 * 300)
+    assert model(sends=bypass).operations(ranks, Policy(), work) == 10 * 3 * (step - 2 * 300)
 
 
 def test_more_layers_take_more() -> None:
@@ -192,7 +222,7 @@ def test_a_prefix_cache_holds_what_it_keeps_and_the_copy_in_use() -> None:
     kept = Policy(prefix_cache="memory")
     assert cost.cached_bytes(np.array([1, 0, 0]), kept, work) == 0, "nothing lies below"
     assert cost.cached_bytes(ranks, kept, replace(work, epochs=1)) == 0, "no batch comes again"
-    assert model(bypasses=True).cached_bytes(ranks, kept, work) == 0, "what lies below does not run"
+    assert model(sends=bypass).cached_bytes(ranks, kept, work) == 0, "what lies below does not run"
 
 
 def test_the_largest_batch() -> None:

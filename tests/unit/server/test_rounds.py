@@ -1,9 +1,10 @@
 """federate with a fake backend at the seam."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import safetensors.torch
@@ -11,23 +12,23 @@ import torch
 from factories import (
     Answer,
     FakeBackend,
+    Lent,
     aggregated,
     bits,
     fleet_of,
     method_of,
-    no_scores,
     random_adapter,
     state_bits,
     tiny_spec,
 )
-from hellora.methods.server_step import ServerStep
+from hypothesis import given, settings
 from torch import Tensor
 
-from hellora.core.algebra import prototypes_of, with_prototypes
+from hellora.core.algebra import prototypes_of
 from hellora.core.errors import InputError, RunError
-from hellora.core.exchange import ClientFailure, ClientUpdate, Factors, HeadPolicy, TrainSettings
-from hellora.core.state import RoundReport, ServerState
-from hellora.core.types import Adapter, AdapterSpec, Allocation, Budget, ClientProfile, LoraPair
+from hellora.core.exchange import ClientFailure, ClientUpdate, Declared, Factors, HeadPolicy, TrainSettings
+from hellora.core.state import RoundReport, ServerState, StrategyState
+from hellora.core.types import Adapter, Allocation, Budget, ClientProfile, LoraPair
 from hellora.methods.aggregators.context_pad import ContextPad
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.methods.aggregators.participant_mean import ParticipantMean
@@ -44,10 +45,21 @@ from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.prototype import Prototype
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
+from hellora.methods.local_training.hetlora import Hetlora
+from hellora.methods.local_training.layer_scores import LayerScores
+from hellora.methods.server_optimizers.average import Average
 from hellora.methods.sharing import with_private
-from hellora.methods.strategies import Aggregator, Allocator, Answers, Dispatcher, Method, Trains
+from hellora.methods.strategies import (
+    Aggregator,
+    Allocator,
+    Answers,
+    Dispatcher,
+    LocalTraining,
+    ServerOptimizer,
+    Trains,
+)
 from hellora.server.federation import Federation
-from hellora.server.rounds import allocate, federate, sample_cohort
+from hellora.server.rounds import allocate, federate, sample
 
 SPEC = tiny_spec()
 START = ServerState(0, random_adapter(SPEC, seed=1000))
@@ -57,15 +69,24 @@ FLEET = fleet_of(1, 2, 3, 3, 2, 1)  # ids 10, 13, …, 25
 def federation(
     allocator: Allocator | None = None,
     head: HeadPolicy = "aggregate",
-    server_step: ServerStep = ServerStep(),
+    optimizer: ServerOptimizer = Average(),
     dispatcher: Dispatcher | None = None,
     aggregator: Aggregator | None = None,
     trains: Trains = "both",
     shares: Factors = "both",
+    rules: Sequence[LocalTraining] = (),
     **changes: Any,
 ) -> Federation:
-    strategies = allocator or RandomLayers(), dispatcher or Whole(), aggregator or ParticipantMean()
-    method = Method(*strategies, server_step, head, trains, shares)
+    method = method_of(
+        allocator or RandomLayers(),
+        dispatcher or Whole(),
+        aggregator or ParticipantMean(),
+        local_training=tuple(rules),
+        server_optimizer=optimizer,
+        head=head,
+        trains=trains,
+        shares=shares,
+    )
     run = Federation(SPEC, FLEET, method, rounds=1, cohort=4, seed=7, train=TrainSettings())
     return replace(run, **changes)
 
@@ -73,11 +94,13 @@ def federation(
 def reports_of(
     run: Federation, answers: Callable[[list[ClientUpdate]], Iterable[Answer]] = list, state: ServerState = START
 ) -> list[RoundReport]:
-    return list(federate(state, run, FakeBackend(run.fleet, SPEC, answers), no_scores_of))
+    return list(federate(state, run, FakeBackend(run.fleet, SPEC, answers)))
 
 
-def no_scores_of(_: Adapter) -> Scores:
-    return no_scores()
+def cohort_of(run: Federation, round: int = 0, attempt: int = 0) -> tuple[ClientProfile, ...]:
+    """Who is asked in an attempt at a round."""
+    state = replace(START, round=round)
+    return sample(run, run.context(state, attempt), state)[0].cohort
 
 
 # --- the loop
@@ -93,21 +116,21 @@ def reloaded(state: ServerState) -> ServerState:
     flat = load({f"{name}.{k}": t for name, p in state.adapter.pairs.items() for k, t in (("A", p.A), ("B", p.B))})
     pairs = {n: LoraPair(flat[f"{n}.A"], flat[f"{n}.B"], p.scale) for n, p in state.adapter.pairs.items()}
     adapter = Adapter(pairs, load(state.adapter.head))
-    private = {client: load(head) for client, head in state.private.items()}
-    ranks = dict(state.reported_ranks)
-    return ServerState(state.round, adapter, load(state.memory), load(state.reports), private, ranks)
+    reports = {client: load(told) for client, told in state.reports.items()}
+    kept = {client: load(own) for client, own in state.kept.items()}
+    return ServerState(state.round, adapter, load(state.strategies), reports, kept, dict(state.kept_versions))
 
 
 @pytest.mark.parametrize("head", ["aggregate", "local"])
 @pytest.mark.parametrize("resample", ["every_round", "on_refresh"])
 def test_resume_from_any_state_is_bit_identical(head: HeadPolicy, resample: Any) -> None:
     allocator = FedHello(warmup=2, refresh=3, scores="clients", resample=resample)
-    run = federation(allocator, head, ServerStep(lr=0.7, momentum=0.9), rounds=9)
+    run = federation(allocator, head, Average(lr=0.7, momentum=0.9), rules=[LayerScores()], rounds=9)
     undisturbed = reports_of(run)
     assert [report.round for report in undisturbed] == list(range(9))
     last = undisturbed[-1].state
     assert last.reports
-    assert {key.partition("/")[0] for key in last.memory} == {"allocator", "velocity"}
+    assert {key.partition("/")[0] for key in last.strategies} == {"allocator", "server_optimizer"}
     assert bool(last.private) == (head == "local")
     for done, report in enumerate(undisturbed, start=1):
         resumed = reports_of(run, state=reloaded(report.state))
@@ -116,10 +139,10 @@ def test_resume_from_any_state_is_bit_identical(head: HeadPolicy, resample: Any)
 
 
 def test_finished_states_do_not_change_later() -> None:
-    run = federation(FedHello(scores="clients"), "local", ServerStep(0.7, 0.9), rounds=4)
+    run = federation(FedHello(scores="clients"), "local", Average(0.7, 0.9), rules=[LayerScores()], rounds=4)
     seen = []
     kept = []
-    for report in federate(START, run, FakeBackend(FLEET, SPEC), no_scores_of):
+    for report in federate(START, run, FakeBackend(FLEET, SPEC)):
         seen.append(state_bits(report.state))
         kept.append(report.state)
     assert [state_bits(state) for state in kept] == seen
@@ -129,26 +152,27 @@ def test_finished_states_do_not_change_later() -> None:
 def test_scores_are_those_of_the_current_adapter() -> None:
     asked: list[Adapter] = []
 
-    def scores(adapter: Adapter) -> Scores:
-        asked.append(adapter)
-        return np.arange(3.0)
+    class Scoring(Lent):
+        def layer_scores(self, adapter: Adapter) -> Scores:
+            asked.append(adapter)
+            return np.arange(3.0)
 
     run = federation(FedHello(warmup=1, refresh=2), rounds=4)
-    states = [START] + [report.state for report in federate(START, run, FakeBackend(FLEET, SPEC), scores)]
+    states = [START] + [report.state for report in federate(START, run, FakeBackend(FLEET, SPEC), Scoring())]
     assert [bits(a.tensors()) for a in asked] == [bits(states[t].adapter.tensors()) for t in (1, 3)]
 
 
 def test_tasks_carry_what_a_client_needs() -> None:
     run = federation(head="frozen", rounds=2)
     backend = FakeBackend(FLEET, SPEC)
-    reports = list(federate(START, run, backend, no_scores_of))
+    reports = list(federate(START, run, backend))
     for report, tasks in zip(reports, backend.calls, strict=True):
         assert tuple(task.client for task in tasks) == report.counted.cohort == tuple(sorted(report.counted.cohort))
         assert len(tasks) == 4
         for task in tasks:
             assert (task.round, task.train, task.head) == (report.round, run.train, "frozen")
             assert np.array_equal(task.trained, report.allocation.row(task.client))
-            assert not task.report_layer_scores
+            assert (task.declared, task.brief, task.kept) == (Declared(), {}, {})
     seeds = [task.seed for tasks in backend.calls for task in tasks]
     assert len(set(seeds)) == len(seeds)
 
@@ -156,7 +180,7 @@ def test_tasks_carry_what_a_client_needs() -> None:
 def test_the_aggregate_is_folded_into_the_state() -> None:
     run = federation(Everything(), fleet=fleet_of(3))
     backend = FakeBackend(run.fleet, SPEC)
-    (report,) = federate(START, run, backend, no_scores_of)
+    (report,) = federate(START, run, backend)
     sent = backend.trained(backend.calls[0][0])
     assert bits(report.state.adapter.tensors()) == bits(sent.adapter.tensors()) != bits(START.adapter.tensors())
     assert report.state.round == 1
@@ -170,12 +194,12 @@ def test_the_aggregate_is_folded_into_the_state() -> None:
 
 def test_cohort_is_sampled_by_seed_round_and_attempt_among_those_who_can() -> None:
     run = federation(fleet=fleet_of(0, 1, 0, 2, 3, 3, None, -1), cohort=3)
-    cohorts = [tuple(p.id for p in sample_cohort(run, t, attempt)) for t in range(30) for attempt in range(2)]
+    cohorts = [tuple(p.id for p in cohort_of(run, t, attempt)) for t in range(30) for attempt in range(2)]
     assert all(len(set(ids)) == 3 and list(ids) == sorted(ids) for ids in cohorts)
     assert {id for ids in cohorts for id in ids} == {13, 19, 22, 25, 28}
     assert len(set(cohorts)) > 5
     assert any(a != b for a, b in zip(cohorts[::2], cohorts[1::2], strict=True)), "attempts have their own cohort"
-    assert [p.id for p in sample_cohort(replace(run, cohort=99), 0)] == [13, 19, 22, 25, 28]
+    assert [p.id for p in cohort_of(replace(run, cohort=99))] == [13, 19, 22, 25, 28]
 
 
 def test_capacity_0_for_all_is_refused() -> None:
@@ -185,11 +209,11 @@ def test_capacity_0_for_all_is_refused() -> None:
 
 def test_an_allocation_over_budget_is_refused() -> None:
     class Greedy(Allocator):
-        def allocate(self, view: RoundContext) -> tuple[Allocation, Memory]:
-            return view.allocation([range(3)] * len(view.cohort)), {}
+        def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+            return context.allocation([range(3)] * len(context.cohort)), {}
 
     with pytest.raises(InputError, match="3 layers, but its budget is"):
-        allocate(federation(Greedy(), cohort=6), START, no_scores_of)
+        allocate(federation(Greedy(), cohort=6), START, None)
 
 
 # --- answers
@@ -265,15 +289,6 @@ SPOILT: dict[str, tuple[Callable[[ClientUpdate], ClientUpdate], str]] = {
     "truth metric": (lambda u: replace(u, metrics={"loss": True}), "its metric 'loss' is True"),
     "text metric": (lambda u: replace(u, metrics={"loss": "low"}), "its metric 'loss' is 'low'"),  # type: ignore[dict-item]
     "metric's name": (lambda u: replace(u, metrics={"x" * 101: 0.0}), "a metric has the name 'xxx"),
-    "negative scores": (
-        lambda u: replace(u, layer_scores=torch.tensor([1.0, torch.nan, -1.0])),
-        "layer scores are negative or infinite",
-    ),
-    "infinite scores": (
-        lambda u: replace(u, layer_scores=torch.tensor([1.0, torch.nan, torch.inf])),
-        "layer scores are negative or infinite",
-    ),
-    "scores dtype": (lambda u: replace(u, layer_scores=torch.ones(3, dtype=torch.bool)), "layer scores are torch.bool"),
     "scale": (
         lambda u: replace(u, adapter=replace(u.adapter, pairs=rescaled(u.adapter.pairs, 1e6))),
         "has scale 1000000.0, expected 2.0",
@@ -282,7 +297,6 @@ SPOILT: dict[str, tuple[Callable[[ClientUpdate], ClientUpdate], str]] = {
         lambda u: replace(u, adapter=replace(u.adapter, pairs=rescaled(u.adapter.pairs, torch.nan))),
         "has scale nan, expected 2.0",
     ),
-    "scores shape": (lambda u: replace(u, layer_scores=torch.zeros(2)), "layer scores have shape (2,), expected (3,)"),
 }
 
 
@@ -299,6 +313,45 @@ def test_a_bad_update_is_rejected_and_does_not_count(
     (absent,) = reports_of(federation(), lambda updates: updates[1:])
     assert state_bits(report.state) == state_bits(absent.state)
     assert bad in report.counted.uplink_bytes, "what it sent has travelled"
+
+
+SCORES = "layer_scores/scores"
+
+
+def told(update: ClientUpdate, values: Any) -> ClientUpdate:
+    return replace(update, report={SCORES: torch.as_tensor(values, dtype=torch.float64)})
+
+
+SPOILT_REPORTS: dict[str, tuple[Callable[[ClientUpdate], ClientUpdate], str]] = {
+    "negative": (lambda u: told(u, [1.0, torch.nan, -1.0]), f"report {SCORES} has values outside 0 to inf"),
+    "infinite": (lambda u: told(u, [1.0, torch.nan, torch.inf]), f"report {SCORES} has nan or infinite values"),
+    "dtype": (
+        lambda u: replace(u, report={SCORES: torch.ones(3, dtype=torch.bool)}),
+        f"report {SCORES} is torch.bool (3,), expected torch.float64 (3,)",
+    ),
+    "shape": (lambda u: told(u, [0.0, 0.0]), f"report {SCORES} is torch.float64 (2,), expected torch.float64 (3,)"),
+    "absent": (lambda u: replace(u, report={}), f"report {SCORES} is absent"),
+    "undeclared": (lambda u: replace(u, report={**u.report, "x/y": torch.ones(1)}), "report x/y was not declared"),
+    "kept": (lambda u: replace(u, kept={"x/y": torch.ones(1)}), "kept tensor x/y was not declared"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "reason"), SPOILT_REPORTS.values(), ids=SPOILT_REPORTS.keys())
+def test_a_bad_report_is_rejected_and_does_not_count(
+    spoil: Callable[[ClientUpdate], ClientUpdate], reason: str
+) -> None:
+    run = federation(rules=[LayerScores()])
+    (report,) = reports_of(run, lambda updates: [spoil(updates[0]), *updates[1:]])
+    bad = report.counted.cohort[0]
+    assert report.counted.rejected == {bad: reason}
+    (absent,) = reports_of(run, lambda updates: updates[1:])
+    assert state_bits(report.state) == state_bits(absent.state)
+    assert report.state.reports.keys() == set(report.counted.cohort[1:])
+
+
+def test_what_was_not_declared_is_refused_of_plain_training() -> None:
+    (report,) = reports_of(federation(), lambda updates: [told(updates[0], [1.0, 1.0, 1.0]), *updates[1:]])
+    assert report.counted.rejected == {report.counted.cohort[0]: f"report {SCORES} was not declared"}
 
 
 def test_a_module_of_a_frozen_layer_is_rejected() -> None:
@@ -338,7 +391,7 @@ def test_a_delta_beyond_the_norm_is_rejected_with_its_norm() -> None:
 def test_what_a_client_has_need_not_be_known() -> None:
     fleet = tuple(replace(profile, num_examples=0) for profile in FLEET)
     backend = FakeBackend(FLEET, SPEC)
-    (report,) = federate(START, federation(fleet=fleet), backend, no_scores_of)
+    (report,) = federate(START, federation(fleet=fleet), backend)
     assert not report.counted.rejected
 
 
@@ -380,14 +433,16 @@ def test_duplicates_count_once_strangers_and_late_answers_not_at_all() -> None:
     assert not quiet.counted.dropped
 
 
-@pytest.mark.parametrize("seed", range(3))
+@given(seed=st.integers(0, 9999))
+@settings(deadline=None, max_examples=4, derandomize=True, database=None)
 def test_the_order_of_arrival_is_irrelevant(seed: int) -> None:
     rng = np.random.default_rng(seed)
 
     def shuffled(updates: list[ClientUpdate]) -> list[Answer]:
         return [updates[i] for i in rng.permutation(len(updates))]
 
-    run = federation(FedHello(scores="clients", warmup=1), "local", ServerStep(0.7, 0.9), rounds=4, cohort=6)
+    allocator = FedHello(scores="clients", warmup=1)
+    run = federation(allocator, "local", Average(0.7, 0.9), rules=[LayerScores()], rounds=4, cohort=6)
     in_order, mixed = reports_of(run), reports_of(run, shuffled)
     assert [state_bits(r.state) for r in mixed] == [state_bits(r.state) for r in in_order]
     assert [r.counted.updated for r in mixed] == [r.counted.updated for r in in_order]
@@ -404,8 +459,8 @@ def test_too_few_updates_repeat_the_round_with_another_cohort() -> None:
         return list(updates[: next(rounds)])
 
     backend = FakeBackend(FLEET, SPEC, answers)
-    (report,) = federate(START, run, backend, no_scores_of)
-    cohorts = [tuple(p.id for p in sample_cohort(run, 0, attempt)) for attempt in range(3)]
+    (report,) = federate(START, run, backend)
+    cohorts = [tuple(p.id for p in cohort_of(run, 0, attempt)) for attempt in range(3)]
     assert [tuple(task.client for task in tasks) for tasks in backend.calls] == cohorts
     assert len(set(cohorts)) > 1
     assert [attempt.cohort for attempt in report.attempts] == cohorts
@@ -425,7 +480,7 @@ def test_exactly_enough_updates_are_enough() -> None:
 def test_too_few_updates_in_every_attempt_stop_the_run() -> None:
     run = federation(min_clients=2, attempts=2, rounds=3)
     backend = FakeBackend(FLEET, SPEC)
-    reports = federate(START, run, backend, no_scores_of)
+    reports = federate(START, run, backend)
     state = next(reports).state
     backend.answers = lambda updates: updates[:1]
     with pytest.raises(
@@ -435,7 +490,7 @@ def test_too_few_updates_in_every_attempt_stop_the_run() -> None:
     assert "missing: no answer" in str(error.value)
     assert len(backend.calls) == 3
     backend.answers = list
-    later = list(federate(state, run, backend, no_scores_of))
+    later = list(federate(state, run, backend))
     assert [state_bits(r.state) for r in later] == [state_bits(r.state) for r in reports_of(run)[1:]]
 
 
@@ -444,7 +499,7 @@ def test_too_few_updates_in_every_attempt_stop_the_run() -> None:
 
 def test_a_round_that_asks_nobody_leaves_the_adapter_unchanged() -> None:
     fleet = fleet_of(1, 1, 1, 1, 1, 3)
-    run = federation(Exclusive(), server_step=ServerStep(0.7, 0.9), rounds=12, fleet=fleet, cohort=2, min_clients=1)
+    run = federation(Exclusive(), optimizer=Average(0.7, 0.9), rounds=12, fleet=fleet, cohort=2, min_clients=1)
     before, idle, busy = START, 0, 0
     for report in reports_of(run):
         if 25 in report.counted.cohort:
@@ -457,14 +512,14 @@ def test_a_round_that_asks_nobody_leaves_the_adapter_unchanged() -> None:
             assert not report.counted.missing
             assert not report.counted.rejected
             assert bits(report.state.adapter.tensors()) == bits(before.adapter.tensors())
-            assert bits(report.state.memory) == bits(before.memory)
+            assert bits(report.state.strategies) == bits(before.strategies)
             assert not report.downlink_bytes
             assert not report.uplink_bytes
         assert report.state.round == before.round + 1
         before = report.state
     assert idle
     assert busy
-    assert before.memory
+    assert before.strategies
 
 
 # --- the head
@@ -472,7 +527,7 @@ def test_a_round_that_asks_nobody_leaves_the_adapter_unchanged() -> None:
 
 def test_aggregated_head_is_the_mean_weighted_by_examples() -> None:
     backend = FakeBackend(FLEET, SPEC)
-    (report,) = federate(START, federation(), backend, no_scores_of)
+    (report,) = federate(START, federation(), backend)
     updates = [backend.trained(task) for task in backend.calls[0]]
     total = sum(u.num_examples for u in updates)
     for name, head in report.state.adapter.head.items():
@@ -481,11 +536,11 @@ def test_aggregated_head_is_the_mean_weighted_by_examples() -> None:
     assert not report.state.private
 
 
-@pytest.mark.parametrize("server_step", [ServerStep(), ServerStep(0.7, 0.9)], ids=repr)
-def test_frozen_head_is_sent_but_never_comes_back(server_step: ServerStep) -> None:
-    run = federation(head="frozen", server_step=server_step, rounds=3)
+@pytest.mark.parametrize("optimizer", [Average(), Average(0.7, 0.9)], ids=repr)
+def test_frozen_head_is_sent_but_never_comes_back(optimizer: ServerOptimizer) -> None:
+    run = federation(head="frozen", optimizer=optimizer, rounds=3)
     backend = FakeBackend(FLEET, SPEC)
-    for report in federate(START, run, backend, no_scores_of):
+    for report in federate(START, run, backend):
         assert bits(report.state.adapter.head) == bits(START.adapter.head)
         assert all(bits(task.adapter.head) == bits(START.adapter.head) for task in backend.calls[-1])
         assert not report.counted.rejected
@@ -496,13 +551,13 @@ def test_frozen_head_is_sent_but_never_comes_back(server_step: ServerStep) -> No
     assert "unknown tensor head." in refused.counted.rejected[refused.counted.cohort[0]]
 
 
-@pytest.mark.parametrize("server_step", [ServerStep(), ServerStep(0.7, 0.9)], ids=repr)
-def test_local_head_stays_with_its_client(server_step: ServerStep) -> None:
-    run = federation(head="local", server_step=server_step, rounds=4)
+@pytest.mark.parametrize("optimizer", [Average(), Average(0.7, 0.9)], ids=repr)
+def test_local_head_stays_with_its_client(optimizer: ServerOptimizer) -> None:
+    run = federation(head="local", optimizer=optimizer, rounds=4)
     backend = FakeBackend(FLEET, SPEC)
     own: dict[int, Mapping[str, Tensor]] = {}
     came_back = 0
-    for report in federate(START, run, backend, no_scores_of):
+    for report in federate(START, run, backend):
         assert bits(report.state.adapter.head) == bits(START.adapter.head)
         for task in backend.calls[-1]:
             came_back += task.client in own
@@ -538,28 +593,34 @@ UNEQUAL = tuple(ClientProfile(10 + i, 5, Budget(rank=rank)) for i, rank in enume
 HELORA = method_of(Everything(), Prototype(), MutualDistillation())
 
 
-def test_an_aggregator_that_distils_gets_what_it_returned_and_the_answers() -> None:
+def test_an_aggregator_that_distils_is_lent_a_model_for_the_means_within_ranks() -> None:
     """Here distilling adds 1 to every B, so that it shows in the state, and in what the next round sends."""
-    asked: list[tuple[Adapter, Answers, int]] = []
+    asked: list[tuple[Mapping[int, Adapter], Mapping[int, float], Any, int]] = []
 
-    def distil(adapter: Adapter, answers: Answers, seed: int) -> Adapter:
-        asked.append((adapter, answers, seed))
-        return with_prototypes({rank: raised(found) for rank, found in prototypes_of(adapter, SPEC).items()})
+    def distil(
+        students: Mapping[int, Adapter], weights: Mapping[int, float], how: Any, seed: int
+    ) -> dict[int, Adapter]:
+        asked.append((students, weights, how, seed))
+        return {rank: raised(student) for rank, student in students.items()}
 
     def raised(adapter: Adapter) -> Adapter:
         return replace(adapter, pairs={name: replace(pair, B=pair.B + 1) for name, pair in adapter.pairs.items()})
 
     run = federation(method=HELORA, fleet=UNEQUAL, cohort=6, rounds=2)
     backend = FakeBackend(UNEQUAL, SPEC)
-    reports = list(federate(START, run, backend, no_scores_of, distil))
-    for report, (aggregated, answers, _), before in zip(reports, asked, [START, reports[0].state], strict=True):
-        assert [update.client for _, update in answers] == [p.id for p in UNEQUAL]
-        expected = aggregated(HELORA.aggregator, before.adapter, answers, SPEC, 0)
-        assert bits(aggregated.tensors()) == bits(expected.tensors())
+    reports = list(federate(START, run, backend, Lent(taught=distil)))
+    starts = [START, reports[0].state]
+    for report, (students, weights, how, _), before, tasks in zip(reports, asked, starts, backend.calls, strict=True):
+        assert report.counted.updated == tuple(p.id for p in UNEQUAL)
+        assert (weights, how) == ({1: 1.0, 2: 1.0, 4: 1.0}, HELORA.aggregator)
+        answers = [(task, backend.trained(task)) for task in tasks]
+        expected = prototypes_of(aggregated(HELORA.aggregator, before.adapter, answers, SPEC), SPEC)
         assert list(report.state.adapter.prototypes) == [1, 2]
+        assert list(students) == list(expected) == [1, 2, 4]
         for rank, found in prototypes_of(report.state.adapter, SPEC).items():
-            assert bits(found.tensors()) == bits(raised(prototypes_of(aggregated, SPEC)[rank]).tensors())
-    assert asked[0][2] != asked[1][2], "a seed for every round"
+            assert bits(students[rank].tensors()) == bits(expected[rank].tensors())
+            assert bits(found.tensors()) == bits(raised(expected[rank]).tensors())
+    assert asked[0][3] != asked[1][3], "a seed for every round"
     known = prototypes_of(reports[0].state.adapter, SPEC)
     for task, profile in zip(backend.calls[1], UNEQUAL, strict=True):
         assert isinstance(profile.budget.rank, int)
@@ -568,23 +629,24 @@ def test_an_aggregator_that_distils_gets_what_it_returned_and_the_answers() -> N
 
 def test_only_an_aggregator_that_distils_needs_a_model_for_it() -> None:
     assert len(reports_of(federation())) == 1
-    with pytest.raises(InputError, match="this aggregator distils: give federate"):
+    with pytest.raises(InputError, match="mutual_distillation needs a model and public data"):
         reports_of(federation(method=HELORA, fleet=UNEQUAL))
 
 
-@pytest.mark.parametrize("step", [ServerStep(), ServerStep(lr=0.5, momentum=0.5)])
-def test_what_else_an_adapter_holds_stays_through_a_round(step: ServerStep) -> None:
+@pytest.mark.parametrize("step", [Average(), Average(lr=0.5, momentum=0.5)])
+def test_what_else_an_adapter_holds_stays_through_a_round(step: ServerOptimizer) -> None:
     """Only a dispatcher may leave something of it out."""
     residual = {SPEC.modules[0].name: START.adapter.pairs[SPEC.modules[0].name]}
 
     class KeepsResidual(ParticipantMean):
-        def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
-            return replace(aggregated(super(), adapter, answers, spec, seed), residual=adapter.residual)
+        def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+            adapter, state = super().aggregate(context, answers)
+            return replace(adapter, residual=context.adapter.residual), state
 
-    method = method_of(Everything(), Whole(), KeepsResidual(), step, "frozen")
+    method = method_of(Everything(), Whole(), KeepsResidual(), server_optimizer=step, head="frozen")
     state = replace(START, adapter=replace(START.adapter, residual=residual))
     backend = FakeBackend(FLEET, SPEC)
-    (report,) = federate(state, federation(method=method), backend, no_scores_of)
+    (report,) = federate(state, federation(method=method), backend)
     assert report.state.adapter.residual is residual
     assert all(task.adapter.residual is residual for task in backend.calls[0])
 
@@ -598,7 +660,7 @@ def ranked(*ranks: int | tuple[int, ...] | None) -> tuple[ClientProfile, ...]:
 
 def test_a_client_without_any_rank_is_never_asked() -> None:
     run = federation(fleet=ranked(0, 2, (0, 0, 0), (0, 1, 0)), cohort=4)
-    assert [p.id for p in sample_cohort(run, 0)] == [13, 19]
+    assert [p.id for p in cohort_of(run)] == [13, 19]
     with pytest.raises(InputError, match="no client can train a layer"):
         federation(fleet=ranked(0, (0, 0, 0)))
     with pytest.raises(InputError, match=r"fleet\.ranks has 2 ranks for 3 layers"):
@@ -610,7 +672,7 @@ def test_rank_budgets_decide_what_is_trained_and_what_travels(dispatcher: Dispat
     """19 values per rank component and layer, 8 of the head, 4 bytes each."""
     run = federation(Everything(), dispatcher=dispatcher, fleet=ranked(1, None, (2, 0, 4)), cohort=3)
     backend = FakeBackend(run.fleet, SPEC)
-    (report,) = federate(START, run, backend, no_scores_of)
+    (report,) = federate(START, run, backend)
     ranks = {10: [1, 1, 1], 13: [4, 4, 4], 16: [2, 0, 4]}
     assert dict(zip(report.allocation.clients, report.allocation.ranks.tolist(), strict=True)) == ranks
     assert report.counted.uplink_bytes == {client: 4 * (19 * sum(row) + 8) for client, row in ranks.items()}
@@ -625,7 +687,7 @@ def test_updates_of_clients_that_bypass_blocks_are_aggregated() -> None:
     run = federation(dispatcher=Bypass(), fleet=fleet_of(1, 2, 1, 2), rounds=3)
     whole = federation(fleet=run.fleet, rounds=3)
     backend = FakeBackend(run.fleet, SPEC)
-    reports = list(federate(START, run, backend, no_scores_of))
+    reports = list(federate(START, run, backend))
     for tasks in backend.calls:
         for task in tasks:
             assert task.bypass
@@ -636,24 +698,49 @@ def test_updates_of_clients_that_bypass_blocks_are_aggregated() -> None:
     assert all(r.downlink_bytes < e.downlink_bytes for r, e in zip(reports, expected, strict=True))
 
 
+RANK = "hetlora/rank"
+
+
+def told_ranks(state: ServerState) -> dict[int, int]:
+    return {client: int(told[RANK]) for client, told in state.reports.items()}
+
+
 def test_reported_ranks_reach_the_next_allocation_and_a_checkpoint() -> None:
     def pruning(updates: list[ClientUpdate]) -> list[Answer]:
-        return [replace(u, rank=2 if u.client == 10 else None) for u in updates]
+        return [replace(u, report={RANK: torch.tensor(2)} if u.client == 10 else {}) for u in updates]
 
-    run = federation(SelfPruning(), dispatcher=Truncate(), fleet=ranked(3, 4), cohort=2, rounds=3)
+    run = federation(SelfPruning(), dispatcher=Truncate(), fleet=ranked(3, 4), rules=[Hetlora()], cohort=2, rounds=3)
     reports = reports_of(run, pruning)
     assert [r.allocation.ranks[:, 0].tolist() for r in reports] == [[3, 4], [2, 4], [2, 4]]
-    assert [dict(r.state.reported_ranks) for r in reports] == [{10: 2}] * 3
-    resumed = list(federate(reloaded(reports[0].state), run, FakeBackend(run.fleet, SPEC, pruning), no_scores_of))
+    assert [told_ranks(r.state) for r in reports] == [{10: 2}] * 3
+    assert [r.state.strategies.get("allocator/ranks", torch.empty(0)).tolist() for r in reports] == [
+        [],
+        *[[[10, 2]]] * 2,
+    ]
+    resumed = list(federate(reloaded(reports[0].state), run, FakeBackend(run.fleet, SPEC, pruning)))
     assert [state_bits(r.state) for r in resumed] == [state_bits(r.state) for r in reports[1:]]
 
 
-@pytest.mark.parametrize("rank", [0, 4, -1, 2.0, "2"])
-def test_a_rank_that_was_not_given_is_rejected(rank: Any) -> None:
-    run = federation(Everything(), fleet=ranked((1, 3, 2), 4), cohort=2)
-    (report,) = reports_of(run, lambda updates: [replace(updates[0], rank=rank), replace(updates[1], rank=4)])
-    assert report.counted.rejected == {10: f"reported rank {rank!r}, expected 1 to 3"}
-    assert report.state.reported_ranks == {13: 4}
+@pytest.mark.parametrize(
+    ("rank", "reason"),
+    [
+        (0, "has values outside 1 to 3"),
+        (4, "has values outside 1 to 3"),
+        (-1, "has values outside 1 to 3"),
+        (2.0, "is torch.float32 (), expected torch.int64 ()"),
+        ([2], "is torch.int64 (1,), expected torch.int64 ()"),
+    ],
+)
+def test_a_rank_that_was_not_given_is_rejected(rank: Any, reason: str) -> None:
+    run = federation(SelfPruning(), fleet=ranked((1, 3, 2), 4), rules=[Hetlora()], cohort=2)
+
+    def told(updates: list[ClientUpdate]) -> list[Answer]:
+        ranks = {10: torch.tensor(rank), 13: torch.tensor(4)}
+        return [replace(update, report={RANK: ranks[update.client]}) for update in updates]
+
+    (report,) = reports_of(run, told)
+    assert report.counted.rejected == {10: f"report {RANK} {reason}"}
+    assert told_ranks(report.state) == {13: 4}
 
 
 # --- one factor: FFA-LoRA, RoLoRA, FedSA-LoRA
@@ -663,7 +750,7 @@ def factors_of(adapter: Adapter, factor: str) -> dict[Any, Any]:
     return bits({name: t for name, t in adapter.tensors().items() if name.endswith(f".lora_{factor}")})
 
 
-STEPS = pytest.mark.parametrize("server_step", [ServerStep(), ServerStep(0.7, 0.9)], ids=repr)
+STEPS = pytest.mark.parametrize("optimizer", [Average(), Average(0.7, 0.9)], ids=repr)
 AGGREGATORS = pytest.mark.parametrize(
     "aggregator", [ParticipantMean(), ZeroPad(), ContextPad("linear"), SparsityWeighted()], ids=repr
 )
@@ -672,12 +759,10 @@ AGGREGATORS = pytest.mark.parametrize(
 @STEPS
 @AGGREGATORS
 def test_a_factor_that_is_never_trained_is_bit_identical_for_ever(
-    aggregator: Aggregator, server_step: ServerStep
+    aggregator: Aggregator, optimizer: ServerOptimizer
 ) -> None:
     """FFA-LoRA, also where padding would dilute A; the update carries B alone: 9 of the 19 values."""
-    run = federation(
-        Everything(), aggregator=aggregator, server_step=server_step, fleet=ranked(2, 4), trains="B", rounds=3
-    )
+    run = federation(Everything(), aggregator=aggregator, optimizer=optimizer, fleet=ranked(2, 4), trains="B", rounds=3)
     before = START
     for report in reports_of(run):
         assert factors_of(report.state.adapter, "A") == factors_of(START.adapter, "A")
@@ -689,13 +774,13 @@ def test_a_factor_that_is_never_trained_is_bit_identical_for_ever(
 
 @STEPS
 @AGGREGATORS
-def test_alternating_begins_with_B(aggregator: Aggregator, server_step: ServerStep) -> None:
+def test_alternating_begins_with_B(aggregator: Aggregator, optimizer: ServerOptimizer) -> None:
     run = federation(
-        Everything(), aggregator=aggregator, server_step=server_step, fleet=ranked(2, 4), trains="alternate", rounds=4
+        Everything(), aggregator=aggregator, optimizer=optimizer, fleet=ranked(2, 4), trains="alternate", rounds=4
     )
     backend = FakeBackend(run.fleet, SPEC)
     before = START.adapter
-    for report in federate(START, run, backend, no_scores_of):
+    for report in federate(START, run, backend):
         moves, still = ("A", "B") if report.round % 2 else ("B", "A")
         assert {task.factors for task in backend.calls[-1]} == {moves}
         assert factors_of(report.state.adapter, moves) != factors_of(before, moves)
@@ -711,7 +796,7 @@ def test_zero_padding_of_one_factor_is_the_exact_mean_of_products() -> None:
         Everything(), aggregator=ZeroPad(), dispatcher=Truncate(), fleet=ranked(1, 3, 4), cohort=3, trains="B"
     )
     backend = FakeBackend(run.fleet, SPEC)
-    (report,) = federate(START, run, backend, no_scores_of)
+    (report,) = federate(START, run, backend)
     updates = [backend.trained(task) for task in backend.calls[0]]
     total = sum(update.num_examples for update in updates)
     for name, pair in report.state.adapter.pairs.items():
@@ -727,17 +812,17 @@ def dense(pair: LoraPair) -> Any:
 @pytest.mark.parametrize("allocator", [RandomLayers(), RandomRanks()], ids=repr)
 @pytest.mark.parametrize(("shares", "keeps"), [("A", "B"), ("B", "A")])
 def test_the_factor_that_is_not_shared_stays_with_its_client(
-    shares: Factors, keeps: str, allocator: Allocator, server_step: ServerStep
+    shares: Factors, keeps: str, allocator: Allocator, optimizer: ServerOptimizer
 ) -> None:
     """FedSA-LoRA shares A. Layers, components and dispatched shapes change from round to round."""
     fleet = fleet_of(Budget(1, 2), Budget(2, (4, 1, 3)), Budget(3))
     run = federation(
-        allocator, server_step=server_step, dispatcher=Truncate(), fleet=fleet, cohort=2, rounds=8, shares=shares
+        allocator, optimizer=optimizer, dispatcher=Truncate(), fleet=fleet, cohort=2, rounds=8, shares=shares
     )
     backend = FakeBackend(fleet, SPEC)
     own: dict[int, dict[str, Tensor]] = {}
     before, came_back = START.adapter, 0
-    for report in federate(START, run, backend, no_scores_of):
+    for report in federate(START, run, backend):
         assert not report.counted.rejected
         assert factors_of(report.state.adapter, keeps) == factors_of(START.adapter, keeps)
         assert factors_of(report.state.adapter, shares) != factors_of(before, shares)

@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import FakeBackend, fleet_of, method_of, no_scores, random_adapter, state_bits, task_for, tiny_spec
+from factories import FakeBackend, fleet_of, method_of, orders_of, random_adapter, state_bits, task_for, tiny_spec
 
 from hellora.budgets.cost import Cost
 from hellora.budgets.planner import Estimate, Planner
 from hellora.core.errors import InputError, RunError
-from hellora.core.exchange import ClientTask, Policy, TrainSettings
+from hellora.core.exchange import Policy, TrainSettings
 from hellora.core.state import RoundReport, ServerState
-from hellora.core.types import Adapter, Budget, ClientProfile, Ranks
+from hellora.core.types import Budget, ClientProfile, Ranks
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
-from hellora.methods.context import Scores
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.record.round_line import round_line
+from hellora.server.backend import Order
 from hellora.server.federation import Federation
-from hellora.server.rounds import federate, sample_cohort
+from hellora.server.rounds import federate, sample
 from hellora.server.simulation import Turnout, in_seconds, is_available, turnout
 
 SPEC = tiny_spec()
@@ -62,12 +62,13 @@ def federation(**changes: Any) -> Federation:
     return replace(run, **changes)
 
 
-def no_scores_of(_: Adapter) -> Scores:
-    return no_scores()
-
-
 def reports_of(run: Federation, state: ServerState = START, backend: FakeBackend | None = None) -> list[RoundReport]:
-    return list(federate(state, run, backend or FakeBackend(run.fleet, SPEC), no_scores_of))
+    return list(federate(state, run, backend or FakeBackend(run.fleet, SPEC)))
+
+
+def cohort_of(run: Federation, round: int) -> tuple[ClientProfile, ...]:
+    state = replace(START, round=round)
+    return sample(run, run.context(state), state)[0].cohort
 
 
 def lines_of(reports: Sequence[RoundReport], before: Any = None) -> list[dict[str, Any]]:
@@ -81,20 +82,20 @@ def lines_of(reports: Sequence[RoundReport], before: Any = None) -> list[dict[st
 # ----------------------------------------------------------------------------------------------------------- who counts
 
 
-def tasks_of(*clients: int) -> list[ClientTask]:
-    return [task_for(client, START.adapter, NOBODY) for client in clients]
+def orders(*clients: int) -> list[Order]:
+    return orders_of(task_for(client, START.adapter, NOBODY) for client in clients)
 
 
 def turnout_of(
     seconds: dict[int, float] | None, cohort: int, deadline: float | None = None, away: Sequence[int] = ()
 ) -> Turnout:
     clients = seconds or dict.fromkeys((1, 2, 3), 0.0)
-    return turnout(tasks_of(*clients), {client: client not in away for client in clients}, seconds, cohort, deadline)
+    return turnout(orders(*clients), {client: client not in away for client in clients}, seconds, cohort, deadline)
 
 
 def summary_of(found: Turnout) -> tuple[list[int], dict[int, str], float | None]:
     assert {failure.kind for failure in found.missing} <= {"missing"}
-    return [task.client for task in found.awaited], {f.client: f.reason for f in found.missing}, found.lasted
+    return [order.client for order in found.awaited], {f.client: f.reason for f in found.missing}, found.lasted
 
 
 TIMES = {1: 30.0, 2: 95.0, 3: 20.0, 4: 30.0, 5: 61.0}
@@ -134,7 +135,7 @@ def test_nobody_waits_for_the_deadline_once_the_cohort_is_complete() -> None:
 def test_who_cannot_be_reached_is_neither_asked_nor_waited_for() -> None:
     found = turnout_of(TIMES, cohort=5, away=(2, 3))
     assert summary_of(found) == ([1, 4, 5], dict.fromkeys((2, 3), "not available"), 61.0)
-    assert [task.client for task in found.reached] == [1, 4, 5]
+    assert [order.client for order in found.reached] == [1, 4, 5]
     assert summary_of(turnout_of(TIMES, cohort=2, away=(3,)))[0] == [1, 4]
 
 
@@ -237,7 +238,7 @@ def test_a_deadline_leaves_the_slow_behind_untrained() -> None:
 def test_over_selection_counts_the_first() -> None:
     run = federation(cohort=2, spares=1)
     for report in reports_of(run):
-        asked = tuple(client.id for client in sample_cohort(run, report.round))
+        asked = tuple(client.id for client in cohort_of(run, report.round))
         assert len(asked) == 3
         first, second, last = sorted(asked, key=SECONDS.__getitem__)
         assert report.counted.cohort == asked

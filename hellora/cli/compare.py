@@ -83,22 +83,19 @@ def changes(
     budget: str | None,
     memory: str | None,
 ) -> dict[str, Any]:
-    """What the command line says of a comparison, as its file would say it; what it does not name is left out."""
-    from hellora.comparing.plan import parse_grid, parse_named
+    """What the command line says of a comparison, in the form of its file."""
+    from hellora.comparing.plan import changes_of, parse_grid, parse_named
     from hellora.experiments.overrides import parse_settings, parse_value
 
-    tables = {
-        "experiment": parse_settings(overrides or ()),
-        "methods": parse_named("--method", methods or ()),
-        "settings": parse_named("--setting", settings or ()),
-        "tune": {"grid": parse_grid(tune)} if tune else {},
-    }
-    single = {
-        "seeds": [parse_value(seed.strip()) for seed in seeds.split(",")] if seeds is not None else None,
-        "budget": budget and parse_value(budget),
-        "memory": [size.strip() for size in memory.split(",")] if memory is not None else None,
-    }
-    return tables | {key: value for key, value in single.items() if value is not None}
+    return changes_of(
+        parse_settings(overrides or ()),
+        parse_named("--method", methods or ()),
+        parse_named("--setting", settings or ()),
+        parse_grid(tune) if tune else None,
+        seeds=[parse_value(seed.strip()) for seed in seeds.split(",")] if seeds is not None else None,
+        budget=budget and parse_value(budget),
+        memory=[size.strip() for size in memory.split(",")] if memory is not None else None,
+    )
 
 
 def extent(comparison: "Comparison") -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import tomli_w
 
-from hellora.comparing.table import Cell
+from hellora.comparing.statistics import Cell
 from hellora.core.errors import InputError
 from hellora.experiments.config import (
     Experiment,

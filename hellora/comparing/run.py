@@ -19,18 +19,8 @@ import numpy as np
 from rich.console import Console
 
 from hellora.comparing.plan import Comparison
-from hellora.comparing.table import (
-    LOWER_IS_BETTER,
-    Cell,
-    Row,
-    Run,
-    as_csv,
-    as_markdown,
-    as_table,
-    footnotes,
-    rows_of,
-    uplink_budgets,
-)
+from hellora.comparing.statistics import LOWER_IS_BETTER, Cell, Row, Run, rows_of, uplink_budgets
+from hellora.comparing.table import as_csv, as_markdown, as_table, footnotes
 from hellora.core.errors import HelloraError, InputError, RunError
 from hellora.core.units import in_bytes
 from hellora.experiments.config import Experiment, Table, read_experiment

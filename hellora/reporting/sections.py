@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hellora.comparing.table import group_headings, name_of
+from hellora.comparing.statistics import name_of
+from hellora.comparing.table import group_headings
 from hellora.core.units import in_bytes
 from hellora.reporting.charts import Bars, Curve, bar_chart, heat_map, line_chart
 from hellora.reporting.parts import Section, Steps, Table, View, missing

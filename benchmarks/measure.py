@@ -23,7 +23,7 @@ from hellora.data.sources import load_corpus
 from hellora.experiments.config import Experiment, check
 from hellora.experiments.prepare import Setup, prepare
 from hellora.methods.protocols import Backend
-from hellora.model.load import resolve_name
+from hellora.model.location import resolve_name
 from hellora.server.rounds import federate
 
 THREADS = 2

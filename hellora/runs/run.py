@@ -22,7 +22,7 @@ from hellora.core.version import __version__
 from hellora.experiments.config import Experiment
 from hellora.experiments.prepare import Setup, prepare, threads
 from hellora.methods.protocols import Backend
-from hellora.model.load import resolve_name
+from hellora.model.location import resolve_name
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import load_state, save_state
 from hellora.record.round_line import Line, round_line

@@ -23,7 +23,7 @@ from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.fisher import span
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.protocols import Method
-from hellora.model.load import resolve_name
+from hellora.model.location import resolve_name
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
 

@@ -17,7 +17,7 @@ from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
 from hellora.tasks.sequence_classification import SequenceClassification
 
-PAGE = Path(__file__).parents[2] / "docs" / "your-model.md"
+PAGE = Path(__file__).parents[3] / "docs" / "your-model.md"
 TEXT, OWN, IMAGE, LANGUAGE = (
     SequenceClassification(),
     SequenceClassification(head_type="own"),

@@ -13,6 +13,7 @@ from typing import Any
 from hellora.core.errors import InputError
 from hellora.reporting.parts import Page, Section, Steps
 
+SCRIPTS = ("plots.js", "page.js")  # in this order: the last line of the second one draws the page
 
 def write(page: Page, file: Path) -> None:
     """Write the page; the folder is made where there is none.
@@ -86,7 +87,7 @@ def html(content: Mapping[str, Any], live: bool = False) -> str:
         content=in_script(content),
         live=json.dumps(live),
         plotly=get_plotlyjs(),
-        script=folder.joinpath("page.js").read_text(),
+        script="".join(folder.joinpath(name).read_text() for name in SCRIPTS),
     )
 
 

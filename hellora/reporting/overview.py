@@ -4,12 +4,13 @@ from pathlib import Path
 
 from hellora.core.errors import InputError
 from hellora.core.units import in_bytes
+from hellora.reporting.clients import failures, labels, served
 from hellora.reporting.page import write
 from hellora.reporting.parts import Page
 from hellora.reporting.quality import quality_sections
 from hellora.reporting.record import ERROR, RunRecord, read_run
-from hellora.reporting.sections import allocation, failures, labels, layer_scores, memory, served, spectrum, traffic
 from hellora.reporting.several import page_of_several, run_folders
+from hellora.reporting.training import allocation, layer_scores, memory, spectrum, traffic
 
 
 def write_report(folders: list[Path], out: Path | None) -> Path:

@@ -15,6 +15,7 @@ from hellora.reporting.parts import Page, Section, Steps
 
 SCRIPTS = ("plots.js", "page.js")  # in this order: the last line of the second one draws the page
 
+
 def write(page: Page, file: Path) -> None:
     """Write the page; the folder is made where there is none.
 

@@ -37,7 +37,7 @@ LOST_SECONDS = 300.0  # that a server may be away while a run is followed
 LOOK_SECONDS = 1.0
 BY_FLOWER = re.compile(r"\x1b\[\d+m[A-Z]+ *\x1b\[0m *:|Using SuperLink: |Successfully installed ")
 RAISED = "raised an exception"
-OUR_INPUT_ERROR = re.compile(r"hellora\.errors\.InputError: ")
+OUR_INPUT_ERROR = re.compile(re.escape(f"{InputError.__module__}.{InputError.__name__}: "))  # the end of a traceback
 APPS = ("hellora.deployment.flower_app:server", "hellora.deployment.flower_app:client")
 
 

@@ -1,5 +1,5 @@
-"""Whom the result serves how well, what examples clients have, and who of them was missing: sections of one run. What it
-did not record is left out, with a line that says why."""
+"""Whom the result serves how well, what examples clients have, and who of them was missing: sections of one run. What a
+run did not record is left out, with a line that says why."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,5 @@
-"""Who trained what, what that made of the adapter, and at what cost: sections of one run. What a run did not
-record is left out, with a line that says why."""
+"""Who trained what, what that made of the adapter, and at what cost: sections of one run. What a run did not record is
+left out, with a line that says why."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -32,6 +32,7 @@ from hellora.experiments.overrides import parse_settings
 from hellora.experiments.presets import presets
 from hellora.experiments.registry import find
 
+PRESETS = ROOT / "hellora" / "experiments" / "presets"
 LANGUAGES = {"console", "python", "toml", "text", "csv", "json"}
 # Commands that are understood and checked, but not run here, and why.
 ELSEWHERE = {

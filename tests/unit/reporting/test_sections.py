@@ -96,11 +96,11 @@ def test_bytes_in_each_round_and_in_all(run_of: Any) -> None:
 
 def test_groups_and_the_worst_client(tmp_path: Path) -> None:
     section = clients.served(read_run(ended_run(tmp_path / "run")))
-    groups, clients = section.views
+    groups, each = section.views
     assert groups.figure.data[0].x == ("1 layer", "2 layers")
     assert groups.figure.data[0].y == (0.4, 0.6)
-    assert clients.figure.data[0].x == ("client 1", "client 0", "client 2")
-    assert (clients.figure.data[1].x, clients.figure.data[1].y) == (("client 1",), (0.25,))
+    assert each.figure.data[0].x == ("client 1", "client 0", "client 2")
+    assert (each.figure.data[1].x, each.figure.data[1].y) == (("client 1",), (0.25,))
     assert "Worst client: client 1, accuracy 0.250" in section.lead
 
 
@@ -114,8 +114,8 @@ def test_groups_of_a_language_model_go_by_their_loss(tmp_path: Path) -> None:
 
 def test_label_counts_the_most_frequent_class_to_the_left(run_of: Any) -> None:
     labels = [{"sky": 1, "sea": 3}, {"sky": 4}]
-    clients = [{"id": i, "examples": 4, "budget": {}, "labels": each} for i, each in enumerate(labels)]
-    counts, shares = clients.labels(run_of(line(0), clients=clients)).views
+    known = [{"id": i, "examples": 4, "budget": {}, "labels": each} for i, each in enumerate(labels)]
+    counts, shares = clients.labels(run_of(line(0), clients=known)).views
     assert counts.figure.data[0].x == ("sky", "sea")
     assert counts.figure.data[0].z == pytest.approx(np.array([[1, 3], [4, 0]]))
     assert shares.figure.data[0].z == pytest.approx(np.array([[0.25, 0.75], [1, 0]]))

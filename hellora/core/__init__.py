@@ -1,4 +1,4 @@
-"""Values and mathematics: adapters, fleets, messages, states; seeds, errors, sizes, low-rank algebra, number formats.
+"""Values and mathematics: adapters, fleets, messages, states; seeds, sizes, algebra, number formats.
 
 It imports no other room, and of libraries only numpy and torch.
 """

@@ -1,4 +1,6 @@
-"""Strategies, one published idea a file, and what they are made of. What strategy authors import is here and in core.
+"""Strategies, one published idea a file, and what they are made of.
 
-It imports core and budgets.
+Who writes a strategy imports this room and core, no other.
+
+It imports budgets and core.
 """

@@ -18,22 +18,16 @@ from torch import Tensor
 
 from hellora.core.algebra import components, delta_weight, new_adapter, trained_components, trained_part
 from hellora.core.low_rank import thin_svd
-from hellora.core.types import (
-    Adapter,
-    AdapterSpec,
-    Budget,
-    ClientProfile,
-    ClientTask,
-    ClientUpdate,
-    LoraPair,
-    ModuleSpec,
-    ServerState,
-    TrainSettings,
-)
+from hellora.core.exchange import ClientTask, ClientUpdate, TrainSettings
+from hellora.core.state import ServerState
+from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, ModuleSpec
 from hellora.experiments import registry
 from hellora.methods.allocators.everything import Everything
-from hellora.methods.protocols import Backend, Method, Scores
-from hellora.server.rounds import Federation, federate
+from hellora.methods.context import Scores
+from hellora.methods.strategies import Method
+from hellora.server.backend import Backend
+from hellora.server.federation import Federation
+from hellora.server.rounds import federate
 
 SIDE, MAX_RANK = 40, 16
 RANKS = (2, 2, 2, 4, 4, 8, 16, 16)

@@ -29,7 +29,13 @@ import hellora
 
 RESULTS = Path(__file__).with_name("results") / "digests.json"
 # Names of state tensors that were others before: (what they were, what they are).
-NEW_NAMES: tuple[tuple[str, str], ...] = ()
+NEW_NAMES: tuple[tuple[str, str], ...] = (
+    (r"^memory/velocity/", "strategies/server_optimizer/"),
+    (r"^memory/", "strategies/"),
+    (r"^reports/(\d+)$", r"reports/\1/layer_scores/scores"),
+    (r"^reported_ranks/(\d+)$", r"reports/\1/hetlora/rank"),
+    (r"^private/(\d+)/", r"kept/\1/private/"),
+)
 # Besides the presets, on the text model: what they leave out.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "clients_score": ("fed_hello", {"method.scores": "clients", "method.warmup": 1, "method.refresh": 1}),
@@ -43,7 +49,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "clip_norm_sgd": ("fedit", {"train.optimizer": "sgd", "train.momentum": 0.9, "train.clip_norm": 0.1}),
     "int8_wire": ("helora_pad", {"wire.format": "int8"}),
     "bf16_wire_hetlora": ("hetlora", {"wire.format": "bf16"}),
-    "pruning": ("hetlora", {"train.tail_penalty": 0.5, "train.tail_share": 0.7}),
+    "pruning": ("hetlora", {"method.tail_penalty": 0.5, "method.tail_share": 0.7}),
     "memory": (
         "fedit",
         {"method.allocator": "budget_value", "method.value": "fisher", "fleet.memory": ["600KiB", "800KiB", "2MiB"]},

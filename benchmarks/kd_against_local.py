@@ -21,11 +21,14 @@ import torch
 from datasets import load_dataset
 
 from hellora.client.evaluation import evaluate
-from hellora.core.types import Adapter, ClientFailure, ClientProfile, ClientTask, ClientUpdate
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
+from hellora.core.types import Adapter, ClientProfile
 from hellora.experiments.config import check
-from hellora.experiments.prepare import Setup, prepare
-from hellora.methods.protocols import Backend
-from hellora.server.rounds import allocate, dispatch, federate
+from hellora.experiments.prepare import prepare
+from hellora.experiments.setup import Setup
+from hellora.server.backend import Backend
+from X import dispatch
+from hellora.server.rounds import allocate, federate
 
 ROUNDS = 8
 EXPERIMENTS: dict[str, dict[str, Any]] = {

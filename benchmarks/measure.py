@@ -16,14 +16,16 @@ from typing import Any
 import bare_loop
 import torch
 
-from hellora.client.train import shuffled_batches
+from hellora.client.batches import shuffled_batches
 from hellora.core.seeds import seed_for
 from hellora.data.partitioning import client_rows
 from hellora.data.sources import load_corpus
-from hellora.experiments.config import Experiment, check
-from hellora.experiments.prepare import Setup, prepare
-from hellora.methods.protocols import Backend
+from hellora.experiments.config import check
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.prepare import prepare
+from hellora.experiments.setup import Setup
 from hellora.model.location import resolve_name
+from hellora.server.backend import Backend
 from hellora.server.rounds import federate
 
 THREADS = 2

@@ -44,12 +44,14 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hellora.budgets.cost import CostModel, Ranks, Work
+from hellora.budgets.cost import CostModel, Work
 from hellora.budgets.planner import USES, Planner
-from hellora.client.train import ClientWork, train_client
+from hellora.client.train import train_client
+from hellora.client.work import ClientWork
 from hellora.core.algebra import new_adapter
 from hellora.core.errors import InputError
-from hellora.core.types import Budget, ClientProfile, ClientTask, Policy, TrainSettings
+from hellora.core.exchange import ClientTask, Policy, TrainSettings
+from hellora.core.types import Budget, ClientProfile, Ranks
 from hellora.costing.calibration import calibrate
 from hellora.costing.traced_rows import Shape
 from hellora.costing.tracing import HeldBytes
@@ -57,10 +59,11 @@ from hellora.experiments.budget_plan import Blank
 from hellora.experiments.registry import find, names
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
+from hellora.methods.context import RoundContext
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.protocols import Dispatcher, Method, RoundView
+from hellora.methods.strategies import Dispatcher, Method
 from hellora.model.load import ModelSettings
 from hellora.model.location import resolve_name
 from hellora.model.memory import release_at_once
@@ -289,7 +292,7 @@ def measure_trials(name: str, count: int) -> Iterator[Trial]:
         work = Work(examples, train.batch_size, train.epochs)
         speed = cost.operations(np.full(base.spec.num_layers, RANK), own, work) * 2
         client = ClientProfile(0, examples, budget, speed)
-        view = RoundView(
+        view = RoundContext(
             int(rng.integers(9)),
             9,
             (client,),

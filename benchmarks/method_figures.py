@@ -16,19 +16,11 @@ import numpy as np
 import torch
 
 from hellora.core.algebra import new_adapter
-from hellora.core.types import (
-    Adapter,
-    AdapterSpec,
-    ClientTask,
-    ClientUpdate,
-    LoraPair,
-    Mask,
-    ModuleSpec,
-    ServerState,
-    TrainSettings,
-)
+from hellora.core.exchange import ClientTask, ClientUpdate, TrainSettings
+from hellora.core.state import ServerState
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
 from hellora.experiments.config import own_table, read_experiment
-from hellora.experiments.prepare import plan
+from hellora.experiments.planning import plan
 from hellora.experiments.presets import presets
 from hellora.methods.aggregators.clipped_mean import ClippedMean
 from hellora.methods.aggregators.coordinate_median import CoordinateMedian

@@ -27,7 +27,7 @@ import torch
 
 from hellora.client.train import train_client
 from hellora.core.algebra import new_adapter
-from hellora.core.types import ClientTask, ClientUpdate, Policy, TrainSettings
+from hellora.core.exchange import ClientTask, ClientUpdate, Policy, TrainSettings
 from hellora.data.sources import DataSettings, load_corpus
 from hellora.methods.allocators.geometric import pattern_layers
 from hellora.model.load import ModelSettings

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hellora.core.algebra import delta_weight
-from hellora.core.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, LoraPair, ModuleSpec, TrainSettings
+from hellora.core.exchange import ClientTask, ClientUpdate, TrainSettings
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.aggregators.product_svd import ProductSvd
 from hellora.methods.aggregators.product_update import ProductUpdate
 from hellora.methods.dispatchers.truncate import Truncate
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.strategies import Aggregator, Answers
 
 CLIENTS, RANKS = 50, (4, 8, 16, 32, 64)
 FASTER, DIFFERENCE = 4.0, 1e-4  # the gates

@@ -81,7 +81,7 @@ def plan(source: str, settings: Settings | None = None, *, round: int = 0) -> di
         InputError: a setting does not fit, or there is no such round.
     """
     from hellora.experiments.config import read_experiment
-    from hellora.experiments.prepare import plan as plan_round
+    from hellora.experiments.planning import plan as plan_round
 
     _, allocation = plan_round(read_experiment(source, settings or {}), round)
     return dict(zip(allocation.clients, allocation.ranks.tolist(), strict=True))

@@ -12,7 +12,8 @@ import torch
 from datasets import Dataset
 
 from hellora.core.algebra import new_adapter
-from hellora.core.types import Adapter, ClientTask, Mask, TrainSettings
+from hellora.core.exchange import ClientTask, TrainSettings
+from hellora.core.types import Adapter, Mask
 from hellora.model.load import ModelSettings
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task

@@ -17,22 +17,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hellora.core.algebra import trained_part
-from hellora.core.types import (
-    Adapter,
-    AdapterSpec,
-    Budget,
-    ClientFailure,
-    ClientProfile,
-    ClientTask,
-    ClientUpdate,
-    LoraPair,
-    Mask,
-    Memory,
-    ModuleSpec,
-    ServerState,
-    TrainSettings,
-)
-from hellora.methods.protocols import Backend, RoundView, Scores
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TrainSettings
+from hellora.core.state import ServerState, StrategyState
+from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, Mask, ModuleSpec
+from hellora.methods.context import RoundContext, Scores
+from hellora.server.backend import Backend
 
 
 def tiny_spec(num_layers: int = 3, max_rank: int = 4) -> AdapterSpec:
@@ -105,9 +94,9 @@ def view_of(
     memory: Memory | None = None,
     reports: Mapping[int, Tensor] | None = None,
     reported_ranks: Mapping[int, int] | None = None,
-) -> RoundView:
+) -> RoundContext:
     """What an allocator sees; by default the whole fleet is the cohort."""
-    return RoundView(
+    return RoundContext(
         round=round,
         rounds=rounds,
         cohort=tuple(fleet if cohort is None else cohort),

@@ -19,11 +19,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import save_bert, save_sentences
 
-from hellora.core.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
+from hellora.core.types import ClientProfile
 from hellora.deployment.flower_tools import free_port
-from hellora.experiments.config import Experiment, check
-from hellora.experiments.prepare import Setup, on_this_machine, prepare
-from hellora.methods.protocols import Backend
+from hellora.experiments.config import check
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.prepare import on_this_machine, prepare
+from hellora.experiments.setup import Setup
+from hellora.server.backend import Backend
 from hellora.runs.run import run_experiment
 
 COMMAND = (sys.executable, "-m", "hellora")

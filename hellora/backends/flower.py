@@ -15,11 +15,12 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from hellora.backends.records import FAILURE, fields_of, from_records, num_bytes, to_records
-from hellora.backends.wire import OVERHEAD, pack_task, read_answer
+from hellora.backends.wire import most_bytes, pack_task, read_answer
 from hellora.core.errors import RunError
-from hellora.core.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
-from hellora.methods.protocols import Backend
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
+from hellora.core.types import AdapterSpec, ClientProfile
 from hellora.methods.sharing import answer_part
+from hellora.server.backend import Backend, Order
 
 POLL_SECONDS, SLOWEST_POLL = 0.2, 5.0  # between looks for answers: 2 % of the time waited, between these
 ASK_SECONDS = 120.0  # for a node to say who it is; it may be busy with an older task, and is asked again
@@ -43,21 +44,26 @@ class Questions:
     poll: float = POLL_SECONDS
     replies: "SimpleQueue[tuple[str, Reply] | Exception]" = field(default_factory=SimpleQueue)
 
-    def ask(self, contents: Mapping[int, RecordDict], kind: str, ttl: float, group: str = "") -> dict[int, str]:
-        """Send each node its content; the message id of each, "" where it could not be sent.
+    def ask(self, contents: Mapping[int, RecordDict], kind: str, ttl: float) -> dict[int, str]:
+        """Send each node its content, and listen; the message id of each, "" where it could not be sent."""
+        sent = self.send(contents, kind, ttl)
+        self.listen({message for message in sent.values() if message}, ttl)
+        return sent
 
-        The answers come to `replies`; one thread per call waits for them, so that a node that stalls in the middle of
-        an answer holds up nobody else.
-        """
+    def send(self, contents: Mapping[int, RecordDict], kind: str, ttl: float, group: str = "") -> dict[int, str]:
+        """Send each node its content; the message id of each, "" where it could not be sent."""
         messages = [
             Message(content, dst_node_id=node, message_type=kind, ttl=ttl, group_id=group)
             for node, content in contents.items()
         ]
         ids = list(self.grid.push_messages(messages)) or [""] * len(messages)
-        sent = {node: message or "" for node, message in zip(contents, ids, strict=True)}
-        if waiting := {message for message in sent.values() if message}:
-            Thread(target=self.pull, args=(waiting, time.monotonic() + ttl), daemon=True).start()
-        return sent
+        return {node: message or "" for node, message in zip(contents, ids, strict=True)}
+
+    def listen(self, messages: set[str], seconds: float) -> None:
+        """Let the answers to these messages come to `replies`. One thread per call waits for them, so that a node that
+        stalls in the middle of an answer holds up nobody else."""
+        if messages:
+            Thread(target=self.pull, args=(messages, time.monotonic() + seconds), daemon=True).start()
 
     def pull(self, waiting: set[str], until: float) -> None:
         begun = time.monotonic()
@@ -225,29 +231,42 @@ class FlowerBackend(Backend):
     def __exit__(self, *_: object) -> None:
         """Flower ends the messages with the run."""
 
-    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
-        nodes = self.roster.find([self.names[task.client] for task in tasks])
-        contents: dict[int, RecordDict] = {}
-        by_node: dict[int, ClientTask] = {}
-        for task in tasks:
-            if (node := nodes.get(self.names[task.client])) is None:
-                yield ClientFailure(task.client, "missing", "not connected")
-                continue
-            contents[node], by_node[node] = to_records(pack_task(task, self.format), contract=self.contract), task
-        keep = DAY if self.deadline is None else self.deadline + GRACE
-        round = tasks[0].round if tasks else 0
-        self.awaited = {m: late for m, late in self.awaited.items() if late.round >= round - LATE_ROUNDS}
+    def train(self, orders: Sequence[Order]) -> Iterator[ClientUpdate | ClientFailure]:
+        nodes = self.roster.find([self.names[order.client] for order in orders])
         until = time.monotonic() + (DAY if self.deadline is None else self.deadline)
-        sizes = {task.client: num_bytes(contents[node]) for node, task in by_node.items()}
-        sent = self.questions.ask(contents, "train", keep, str(round))
-        asked: dict[str, ClientTask] = {}
-        for node, message in sent.items():
-            if message:
-                asked[message] = by_node[node]
+        asked: dict[str, ClientTask] = {}  # by message id
+        sizes: dict[int, int] = {}  # bytes of each message, by client
+        for order in orders:
+            if (node := nodes.get(self.names[order.client])) is None:
+                yield ClientFailure(order.client, "missing", "not connected")
+                continue
+            task = order.make()
+            content = to_records(pack_task(task, self.format), contract=self.contract)
+            sizes[task.client] = num_bytes(content)
+            if message := self.send(node, task, content):
+                asked[message] = task
             else:
-                yield ClientFailure(by_node[node].client, "missing", "the message could not be sent")
-        del contents
-        self.awaited |= asked
+                yield ClientFailure(task.client, "missing", "the message could not be sent")
+        self.await_also(asked)
+        yield from self.answers(asked, sizes, until)
+
+    def send(self, node: int, task: ClientTask, content: RecordDict) -> str:
+        """The message's id, "" where it could not be sent. It is kept so long that a late answer is put on record."""
+        keep = DAY if self.deadline is None else self.deadline + GRACE
+        return self.questions.send({node: content}, "train", keep, str(task.round))[node]
+
+    def await_also(self, asked: Mapping[str, ClientTask]) -> None:
+        """Listen for the answers to these messages, too; those of older rounds no longer."""
+        rounds = [task.round for task in asked.values()]
+        oldest = max(rounds, default=0) - LATE_ROUNDS
+        self.awaited = {m: late for m, late in self.awaited.items() if late.round >= oldest} | dict(asked)
+        keep = DAY if self.deadline is None else self.deadline + GRACE
+        self.questions.listen(set(asked), keep)
+
+    def answers(
+        self, asked: dict[str, ClientTask], sizes: Mapping[int, int], until: float
+    ) -> Iterator[ClientUpdate | ClientFailure]:
+        """What comes back, until all of `asked` have answered, enough usable answers are there, or the time is up."""
         usable = 0
         while asked and (self.enough is None or usable < self.enough):
             if (reply := self.questions.next(until)) is None:
@@ -261,11 +280,13 @@ class FlowerBackend(Backend):
                 continue
             usable += not late and isinstance(answer, ClientUpdate)
             yield answer
-        why = f"no answer within {self.deadline:g} s" if self.deadline is not None else "no answer"
-        if self.enough is not None and usable >= self.enough:
-            why = f"not among the first {self.enough}"
         for task in asked.values():
-            yield ClientFailure(task.client, "missing", why)
+            yield ClientFailure(task.client, "missing", self.why_missing(usable))
+
+    def why_missing(self, usable: int) -> str:
+        if self.enough is not None and usable >= self.enough:
+            return f"not among the first {self.enough}"
+        return "no answer" if self.deadline is None else f"no answer within {self.deadline:g} s"
 
     def answer(self, task: ClientTask, content: Reply, sent: int) -> ClientUpdate | ClientFailure:
         """What a reply says, held against the task that it answers."""
@@ -273,7 +294,7 @@ class FlowerBackend(Backend):
             return ClientFailure(task.client, "missing", content)
         try:
             arrived = num_bytes(content)
-            if arrived > (limit := 2 * answer_part(task, self.spec).num_bytes + OVERHEAD):  # before it is copied
+            if arrived > (limit := most_bytes(task, answer_part(task, self.spec))):  # before it is copied
                 return ClientFailure(
                     task.client, "rejected", f"its answer has {arrived} bytes, at most {limit} are read"
                 )

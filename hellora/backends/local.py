@@ -10,10 +10,11 @@ import torch
 from torch.multiprocessing import get_context
 
 from hellora.backends.wire import as_received, pack_answer, pack_task, read_answer, unpack_task
-from hellora.client.train import ClientWork
-from hellora.core.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
-from hellora.methods.protocols import Backend
+from hellora.client.work import ClientWork
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
+from hellora.core.types import ClientProfile
 from hellora.model.memory import release_at_once
+from hellora.server.backend import Backend, Order
 
 
 class LocalBackend(Backend):
@@ -40,17 +41,17 @@ class LocalBackend(Backend):
     def clients(self) -> Sequence[ClientProfile]:
         return self.profiles
 
-    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
+    def train(self, orders: Sequence[Order]) -> Iterator[ClientUpdate | ClientFailure]:
         if not self.pool:
-            for task in tasks:
-                yield self.answer(task)
+            for order in orders:
+                yield self.answer(order.make())
             return
-        waiting = sorted(tasks, key=lambda task: self.work.size(task.client))  # the longest starts first
+        waiting = sorted(orders, key=lambda order: self.work.size(order.client))  # the longest starts first
         busy: dict[Connection, tuple[int, ClientTask]] = {}
         idle = list(range(len(self.pool)))
         while waiting or busy:
             while waiting and idle:
-                slot, task = idle.pop(0), waiting.pop()
+                slot, task = idle.pop(0), waiting.pop().make()
                 busy[self.pool[slot].connection] = (slot, task)
                 self.pool[slot].send(task)
             for connection in wait(list(busy)):

@@ -17,19 +17,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from hellora.core.codec import decode, encode
-from hellora.core.types import (
-    Adapter,
-    AdapterSpec,
-    ClientFailure,
-    ClientTask,
-    ClientUpdate,
-    LoraPair,
-    Policy,
-    TrainSettings,
-    WireFormat,
-)
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Policy, TrainSettings, WireFormat
+from hellora.core.state import owned, select
+from hellora.core.types import Adapter, AdapterSpec, LoraPair
 from hellora.methods.sharing import answer_part
 
+BRIEF, REPORT, KEPT = "/brief", "/report", "/kept"  # in front of named tensors, which no format rounds
 OVERHEAD = 2**20  # bytes that names, shapes and metrics of an answer may take
 Types = tuple[type, ...]
 ANSWER_FIELDS: Mapping[str, Types] = {
@@ -38,7 +31,6 @@ ANSWER_FIELDS: Mapping[str, Types] = {
     "num_examples": (int,),
     "num_tokens": (int, type(None)),
     "metrics": (dict,),
-    "rank": (int, type(None)),
     "scales": (dict,),
     "delta": (bool,),
 }
@@ -93,22 +85,33 @@ def pack_task(task: ClientTask, format: WireFormat = "fp32") -> bytes:
         "seed": task.seed,
         "train": asdict(task.train),
         "head": task.head,
-        "report_layer_scores": task.report_layer_scores,
         "factors": task.factors,
+        "cut": task.cut,
         "bypass": task.bypass,
+        "kept_version": task.kept_version,
         "policy": asdict(task.policy),
         "scales": scales,
     }
-    return to_bytes({**encode(tensors, format, task.seed), "/trained": torch.from_numpy(task.trained)}, fields)
+    named = {**owned(task.brief, BRIEF), **owned(task.kept, KEPT), "/trained": torch.from_numpy(task.trained)}
+    return to_bytes({**encode(tensors, format, task.seed), **named}, fields)
 
 
 def unpack_task(data: bytes) -> ClientTask:
     tensors, fields = from_bytes(data)
+    brief, kept = taken(tensors, BRIEF), taken(tensors, KEPT)
     tensors = decode(tensors)
     trained = tensors.pop("/trained").numpy()
     adapter = unflatten(tensors, fields.pop("scales"))
     train, policy = TrainSettings(**fields.pop("train")), Policy(**fields.pop("policy"))
-    return ClientTask(adapter=adapter, trained=trained, train=train, policy=policy, **fields)
+    return ClientTask(adapter=adapter, trained=trained, train=train, policy=policy, brief=brief, kept=kept, **fields)
+
+
+def taken(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
+    """The tensors of one owner, under its own names; they are taken out of `tensors`."""
+    found = select(tensors, owner)
+    for name in found:
+        del tensors[f"{owner}/{name}"]
+    return found
 
 
 def as_received(task: ClientTask, format: WireFormat) -> ClientTask:
@@ -128,16 +131,13 @@ def pack_answer(
     if format != "fp32":
         received = answer_part(task, spec).tensors()
         tensors = {name: difference(tensor, received[name]) for name, tensor in tensors.items()}
-    tensors = encode(tensors, format, task.seed)
-    if answer.layer_scores is not None:
-        tensors["/layer_scores"] = answer.layer_scores
+    tensors = encode(tensors, format, task.seed) | owned(answer.report, REPORT) | owned(answer.kept, KEPT)
     fields = {
         "round": answer.round,
         "client": answer.client,
         "num_examples": answer.num_examples,
         "num_tokens": answer.num_tokens,
         "metrics": dict(answer.metrics),
-        "rank": answer.rank,
         "scales": scales,
         "delta": format != "fp32",
     }
@@ -154,6 +154,12 @@ def moved(start: Tensor, delta: Tensor) -> Tensor:
     if delta.shape != start.shape:
         raise WireError(f"a delta has shape {tuple(delta.shape)}, expected {tuple(start.shape)}")
     return (start.double() + delta.double()).to(delta.dtype)
+
+
+def most_bytes(task: ClientTask, sent: Adapter) -> int:
+    """What an answer may have at most; `sent` is what it must have, as it was sent."""
+    named = task.declared.bytes_up + sum(spec.num_bytes for spec in task.declared.kept.values())
+    return 2 * sent.num_bytes + named + OVERHEAD
 
 
 def untrained_suffix(task: ClientTask) -> str | None:
@@ -175,7 +181,7 @@ def unpack_answer(data: bytes, task: ClientTask, spec: AdapterSpec) -> ClientUpd
         WireError: the bytes, whatever they are, are no answer of the task's client.
     """
     sent = answer_part(task, spec)
-    if len(data) > (limit := 2 * sent.num_bytes + OVERHEAD):
+    if len(data) > (limit := most_bytes(task, sent)):
         raise WireError(f"its answer has {len(data)} bytes, at most {limit} were expected")
     try:
         return answer_from(data, task, sent.tensors())
@@ -197,7 +203,7 @@ def answer_from(data: bytes, task: ClientTask, sent: Mapping[str, Tensor]) -> Cl
     check_fields(fields, ANSWER_FIELDS, task)
     for name in ("metrics", "scales"):
         check_numbers(name, fields[name])
-    scores = tensors.pop("/layer_scores", None)
+    report, kept = taken(tensors, REPORT), taken(tensors, KEPT)
     tensors = decode(tensors)
     if fields.pop("delta"):
         tensors = {name: moved(sent[name], tensor) for name, tensor in tensors.items()}
@@ -206,7 +212,7 @@ def answer_from(data: bytes, task: ClientTask, sent: Mapping[str, Tensor]) -> Cl
     adapter = unflatten(tensors, fields.pop("scales"))
     if unknown := sorted(tensors.keys() - adapter.tensors().keys()):
         raise WireError(f"unknown tensor {unknown[0]}")
-    return ClientUpdate(adapter=adapter, layer_scores=scores, **fields)
+    return ClientUpdate(adapter=adapter, report=report, kept=kept, **fields)
 
 
 def check_fields(fields: Any, expected: Mapping[str, Types], task: ClientTask) -> None:

@@ -18,7 +18,7 @@ geometric patterns differ in it; see docs/budgets.md). Each of these terms (`tra
 whose coefficients are counted once per model, batch shape and precision (`calibration.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -27,13 +27,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hellora.core.codec import NUMBER_BYTES, SCALE_BYTES
-from hellora.core.types import AdapterSpec, Factors, Policy, Recompute, WireFormat
+from hellora.core.exchange import Declared, Factors, Policy, Recompute, WireFormat
+from hellora.core.types import AdapterSpec, Mask, Ranks, Sent
 
 Part = Literal["off", "first", "frozen", "trained"]
 Floats = npt.NDArray[np.float64]
-Ranks = npt.NDArray[np.int64]  # (layers,): what a client trains; 0 is frozen
 
 FLOAT = 4  # bytes of an adapter's number
+
+
+def nothing(_: Mask) -> Declared:
+    """What plain training declares: no named tensor."""
+    return Declared()
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +115,8 @@ class CostModel:
     hidden_bytes: int  # of one example between two blocks
     tokens: int  # per example
     factors: Factors = "both"
-    sends_untrained: bool = True  # the dispatcher sends rank components that are not trained, to be folded
-    bypasses: bool = False  # blocks that train nothing are left out
+    sends: Callable[[Mask], Sent] | None = None  # what a client receives; None = the whole adapter
+    declares: Callable[[Mask], Declared] = nothing  # the named tensors of its rules of local training
     travels: tuple[Factors, ...] = ("both",)  # the factors that are sent up, where rounds differ in it each of them
     sends_head: bool = True
     wire: WireFormat = "fp32"  # how the update travels
@@ -149,7 +154,19 @@ class CostModel:
         scales = max(int(ranks @ self.modules) * (2 if factors == "both" else 1) for factors in self.travels)
         if self.sends_head:
             numbers, scales = numbers + self.head_parameters, scales + self.head_scales
-        return NUMBER_BYTES[self.wire] * numbers + SCALE_BYTES[self.wire] * scales
+        report = self.declares(self.row(ranks)).bytes_up
+        return NUMBER_BYTES[self.wire] * numbers + SCALE_BYTES[self.wire] * scales + report
+
+    def row(self, ranks: Ranks) -> Mask:
+        """The row of an allocation (layers, max_rank) that trains the first `ranks` (layers,) components."""
+        row: Mask = np.arange(self.spec.max_rank) < ranks[:, None]
+        return row
+
+    def sent(self, ranks: Ranks) -> Sent:
+        """What a client receives that trains `ranks` (layers,)."""
+        if self.sends is None:
+            return Sent(np.full(self.spec.num_layers, self.spec.max_rank))
+        return self.sends(self.row(ranks))
 
     def trained_parameters(self, ranks: Ranks, factors: Factors = "both") -> int:
         """Numbers in the trained components of all modules; of one factor only where only that one is asked for."""
@@ -180,9 +197,7 @@ class CostModel:
 
     def standing_bytes(self, ranks: Ranks, policy: Policy) -> int:
         """What is held all through training."""
-        sent = np.where((ranks > 0) & (not self.sends_untrained), ranks, self.spec.max_rank)
-        if self.bypasses:
-            sent = np.where(ranks > 0, sent, 0)
+        sent = self.sent(ranks).ranks
         received = FLOAT * int(sent @ self.widths["both"])
         copies = self.weight_item_bytes * int((sent > ranks) @ self.areas)
         if not policy.merge:  # copies of the frozen components instead
@@ -190,7 +205,8 @@ class CostModel:
         moving = self.trained_parameters(ranks, self.factors) + self.head_parameters
         still = self.trained_parameters(ranks) - self.trained_parameters(ranks, self.factors)
         trained = FLOAT * (still + moving * (2 + self.optimizer_numbers))
-        return self.weights_bytes + copies + received + trained
+        named = self.declares(self.row(ranks)).bytes_held
+        return self.weights_bytes + copies + received + trained + named
 
     def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
         """The most bytes that training holds at once: base weights, adapter, gradients, optimizer, activations."""
@@ -209,8 +225,9 @@ class CostModel:
         n = np.array([1.0, examples, 0.0, 0.0])
         by_rank = np.stack([np.ones(len(ranks)), np.full(len(ranks), examples), ranks, ranks * examples])
         keep, forward, release, backward = np.zeros((4, len(ranks)))
+        bypasses = self.sent(ranks).bypass
         for part, where in self.parts(ranks).items():
-            left_out = self.bypasses and part in ("off", "frozen")  # it only runs once, to see what it returns
+            left_out = bypasses and part in ("off", "frozen")  # it only runs once, to see what it returns
             block = coefficients.blocks["off" if left_out else part]
             forward[where] = (block.forward * by_rank).sum(0)[where]
             if not left_out:
@@ -227,14 +244,14 @@ class CostModel:
 
     def cached_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
         """What a prefix cache holds in memory: what it keeps, and the copy that is in use."""
-        if not self.caches(policy, work) or not self.parts(ranks)["off"].any():
+        if not self.caches(ranks, policy, work) or not self.parts(ranks)["off"].any():
             return 0
         in_use = min(policy.micro_batch or work.batch, work.batch) * self.hidden_bytes
         return in_use + (self.kept_bytes(policy, work) if policy.prefix_cache == "memory" else 0)
 
-    def caches(self, policy: Policy, work: Work) -> bool:
+    def caches(self, ranks: Ranks, policy: Policy, work: Work) -> bool:
         """True if a prefix cache is asked for, and of use."""
-        return policy.prefix_cache != "none" and work.epochs > 1 and not self.bypasses
+        return policy.prefix_cache != "none" and work.epochs > 1 and not self.sent(ranks).bypass
 
     def kept_bytes(self, policy: Policy, work: Work) -> int:
         """What a prefix cache keeps, wherever it does."""
@@ -266,16 +283,16 @@ class CostModel:
     def operations(self, ranks: Ranks, policy: Policy, work: Work) -> float:
         """Floating point operations of a round. Backward through a frozen block costs what forward does; a recomputed
         block runs forward twice; a LoRA pair costs a pass forward and two backward."""
-        parts = self.parts(ranks)
+        parts, bypasses = self.parts(ranks), self.sent(ranks).bypass
         forward = self.block_operations
         per_example = np.zeros(len(ranks))
         per_example[parts["first"] | parts["trained"]] = 2.0
-        if not self.bypasses:
+        if not bypasses:
             per_example[parts["frozen"]] = 2.0
         again = {"none": parts["first"] & False, "frozen": parts["frozen"], "all": ~parts["off"]}[policy.recompute]
         per_example += again * (per_example > 0)
-        off_passes = 0.0 if self.bypasses else work.epochs
-        if self.caches(policy, work):
+        off_passes = 0.0 if bypasses else work.epochs
+        if self.caches(ranks, policy, work):
             kept = self.kept_bytes(policy, work) / (work.examples * self.hidden_bytes)
             off_passes = kept + work.epochs * (1 - kept)
         lora = 6.0 * self.tokens * self.trained_parameters(ranks)

@@ -13,9 +13,10 @@ from itertools import product
 
 import numpy as np
 
-from hellora.budgets.cost import Cost, CostModel, Ranks, Work
+from hellora.budgets.cost import Cost, CostModel, Work
 from hellora.core.errors import InputError
-from hellora.core.types import Budget, ClientProfile, Mask, Policy, Recompute, TrainSettings
+from hellora.core.exchange import Policy, Recompute, TrainSettings
+from hellora.core.types import Budget, ClientProfile, Mask, Ranks
 from hellora.core.units import in_bytes
 
 RESERVE = 0.05  # of what a step holds, kept free for what the coefficients do not see

@@ -13,11 +13,10 @@ from hellora.core.errors import InputError
 from hellora.runs.terminal import plain_console, quieten
 
 if TYPE_CHECKING:
-    from hellora.budgets.cost import Ranks
     from hellora.budgets.planner import Estimate
-    from hellora.core.types import Budget
+    from hellora.core.types import Budget, Ranks
     from hellora.experiments.budget_plan import BudgetPlan, Choice, Measured
-    from hellora.experiments.config import Table as Settings
+    from hellora.experiments.tables import Table as Settings
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -93,7 +92,8 @@ def plan_of_round(source: str, overrides: list[str], round: int) -> None:
     """Print a round's allocation."""
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
-    from hellora.experiments.prepare import plan as plan_round
+    from hellora.experiments.planning import plan as plan_round
+    from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, RANKS_PRUNED
 
     experiment = read_experiment(source, parse_settings(overrides))
     federation, allocation = plan_round(experiment, round)
@@ -115,11 +115,12 @@ def plan_of_round(source: str, overrides: list[str], round: int) -> None:
         table.add_row(*row)
     console = plain_console()
     console.print(table)
-    if federation.method.allocator.needs_proxy or federation.method.allocator.needs_reports:
+    demands = federation.method.allocator.demands
+    if demands.needs & {PROXY_DATA, LAYER_SCORES_REPORTED}:
         console.print(
             "Layer scores need weights and data. Here all layers score alike, so this is the pattern without scores."
         )
-    if federation.method.allocator.prunes and federation.train.tail_penalty and round:
+    if RANKS_PRUNED in demands.promises and round:
         console.print("To what rank clients prune themselves, only training shows. Here all train up to their budget.")
 
 

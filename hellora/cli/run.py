@@ -14,7 +14,7 @@ from hellora.core.errors import InputError, RunError
 from hellora.runs.terminal import default_folder, plain_console, quieten
 
 if TYPE_CHECKING:
-    from hellora.experiments.config import Experiment
+    from hellora.experiments.experiment import Experiment
 
 app = typer.Typer(rich_markup_mode=None)
 

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hellora.client.batches import shuffled_batches
 from hellora.client.evaluation import Evaluation, autocast, measure, to_device
-from hellora.client.train import make_optimizer, seeded, shuffled_batches
-from hellora.core.algebra import prototypes_of, with_prototypes
+from hellora.client.train import make_optimizer, seeded
 from hellora.core.errors import RunError
+from hellora.core.exchange import Outputs, Precision, TrainSettings
 from hellora.core.seeds import seed_for
-from hellora.core.types import Adapter, AdapterSpec, Mask, Precision, TrainSettings
+from hellora.core.types import Adapter, AdapterSpec, Mask
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
-from hellora.methods.protocols import Answers
 from hellora.model.resident import BaseModel
-from hellora.tasks import Batch, Encoded, Outputs, Task
+from hellora.tasks import Batch, Encoded, Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,32 +43,29 @@ class Distillation:
 
     settings: MutualDistillation
     base: BaseModel
-    task: Task
+    kind: Task
     public: Any  # datasets.Dataset with the task's columns
     precision: Precision = "auto"
     train_head: bool = True
 
-    def distil(self, adapter: Adapter, answers: Answers, seed: int) -> Adapter:
-        """The adapter and its prototypes, each trained against its ensemble. A lone adapter comes back as it is.
+    def distil(self, students: Mapping[int, Adapter], weights: Mapping[int, float], seed: int) -> dict[int, Adapter]:
+        """The prototypes by rank, each trained against its ensemble, in which they have `weights`.
 
         A function of its arguments: `seed` decides the batches and the dropout.
 
         Raises:
             RunError: a loss became nan or infinite.
         """
-        students = prototypes_of(adapter, self.base.spec)
-        if len(students) == 1:
-            return adapter
-        targets = self.targets(students, self.settings.teachers(students, answers), seed)
-        return with_prototypes({rank: self.taught(students[rank], rank, targets[rank], seed) for rank in students})
+        targets = self.targets(students, weights, seed)
+        return {rank: self.taught(students[rank], rank, targets[rank], seed) for rank in students}
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """The public batches of a round: `kd_steps` of them, or one pass over the data if that is less."""
-        encoded: Encoded = self.task.encode(self.base, self.public)
+        encoded: Encoded = self.kind.encode(self.base, self.public)
         drawn = shuffled_batches(encoded.lengths, len(encoded), self.settings.kd_batch_size, seed, epoch=0)
         for indices in drawn[: self.settings.kd_steps]:
             examples = [encoded.examples[i] for i in indices]
-            yield to_device(self.task.collate(self.base, examples), self.base.device)
+            yield to_device(self.kind.collate(self.base, examples), self.base.device)
 
     def targets(
         self, prototypes: Mapping[int, Adapter], weights: Mapping[int, float], seed: int
@@ -77,10 +74,10 @@ class Distillation:
         others = {rank: tuple(r for r in prototypes if r != rank) for rank in prototypes}
         teachers = dict.fromkeys(prototypes, tuple(prototypes)) if self.settings.include_self else others
         said: dict[tuple[int, ...], list[Target]] = {ranks: [] for ranks in teachers.values()}
-        top_k = self.settings.top_k if self.task.kind() == "causal_lm" else None
+        top_k = self.settings.top_k if self.kind.kind() == "causal_lm" else None
         for batch in self.batches(seed):
             with autocast(self.base, self.precision):
-                logits = {rank: logits_of(adapter, self.base, self.task, batch) for rank, adapter in prototypes.items()}
+                logits = {rank: logits_of(adapter, self.base, self.kind, batch) for rank, adapter in prototypes.items()}
             for ranks, targets in said.items():
                 ensemble = mean_logits([logits[rank] for rank in ranks], [weights[rank] for rank in ranks])
                 targets.append(soften(ensemble, self.settings.temperature, top_k))
@@ -91,13 +88,13 @@ class Distillation:
         settings, row = self.settings, whole_row(self.base.spec, rank)
         with (
             seeded(seed_for(seed, "student", rank), self.base.device),
-            self.base.adapted(student, row, self.train_head) as adapted,
+            self.base.adapted(student, row, self.train_head, cut=True) as adapted,
         ):
             optimizer = make_optimizer(adapted.parameters, TrainSettings(lr=settings.kd_lr))
             for batch, target in zip(self.batches(seed), targets, strict=True):
                 with autocast(self.base, self.precision):
-                    logits = self.task.logits(self.base, batch)
-                    outputs = self.task.score(logits, batch)
+                    logits = self.kind.logits(self.base, batch)
+                    outputs = self.kind.score(logits, batch)
                 ce = outputs.loss_sums.sum() / outputs.weights.sum()
                 kd = divergence(target, logits, settings.temperature).mean()
                 loss = settings.ce_weight * ce + settings.kd_weight * kd
@@ -122,7 +119,7 @@ def logits_of(adapter: Adapter, base: BaseModel, task: Task, batch: Batch) -> Te
     Its pairs act as modules, as in its own training. To merge them into the weights for one batch would cost more.
     """
     rank = next(iter(adapter.pairs.values())).rank
-    with base.adapted(adapter, whole_row(base.spec, rank)):
+    with base.adapted(adapter, whole_row(base.spec, rank), cut=True):
         base.net.eval()
         return task.logits(base, batch).float()
 

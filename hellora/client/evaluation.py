@@ -10,10 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hellora.core.types import Adapter, AdapterSpec, Precision
-from hellora.methods.protocols import Scores
+from hellora.core.exchange import Outputs, Precision
+from hellora.core.types import Adapter, AdapterSpec
+from hellora.methods.context import Scores
 from hellora.model.resident import BaseModel, PerExampleError
-from hellora.tasks import Batch, Encoded, Outputs, Task, class_recall
+from hellora.tasks import Batch, Encoded, Task, class_recall
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,9 @@ from hellora.comparing.statistics import LOWER_IS_BETTER, Cell, Row, Run, rows_o
 from hellora.comparing.table import as_csv, as_markdown, as_table, footnotes
 from hellora.core.errors import HelloraError, InputError, RunError
 from hellora.core.units import in_bytes
-from hellora.experiments.config import Experiment, Table, read_experiment
+from hellora.experiments.config import read_experiment
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.tables import Table
 from hellora.record.atomic import write_atomically
 from hellora.record.run_folder import RunFolder
 from hellora.runs.progress import TerminalProgress

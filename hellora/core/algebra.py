@@ -44,25 +44,24 @@ def joined(pair: LoraPair, other: LoraPair) -> LoraPair:
     return LoraPair(torch.cat([pair.A, other.A]), B, pair.scale)
 
 
-def trained_components(pair: LoraPair, row: Mask) -> Tensor:
-    """Which components of a dispatched pair are trained, (rank,) bool; `row` (max_rank,) is of the global adapter.
+def trained_components(pair: LoraPair, row: Mask, cut: bool) -> Tensor:
+    """Which components of a dispatched pair are trained, (rank,) bool.
 
-    A dispatched pair has all components of the global adapter, or only the trained ones.
+    `row` (max_rank,) names components of the global adapter. A pair that is `cut` has only those, in their order.
     """
-    if pair.rank == len(row):
-        return torch.tensor(row)
-    if pair.rank != row.sum():
-        raise ValueError(f"a pair of rank {pair.rank} was dispatched to train {row.sum()} of {len(row)} components")
-    return torch.ones(pair.rank, dtype=torch.bool)
+    if pair.rank != (row.sum() if cut else len(row)):
+        how = "cut" if cut else "whole"
+        raise ValueError(f"a {how} pair of rank {pair.rank} was sent to train {row.sum()} of {len(row)} components")
+    return torch.ones(pair.rank, dtype=torch.bool) if cut else torch.tensor(row)
 
 
-def trained_part(adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
+def trained_part(adapter: Adapter, trained: Mask, spec: AdapterSpec, cut: bool = False) -> Adapter:
     """The components that `trained` (layers, max_rank) switches on; modules of frozen layers are absent. No head."""
     pairs = {}
     for module in spec.modules:
         if trained[module.layer].any():
             pair = adapter.pairs[module.name]
-            pairs[module.name] = components(pair, trained_components(pair, trained[module.layer]))
+            pairs[module.name] = components(pair, trained_components(pair, trained[module.layer], cut))
     return Adapter(pairs)
 
 

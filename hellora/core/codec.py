@@ -9,13 +9,14 @@ is one row. Scales are powers of two, so that scale · q is exact and what was d
 by at most 2^-8 of each number. Only float32 tensors are rounded.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from hellora.core.exchange import TensorSpec, WireFormat
 from hellora.core.seeds import seed_for
-from hellora.core.types import WireFormat
 
 LARGEST = 127  # of int8, on both sides
 SMALLEST = -126  # exponent of the smallest scale, the smallest normal float32
@@ -24,23 +25,25 @@ SCALE_BYTES: Mapping[WireFormat, int] = {"fp32": 0, "bf16": 0, "int8": 4}
 BF16, INT8, SCALES = "/bf16/", "/int8/", "/scales"  # how rounded tensors are named
 
 
-def wire_bytes(tensors: Iterable[Tensor], format: WireFormat) -> int:
+def wire_bytes(tensors: Iterable[TensorSpec], format: WireFormat) -> int:
     """Bytes of tensors as they travel, without names and shapes."""
-    return sum(
-        t.numel() * NUMBER_BYTES[format] + num_scales(t) * SCALE_BYTES[format]
-        if is_rounded(t)
-        else t.numel() * t.element_size()
-        for t in tensors
-    )
+    total = 0
+    for tensor in tensors:
+        numbers: int = math.prod(tensor.shape)
+        if tensor.dtype == torch.float32 and numbers:
+            total += numbers * NUMBER_BYTES[format] + num_scales(tensor.shape) * SCALE_BYTES[format]
+        else:
+            total += tensor.num_bytes
+    return total
 
 
 def is_rounded(tensor: Tensor) -> bool:
     return tensor.dtype == torch.float32 and tensor.numel() > 0
 
 
-def num_scales(tensor: Tensor) -> int:
-    """How many scales a tensor has as int8."""
-    return min(as_matrix(tensor).shape)
+def num_scales(shape: Sequence[int]) -> int:
+    """How many scales a tensor has as int8: one for each row of a matrix, or for each column where these are fewer."""
+    return 1 if len(shape) < 2 else min(shape[0], math.prod(shape[1:]))
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
@@ -103,7 +106,7 @@ def decode(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     decoded = {}
     named_int8 = sorted(name for name in tensors if name.startswith(INT8))
-    counts = [num_scales(tensors[name]) for name in named_int8]
+    counts = [num_scales(tensors[name].shape) for name in named_int8]
     scales = tensors.get(SCALES, torch.zeros(0))
     if scales.shape != (sum(counts),) or scales.dtype != torch.float32:
         raise ValueError(f"{scales.dtype} {tuple(scales.shape)} are not the {sum(counts)} scales of its tensors")

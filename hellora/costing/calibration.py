@@ -11,7 +11,8 @@ each at two batch sizes and two ranks. Blocks of the same class and shapes cost 
 two of each kind are kept and the others are taken out: a model of 80 equal blocks is counted as fast as one of 2.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,10 +25,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hellora.budgets.cost import ActivationPolicy, BlockCoefficients, CostModel, Part, StepCoefficients
 from hellora.core.codec import num_scales
 from hellora.core.errors import InputError
-from hellora.core.types import AdapterSpec, Factors, TrainSettings, WireFormat
+from hellora.core.exchange import Factors, TrainSettings, WireFormat
+from hellora.core.types import AdapterSpec, Mask
 from hellora.costing.traced_rows import Fit, Shape, Tracer
 from hellora.costing.tracing import without_values
-from hellora.methods.protocols import Method
+from hellora.methods.local import Shapes
+from hellora.methods.strategies import Method
 from hellora.model.resident import BaseModel, Bypass
 from hellora.tasks import Task
 
@@ -89,27 +92,32 @@ def calibrate(
         raise InputError(
             f"what training costs cannot be counted for this model ({why}): remove the budgets in bytes and seconds"
         )
-    head = [] if method.head == "frozen" else list(tracer.head().values())
+    heads = {} if method.head == "frozen" else {name: tuple(t.shape) for name, t in tracer.head().items()}
     return CostModel(
         spec=spec,
         steps=CountedCoefficients(tracer, sample),
         weights_bytes=weights,
         weight_item_bytes=width,
-        head_parameters=sum(tensor.numel() for tensor in head),
-        head_scales=sum(map(num_scales, head)),
+        head_parameters=sum(math.prod(shape) for shape in heads.values()),
+        head_scales=sum(map(num_scales, heads.values())),
         optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),
         block_operations=operations[[sample.of_kind[kind][-1] for kind in sample.kinds]],
         head_operations=rest,
         hidden_bytes=hidden,
         tokens=tokens,
         factors=method.trains if method.trains in ("A", "B") else "both",
-        sends_untrained=method.dispatcher.sends_untrained,
-        bypasses=method.dispatcher.bypasses,
+        sends=lambda row: method.dispatcher.sends(row, spec),
+        declares=lambda row: method.declares(shapes_of(row, spec, method, heads)),
         travels=travelling_factors(method),
         sends_head=method.head == "aggregate",
         wire=wire,
         measured=mode is not fake,
     )
+
+
+def shapes_of(row: Mask, spec: AdapterSpec, method: Method, head: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """A client's task before it is made, in the kind of round in which it trains the most."""
+    return Shapes(spec, row, method.trains if method.trains in ("A", "B") else "both", head)
 
 
 def in_one_line(error: Exception) -> str:

@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hellora.budgets.cost import ActivationPolicy, Floats
 from hellora.client.train import numerics
-from hellora.core.types import Adapter, LoraPair, Mask, ModuleSpec, Policy, TrainSettings
+from hellora.core.exchange import Policy, TrainSettings
+from hellora.core.types import Adapter, LoraPair, Mask, ModuleSpec
 from hellora.costing.tracing import HeldBytes, StepTrace, trace_step
-from hellora.methods.protocols import Method
+from hellora.methods.strategies import Method
 from hellora.model.resident import BaseModel, Bypass
 from hellora.tasks import Task
 
@@ -47,7 +48,7 @@ class Tracer:
         return {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in base.head_names}
 
     def adapter(self, rows: Mask, policy: Policy) -> Adapter:
-        """What `rows` train, and nothing that would be folded: copies of weights are there before a step."""
+        """What `rows` train, and nothing that would be merged: copies of weights are there before a step."""
         spec = self.base.spec
         ranks = rows.sum(axis=1) if policy.merge else np.full(spec.num_layers, spec.max_rank)
 
@@ -67,15 +68,16 @@ class Tracer:
             rows,
             method.head != "frozen",
             factors=method.trains if method.trains in ("A", "B") else "both",
-            bypass=method.dispatcher.bypasses,
+            bypass=method.dispatcher.sends(rows, base.spec).bypass,
             policy=policy,
+            cut=policy.merge,
         ):
 
             def forward() -> tuple[Tensor, Any]:
                 batch = self.task.blank_batch(base, examples, self.shape.tokens)
                 with numerics(base, policy, self.train, torch.Generator(base.device)):
                     outputs = self.task.outputs(base, batch)
-                return outputs.loss_sums.sum(), (batch, outputs)
+                return outputs.loss_sums.sum(), batch
 
             with self.mode:
                 return trace_step(base, forward, self.device)

@@ -4,31 +4,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from flwr.serverapp import Grid
 
 from hellora.backends.flower import ASK_SECONDS, FlowerBackend, Roster, ask_all, plain, understood
 from hellora.backends.records import hello_of
-from hellora.client.train import ClientWork
+from hellora.client.work import ClientWork
 from hellora.core.errors import InputError, RunError
 from hellora.core.seeds import seed_for
 from hellora.core.types import ClientProfile
 from hellora.data.sides import Classes, agreed, server_corpus
 from hellora.deployment.joining import MOST_CLASSES, Said, owner_of, understood_join
 from hellora.deployment.participant import Contract
-from hellora.experiments.config import Experiment
-from hellora.experiments.prepare import (
-    Setup,
-    bypass_check,
-    device_check,
-    devices,
-    federation,
-    head_check,
-    planner_of,
-    prepare,
-    rehearse,
-)
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.machine import device_check, devices
+from hellora.experiments.prepare import assemble, check_corpus, load_base, prepare
 from hellora.experiments.settings import FleetSettings
+from hellora.experiments.setup import Setup
 from hellora.runs.run import Record
 from hellora.tasks import length_limit
 
@@ -91,32 +84,34 @@ class Deployed:
         said = self.gather(experiment, roster, record.get("clients", {}))
         who = {name: understood_join(fields, most) for name, fields in said.items()}
         classes = classes_of(list(who.values()))
-        seed, task = experiment.run.seed, experiment.task
-        corpus = server_corpus(experiment.data, task.columns, seed_for(seed, "data"), classes)
-        head_check(experiment, corpus)
-        if experiment.method.allocator.needs_proxy and not len(corpus.proxy):
-            raise InputError(
-                "data.proxy: the allocator scores layers on proxy data, and the server has none: name some"
-            )
-        base = task.load(experiment.model, corpus.labels, seed_for(seed, "head"))
-        contract = Contract(experiment.name, experiment.table, classes, base.fingerprint()).to_json()
+        task = experiment.task
+        corpus = server_corpus(experiment.data, task.columns, seed_for(experiment.run.seed, "data"), classes)
+        check_corpus(experiment, corpus)
+        base = load_base(experiment, corpus)
+        run_id = record.get("run") or uuid4().hex
+        contract = Contract(experiment.name, experiment.table, classes, base.fingerprint(), run_id).to_json()
         self.load(roster, contract, said, length_limit(base, task.max_tokens))
         profiles = tuple(each.profile(client) for client, each in enumerate(who.values()))
-        planner = None
-        if experiment.method.allocator.needs_planner or any(map(is_limited, profiles)):
-            bare = task.load(experiment.model, corpus.labels, 0, weights=False)
-            planner = planner_of(experiment, bare, max(fields["longest"] for fields in said.values()))
-        run = federation(experiment, base, profiles, planner, simulated=False)
-        rehearse(run, 0)
-        if experiment.method.dispatcher.bypasses:
-            bypass_check(base, task, corpus.test.select([0]))
-        names, enough = list(said), run.cohort if run.spares else None
+        names = list(said)
 
-        def connect(_: Setup) -> FlowerBackend:
+        def connect(setup: Setup) -> FlowerBackend:
             base.to(devices(experiment.compute.device)[0])
+            run = setup.federation
+            enough = run.cohort if run.spares else None
             return FlowerBackend(roster, names, profiles, base.spec, contract, run.wire, run.deadline, enough)
 
-        return Setup(experiment, corpus, ClientWork(base, task, corpus.test, None), run, [], connect, said)
+        return assemble(
+            experiment,
+            corpus,
+            ClientWork(base, task, corpus.test, None, experiment.method.local_training),
+            profiles,
+            tokens=lambda: max(fields["longest"] for fields in said.values()),
+            planned=any(map(is_limited, profiles)),
+            connect=connect,
+            held_out=[],
+            clients=said,
+            run_id=run_id,
+        )
 
     def gather(self, experiment: Experiment, roster: Roster, before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What each client of the run said of itself, by name, in the order of ids; of one that does not come back,

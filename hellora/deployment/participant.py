@@ -8,22 +8,27 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 from hellora.backends.wire import pack_answer, unpack_task
-from hellora.client.train import ClientWork
+from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
 from hellora.core.types import Budget
 from hellora.core.units import parse_bytes
 from hellora.data.sides import Classes, own_classes, own_split, read_own
 from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
-from hellora.experiments.config import Experiment, check, override
+from hellora.deployment.kept import KeptTensors
+from hellora.experiments.config import check, override
 from hellora.experiments.devices import parse_link
-from hellora.experiments.prepare import device_check, devices, prepare
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.machine import device_check, devices
+from hellora.experiments.prepare import prepare
 from hellora.model.memory import release_at_once
 
 AUTO_SHARE = 0.9  # of the memory that is free when the client starts
@@ -40,6 +45,7 @@ class Contract:
     table: Mapping[str, Any]
     classes: Classes | None = None
     base: str | None = None
+    run: str = ""  # the run's id, under which a client keeps tensors of its own
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -106,9 +112,15 @@ class Participant(ABC):
         work, task = self.ready(contract), unpack_task(data)
         started = time.perf_counter()
         self.log(f"round {task.round}: training")
-        answer = work.attempt(task)
+        answer = self.attempt(work, contract, task)
         self.log(f"round {task.round}: trained in {time.perf_counter() - started:.1f} s")
         return pack_answer(answer, task, work.base.spec, contract.experiment.wire.format)
+
+    def attempt(self, work: ClientWork, contract: Contract, task: ClientTask) -> ClientUpdate | ClientFailure:
+        """Train. What the client keeps came with the task, and goes back with the answer: a simulation's server has
+        it.
+        """
+        return work.attempt(task)
 
 
 class Simulated(Participant):
@@ -139,6 +151,7 @@ class OwnSettings:
     link: str | None = None
     device: str = "auto"
     model: str | None = None  # where the base model lies here
+    folder: str = "."  # of this client's own state
 
     @property
     def budget(self) -> Budget:
@@ -204,4 +217,21 @@ class WithOwnData(Participant):
         data = read_own(own_split(experiment.data), experiment.data, experiment.task.columns, contract.classes)
         labels = () if contract.classes is None else contract.classes.values
         base = experiment.task.load(experiment.model, labels, 0)
-        return ClientWork(base, experiment.task, data, None)
+        return ClientWork(base, experiment.task, data, None, experiment.method.local_training)
+
+    def attempt(self, work: ClientWork, contract: Contract, task: ClientTask) -> ClientUpdate | ClientFailure:
+        """Train from the version of its kept tensors that the task names; what it keeps then never leaves this
+        machine.
+        """
+        if not work.keeps(task):
+            return work.attempt(task)
+        store = KeptTensors(Path(self.own.folder) / "kept" / contract.run)
+        try:
+            begun = replace(task, kept=store.load(task.kept_version))
+        except InputError as error:
+            return ClientFailure(task.client, "rejected", str(error))
+        answer = work.attempt(begun)
+        if isinstance(answer, ClientFailure):
+            return answer
+        store.save(task.round, answer.kept)
+        return replace(answer, kept={})

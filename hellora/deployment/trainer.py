@@ -80,7 +80,6 @@ def main(path: str) -> None:
     quieten()
     from hellora.deployment.participant import OwnSettings, WithOwnData
 
-    settings.pop("folder", None)
     serve(settings.pop("socket"), WithOwnData(OwnSettings(**settings), log))
 
 

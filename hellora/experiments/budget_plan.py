@@ -8,19 +8,24 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from hellora.budgets.cost import Ranks
 from hellora.budgets.planner import RESERVE, Estimate, Planner
-from hellora.client.train import ClientWork, train_client
+from hellora.client.train import train_client
+from hellora.client.work import ClientWork
 from hellora.core.algebra import new_adapter
 from hellora.core.errors import InputError
-from hellora.core.types import Adapter, ClientProfile, ClientTask, Policy, ServerState, TrainSettings
+from hellora.core.exchange import ClientTask, Policy, TrainSettings
+from hellora.core.state import ServerState
+from hellora.core.types import Adapter, ClientProfile, Ranks
 from hellora.core.units import in_bytes
-from hellora.experiments.config import Experiment, check
-from hellora.experiments.prepare import device_check, devices, fleet, kind_of, planner_of
+from hellora.experiments.config import check
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.machine import device_check, devices, kind_of
+from hellora.experiments.planning import EqualScores, fleet, planner_of
 from hellora.model.load import Kind, ModelSettings, task_of
 from hellora.model.memory import release_at_once
 from hellora.model.resident import BaseModel
-from hellora.server.rounds import Federation, allocate
+from hellora.server.federation import Federation
+from hellora.server.rounds import allocate
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
 
 PATTERNS: Mapping[str, Mapping[str, Any]] = {
@@ -123,7 +128,7 @@ def choice_of(name: str, experiment: Experiment, planner: Planner, client: Clien
     """What an allocator gives a client that is alone."""
     spec = planner.model.spec
     run = Federation(spec, (client,), experiment.method, 1, 1, 0, experiment.train, planner=planner)
-    allocation, _ = allocate(run, ServerState(0, Adapter({})), lambda _: np.ones(spec.num_layers))
+    _, allocation, _ = allocate(run, ServerState(0, Adapter({})), EqualScores(spec))
     ranks = allocation.ranks[0]
     return Choice(name, ranks, planner.estimate(client, ranks) if ranks.any() else None)
 

@@ -1,29 +1,29 @@
 """An experiment file: TOML in, checked objects out, before anything is loaded.
 
 A table holds the settings of its own dataclass, and of the strategies that it names: [method] has the fields of its
-allocator, dispatcher and aggregator, [data] those of its partitioner, [task] those of its task.
+sampler, allocator, dispatcher, rules of local training and aggregator, [server] those of its optimizer, [data] those of
+its partitioner, [task] those of its task. No two of them may have a setting of one name.
 """
 
 import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, fields
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from hellora.core.errors import InputError, nearest
-from hellora.core.types import TrainSettings
+from hellora.core.exchange import TrainSettings
 from hellora.data.loading import FORMATS
-from hellora.data.partitioning import Partitioner
 from hellora.data.sources import DataSettings
 from hellora.experiments import registry
 from hellora.experiments.contradictions import contradictions
+from hellora.experiments.experiment import Experiment
 from hellora.experiments.presets import presets
 from hellora.experiments.settings import (
     ComputeSettings,
@@ -32,59 +32,15 @@ from hellora.experiments.settings import (
     MethodSettings,
     PolicySettings,
     RunSettings,
+    ServerSettings,
     TaskSettings,
     TrackingSettings,
     WireSettings,
 )
-from hellora.methods.protocols import Method
-from hellora.methods.server_step import ServerStep
+from hellora.experiments.tables import Table, field_names, plain, settings_of
+from hellora.methods.strategies import Method
 from hellora.model.load import ModelSettings
-from hellora.tasks import Task
 
-Table = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Experiment:
-    """A checked experiment. `table` is the whole of it with every default written out."""
-
-    name: str
-    run: RunSettings
-    task: Task
-    model: ModelSettings
-    data: DataSettings
-    partitioner: Partitioner
-    fleet: FleetSettings
-    policy: PolicySettings
-    method: Method
-    train: TrainSettings
-    wire: WireSettings
-    guard: GuardSettings
-    compute: ComputeSettings
-    tracking: TrackingSettings
-    table: Table = field(repr=False)
-
-    def to_toml(self) -> str:
-        """The whole of it as an experiment file, every default written out."""
-        return tomli_w.dumps(self.table)
-
-    def same_run(self, other: "Experiment") -> bool:
-        """True if both describe the same computation."""
-        return not self.differences(other)
-
-    def differences(self, other: "Experiment") -> list[str]:
-        """The settings, "section.key", in which the two are not the same computation. Where it is done, who is told of
-        it, and when it gives up, may change."""
-        mine, theirs = (settings_of({k: v for k, v in e.table.items() if k not in MAY_CHANGE}) for e in (self, other))
-        return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
-
-    def with_threads(self, threads: int) -> "Experiment":
-        """The same with `compute.threads` settled."""
-        compute = replace(self.compute, threads=threads)
-        return replace(self, compute=compute, table={**self.table, "compute": plain(asdict(compute))})
-
-
-MAY_CHANGE = ("compute", "tracking", "min_clients", "attempts")  # from one resume to the next
 SECTIONS: dict[str, type] = {
     "task": TaskSettings,
     "model": ModelSettings,
@@ -92,7 +48,7 @@ SECTIONS: dict[str, type] = {
     "fleet": FleetSettings,
     "policy": PolicySettings,
     "method": MethodSettings,
-    "server": ServerStep,
+    "server": ServerSettings,
     "train": TrainSettings,
     "wire": WireSettings,
     "guard": GuardSettings,
@@ -103,9 +59,19 @@ SECTIONS: dict[str, type] = {
 NAMING: dict[tuple[str, str], str] = {
     ("task", "name"): "task",
     ("data", "partitioner"): "partitioner",
+    ("method", "sampler"): "sampler",
     ("method", "allocator"): "allocator",
     ("method", "dispatcher"): "dispatcher",
+    ("method", "local_training"): "local_training",
     ("method", "aggregator"): "aggregator",
+    ("server", "optimizer"): "server_optimizer",
+}
+LISTS = ("local_training",)  # kinds of which an experiment names several, in order
+# Settings that were elsewhere in earlier versions, and where they are now.
+MOVED = {
+    "train.tail_penalty": "method.tail_penalty",
+    "train.tail_share": "method.tail_share",
+    "train.min_rank": "method.min_rank",
 }
 
 
@@ -172,14 +138,6 @@ def own_table(source: str) -> Table:
         raise InputError(f"{source} is not valid TOML: {error}") from error
 
 
-def settings_of(table: Table) -> dict[str, Any]:
-    """A table as settings: "section.key" with its value."""
-    settings: dict[str, Any] = {}
-    for key, value in table.items():
-        settings |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    return settings
-
-
 def override(table: Table, settings: Mapping[str, Any]) -> Table:
     """The table with `settings` changed. Naming another strategy drops the settings of the one it replaces."""
     changes = {tuple(key.split(".")): value for key, value in settings.items()}
@@ -189,10 +147,10 @@ def override(table: Table, settings: Mapping[str, Any]) -> Table:
     table = {key: dict(value) if isinstance(value, dict) else value for key, value in table.items()}
     for (section, key), kind in NAMING.items():
         if (section, key) in changes and isinstance(table.setdefault(section, {}), dict):
-            old, new = table[section].get(key, default_of(section, key)), changes[section, key]
-            if isinstance(old, str) and isinstance(new, str):
-                for orphan in field_names(registry.find(kind, old)) - field_names(registry.find(kind, new)):
-                    table[section].pop(orphan, None)
+            old = named_in(table[section].get(key, default_of(section, key)))
+            new = named_in(changes[section, key])
+            for orphan in settings_of_strategies(kind, old) - settings_of_strategies(kind, new):
+                table[section].pop(orphan, None)
     for path, value in changes.items():
         owner = table
         for part in path[:-1]:
@@ -207,8 +165,13 @@ def default_of(section: str, key: str) -> Any:
     return next(f.default for f in fields(SECTIONS[section]) if f.name == key)
 
 
-def field_names(cls: type) -> set[str]:
-    return {f.name for f in fields(cls)}
+def named_in(value: Any) -> list[str]:
+    """The names that a key which names strategies has; what is no name is left to `check`."""
+    return [name for name in (value if isinstance(value, list | tuple) else [value]) if isinstance(name, str)]
+
+
+def settings_of_strategies(kind: str, names: Sequence[str]) -> set[str]:
+    return set[str]().union(*(field_names(registry.find(kind, name)) for name in names))
 
 
 # ------------------------------------------------------------------------------------------------------------- checking
@@ -217,60 +180,108 @@ def field_names(cls: type) -> set[str]:
 def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> Experiment:
     """Checked objects from a table; every unknown key, wrong value and contradiction is an InputError. What simulated
     clients need to be given, real ones bring along."""
-    tables = {section: table.get(section, {}) for section in SECTIONS}
-    for section, content in tables.items():
-        if not isinstance(content, dict):
+    for section in SECTIONS:
+        if not isinstance(table.get(section, {}), dict):
             raise InputError(
                 f"{section} must be a table: write [{section}] and its settings below it, or --set {section}.KEY=…"
             )
     top = {key: value for key, value in table.items() if key not in SECTIONS}
     built: dict[str, Any] = {"run": build(RunSettings, top, "", [*field_names(RunSettings), *SECTIONS])}
-    strategies: dict[str, Any] = {}
     resolved: Table = plain(asdict(built["run"]))
-    for section, cls in SECTIONS.items():
-        content = dict(tables[section])
-        kinds = [(key, kind) for (owner, key), kind in NAMING.items() if owner == section]
-        chosen = {}
-        for key, kind in kinds:
-            value = content.get(key, default_of(section, key))
-            if not isinstance(value, str):
-                raise InputError(f"{section}.{key} must be a name, not {value!r}")
-            chosen[kind] = registry.find(kind, value)
-        known = sorted(field_names(cls).union(*(field_names(c) for c in chosen.values())))
-        for kind, strategy in chosen.items():
-            mine = {key: content.pop(key) for key in field_names(strategy) & content.keys()}
-            strategies[kind] = build(strategy, mine, section, known)
-        built[section] = build(cls, content, section, known)
+    strategies: dict[str, list[Any]] = {}
+    for section in SECTIONS:
+        built[section], found = check_section(section, dict(table.get(section, {})))
+        strategies |= found
         resolved[section] = plain(asdict(built[section]))
-        for kind in chosen:
-            resolved[section] |= plain(asdict(strategies[kind]))
-    settings: MethodSettings = built.pop("method")
-    method = Method(
-        strategies["allocator"],
-        strategies["dispatcher"],
-        strategies["aggregator"],
-        built.pop("server"),
-        settings.head,
-        settings.trains,
-        settings.shares,
-    )
-    del built["task"]
-    experiment = Experiment(
-        name=name,
-        method=method,
-        task=strategies["task"],
-        partitioner=strategies["partitioner"],
-        table=resolved,
-        **built,
-    )
+        for each in (strategy for several in found.values() for strategy in several):
+            resolved[section] |= plain(asdict(each))
+    method = method_of(built.pop("method"), strategies)
+    resolved["method"]["local_training"] = with_brought(resolved["method"]["local_training"], method)
+    del built["task"], built["server"]
+    (task,), (partitioner,) = strategies["task"], strategies["partitioner"]
+    experiment = Experiment(name=name, method=method, task=task, partitioner=partitioner, table=resolved, **built)
     contradictions(experiment, simulated)
     return experiment
+
+
+def check_section(section: str, content: Table) -> tuple[Any, dict[str, list[Any]]]:
+    """A section's own settings, and the strategies that it names, by kind; every setting goes to the one it is of."""
+    cls = SECTIONS[section]
+    chosen = [(key, kind, each) for key, kind in kinds_of(section) for each in classes_of(section, key, kind, content)]
+    owners = dict.fromkeys(field_names(cls), f"[{section}]")
+    for key, _, (name, strategy) in chosen:
+        for field in field_names(strategy):
+            if field in owners:
+                raise InputError(
+                    f"{section}.{key} = {name!r} and {owners[field]} both have a setting {field!r}, so that neither "
+                    f"could be told from the other: give it another name in one of them"
+                )
+            owners[field] = f"{section}.{key} = {name!r}"
+    strategies: dict[str, list[Any]] = {kind: [] for _, kind in kinds_of(section)}
+    for _, kind, (_, strategy) in chosen:
+        mine = {key: content.pop(key) for key in field_names(strategy) & content.keys()}
+        strategies[kind].append(build(strategy, mine, section, sorted(owners)))
+    return build(cls, content, section, sorted(owners)), strategies
+
+
+def kinds_of(section: str) -> list[tuple[str, str]]:
+    """The keys of a section that name strategies, with their kinds."""
+    return [(key, kind) for (owner, key), kind in NAMING.items() if owner == section]
+
+
+def classes_of(section: str, key: str, kind: str, content: Table) -> list[tuple[str, type[Any]]]:
+    """The strategies that a key names, each with its class."""
+    value = content.get(key, default_of(section, key))
+    if kind not in LISTS:
+        if not isinstance(value, str):
+            raise InputError(f"{section}.{key} must be a name, not {value!r}")
+        return [(value, registry.find(kind, value))]
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{section}.{key} must be a list of names, such as ['plain'], not {value!r}")
+    found = [(name, registry.find(kind, name)) for name in value]
+    files = [cls.__module__.rpartition(".")[2] for _, cls in found]
+    for name, file in zip(value, files, strict=True):
+        if files.count(file) > 1:
+            raise InputError(f"{section}.{key} names {name!r} twice, or two of one file name: keep one of them")
+    return found
+
+
+def method_of(settings: MethodSettings, strategies: Mapping[str, Sequence[Any]]) -> Method:
+    """The method, with the rules of local training that its strategies bring along."""
+    (sampler,), (allocator,), (dispatcher,) = (strategies[kind] for kind in ("sampler", "allocator", "dispatcher"))
+    (aggregator,), (optimizer,) = strategies["aggregator"], strategies["server_optimizer"]
+    rules = list(strategies["local_training"])
+    for each in (sampler, allocator, dispatcher, *rules, aggregator, optimizer):
+        for name in each.demands.brings:
+            if name not in [rule.name for rule in rules]:
+                rules.append(registry.find("local_training", name)())
+    return Method(
+        sampler=sampler,
+        allocator=allocator,
+        dispatcher=dispatcher,
+        local_training=tuple(rules),
+        aggregator=aggregator,
+        server_optimizer=optimizer,
+        head=settings.head,
+        trains=settings.trains,
+        shares=settings.shares,
+    )
+
+
+def with_brought(named: list[str], method: Method) -> list[str]:
+    """The names of rules as they were given, and those that strategies brought along."""
+    return [*named, *(rule.name for rule in method.local_training[len(named) :])]
 
 
 def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[str]) -> Any:
     """One dataclass from its part of a table; `known` are the keys that the whole table may have."""
     dot = f"{section}." if section else ""
     for key in content:
+        if (moved := MOVED.get(f"{dot}{key}")) is not None:
+            raise InputError(
+                f"{dot}{key} is now {moved}, of the rule method.local_training = ['hetlora']; a run of an older "
+                f"hellora cannot be gone on with"
+            )
         if key not in field_names(cls):
             raise InputError(f"unknown setting {dot}{key}{nearest(key, sorted(known))}")
     for f in fields(cls):
@@ -290,8 +301,3 @@ def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[s
             what = f"Input should be a list, such as {json.dumps([first['input']])}"
         given = f", not {first['input']!r}" if first["loc"] else ""
         raise InputError(f"{where.rstrip('.') or 'the experiment'}: {what}{given}") from error
-
-
-def plain(values: Mapping[str, Any]) -> Table:
-    """As TOML can hold it: no None (its key is left out), lists for tuples."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}

@@ -8,13 +8,23 @@ from typing import Any
 
 from hellora.core.errors import InputError, nearest
 from hellora.data.partitioning import Partitioner
-from hellora.methods.protocols import Aggregator, Allocator, Dispatcher
+from hellora.methods.strategies import (
+    Aggregator,
+    Allocator,
+    Dispatcher,
+    LocalTraining,
+    Sampler,
+    ServerOptimizer,
+)
 from hellora.tasks import Task
 
 FOLDERS: dict[str, tuple[str, type]] = {
+    "sampler": ("hellora.methods.samplers", Sampler),
     "allocator": ("hellora.methods.allocators", Allocator),
     "dispatcher": ("hellora.methods.dispatchers", Dispatcher),
+    "local_training": ("hellora.methods.local_training", LocalTraining),
     "aggregator": ("hellora.methods.aggregators", Aggregator),
+    "server_optimizer": ("hellora.methods.server_optimizers", ServerOptimizer),
     "task": ("hellora.tasks", Task),
     "partitioner": ("hellora.data.partitioners", Partitioner),
 }

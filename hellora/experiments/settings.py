@@ -2,23 +2,21 @@
 ModelSettings, DataSettings, TrainSettings and ServerStep."""
 
 import math
-import re
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import numpy as np
 
 from hellora.budgets.planner import EXACT, USES
+from hellora.core.exchange import Factors, HeadPolicy, Policy, WireFormat
 from hellora.core.seeds import rng_for
-from hellora.core.types import Budget, Factors, HeadPolicy, Policy, WireFormat
-from hellora.core.units import parse_bytes
+from hellora.core.types import Budget
+from hellora.core.units import parse_bytes, parse_layers
 from hellora.experiments.devices import Device, check_distribution, devices_of_table, drawn_devices, parse_link
-from hellora.methods.protocols import Trains
+from hellora.methods.strategies import Trains
 
 DEVICE = ("memory", "speed", "link", "availability")  # what a table or a distribution says instead
 PER_GROUP = ("layers", "ranks", "seconds", "uplink", *DEVICE)  # settings with one value per group
 ALWAYS = (*USES, "prefix_cache", "prefix_cache_on_disk")
-SHARE = re.compile(r"([1-9]\d*)/([1-9]\d*)")  # of the model's layers
 
 
 @dataclass(frozen=True)
@@ -187,16 +185,6 @@ class FleetSettings:
         return groups
 
 
-def parse_layers(layers: int | str) -> int | Fraction:
-    """A number of layers, or a share of the model's: "1/3", "all"."""
-    if isinstance(layers, int):
-        return layers
-    share = SHARE.fullmatch("1/1" if layers == "all" else layers)
-    if share is None or int(share[1]) > int(share[2]):
-        raise ValueError(f'layers has {layers!r}: write a number, a share of all layers such as "1/3", or "all"')
-    return Fraction(int(share[1]), int(share[2]))
-
-
 @dataclass(frozen=True)
 class PolicySettings:
     """The [policy] table: how clients train within their memory."""
@@ -237,12 +225,21 @@ class PolicySettings:
 class MethodSettings:
     """The [method] table, less the strategies' own settings."""
 
+    sampler: str = "uniform"
     allocator: str = "fed_hello"
     dispatcher: str = "whole"
+    local_training: tuple[str, ...] = ("plain",)  # rules of how a client trains, in order
     aggregator: str = "participant_mean"
     head: HeadPolicy = "aggregate"
     trains: Trains = "both"  # the factors that clients train: both, B (FFA-LoRA), A, alternate (RoLoRA)
     shares: Factors = "both"  # the factors that are aggregated: both, A (FedSA-LoRA), B
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """The [server] table, less the optimizer's own settings."""
+
+    optimizer: str = "average"
 
 
 @dataclass(frozen=True)

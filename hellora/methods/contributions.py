@@ -10,8 +10,9 @@ from torch import Tensor
 
 from hellora.core.algebra import components, mean_head, new_pair, trained_components
 from hellora.core.low_rank import Term, thin_svd, to_global
-from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
-from hellora.methods.protocols import Answers
+from hellora.core.types import Adapter, LoraPair, ModuleSpec
+from hellora.methods.context import RoundContext
+from hellora.methods.strategies import Answers
 
 Weighting = Literal["samples", "uniform"]
 
@@ -50,7 +51,7 @@ def contributions(module: ModuleSpec, answers: Answers, weighting: Weighting) ->
     parts = []
     for (task, update), weight in zip(trainers, weights, strict=True):
         row, sent = task.trained[module.layer], task.adapter.pairs[module.name]
-        chosen = trained_components(sent, row)
+        chosen = trained_components(sent, row, task.cut)
         parts.append(
             Contribution(
                 share=weight / sum(weights),
@@ -69,13 +70,12 @@ def aggregated_head(answers: Answers, weighting: Weighting) -> dict[str, Tensor]
     return mean_head([update.adapter for _, update in by_id], weights_of(by_id, weighting))
 
 
-def coordinate_wise(
-    adapter: Adapter, answers: Answers, spec: AdapterSpec, combine: Callable[[Tensor], Tensor]
-) -> Adapter:
+def coordinate_wise(context: RoundContext, answers: Answers, combine: Callable[[Tensor], Tensor]) -> Adapter:
     """The adapter whose numbers are each `combine` of what clients returned for them: unweighted, in float64.
 
     `combine` maps (clients, …) to (…). Of a rank component the clients are those that trained it, of the head all.
     """
+    adapter, spec = context.adapter, context.spec
     if not answers:
         return adapter
     by_id = in_order(answers)
@@ -134,17 +134,16 @@ def with_global(global_pair: LoraPair, start: float, parts: Iterable[tuple[float
 
 
 def factorised_anew(
-    adapter: Adapter,
+    context: RoundContext,
     answers: Answers,
-    spec: AdapterSpec,
-    seed: int,
     weighting: Weighting,
     terms: Callable[[LoraPair, Sequence[Contribution]], list[Term]],
 ) -> Adapter:
     """The adapter with SVD_R(Σ terms(global_pair, parts)) in every module that somebody trained, and the mean head.
 
-    Components beyond the rank of the sum are drawn from `seed`.
+    Components beyond the rank of the sum are drawn anew.
     """
+    adapter, spec, seed = context.adapter, context.spec, context.seed_for("aggregate")
     if not answers:
         return adapter
     pairs = dict(adapter.pairs)

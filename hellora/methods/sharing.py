@@ -1,16 +1,18 @@
-"""What is shared between server and clients, what stays with a client, and how many bytes travel."""
+"""What crosses the seam: what is shared between server and clients, what stays with a client, how many bytes travel."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hellora.core.algebra import trained_part
 from hellora.core.codec import wire_bytes
-from hellora.core.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Factors, LoraPair, WireFormat
-from hellora.methods.protocols import Answers, Method
+from hellora.core.exchange import ClientTask, ClientUpdate, Declared, Factors, TensorSpec, WireFormat
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, Sent
+from hellora.methods.local import Shapes
+from hellora.methods.strategies import Answers, Method
 
 
 def shared(answers: Answers, method: Method, adapter: Adapter, spec: AdapterSpec) -> Answers:
@@ -64,7 +66,7 @@ def with_private(adapter: Adapter, own: Mapping[str, Tensor]) -> Adapter:
 
 def answer_part(task: ClientTask, spec: AdapterSpec) -> Adapter:
     """What the answer to a task must have, name by name, as it was sent."""
-    part = trained_part(task.adapter, task.trained, spec)
+    part = trained_part(task.adapter, task.trained, spec, task.cut)
     return part if task.head == "frozen" else replace(part, head=task.adapter.head)
 
 
@@ -78,12 +80,52 @@ def delta_norm(adapter: Adapter, sent: Adapter) -> float:
     return math.sqrt(math.fsum(squares))
 
 
-def travelling_bytes(adapter: Adapter, method: Method, factors: Factors, wire: WireFormat) -> int:
-    """What of an adapter crosses the seam: not what stays with its client, not a factor that is not trained."""
-    crossing = []
-    for name, tensor in adapter.tensors().items():
-        kept_head = method.head == "local" and name.startswith("head.")
-        factor = {".lora_A": "A", ".lora_B": "B"}.get(name[-7:], "both")
-        if not kept_head and all("both" in (factor, which) or factor == which for which in (method.shares, factors)):
-            crossing.append(tensor)
-    return wire_bytes(crossing, wire)
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """Bytes of a client's task and of its answer, as tensors travel, without names."""
+
+    down: int
+    up: int
+
+
+def crossing(
+    adapter: Adapter, sent: Sent, shapes: Shapes, method: Method, declared: Declared, wire: WireFormat
+) -> Crossing:
+    """What crosses the seam for a client, from its row alone: `sent` is what its dispatcher declares to send of the
+    global `adapter`, and `shapes` what it trains of it."""
+    down = crossing_bytes(sent_shapes(adapter, sent, shapes.spec), method, wire)
+    up = crossing_bytes(shapes.trained_tensors(), method, wire)
+    return Crossing(down + declared.bytes_down, up + declared.bytes_up)
+
+
+def crossing_bytes(tensors: Mapping[str, TensorSpec], method: Method, wire: WireFormat) -> int:
+    """Bytes of those of an adapter's tensors that cross the seam."""
+    return wire_bytes((spec for name, spec in tensors.items() if crosses(name, method)), wire)
+
+
+def crosses(name: str, method: Method) -> bool:
+    """True of a tensor, by flat name, that is shared: a client's own head, and its own factor, stay with it."""
+    if name.startswith("head."):
+        return method.head != "local"
+    factor = {".lora_A": "A", ".lora_B": "B"}.get(name[-7:])
+    return factor is None or method.shares in ("both", factor)
+
+
+def answered_bytes(update: ClientUpdate, factors: Factors, method: Method, wire: WireFormat) -> int:
+    """Bytes of an answer that arrived; a factor that was not trained did not travel."""
+    still = {"both": (), "A": (".lora_B",), "B": (".lora_A",)}[factors]
+    tensors = {n: TensorSpec.of(t) for n, t in update.adapter.tensors().items() if not n.endswith(still or "\0")}
+    return crossing_bytes(tensors, method, wire) + sum(tensor.nbytes for tensor in update.report.values())
+
+
+def sent_shapes(adapter: Adapter, sent: Sent, spec: AdapterSpec) -> dict[str, TensorSpec]:
+    """What a client receives of a global adapter, by flat name."""
+    found = {f"head.{name}": TensorSpec.of(tensor) for name, tensor in adapter.head.items()}
+    for module in spec.modules:
+        if rank := int(sent.ranks[module.layer]):
+            found[f"{module.name}.lora_A"] = TensorSpec((rank, module.d_in))
+            found[f"{module.name}.lora_B"] = TensorSpec((module.d_out, rank))
+            if (rest := adapter.residual.get(module.name)) is not None:
+                found[f"{module.name}.residual_A"] = TensorSpec.of(rest.A)
+                found[f"{module.name}.residual_B"] = TensorSpec.of(rest.B)
+    return found

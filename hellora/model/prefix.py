@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hellora.core.types import ClientTask, Mask, Policy, TrainSettings
+from hellora.core.exchange import ClientTask, Policy, TrainSettings
+from hellora.core.types import Mask
 from hellora.model.policies import forward_replaced
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hellora.core.algebra import components, delta_weight, trained_components
-from hellora.core.types import Adapter, AdapterSpec, Factors, LoraPair, Mask, Policy
+from hellora.core.exchange import Factors, Policy
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask
 from hellora.model.memory import weights_bytes
 from hellora.model.policies import Beside, recasting, recomputed_layers, recomputing
 
@@ -175,6 +176,7 @@ class BaseModel:
         factors: Factors = "both",
         bypass: bool = False,
         policy: Policy = Policy(),
+        cut: bool = False,
     ) -> Iterator[AdaptedModel]:
         """Lend the model out with `adapter` on it.
 
@@ -182,14 +184,15 @@ class BaseModel:
         and the residual, are merged into a copy of their module's weight, or kept beside it (`policy.merge`; always, if
         the weight is quantised, for a sum would be rounded again). Blocks with something to train are in train mode,
         the rest in eval mode, or left out (`bypass`). Blocks that `policy.recompute` names keep only their input for
-        backward. `copies` gives every example of a batch its own copy of the pairs (per-example gradients).
+        backward. In a pair that is `cut` there is only what trains. `copies` gives every example of a batch its own
+        copy of the pairs (per-example gradients).
         """
         loan = Loan(self)
         try:
             for module in self.spec.modules:
                 if module.name in adapter.pairs:
                     row = None if trained is None else trained[module.layer]
-                    loan.put_pair(module.name, adapter, row, policy.merge, copies, factors)
+                    loan.put_pair(module.name, adapter, row, policy.merge, copies, factors, cut)
             loan.put_head(adapter.head, train_head)
             if bypass and trained is not None:
                 loan.put_bypasses(trained)
@@ -235,13 +238,20 @@ class Loan:
             setattr(owner, leaf, value)
 
     def put_pair(
-        self, name: str, adapter: Adapter, row: Mask | None, merge: bool, copies: int | None, factors: Factors
+        self,
+        name: str,
+        adapter: Adapter,
+        row: Mask | None,
+        merge: bool,
+        copies: int | None,
+        factors: Factors,
+        cut: bool,
     ) -> None:
         """Put the adapter on one module: what `row` (max_rank,) trains as a LoRA module, the rest as constants."""
         net, device, pair = self.base.net, self.base.device, adapter.pairs[name]
         rows = torch.zeros(pair.rank, dtype=torch.bool)
         if row is not None and row.any():
-            rows = trained_components(pair, row)
+            rows = trained_components(pair, row, cut)
         linear = net.get_submodule(name)
         frozen = [components(pair, ~rows)] if not rows.all() else []
         frozen += [adapter.residual[name]] if name in adapter.residual else []

@@ -10,25 +10,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
 
 from hellora.backends.wire import flatten, on_their_own, unflatten
 from hellora.core.errors import InputError
-from hellora.core.types import ServerState
+from hellora.core.exchange import Named
+from hellora.core.state import ServerState, owned, select
 from hellora.record.atomic import write_atomically
+
+FORMAT = 2  # of a checkpoint; 1 had other names for the tensors of strategies
 
 
 def save_state(folder: Path, state: ServerState, record: Mapping[str, Any]) -> None:
     """Make `state` and the run's `record` (JSON values) the checkpoint in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors, scales = flatten(state.adapter, "adapter/")
-    tensors |= {f"memory/{name}": value for name, value in state.memory.items()}
-    tensors |= {f"reports/{client}": value for client, value in state.reports.items()}
-    tensors |= {f"reported_ranks/{client}": torch.tensor(rank) for client, rank in state.reported_ranks.items()}
-    for client, head in state.private.items():
-        tensors |= {f"private/{client}/{name}": value for name, value in head.items()}
+    tensors |= owned(state.strategies, "strategies")
+    for owner, by_client in (("reports", state.reports), ("kept", state.kept)):
+        for client, named in by_client.items():
+            tensors |= owned(named, f"{owner}/{client}")
     data = save(on_their_own(tensors))
     file = folder / f"state-{state.round:06d}.safetensors"
     write_atomically(file, data)
@@ -37,6 +39,8 @@ def save_state(folder: Path, state: ServerState, record: Mapping[str, Any]) -> N
         "tensors": file.name,
         "sha256": hashlib.sha256(data).hexdigest(),
         "scales": scales,
+        "kept_versions": {str(client): version for client, version in state.kept_versions.items()},
+        "format": FORMAT,
         "record": record,
     }
     write_atomically(folder / "state.json", json.dumps(fields, indent=1).encode())
@@ -55,25 +59,36 @@ def load_state(folder: Path) -> tuple[ServerState, dict[str, Any]] | None:
         return None
     try:
         fields = json.loads((folder / "state.json").read_bytes())
+        if (found := fields.get("format", 1)) != FORMAT:
+            raise InputError(
+                f"the checkpoint in {folder} has the format {found}, and this hellora reads {FORMAT}: go on with the "
+                f"version that began the run, or start it again"
+            )
         data = (folder / fields["tensors"]).read_bytes()
         if hashlib.sha256(data).hexdigest() != fields["sha256"]:
             raise ValueError(f"the sha256 of {fields['tensors']} differs")
         tensors = load(data)
         adapter = unflatten(tensors, fields["scales"], "adapter/")
-        owned: dict[str, dict[str, Any]] = {"memory": {}, "reports": {}, "private": {}, "reported_ranks": {}}
-        for name, value in tensors.items():
-            owner, _, rest = name.partition("/")
-            if owner in owned:
-                owned[owner][rest] = value
-        private: dict[int, dict[str, Any]] = {}
-        for name, value in owned["private"].items():
-            client, _, parameter = name.partition("/")
-            private.setdefault(int(client), {})[parameter] = value
-        reports = {int(client): value for client, value in owned["reports"].items()}
-        ranks = {int(client): int(value) for client, value in owned["reported_ranks"].items()}
-        state = ServerState(int(fields["round"]), adapter, owned["memory"], reports, private, ranks)
+        versions = {int(client): int(version) for client, version in fields["kept_versions"].items()}
+        state = ServerState(
+            round=int(fields["round"]),
+            adapter=adapter,
+            strategies=select(tensors, "strategies"),
+            reports=by_client(select(tensors, "reports")),
+            kept=by_client(select(tensors, "kept")),
+            kept_versions=versions,
+        )
         return state, fields["record"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise InputError(
             f"the checkpoint in {folder} is damaged ({error}): remove that folder to start the run again from round 0"
         ) from error
+
+
+def by_client(tensors: Named) -> dict[int, dict[str, Tensor]]:
+    """Tensors "client/name" by client and name."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        client, _, rest = name.partition("/")
+        found.setdefault(int(client), {})[rest] = value
+    return found

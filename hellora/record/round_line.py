@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hellora.core.types import AdapterSpec, Attempt, RoundReport
+from hellora.core.state import Attempt, RoundReport, select
+from hellora.core.types import AdapterSpec
 from hellora.server.diagnostics import energy, idle_rounds
-from hellora.server.rounds import select
 
 Line = dict[str, Any]
 
@@ -50,10 +50,10 @@ def round_line(
 
 def new_layer_scores(report: RoundReport) -> list[float | None] | None:
     """The scores (layers,) of an allocator that measured them anew in this round; null for one that is not finite."""
-    memory = select(report.state.memory, "allocator")
-    if "scores" not in memory or int(memory.get("refreshed", -1)) != report.round:
+    scores = select(report.state.strategies, "allocator")
+    if "scores" not in scores or int(scores.get("refreshed", -1)) != report.round:
         return None
-    return [float(f"{score:.6g}") if math.isfinite(score) else None for score in memory["scores"].tolist()]
+    return [float(f"{score:.6g}") if math.isfinite(score) else None for score in scores["scores"].tolist()]
 
 
 def attempt_fields(attempt: Attempt) -> Line:

@@ -22,7 +22,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hellora.core.errors import InputError, RunError
-from hellora.experiments.config import Experiment, read_experiment
+from hellora.experiments.config import read_experiment
+from hellora.experiments.experiment import Experiment
 from hellora.record.atomic import write_atomically
 from hellora.record.round_line import Line
 

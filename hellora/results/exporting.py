@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hellora.core.errors import InputError
-from hellora.core.types import ServerState
-from hellora.experiments.config import Experiment, read_experiment
+from hellora.core.state import ServerState
+from hellora.experiments.config import read_experiment
+from hellora.experiments.experiment import Experiment
 from hellora.methods.sharing import with_private
 from hellora.record.checkpoint import load_state
 from hellora.record.run_folder import RunFolder

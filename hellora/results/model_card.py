@@ -10,7 +10,7 @@ from typing import Any
 import tomli_w
 
 from hellora.core.types import Adapter
-from hellora.experiments.config import Experiment
+from hellora.experiments.experiment import Experiment
 from hellora.model.location import MINILM_HUB
 from hellora.results.card_code import code, packages
 from hellora.results.trained import Trained

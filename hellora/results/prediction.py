@@ -15,7 +15,7 @@ from hellora.client.evaluation import evaluate, predict
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter
 from hellora.data.one_file import read_rows
-from hellora.experiments.prepare import device_check, devices
+from hellora.experiments.machine import device_check, devices
 from hellora.model.memory import release_at_once
 from hellora.model.resident import BaseModel
 from hellora.record.atomic import write_atomically

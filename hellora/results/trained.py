@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hellora.core.types import ServerState
-from hellora.experiments.config import Experiment
+from hellora.core.state import ServerState
+from hellora.experiments.experiment import Experiment
 from hellora.model.resident import BaseModel
 
 

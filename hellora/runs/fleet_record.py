@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hellora.core.types import Budget
-from hellora.experiments.prepare import Setup
+from hellora.experiments.setup import Setup
 
 
 def fleet_record(setup: Setup) -> dict[str, Any]:

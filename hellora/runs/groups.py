@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from hellora.client.evaluation import Evaluation
-from hellora.core.types import Adapter, ServerState
-from hellora.experiments.prepare import Setup
-from hellora.server.rounds import naming, select
+from hellora.core.state import ServerState
+from hellora.core.types import Adapter
+from hellora.experiments.setup import Setup
+from hellora.server.naming import naming
 
 Clients = Sequence[int]
 Ranks = tuple[int, ...]  # per layer
@@ -59,7 +60,8 @@ def by_budget(setup: Setup, state: ServerState) -> dict[tuple[int, Ranks, int], 
     Where clients prune their ranks (HetLoRA), what is left of the budget counts.
     """
     spec = setup.base.spec
-    pruned = setup.federation.method.allocator.pruned_ranks(select(state.memory, "allocator"), state.reported_ranks)
+    context = setup.federation.context(state).of("allocator", state)
+    pruned = setup.federation.method.allocator.limits(context)
     groups: dict[tuple[int, Ranks, int], list[int]] = {}
     for profile in setup.federation.fleet:
         limit = pruned.get(profile.id, spec.max_rank)
@@ -75,7 +77,8 @@ def received(setup: Setup, state: ServerState, ranks: Ranks) -> Adapter:
     row = np.arange(spec.max_rank) < np.array(ranks)[:, None]
     dispatcher = setup.federation.method.dispatcher
     with naming(dispatcher, state.round):
-        return dispatcher.dispatch(state.adapter, row, spec) if row.any() else state.adapter
+        context = setup.federation.context(state).of("dispatcher", state)
+        return dispatcher.dispatch(context, state.adapter, row) if row.any() else state.adapter
 
 
 def evaluation_of(adapter: Adapter, models: list[tuple[Adapter, Evaluation]], setup: Setup) -> Evaluation:

@@ -14,10 +14,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hellora.core.types import ClientFailure, ClientUpdate
+from hellora.core.exchange import ClientFailure, ClientUpdate
 from hellora.core.units import in_bytes
-from hellora.experiments.config import Experiment
-from hellora.experiments.prepare import Setup
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.setup import Setup
 from hellora.record.round_line import Line
 from hellora.runs.tracking import train_loss
 from hellora.server.simulation import in_seconds

@@ -11,11 +11,14 @@ from typing import Any, Protocol
 
 from hellora.client.evaluation import Evaluation
 from hellora.core.errors import HelloraError, InputError
-from hellora.core.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, ServerState
+from hellora.core.exchange import ClientFailure, ClientUpdate
+from hellora.core.state import ServerState
+from hellora.core.types import ClientProfile
 from hellora.core.version import __version__
-from hellora.experiments.config import Experiment
-from hellora.experiments.prepare import Setup, prepare, threads
-from hellora.methods.protocols import Backend
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.machine import threads
+from hellora.experiments.prepare import prepare
+from hellora.experiments.setup import Setup
 from hellora.model.location import resolve_name
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import load_state, save_state
@@ -26,6 +29,7 @@ from hellora.results.trained import Trained
 from hellora.runs.fleet_record import fleet_record
 from hellora.runs.groups import served
 from hellora.runs.tracking import check_trackers, tracking
+from hellora.server.backend import Backend, Order
 from hellora.server.rounds import federate
 
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
@@ -59,9 +63,9 @@ class ReportingBackend(Backend):
     def clients(self) -> Sequence[ClientProfile]:
         return self.backend.clients()
 
-    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
-        self.progress.round_started(len(tasks))
-        for answer in self.backend.train(tasks):
+    def train(self, orders: Sequence[Order]) -> Iterator[ClientUpdate | ClientFailure]:
+        self.progress.round_started(len(orders))
+        for answer in self.backend.train(orders):
             self.progress.client_answered(answer)
             yield answer
 
@@ -123,7 +127,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
         progress.started(setup, record["initial"], state.round)
         clock = time.perf_counter()
         reporting = ReportingBackend(backend, progress)
-        for report in federate(state, setup.federation, reporting, setup.layer_scores, setup.distil):
+        for report in federate(state, setup.federation, reporting, setup):
             state = report.state
             due = state.round % experiment.run.eval_every == 0 or state.round == experiment.run.rounds
             evaluation = setup.evaluate(state) if due else None
@@ -152,7 +156,7 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
             f"model.name: {setup.experiment.model.name!r} cannot be evaluated on this data "
             f"({type(error).__name__}: {why}): docs/your-model.md says what works"
         ) from error
-    record = {"initial": initial, "clients": setup.clients, "labels": labels}
+    record = {"initial": initial, "clients": setup.clients, "labels": labels, "run": setup.run_id}
     save_state(folder.checkpoint, state, record)
     return state, record
 

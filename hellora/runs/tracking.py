@@ -20,7 +20,7 @@ from hellora.experiments.settings import TrackingSettings
 from hellora.record.atomic import write_atomically
 
 if TYPE_CHECKING:
-    from hellora.experiments.config import Experiment
+    from hellora.experiments.experiment import Experiment
 
 Line = Mapping[str, Any]  # of rounds.jsonl
 State = dict[str, Any]  # of one tracker: rounds it was told of, and the id of its run

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
-
-from hellora.core.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, ClientUpdate
-from hellora.methods.protocols import Answers
-from hellora.methods.sharing import answer_part, delta_norm
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TensorSpec, problem_with_named
+from hellora.core.types import Adapter, AdapterSpec
+from hellora.methods.sharing import answer_part, answered_bytes, delta_norm
+from hellora.methods.strategies import Answers
+from hellora.server.backend import Order
+from hellora.server.federation import Federation
 
 MOST_TOKENS = 2**20  # supervised, of one example: more than a context of any model
 MOST_METRICS = 64
@@ -15,36 +17,43 @@ LONGEST_NAME = 100  # characters of a metric's
 
 
 def problem_with(
-    update: ClientUpdate, task: ClientTask, spec: AdapterSpec, num_examples: int = 0, max_norm: float | None = None
+    update: ClientUpdate,
+    task: ClientTask,
+    spec: AdapterSpec,
+    num_examples: int = 0,
+    max_norm: float | None = None,
+    simulated: bool = True,
 ) -> str | None:
     """Why an update must not count, or None. It is held against the task that was sent, name by name.
 
     `num_examples` is what the server knows the client to have, 0 = not known; `max_norm` the largest L2 norm that the
-    delta as a whole may have.
+    delta as a whole may have. What a real client keeps must not come along.
     """
-    if reason := problem_with_numbers(update, num_examples) or problem_with_scores(update, spec):
+    if reason := problem_with_numbers(update, num_examples) or problem_with_adapter(update.adapter, task, spec):
         return reason
+    if reason := problem_with_named(update.report, task.declared.report, "report"):
+        return reason
+    if reason := problem_with_named(update.kept, task.declared.kept if simulated else {}, "kept tensor"):
+        return reason
+    if max_norm is not None and (norm := delta_norm(update.adapter, answer_part(task, spec))) > max_norm:
+        return f"its delta has a norm of {norm:.4g}, and guard.max_norm is {max_norm:g}"
+    return None
+
+
+def problem_with_adapter(adapter: Adapter, task: ClientTask, spec: AdapterSpec) -> str | None:
+    """Why what was trained cannot be the answer to a task, or None."""
     sent = answer_part(task, spec)
-    expected = sent.tensors()
-    got = update.adapter.tensors()
+    expected, got = sent.tensors(), adapter.tensors()
     if unknown := sorted(got.keys() - expected.keys()):
         return f"unknown tensor {unknown[0]}"
     if absent := sorted(expected.keys() - got.keys()):
         return f"tensor {absent[0]} is absent"
     for name, tensor in got.items():
-        want = expected[name]
-        if tensor.shape != want.shape or tensor.dtype != want.dtype:
-            return f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected {want.dtype} {tuple(want.shape)}"
-        if not torch.isfinite(tensor).all():
-            return f"{name} has nan or infinite values"
-    for name, pair in update.adapter.pairs.items():
+        if reason := TensorSpec.of(expected[name]).problem_with(tensor):
+            return f"{name} {reason}"
+    for name, pair in adapter.pairs.items():
         if pair.scale != sent.pairs[name].scale:
             return f"{name} has scale {pair.scale}, expected {sent.pairs[name].scale}"
-    if max_norm is not None and (norm := delta_norm(update.adapter, sent)) > max_norm:
-        return f"its delta has a norm of {norm:.4g}, and guard.max_norm is {max_norm:g}"
-    given = int(task.trained.sum(axis=1).max())
-    if update.rank is not None and not (isinstance(update.rank, int) and 1 <= update.rank <= given):
-        return f"reported rank {update.rank!r}, expected 1 to {given}"
     return None
 
 
@@ -66,52 +75,50 @@ def problem_with_numbers(update: ClientUpdate, num_examples: int) -> str | None:
     return None
 
 
-def problem_with_scores(update: ClientUpdate, spec: AdapterSpec) -> str | None:
-    """Why an update's layer scores cannot be, or None."""
-    scores = update.layer_scores
-    if scores is None:
-        return None
-    if scores.shape != (spec.num_layers,):
-        return f"layer scores have shape {tuple(scores.shape)}, expected ({spec.num_layers},)"
-    if not scores.is_floating_point():
-        return f"layer scores are {scores.dtype}"
-    if (scores < 0).any() or scores.isinf().any():
-        return "layer scores are negative or infinite"
-    return None
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """What came of a round's orders, by client id."""
+
+    answers: Answers  # that are usable, by id
+    failures: Sequence[ClientFailure]  # by id
+    uplink_bytes: Mapping[int, int]  # of every first update that arrived, rejected ones too
+    dropped: Mapping[int, Sequence[str]]  # why other answers did not count, by who sent them
 
 
-def collect(
-    tasks: Sequence[ClientTask],
-    answers: Iterator[ClientUpdate | ClientFailure],
-    spec: AdapterSpec,
-    fleet: Sequence[ClientProfile],
-    max_norm: float | None = None,
-) -> tuple[Answers, list[ClientFailure], Mapping[int, ClientUpdate], Mapping[int, Sequence[str]]]:
-    """Step 3's end: sort what arrived into usable updates and failures, both by client id, each client once.
-
-    Returns the usable answers, the failures, every first update that arrived, by client id, and why other answers were
-    dropped, by client id.
-    """
-    by_client = {task.client: task for task in tasks}
-    num_examples = {profile.id: profile.num_examples for profile in fleet}
-    arrived: dict[int, ClientUpdate] = {}
-    failures: dict[int, ClientFailure] = {}
+def gather(
+    run: Federation,
+    orders: Sequence[Order],
+    missing: Sequence[ClientFailure],
+    heard: Iterator[ClientUpdate | ClientFailure],
+) -> Gathered:
+    """Step 3: guard and count each answer as it arrives, each client once; one that is rejected is let go at once."""
+    by_client = {order.client: order for order in orders}
+    usable: dict[int, tuple[ClientTask, ClientUpdate]] = {}
+    failures = {failure.client: failure for failure in missing}
+    uplink: dict[int, int] = {}
     dropped: dict[int, list[str]] = {}
-    for answer in answers:
+    for answer in heard:
         client = answer.client
         if client not in by_client:
             dropped.setdefault(client, []).append("was not asked")
-        elif client in arrived or client in failures:
+        elif client in uplink or client in failures:
             dropped.setdefault(client, []).append("answered already")
         elif isinstance(answer, ClientFailure):
             failures[client] = answer
-        elif answer.round != by_client[client].round:
+        elif answer.round != (task := by_client[client].make()).round:
             dropped.setdefault(client, []).append(f"late: it answered round {answer.round}")
         else:
-            arrived[client] = answer
-            if reason := problem_with(answer, by_client[client], spec, num_examples[client], max_norm):
+            uplink[client] = answered_bytes(answer, task.factors, run.method, run.wire)
+            examples = run.by_id[client].num_examples
+            if reason := problem_with(answer, task, run.spec, examples, run.max_norm, run.simulated):
                 failures[client] = ClientFailure(client, "rejected", reason)
-    for client in by_client.keys() - arrived.keys() - failures.keys():
+            else:
+                usable[client] = (task, answer)
+    for client in by_client.keys() - usable.keys() - failures.keys():
         failures[client] = ClientFailure(client, "missing", "no answer")
-    usable = [(by_client[client], arrived[client]) for client in sorted(arrived.keys() - failures.keys())]
-    return usable, [failures[client] for client in sorted(failures)], arrived, dropped
+    return Gathered(
+        answers=[usable[client] for client in sorted(usable)],
+        failures=[failures[client] for client in sorted(failures)],
+        uplink_bytes=dict(sorted(uplink.items())),
+        dropped=dropped,
+    )

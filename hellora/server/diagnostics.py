@@ -8,7 +8,7 @@ import torch
 from hellora.core.low_rank import norm, stacked, thin_svd
 from hellora.core.types import Adapter, AdapterSpec, Allocation, LoraPair
 from hellora.methods.aggregators.participant_mean import component_mean
-from hellora.methods.protocols import Answers
+from hellora.methods.strategies import Answers
 
 
 def aggregation_error(answers: Answers, spec: AdapterSpec) -> float | None:

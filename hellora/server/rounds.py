@@ -1,258 +1,148 @@
-"""The federated round. `federate` is a generator: stopping early is `break`, a checkpoint is a line in the
-caller's loop."""
+"""The federated round. `federate` is a generator: stopping early is `break`, a checkpoint is a line in the caller's
+loop.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+    sample → allocate → order (dispatch, when a task is sent) → the backend trains → gather → fold
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import chain
 
 import numpy as np
 
-from hellora.budgets.planner import Estimate, Planner
-from hellora.core.errors import HelloraError, InputError, RunError
-from hellora.core.seeds import rng_for, seed_for
-from hellora.core.types import (
-    Adapter,
-    AdapterSpec,
-    Allocation,
-    Attempt,
-    Budget,
-    ClientProfile,
-    ClientTask,
-    LoraPair,
-    Memory,
-    Policy,
-    RoundReport,
-    ServerState,
-    TrainSettings,
-    WireFormat,
-)
-from hellora.methods.protocols import Answers, Backend, Method, RoundView, Scores
-from hellora.methods.sharing import private_part, shared, travelling_bytes, with_private
-from hellora.server.answers import collect
+from hellora.budgets.planner import Estimate
+from hellora.core.errors import InputError, RunError
+from hellora.core.state import Attempt, RoundReport, ServerState, StrategyState, owned, select
+from hellora.core.types import Adapter, Allocation, LoraPair
+from hellora.methods.context import LentModel, RoundContext
+from hellora.methods.demands import LASTING_COMPONENTS
+from hellora.methods.sharing import private_part, shared, with_private
+from hellora.methods.strategies import Answers, Strategy
+from hellora.server.answers import Gathered, gather
+from hellora.server.backend import Backend
 from hellora.server.diagnostics import aggregation_error
-from hellora.server.simulation import Turnout, is_available, simulated_seconds, turnout
+from hellora.server.federation import Federation, lent_to
+from hellora.server.naming import naming
+from hellora.server.outbox import Outbox
+from hellora.server.simulation import simulate
 
-LayerScores = Callable[[Adapter], Scores]  # Fisher scores of a global adapter on proxy data, (layers,)
-Distil = Callable[[Adapter, Answers, int], Adapter]  # (aggregated, what was aggregated, seed): its prototypes taught
-
-
-@dataclass(frozen=True)
-class Federation:
-    """The constants of a run: who takes part, what is trained, for how long."""
-
-    spec: AdapterSpec
-    fleet: tuple[ClientProfile, ...]  # by id
-    method: Method
-    rounds: int
-    cohort: int  # clients per round
-    seed: int
-    train: TrainSettings
-    min_clients: int = 1  # usable updates that a round needs
-    attempts: int = 3  # cohorts tried before a round is given up
-    policy: Policy = Policy()  # of every client, where no planner chooses
-    planner: Planner | None = None  # where a client has a budget in bytes or seconds, or a speed
-    spares: int = 0  # clients asked besides; the first `cohort` to answer count
-    deadline: float | None = None  # seconds that a client has in a round
-    simulated: bool = True  # False: clients are real, so who answers, and when, is the backend's to see
-    wire: WireFormat = "fp32"  # how the backend lets tensors travel
-    max_norm: float | None = None  # of a client's whole delta; an update with a larger one is rejected
-
-    def __post_init__(self) -> None:
-        if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:
-            raise InputError("rounds, cohort, min_clients and attempts must be at least 1")
-        self.method.aggregator.check(self.spec)
-        if sorted({p.id for p in self.fleet}) != [p.id for p in self.fleet]:
-            raise InputError("the fleet must be in the order of its ids, each id once")
-        if self.simulated and (self.spares or self.deadline is not None) and not self.timed:
-            raise InputError("spares and a deadline need a planner, and the speed and link of every client")
-        if not self.able:
-            if self.planner is not None and any(self.counts(p) for p in self.fleet):
-                raise InputError("fleet: " + self.planner.explain(next(p for p in self.fleet if self.counts(p))))
-            raise InputError(
-                "no client can train a layer: give at least one group more than 0 in fleet.layers and fleet.ranks"
-            )
-
-    @cached_property
-    def able(self) -> tuple[ClientProfile, ...]:
-        """The clients that can train something, by id."""
-        return tuple(p for p in self.fleet if self.counts(p) and (self.planner is None or self.planner.trains(p)))
-
-    @property
-    def timed(self) -> bool:
-        """True if the time of every client can be predicted."""
-        return self.planner is not None and all(p.speed is not None and p.link is not None for p in self.fleet)
-
-    @property
-    def left_out(self) -> Mapping[Budget, tuple[ClientProfile, ...]]:
-        """The clients for which nothing fits in bytes or seconds, by budget."""
-        able = {client.id for client in self.able}
-        out: dict[Budget, tuple[ClientProfile, ...]] = {}
-        for client in self.fleet:
-            if self.counts(client) and client.id not in able:
-                out[client.budget] = (*out.get(client.budget, ()), client)
-        return out
-
-    def counts(self, client: ClientProfile) -> bool:
-        """True if the client's budget in layers and ranks allows to train anything."""
-        return client.budget.trains(self.spec.num_layers, self.spec.max_rank)
+States = Mapping[str, StrategyState]  # by owner, such as "allocator" or "local_training/scaffold"
 
 
-@contextmanager
-def naming(strategy: object, round: int) -> Iterator[None]:
-    """Whatever a strategy raises, other than hellora's own errors, becomes a RunError that names it."""
-    try:
-        yield
-    except HelloraError:
-        raise
-    except Exception as error:
-        cls, why = type(strategy), " ".join(str(error).split())
-        raise RunError(
-            f"round {round}: {cls.__module__}:{cls.__qualname__} raised {type(error).__name__}: {why}"
-        ) from error
+# ------------------------------------------------------------------------------------------------ who trains, and what
 
 
-def sample_cohort(run: Federation, round: int, attempt: int = 0) -> tuple[ClientProfile, ...]:
-    """The clients that are asked in a round: uniform without replacement among those that can train something, by id.
+def sample(run: Federation, context: RoundContext, state: ServerState) -> tuple[RoundContext, StrategyState]:
+    """The context with the round's cohort, and what the sampler wants to find again.
 
-    Repeated attempts at a round draw anew; `run.spares` clients are asked besides `run.cohort`.
+    Raises:
+        InputError: the sampler chose somebody who cannot train, or one client twice, or too many.
+        RunError: the sampler raised.
     """
-    able = run.able
-    order = np.argsort(rng_for(run.seed, "cohort", round, attempt).random(len(able)), kind="stable")
-    return tuple(able[i] for i in sorted(order[: run.cohort + run.spares]))
+    sampler = run.method.sampler
+    with naming(sampler, state.round):
+        cohort, kept = sampler.sample(context.of("sampler", state))
+        ids = [client.id for client in cohort]
+        if not {client.id for client in run.able}.issuperset(ids) or ids != sorted(set(ids)):
+            raise InputError(f"the sampler chose clients {ids}: they must be able to train, each once, by id")
+        if len(ids) > context.asked:
+            raise InputError(f"the sampler chose {len(ids)} clients, and {context.asked} are to be asked")
+    return replace(context, cohort=tuple(cohort)), kept
 
 
 def allocate(
-    run: Federation, state: ServerState, layer_scores: LayerScores, attempt: int = 0
-) -> tuple[Allocation, Memory]:
+    run: Federation, state: ServerState, lent: LentModel | None, attempt: int = 0
+) -> tuple[RoundContext, Allocation, States]:
     """Step 1 of the state's round: sample the cohort, allocate, check every budget.
 
     Returns:
-        Who trains what, and what the allocator wants to find again next round.
+        The round as strategies see it, who trains what, and what sampler and allocator want to find again next round.
 
     Raises:
         InputError: the allocation does not fit a client's budget.
-        RunError: the allocator raised.
+        RunError: a strategy raised.
     """
-    cohort = sample_cohort(run, state.round, attempt)
-    view = RoundView(
-        round=state.round,
-        rounds=run.rounds,
-        cohort=cohort,
-        fleet=run.fleet,
-        spec=run.spec,
-        seed=run.seed,
-        layer_scores=lambda: layer_scores(state.adapter),
-        memory=select(state.memory, "allocator"),
-        reports=state.reports,
-        reported_ranks=state.reported_ranks,
-        planner=run.planner,
-    )
-    with naming(run.method.allocator, state.round):
-        allocation, memory = run.method.allocator.allocate(view)
-        allocation.check(cohort, run.spec)
+    context, sampled = sample(run, run.context(state, attempt), state)
+    allocator = run.method.allocator
+    with naming(allocator, state.round):
+        own = replace(context.of("allocator", state), lent=lent_to(allocator, lent))
+        allocation, allocated = allocator.allocate(own)
+        allocation.check(context.cohort, run.spec)
         if run.planner is not None:
-            run.planner.check(cohort, allocation.mask)
-    return allocation, memory
+            run.planner.check(context.cohort, allocation.mask)
+    return context, allocation, {"sampler": sampled, "allocator": allocated}
 
 
 def estimates(run: Federation, allocation: Allocation) -> Mapping[int, Estimate]:
     """How each client with anything to train trains it, and what that is predicted to cost; {} without a planner."""
     if run.planner is None:
         return {}
-    clients = {client.id: client for client in run.fleet}
     found = {
-        client: run.planner.estimate(clients[client], ranks)
+        client: run.planner.estimate(run.by_id[client], ranks)
         for client, ranks in zip(allocation.clients, allocation.ranks, strict=True)
         if ranks.any()
     }
     return {client: estimate for client, estimate in found.items() if estimate is not None}
 
 
-def dispatch(
-    run: Federation, state: ServerState, allocation: Allocation, estimated: Mapping[int, Estimate]
-) -> list[ClientTask]:
-    """Step 2: one task per client that trains anything this round, by id."""
-    tasks = []
-    for client in allocation.clients:
-        row = allocation.row(client)
-        if not row.any():
-            continue
-        mine = with_private(state.adapter, state.private.get(client, {}))
-        with naming(run.method.dispatcher, state.round):
-            adapter = run.method.dispatcher.dispatch(mine, row, run.spec)
-        tasks.append(
-            ClientTask(
-                round=state.round,
-                client=client,
-                seed=seed_for(run.seed, "train", state.round, client),
-                adapter=adapter,
-                trained=row,
-                train=run.train,
-                head=run.method.head,
-                report_layer_scores=run.method.allocator.needs_reports,
-                factors=run.method.factors(state.round),
-                bypass=run.method.dispatcher.bypasses,
-                policy=estimated[client].policy if client in estimated else run.policy,
-            )
-        )
-    return tasks
-
-
-def simulate(run: Federation, tasks: Sequence[ClientTask], estimated: Mapping[int, Estimate]) -> Turnout:
-    """Who of the clients of `tasks` is there to answer, and how long that takes, as their profiles say. Real clients
-    are all awaited."""
-    if not run.simulated:
-        return Turnout(tuple(tasks), tuple(tasks), ())
-    fleet = {client.id: client for client in run.fleet}
-    available = {task.client: is_available(fleet[task.client], task.round, run.seed) for task in tasks}
-    seconds = None
-    if run.timed:
-        seconds = {
-            task.client: simulated_seconds(
-                task, fleet[task.client], estimated[task.client], run.method, run.spec, run.wire
-            )
-            for task in tasks
-        }
-    return turnout(tasks, available, seconds, run.cohort, run.deadline)
-
-
-def no_model(*_: object) -> Adapter:
-    raise InputError("this aggregator distils: give federate() a model and public data to do it with")
+# ------------------------------------------------------------------------------------------------------------- folding
 
 
 def fold(
-    run: Federation, state: ServerState, answers: Answers, allocator_memory: Memory, distil: Distil = no_model
+    run: Federation,
+    state: ServerState,
+    context: RoundContext,
+    answers: Answers,
+    states: States,
+    lent: LentModel | None = None,
 ) -> ServerState:
-    """Step 4: aggregate, distil if asked to, take the server step, and remember what the next round needs."""
-    memory = {f"allocator/{name}": value for name, value in allocator_memory.items()}
-    adapter, private = state.adapter, dict(state.private)
-    velocity = select(state.memory, "velocity")
+    """Step 4: aggregate, take the server's step, and remember what the next round needs.
+
+    `states` has what the strategies of the round want to find again so far; all others keep what they had.
+    """
+    method, adapter = run.method, state.adapter
+    found = dict(states)
     if answers:
+        adapter, found["aggregator"] = aggregated(run, state, context, answers, lent)
         trained = np.logical_or.reduce([task.trained for task, _ in answers])
-        seed = seed_for(run.seed, "aggregate", state.round)
-        seen = shared(answers, run.method, adapter, run.spec)
-        with naming(run.method.aggregator, state.round):
-            aggregated = run.method.aggregator.aggregate(adapter, seen, run.spec, seed)
-        if run.method.aggregator.distils:
-            aggregated = distil(aggregated, answers, seed_for(run.seed, "distil", state.round))
-        moving = run.method.moving(state.round)
-        if run.method.aggregator.keeps_components:
-            aggregated = with_still_factors(aggregated, adapter, moving)
-        adapter, velocity = run.method.server_step.apply(adapter, aggregated, trained, velocity, run.spec, moving)
+        optimizer = method.server_optimizer
+        with naming(optimizer, state.round):
+            own = context.of("server_optimizer", state)
+            adapter, found["server_optimizer"] = optimizer.step(own, adapter, trained, method.moving(state.round))
+        for rule in method.local_training:
+            with naming(rule, state.round):
+                found[f"local_training/{rule.name}"] = rule.remember(ended(context, state, answers, rule))
+    kept = dict(state.kept)
     for task, update in answers:
-        had = private.get(update.client, {})
-        if own := private_part(task, update, run.method, with_private(state.adapter, had), run.spec):
-            private[update.client] = {**had, **own}
-    memory |= {f"velocity/{name}": value for name, value in velocity.items()}
-    reports = {u.client: u.layer_scores for _, u in answers if u.layer_scores is not None}
-    ranks = {u.client: u.rank for _, u in answers if u.rank is not None}
-    return ServerState(state.round + 1, adapter, memory, reports, private, ranks)
+        had = kept.get(update.client, {})
+        private = private_part(task, update, method, with_private(state.adapter, select(had, "private")), run.spec)
+        if now := {**owned(select(had, "private"), "private"), **owned(private, "private"), **update.kept}:
+            kept[update.client] = now
+    versions = dict(state.kept_versions)
+    if not run.simulated:
+        versions |= {update.client: state.round for task, update in answers if task.declared.kept}
+    strategies = {name: t for name, t in state.strategies.items() if not name.startswith(tuple(f"{o}/" for o in found))}
+    for owner, tensors in found.items():
+        strategies |= owned(tensors, owner)
+    reports = {update.client: update.report for _, update in answers if update.report}
+    return ServerState(state.round + 1, adapter, strategies, reports, kept, versions)
+
+
+def aggregated(
+    run: Federation, state: ServerState, context: RoundContext, answers: Answers, lent: LentModel | None
+) -> tuple[Adapter, StrategyState]:
+    """What the aggregator makes of the answers; a factor that does not move stays, whatever it pads or mixes."""
+    aggregator = run.method.aggregator
+    seen = shared(answers, run.method, state.adapter, run.spec)
+    with naming(aggregator, state.round):
+        own = replace(context.of("aggregator", state), lent=lent_to(aggregator, lent))
+        adapter, kept = aggregator.aggregate(own, seen)
+    if LASTING_COMPONENTS in aggregator.demands.promises:
+        adapter = with_still_factors(adapter, state.adapter, run.method.moving(state.round))
+    return adapter, kept
 
 
 def with_still_factors(aggregated: Adapter, old: Adapter, moving: frozenset[str]) -> Adapter:
-    """The aggregated adapter with each factor that does not move as it was, whatever its aggregator pads or mixes."""
+    """The aggregated adapter with each factor that does not move as it was."""
     pairs = {}
     for name, pair in aggregated.pairs.items():
         still = old.pairs[name]
@@ -260,13 +150,18 @@ def with_still_factors(aggregated: Adapter, old: Adapter, moving: frozenset[str]
     return replace(aggregated, pairs=pairs)
 
 
-def select(memory: Memory, owner: str) -> Memory:
-    """The part of the state's memory that belongs to one owner, under the owner's own names."""
-    return {key.removeprefix(f"{owner}/"): value for key, value in memory.items() if key.startswith(f"{owner}/")}
+def ended(context: RoundContext, state: ServerState, answers: Answers, rule: Strategy) -> RoundContext:
+    """A round that has ended, as a rule of local training sees it: with its own reports and the rows of who counted."""
+    reports = {update.client: select(update.report, rule.name) for _, update in answers}
+    trained = {task.client: task.trained for task, _ in answers}
+    return replace(context.of(f"local_training/{rule.name}", state), reports=reports, trained=trained)
+
+
+# ------------------------------------------------------------------------------------------------------------ the loop
 
 
 def federate(
-    state: ServerState, run: Federation, backend: Backend, layer_scores: LayerScores, distil: Distil = no_model
+    state: ServerState, run: Federation, backend: Backend, lent: LentModel | None = None
 ) -> Iterator[RoundReport]:
     """Run the rounds from `state.round` on; yield a report after each. The same for every backend.
 
@@ -277,8 +172,7 @@ def federate(
         state: the state to go on from; each report has the next one
         run: what stays the same in all rounds
         backend: where the clients are
-        layer_scores: Fisher scores (layers,) of an adapter on proxy data; called only by strategies that ask
-        distil: what teaches prototypes on public data; called only by aggregators that distil
+        lent: the server's model with its data, for strategies that need PROXY_DATA or PUBLIC_DATA
 
     Raises:
         RunError: a round failed `attempts` times, or a strategy raised; the last yielded state is the one to resume
@@ -287,45 +181,65 @@ def federate(
     while state.round < run.rounds:
         attempts: list[Attempt] = []
         for number in range(run.attempts):
-            allocation, allocator_memory = allocate(run, state, layer_scores, number)
-            estimated = estimates(run, allocation)
-            tasks = dispatch(run, state, allocation, estimated)
-            there = simulate(run, tasks, estimated)
-            heard = chain(there.missing, backend.train(there.awaited))
-            answers, failures, arrived, dropped = collect(tasks, heard, run.spec, run.fleet, run.max_norm)
-            factors = run.method.factors(state.round)
-            attempts.append(
-                Attempt(
-                    cohort=allocation.clients,
-                    updated=tuple(update.client for _, update in answers),
-                    missing={f.client: f.reason for f in failures if f.kind == "missing"},
-                    rejected={f.client: f.reason for f in failures if f.kind == "rejected"},
-                    downlink_bytes={
-                        task.client: travelling_bytes(task.adapter, run.method, "both", run.wire)
-                        for task in there.reached
-                    },
-                    uplink_bytes={
-                        client: travelling_bytes(arrived[client].adapter, run.method, factors, run.wire)
-                        for client in sorted(arrived)
-                    },
-                    simulated_seconds=there.lasted,
-                    dropped=dropped,
-                )
-            )
-            if not tasks or len(answers) >= run.min_clients:
+            tried = attempt(state, run, backend, lent, number)
+            attempts.append(tried.record)
+            if not tried.outbox.orders or len(tried.gathered.answers) >= run.min_clients:
                 break
         else:
-            why = "; ".join(f"client {f.client} {f.kind}: {f.reason}" for f in failures[:3])
-            raise RunError(
-                f"round {state.round} had {len(answers)} usable updates, min_clients is {run.min_clients}, "
-                f"in each of {run.attempts} attempts ({why}): resume once this is mended, "
-                f"with a lower min_clients or with more attempts"
-            )
+            raise too_few(run, state, tried.gathered)
+        answers = tried.gathered.answers
         error = aggregation_error(answers, run.spec)
-        finished, state = state.round, fold(run, state, answers, allocator_memory, distil)
-        policies = {task.client: task.policy for task in tasks}
-        metrics = client_metrics(answers, estimated, there.seconds)
-        yield RoundReport(finished, state, allocation, metrics, tuple(attempts), error, policies)
+        finished, state = state.round, fold(run, state, tried.outbox.context, answers, tried.states, lent)
+        yield RoundReport(
+            round=finished,
+            state=state,
+            allocation=tried.outbox.allocation,
+            client_metrics=client_metrics(answers, tried.outbox.estimated, tried.seconds),
+            attempts=tuple(attempts),
+            aggregation_error=error,
+            policies={order.client: tried.outbox.policy(order.client) for order in tried.outbox.orders},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """One attempt at a round."""
+
+    outbox: Outbox
+    gathered: Gathered
+    states: States  # of sampler, allocator and dispatcher
+    seconds: Mapping[int, float]  # simulated, of each client; {} = not known
+    record: Attempt
+
+
+def attempt(state: ServerState, run: Federation, backend: Backend, lent: LentModel | None, number: int) -> Tried:
+    """Steps 1 to 3: allocate, order, and gather what clients answer, one answer after the other."""
+    context, allocation, states = allocate(run, state, lent, number)
+    outbox = Outbox(run, state, context, allocation, estimates(run, allocation))
+    orders = outbox.orders
+    crossing = {order.client: outbox.crossing(order.client) for order in orders}
+    there = simulate(run, state.round, orders, outbox.estimated, crossing)
+    gathered = gather(run, orders, there.missing, backend.train(there.awaited))
+    record = Attempt(
+        cohort=allocation.clients,
+        updated=tuple(update.client for _, update in gathered.answers),
+        missing={f.client: f.reason for f in gathered.failures if f.kind == "missing"},
+        rejected={f.client: f.reason for f in gathered.failures if f.kind == "rejected"},
+        downlink_bytes={order.client: crossing[order.client].down for order in there.reached},
+        uplink_bytes=gathered.uplink_bytes,
+        simulated_seconds=there.lasted,
+        dropped=gathered.dropped,
+    )
+    return Tried(outbox, gathered, {**states, "dispatcher": outbox.seen.state}, there.seconds, record)
+
+
+def too_few(run: Federation, state: ServerState, gathered: Gathered) -> RunError:
+    why = "; ".join(f"client {f.client} {f.kind}: {f.reason}" for f in gathered.failures[:3])
+    return RunError(
+        f"round {state.round} had {len(gathered.answers)} usable updates, min_clients is {run.min_clients}, "
+        f"in each of {run.attempts} attempts ({why}): resume once this is mended, "
+        f"with a lower min_clients or with more attempts"
+    )
 
 
 def client_metrics(

@@ -12,18 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hellora.budgets.planner import Estimate
+from hellora.core.exchange import ClientFailure
 from hellora.core.seeds import rng_for
-from hellora.core.types import AdapterSpec, ClientFailure, ClientProfile, ClientTask, WireFormat
-from hellora.methods.protocols import Method
-from hellora.methods.sharing import answer_part, travelling_bytes
+from hellora.core.types import ClientProfile
+from hellora.methods.sharing import Crossing
+from hellora.server.backend import Order
+from hellora.server.federation import Federation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turnout:
     """Who was reached, whose answers count, and who is missing."""
 
-    reached: tuple[ClientTask, ...]
-    awaited: tuple[ClientTask, ...]  # of those reached
+    reached: tuple[Order, ...]
+    awaited: tuple[Order, ...]  # of those reached
     missing: tuple[ClientFailure, ...]
     seconds: Mapping[int, float] = field(default_factory=dict)  # simulated, of each client; {} = not known
     lasted: float | None = None  # simulated seconds; None = not known
@@ -34,19 +36,34 @@ def is_available(client: ClientProfile, round: int, seed: int) -> bool:
     return bool(rng_for(seed, "available", round, client.id).random() < client.availability)
 
 
-def simulated_seconds(
-    task: ClientTask, client: ClientProfile, estimate: Estimate, method: Method, spec: AdapterSpec, wire: WireFormat
-) -> float:
+def simulate(
+    run: Federation,
+    round: int,
+    orders: Sequence[Order],
+    estimated: Mapping[int, Estimate],
+    crossing: Mapping[int, Crossing],
+) -> Turnout:
+    """Who of the clients of `orders` is there to answer, and how long that takes, as their profiles say. Real clients
+    are all awaited."""
+    if not run.simulated:
+        return Turnout(tuple(orders), tuple(orders), ())
+    available = {order.client: is_available(run.by_id[order.client], round, run.seed) for order in orders}
+    seconds = None
+    if run.timed:
+        clients = [order.client for order in orders]
+        seconds = {c: simulated_seconds(run.by_id[c], estimated[c], crossing[c]) for c in clients}
+    return turnout(orders, available, seconds, run.cohort, run.deadline)
+
+
+def simulated_seconds(client: ClientProfile, estimate: Estimate, crossing: Crossing) -> float:
     """How long a client of known link and speed takes, from the server's message to the end of its answer."""
     assert client.link is not None
     assert estimate.seconds is not None
-    down = travelling_bytes(task.adapter, method, "both", wire)
-    up = travelling_bytes(answer_part(task, spec), method, task.factors, wire)
-    return (down + up) / client.link + estimate.seconds
+    return (crossing.down + crossing.up) / client.link + estimate.seconds
 
 
 def turnout(
-    tasks: Sequence[ClientTask],
+    orders: Sequence[Order],
     available: Mapping[int, bool],
     seconds: Mapping[int, float] | None,
     cohort: int,
@@ -55,12 +72,12 @@ def turnout(
     """Of the available clients, the first `cohort` to answer before the deadline count; of two at the same time, that
     of the lower id. `seconds` has the time of each, by id; where it is None, time plays no part.
     """
-    reached = tuple(task for task in tasks if available[task.client])
-    missing = [ClientFailure(t.client, "missing", "not available") for t in tasks if not available[t.client]]
+    reached = tuple(order for order in orders if available[order.client])
+    missing = [ClientFailure(o.client, "missing", "not available") for o in orders if not available[o.client]]
     if seconds is None:
         return Turnout(reached, reached, tuple(missing))
     limit = math.inf if deadline is None else deadline
-    order = sorted((seconds[task.client], task.client) for task in reached)
+    order = sorted((seconds[order.client], order.client) for order in reached)
     in_time = [client for time, client in order if time <= limit]
     counted, surplus, late = in_time[:cohort], in_time[cohort:], [client for time, client in order if time > limit]
     for client in surplus:
@@ -70,7 +87,7 @@ def turnout(
         why = f"deadline: would take {in_seconds(seconds[client])} of {in_seconds(limit)}"
         missing.append(ClientFailure(client, "missing", why))
     lasted = limit if late and len(counted) < cohort else max((seconds[client] for client in counted), default=0.0)
-    awaited = tuple(task for task in reached if task.client in counted)
+    awaited = tuple(order for order in reached if order.client in counted)
     return Turnout(reached, awaited, tuple(missing), seconds, lasted)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
+from hellora.core.exchange import Outputs
 from hellora.data.server_data import UNLABELLED
 from hellora.model.load import Kind, ModelSettings
 from hellora.model.resident import BaseModel
@@ -22,15 +23,6 @@ from hellora.model.resident import BaseModel
 Example = dict[str, Any]
 Batch = dict[str, Tensor]
 Columns = Literal["text", "image", "instruction"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outputs:
-    """What a forward pass says of each example. Mean loss = loss_sums.sum() / weights.sum()."""
-
-    loss_sums: Tensor  # (batch,): classification: the loss; language: summed over supervised tokens
-    weights: Tensor  # (batch,): classification: 1; language: the number of supervised tokens
-    predictions: Tensor | None = None  # (batch,) class indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +112,7 @@ def classification_outputs(logits: Tensor, labels: Tensor) -> Outputs:
     An example that is UNLABELLED has a loss of 0.
     """
     losses = cross_entropy(logits.float(), labels, reduction="none", ignore_index=UNLABELLED)
-    return Outputs(losses, torch.ones_like(losses), logits.argmax(-1))
+    return Outputs(losses, torch.ones_like(losses), logits.argmax(-1), logits, labels)
 
 
 def classification_metrics(loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:

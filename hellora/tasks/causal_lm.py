@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from hellora.core.exchange import Outputs
 from hellora.model.load import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
 from hellora.model.resident import BaseModel
-from hellora.tasks import Batch, Columns, Encoded, Example, Outputs, Task, length_limit
+from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
 
 IGNORED = -100  # label of a token that is not supervised
 
@@ -88,7 +89,7 @@ class CausalLM(Task):
         supervised = targets != IGNORED
         losses = cross_entropy(logits.float(), targets[supervised], reduction="none")
         of_example = losses.new_zeros(targets.shape).masked_scatter(supervised, losses)
-        return Outputs(of_example.sum(1), supervised.sum(1).to(losses.dtype))
+        return Outputs(of_example.sum(1), supervised.sum(1).to(losses.dtype), logits=logits, labels=targets[supervised])
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}

@@ -7,19 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hellora.core.exchange import Outputs
 from hellora.data.images import ImageRows
 from hellora.model.load import Kind, ModelSettings, adapter_spec, load_image_processor, load_network
 from hellora.model.resident import BaseModel
-from hellora.tasks import (
-    Batch,
-    Columns,
-    Encoded,
-    Example,
-    Outputs,
-    Task,
-    classification_metrics,
-    classification_outputs,
-)
+from hellora.tasks import Batch, Columns, Encoded, Example, Task, classification_metrics, classification_outputs
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hellora.core.exchange import Outputs
 from hellora.model.load import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
 from hellora.model.resident import BaseModel
 from hellora.tasks import (
@@ -15,7 +16,6 @@ from hellora.tasks import (
     Columns,
     Encoded,
     Example,
-    Outputs,
     Task,
     classification_metrics,
     classification_outputs,

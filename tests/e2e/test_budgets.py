@@ -10,7 +10,8 @@ import pytest
 import tomli_w
 from tiny_models import save_t5
 
-from hellora.core.types import Mask, Policy
+from hellora.core.exchange import Policy
+from hellora.core.types import Mask
 from hellora.costing.traced_rows import Tracer
 from hellora.costing.tracing import StepTrace
 from hellora.experiments.config import check

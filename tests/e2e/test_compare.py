@@ -13,9 +13,9 @@ import pytest
 import tomli_w
 from pages import blocks
 
-from hellora.client.train import ClientWork
+from hellora.client.work import ClientWork
 from hellora.comparing.plan import Comparison, read_comparison
-from hellora.core.types import ClientTask, ClientUpdate
+from hellora.core.exchange import ClientTask, ClientUpdate
 from hellora.experiments.config import read_experiment
 
 Command = Callable[..., Any]

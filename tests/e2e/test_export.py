@@ -21,7 +21,7 @@ from refusals import check_refusal
 from safetensors.torch import load_file, save_file
 
 import hellora
-from hellora.client.train import ClientWork
+from hellora.client.work import ClientWork
 from hellora.experiments.config import read_experiment
 from hellora.model.peft_files import load_peft
 from hellora.record.checkpoint import load_state

@@ -13,9 +13,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import BertModel
 
-from hellora.core.types import ServerState
+from hellora.core.state import ServerState
 from hellora.experiments.config import read_experiment
-from hellora.experiments.prepare import Setup, prepare
+from hellora.experiments.prepare import prepare
+from hellora.experiments.setup import Setup
 from hellora.record.checkpoint import load_state
 
 Command = Callable[..., Any]

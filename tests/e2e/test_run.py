@@ -21,12 +21,13 @@ from tiny_models import sentences as tiny_sentences
 from transformers import BertModel
 
 from hellora.client.evaluation import fisher_scores
-from hellora.client.train import ClientWork
+from hellora.client.work import ClientWork
 from hellora.core.seeds import rng_for
-from hellora.core.types import ClientTask, ClientUpdate
+from hellora.core.exchange import ClientTask, ClientUpdate
 from hellora.experiments import registry
 from hellora.experiments.config import presets, read_experiment
-from hellora.experiments.prepare import Setup, prepare
+from hellora.experiments.prepare import prepare
+from hellora.experiments.setup import Setup
 from hellora.methods.layer_sampling import probabilities_from_scores, sample_layers
 from hellora.record.checkpoint import load_state
 
@@ -198,7 +199,7 @@ def test_fisher_scores_decide_in_every_round_after_the_warm_up(
         measured.append(fisher_scores(*arguments))
         return measured[-1]
 
-    monkeypatch.setattr("hellora.experiments.prepare.fisher_scores", spy)
+    monkeypatch.setattr("hellora.experiments.setup.fisher_scores", spy)
     settings = [*changed("rounds", 6), *changed("method.warmup", 2), *changed("method.refresh", 2)]
     assert hellora("run", small, "--out", tmp_path / "out", *settings).status == 0
     assert len(measured) == 2  # at rounds 2 and 4, and not during the warm-up
@@ -221,7 +222,7 @@ def test_scores_of_clients_take_the_place_of_proxy_data(
     def forbidden(*_: Any) -> None:
         raise AssertionError("a Fisher pass on proxy data that nobody asked for")
 
-    monkeypatch.setattr("hellora.experiments.prepare.fisher_scores", forbidden)
+    monkeypatch.setattr("hellora.experiments.setup.fisher_scores", forbidden)
     out = tmp_path / "out"
     settings = [*changed("method.scores", "clients"), *changed("data.proxy_examples", 0)]
     assert hellora("run", small, "--out", out, *settings).status == 0

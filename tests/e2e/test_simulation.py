@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hellora.experiments.config import read_experiment
-from hellora.experiments.prepare import fleet
+from hellora.experiments.planning import fleet
 from hellora.record.round_line import Line
 from hellora.runs.run import run_experiment
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from refusals import check_refusal
 
-from hellora.client.train import ClientWork
+from hellora.client.work import ClientWork
 from hellora.experiments.config import read_experiment
 from hellora.runs.tracking import Tracking, config_of, values_of
 

@@ -24,7 +24,7 @@ from hellora.methods.aggregators.clipped_mean import ClippedMean
 from hellora.methods.aggregators.coordinate_median import CoordinateMedian
 from hellora.methods.aggregators.refine import Refine
 from hellora.methods.aggregators.sparsity_weighted import SparsityWeighted
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.strategies import Aggregator, Answers
 
 SPEC = tiny_spec()
 FULL = np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 import hellora.methods.allocators
 from hellora.core.types import Budget
 from hellora.methods.allocators.exclusive import Exclusive
-from hellora.methods.protocols import Allocator, RoundView
+from hellora.methods.context import RoundContext
+from hellora.methods.strategies import Allocator
 
 laws = settings(derandomize=True, deadline=None, database=None, max_examples=40)
 every_allocator = pytest.mark.parametrize("allocator", list(variants(hellora.methods.allocators, Allocator)), ids=repr)
@@ -32,7 +33,7 @@ class Situation:
     round: int
     seed: int
 
-    def view(self, order: random.Random | None = None) -> RoundView:
+    def view(self, order: random.Random | None = None) -> RoundContext:
         """The view; given `order`, with the cohort, fleet and reports shuffled."""
         fleet = list(fleet_of(*self.budgets))
         cohort = [fleet[i] for i in self.chosen]

@@ -6,7 +6,7 @@ from factories import LargestTensor, assert_is_a_strategy_file, bits, random_ada
 
 import hellora.methods.dispatchers
 from hellora.core.types import AdapterSpec, ModuleSpec
-from hellora.methods.protocols import Dispatcher
+from hellora.methods.strategies import Dispatcher
 
 SPEC = tiny_spec()
 every_dispatcher = pytest.mark.parametrize(

@@ -25,16 +25,20 @@ from transformers import AutoModel, AutoTokenizer
 
 from hellora.backends.local import LocalBackend
 from hellora.client.evaluation import fisher_scores
-from hellora.client.train import ClientWork, shuffled_batches
+from hellora.client.batches import shuffled_batches
+from hellora.client.work import ClientWork
 from hellora.core.seeds import seed_for
-from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, ServerState, TrainSettings
+from hellora.core.exchange import TrainSettings
+from hellora.core.state import ServerState
+from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.layer_sampling import probabilities_from_scores
-from hellora.methods.protocols import Method
+from hellora.methods.strategies import Method
 from hellora.model.load import ModelSettings
-from hellora.server.rounds import Federation, federate
+from hellora.server.federation import Federation
+from hellora.server.rounds import federate
 from hellora.tasks.sequence_classification import SequenceClassification
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # in peft

@@ -22,7 +22,8 @@ from hellora.core.errors import InputError, RunError
 from hellora.deployment.flower_setup import Deployed, SimulatedOnFlower
 from hellora.deployment.participant import OwnSettings, WithOwnData
 from hellora.deployment.trainer import serve
-from hellora.experiments.config import Experiment, check
+from hellora.experiments.config import check
+from hellora.experiments.experiment import Experiment
 from hellora.runs.progress import TerminalProgress
 from hellora.runs.run import Prepare, run_experiment
 from hellora.tasks.sequence_classification import SequenceClassification

@@ -8,15 +8,18 @@ than M = `max_norm`. Their weak differential privacy, noise on top, is not part 
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from torch import Tensor
 
-from hellora.core.types import Adapter, AdapterSpec, ClientTask, ClientUpdate, Factors, LoraPair
+from hellora.core.exchange import ClientTask, ClientUpdate
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter, AdapterSpec, LoraPair
 from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import Weighting, check_weighting
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import ALL_SHARED, AVERAGES_COMPONENTS, Demands
 from hellora.methods.sharing import answer_part, delta_norm
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,19 @@ class ClippedMean(Aggregator):
 
     max_norm: float = 10.0  # M
     weighting: Weighting = "samples"
-    shares: ClassVar[tuple[Factors, ...]] = ("both",)  # what stays with a client is no part of what it changed
 
     def __post_init__(self) -> None:
         check_weighting(self.weighting)
         if not self.max_norm > 0:
             raise ValueError(f"max_norm must be greater than 0, not {self.max_norm}")
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
-        clipped = [(task, self.clipped(task, update, spec)) for task, update in answers]
-        return ParticipantMean(self.weighting).aggregate(adapter, clipped, spec, seed)
+    @property
+    def demands(self) -> Demands:
+        return AVERAGES_COMPONENTS.also(needs={ALL_SHARED})  # what stays with a client is no part of what it changed
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+        clipped = [(task, self.clipped(task, update, context.spec)) for task, update in answers]
+        return ParticipantMean(self.weighting).aggregate(context, clipped)
 
     def clipped(self, task: ClientTask, update: ClientUpdate, spec: AdapterSpec) -> ClientUpdate:
         """The update with its delta no longer than `max_norm`; one that is not longer is as it was."""

@@ -20,15 +20,18 @@ turn all padded components towards one direction.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from hellora.core.types import Adapter, AdapterSpec, LoraPair
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter, LoraPair
 from hellora.methods.aggregators.participant_mean import component_mean, trained_pairs
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import aggregated_head, in_order
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import AVERAGES_COMPONENTS, MEAN_OF_EQUALS, ONLY_TRAINED, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.strategies import Aggregator, Answers
 
 Padding = Literal["pad_a_only", "zero", "mean", "linear", "adjacent"]
 
@@ -36,8 +39,6 @@ Padding = Literal["pad_a_only", "zero", "mean", "linear", "adjacent"]
 @dataclass(frozen=True)
 class ContextPad(Aggregator):
     """Clients of lower rank are padded with their own context and count less; higher ranks weigh more."""
-
-    pads: ClassVar[bool] = True
 
     padding: Padding = "pad_a_only"
     kappa: float = 1.0  # κ: a client's weight grows with the κ-th power of its rank in the module
@@ -49,15 +50,20 @@ class ContextPad(Aggregator):
         if not self.kappa >= 0 or not self.gamma >= 0:
             raise ValueError("kappa and gamma must not be negative")
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+    @property
+    def demands(self) -> Demands:
+        return AVERAGES_COMPONENTS.also(needs={ONLY_TRAINED}, promises={MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE})
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
         if not answers:
-            return adapter
+            return context.adapter, {}
+        adapter, spec = context.adapter, context.spec
         by_id = in_order(answers)
         pairs = {}
         for module in spec.modules:
             parts = [(rows, pair, u.weight * pair.rank**self.kappa) for u, rows, pair in trained_pairs(by_id, module)]
             pairs[module.name] = padded_mean(adapter.pairs[module.name], parts, self.padding, self.gamma)
-        return replace(adapter, pairs=pairs, head=aggregated_head(answers, "samples"))
+        return replace(adapter, pairs=pairs, head=aggregated_head(answers, "samples")), {}
 
 
 def padded_mean(

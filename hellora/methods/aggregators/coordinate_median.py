@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hellora.core.types import Adapter, AdapterSpec
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import coordinate_wise
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import AVERAGES_COMPONENTS, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,12 @@ class CoordinateMedian(Aggregator):
     directions of their own: the median of unequal clients is not their mean.
     """
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
-        return coordinate_wise(adapter, answers, spec, median)
+    @property
+    def demands(self) -> Demands:
+        return AVERAGES_COMPONENTS.also(promises={RETURNS_THE_ONLY_ONE})
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+        return coordinate_wise(context, answers, median), {}
 
 
 def median(values: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ changes are averaged: B̄ = B + Σ_k p_k (B_k − B) on the components that clie
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,9 +15,19 @@ from torch import Tensor
 from hellora.core.algebra import new_pair
 from hellora.core.errors import InputError
 from hellora.core.low_rank import ThinSVD, thin_svd
+from hellora.core.state import StrategyState
 from hellora.core.types import Adapter, AdapterSpec, LoraPair
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import Contribution, Weighting, aggregated_head, check_weighting, contributions
-from hellora.methods.protocols import Aggregator, Answers, Trains
+from hellora.methods.demands import (
+    FACTORISES_ANEW,
+    MEAN_OF_EQUALS,
+    OWN_COMPONENTS,
+    RETURNS_THE_ONLY_ONE,
+    TRAINS_ONLY_B,
+    Demands,
+)
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -29,8 +38,6 @@ class FedSvd(Aggregator):
     not grown to its full rank. Needs max_rank <= d_in.
     """
 
-    keeps_components: ClassVar[bool] = False
-    trains: ClassVar[tuple[Trains, ...]] = ("B",)
     weighting: Weighting = "samples"
     period: int = 1  # rounds from one SVD to the next
 
@@ -47,9 +54,16 @@ class FedSvd(Aggregator):
                 f"orthonormal rows to begin with: set model.rank = {narrowest} or less"
             )
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+    @property
+    def demands(self) -> Demands:
+        return FACTORISES_ANEW.also(
+            needs={OWN_COMPONENTS, TRAINS_ONLY_B}, promises={MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE}
+        )
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
         if not answers:
-            return adapter
+            return context.adapter, {}
+        adapter, spec = context.adapter, context.spec
         due = (answers[0][0].round + 1) % self.period == 0
         pairs = dict(adapter.pairs)
         for module in spec.modules:
@@ -59,8 +73,9 @@ class FedSvd(Aggregator):
                 pairs[module.name] = LoraPair(global_pair.A, B.to(global_pair.B.dtype).contiguous(), global_pair.scale)
                 if due:
                     found = thin_svd([(1.0, LoraPair(global_pair.A, B, global_pair.scale))])
-                    pairs[module.name] = orthonormal(found, global_pair, new_pair(module, spec, seed).A)
-        return replace(adapter, pairs=pairs, head=aggregated_head(answers, self.weighting))
+                    fresh = new_pair(module, spec, context.seed_for("aggregate"))
+                    pairs[module.name] = orthonormal(found, global_pair, fresh.A)
+        return replace(adapter, pairs=pairs, head=aggregated_head(answers, self.weighting)), {}
 
 
 def mean_B(global_pair: LoraPair, parts: Sequence[Contribution]) -> Tensor:

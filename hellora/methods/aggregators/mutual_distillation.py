@@ -10,12 +10,28 @@ not grow with the number of clients. In the published code λ_ce = 0, T = 1, and
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from hellora.core.algebra import prototype_of, prototype_row, with_prototypes
-from hellora.core.types import Adapter, AdapterSpec, ClientTask, ClientUpdate
+from hellora.core.errors import InputError
+from hellora.core.exchange import ClientTask, ClientUpdate
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter
 from hellora.methods.aggregators.participant_mean import ParticipantMean
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.context import RoundContext
+from hellora.methods.demands import (
+    AVERAGES_COMPONENTS,
+    LONE_ADAPTER,
+    MEAN_OF_EQUALS,
+    PROTOTYPES_KEPT,
+    PROTOTYPES_SENT,
+    PUBLIC_DATA,
+    RETURNS_THE_ONLY_ONE,
+    SHARED_MODEL,
+    TRAINS_BOTH,
+    Demands,
+)
+from hellora.methods.strategies import Aggregator, Answers
 
 Ensemble = Literal["uniform", "rank", "samples"]
 
@@ -24,8 +40,8 @@ Ensemble = Literal["uniform", "rank", "samples"]
 class MutualDistillation(Aggregator):
     """A prototype per rank: the mean of the clients of that rank; then all prototypes learn from their ensemble.
 
-    `aggregate` is step 1; the fields are the settings of step 2, which needs a model (hellora.client.distillation). A
-    rank that nobody trained keeps its prototype in step 1, bit for bit. In step 2 it teaches and learns like others.
+    The fields are the settings of step 2, for which a model is lent (hellora.client.distillation). A rank that nobody
+    trained keeps its prototype in step 1, bit for bit. In step 2 it teaches and learns like the others.
     """
 
     temperature: float = 2.0
@@ -37,7 +53,6 @@ class MutualDistillation(Aggregator):
     ensemble: Ensemble = "uniform"  # w: alike, by rank, or by the examples that a rank was trained on this round
     include_self: bool = True  # False: a prototype learns from the others only
     top_k: int = 64  # of a language model: teachers say this much about each token, and the mass of the rest
-    distils: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("temperature", "kd_weight", "kd_steps", "kd_batch_size", "kd_lr", "top_k"):
@@ -48,18 +63,35 @@ class MutualDistillation(Aggregator):
         if self.ensemble not in get_args(Ensemble):
             raise ValueError(f"ensemble must be one of {', '.join(get_args(Ensemble))}, not {self.ensemble!r}")
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+    @property
+    def demands(self) -> Demands:
+        alone = AVERAGES_COMPONENTS.less(LONE_ADAPTER)
+        return alone.also(
+            needs={PROTOTYPES_SENT, PUBLIC_DATA, SHARED_MODEL, TRAINS_BOTH},
+            promises={PROTOTYPES_KEPT, MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE},
+        )
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+        students = self.within_ranks(context, answers)
+        if len(students) > 1 and answers:
+            if context.lent is None:
+                raise InputError("mutual_distillation needs a model and public data: give federate() what it may lend")
+            teachers = self.teachers(students, answers)
+            students = context.lent.distil(students, teachers, self, context.seed_for("distil"))
+        return with_prototypes(students), {}
+
+    def within_ranks(self, context: RoundContext, answers: Answers) -> dict[int, Adapter]:
+        """Step 1: every prototype by its rank, ascending, each the mean of the clients of its rank."""
+        adapter, spec = context.adapter, context.spec
         of_rank: dict[int, list[tuple[ClientTask, ClientUpdate]]] = {}
         for task, update in answers:
             row = prototype_row(task.trained)
             of_rank.setdefault(row.shape[1], []).append((replace(task, trained=row), update))
-        ranks = {*of_rank, *adapter.prototypes, spec.max_rank}
-        return with_prototypes(
-            {
-                rank: ParticipantMean().aggregate(prototype_of(adapter, rank, spec), of_rank.get(rank, []), spec, seed)
-                for rank in ranks
-            }
-        )
+        means = {}
+        for rank in sorted({*of_rank, *adapter.prototypes, spec.max_rank}):
+            own = replace(context, adapter=prototype_of(adapter, rank, spec))
+            means[rank], _ = ParticipantMean().aggregate(own, of_rank.get(rank, []))
+        return means
 
     def teachers(self, ranks: Iterable[int], answers: Answers) -> dict[int, float]:
         """The weight w of each prototype in the ensemble, by rank. By samples, an idle rank counts as one example."""

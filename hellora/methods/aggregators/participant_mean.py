@@ -12,9 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hellora.core.types import Adapter, AdapterSpec, ClientUpdate, LoraPair, ModuleSpec
+from hellora.core.exchange import ClientUpdate
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter, LoraPair, ModuleSpec
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import Weighting, aggregated_head, check_weighting, in_order
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import AVERAGES_COMPONENTS, MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,14 @@ class ParticipantMean(Aggregator):
     def __post_init__(self) -> None:
         check_weighting(self.weighting)
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+    @property
+    def demands(self) -> Demands:
+        return AVERAGES_COMPONENTS.also(promises={MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE})
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
         if not answers:
-            return adapter
+            return context.adapter, {}
+        adapter, spec = context.adapter, context.spec
         by_id = in_order(answers)
         pairs = {}
         for module in spec.modules:
@@ -36,7 +45,7 @@ class ParticipantMean(Aggregator):
             A = component_mean(old.A, [(rows, pair.A, self.weight(update)) for update, rows, pair in parts])
             B = component_mean(old.B.T, [(rows, pair.B.T, self.weight(update)) for update, rows, pair in parts])
             pairs[module.name] = LoraPair(A, B.T.contiguous(), old.scale)
-        return replace(adapter, pairs=pairs, head=aggregated_head(answers, self.weighting))
+        return replace(adapter, pairs=pairs, head=aggregated_head(answers, self.weighting)), {}
 
     def weight(self, update: ClientUpdate) -> float:
         return update.weight if self.weighting == "samples" else 1.0

@@ -6,11 +6,13 @@ B_k A_k is all that acts at client k. The SVD is split evenly, √Σ on both sid
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from hellora.core.types import Adapter, AdapterSpec
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import Weighting, check_weighting, factorised_anew, mean_held
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import FACTORISES_ANEW, MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,14 @@ class ProductSvd(Aggregator):
     components beyond the smallest rank fade from round to round (rank collapse, arXiv 2602.13486).
     """
 
-    keeps_components: ClassVar[bool] = False
-    averages_components: ClassVar[bool] = False
     weighting: Weighting = "samples"
 
     def __post_init__(self) -> None:
         check_weighting(self.weighting)
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
-        return factorised_anew(adapter, answers, spec, seed, self.weighting, mean_held)
+    @property
+    def demands(self) -> Demands:
+        return FACTORISES_ANEW.also(promises={MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE})
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+        return factorised_anew(context, answers, self.weighting, mean_held), {}

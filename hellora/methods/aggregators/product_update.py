@@ -8,11 +8,13 @@ The update form is ours; with η = 1 and nothing cut off at dispatch it is FlexL
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
-from hellora.core.types import Adapter, AdapterSpec
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import Weighting, check_weighting, factorised_anew, mean_moved
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import FACTORISES_ANEW, MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,6 @@ class ProductUpdate(Aggregator):
     Exact up to that cut. A component that few clients train moves by their share of the weights only.
     """
 
-    keeps_components: ClassVar[bool] = False
-    averages_components: ClassVar[bool] = False
     weighting: Weighting = "samples"
     eta: float = 1.0  # the server's learning rate
 
@@ -32,6 +32,10 @@ class ProductUpdate(Aggregator):
         if not self.eta > 0:
             raise ValueError(f"eta must be greater than 0, not {self.eta}")
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+    @property
+    def demands(self) -> Demands:
+        return FACTORISES_ANEW.also(promises={MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE})
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
         terms = partial(mean_moved, eta=self.eta)
-        return factorised_anew(adapter, answers, spec, seed, self.weighting, terms)
+        return factorised_anew(context, answers, self.weighting, terms), {}

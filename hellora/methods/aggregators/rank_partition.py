@@ -9,14 +9,16 @@ The components beyond the smallest rank are thus not diluted by clients that wer
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 
 from hellora.core.low_rank import Term, thin_svd
-from hellora.core.types import Adapter, AdapterSpec, LoraPair
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter, LoraPair
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import Contribution, Weighting, check_weighting, factorised_anew
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import FACTORISES_ANEW, MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -27,15 +29,17 @@ class RankPartition(Aggregator):
     product_svd. Biased with unequal ones: what a small client leaves out still pulls its first directions.
     """
 
-    keeps_components: ClassVar[bool] = False
-    averages_components: ClassVar[bool] = False
     weighting: Weighting = "samples"
 
     def __post_init__(self) -> None:
         check_weighting(self.weighting)
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
-        return factorised_anew(adapter, answers, spec, seed, self.weighting, lambda _, parts: mean_by_partition(parts))
+    @property
+    def demands(self) -> Demands:
+        return FACTORISES_ANEW.also(promises={MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE})
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+        return factorised_anew(context, answers, self.weighting, lambda _, parts: mean_by_partition(parts)), {}
 
 
 def mean_by_partition(parts: Sequence[Contribution]) -> list[Term]:

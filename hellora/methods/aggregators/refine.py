@@ -13,10 +13,13 @@ from torch import Tensor
 
 from hellora.core.algebra import in_float64
 from hellora.core.low_rank import stacked
-from hellora.core.types import Adapter, AdapterSpec, LoraPair
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter, LoraPair
 from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import Contribution, Weighting, check_weighting, contributions, mean_moved
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import AVERAGES_COMPONENTS, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,16 @@ class Refine(Aggregator):
         if not self.ridge > 0:
             raise ValueError(f"ridge must be greater than 0, not {self.ridge}")
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+    @property
+    def demands(self) -> Demands:
+        return AVERAGES_COMPONENTS.also(promises={RETURNS_THE_ONLY_ONE})
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
         if not answers:
-            return adapter
-        mean = ParticipantMean(self.weighting).aggregate(in_float64(adapter), answers, spec, seed)
+            return context.adapter, {}
+        adapter, spec = context.adapter, context.spec
+        unrounded = replace(context, adapter=in_float64(adapter))
+        mean, _ = ParticipantMean(self.weighting).aggregate(unrounded, answers)
         pairs = dict(adapter.pairs)
         for module in spec.modules:
             if parts := contributions(module, answers, self.weighting):
@@ -46,7 +55,7 @@ class Refine(Aggregator):
                 pairs[module.name] = LoraPair(
                     new.A.to(global_pair.A.dtype), B.to(global_pair.B.dtype).contiguous(), global_pair.scale
                 )
-        return replace(adapter, pairs=pairs, head=mean.head)
+        return replace(adapter, pairs=pairs, head=mean.head), {}
 
     def refined(self, global_pair: LoraPair, mean: LoraPair, parts: list[Contribution]) -> Tensor:
         """B̄ + ΔB (d_out, max_rank), where ΔB moves only the components that somebody trained."""

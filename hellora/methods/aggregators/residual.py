@@ -7,14 +7,23 @@ missed is counted from the changes: ΔW + Σ_k p_k (s_k B_k A_k − D_k) − s B
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from hellora.core.algebra import in_float64
 from hellora.core.low_rank import grown, thin_svd
-from hellora.core.types import Adapter, AdapterSpec, LoraPair
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter, LoraPair
 from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import Weighting, check_weighting, contributions, mean_moved
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import (
+    AVERAGES_COMPONENTS,
+    BOUNDED_ADAPTER,
+    LASTING_COMPONENTS,
+    MEAN_OF_EQUALS,
+    RETURNS_THE_ONLY_ONE,
+    Demands,
+)
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,6 @@ class Residual(Aggregator):
     Exact without `residual_rank`. The residual and with it the download grow, up to the smaller side of the matrix.
     """
 
-    keeps_components: ClassVar[bool] = False
-    leaves_residual: ClassVar[bool] = True
     weighting: Weighting = "samples"
     residual_rank: int | None = None  # at most, by SVD; None: the smaller side of the matrix, which loses nothing
 
@@ -34,10 +41,18 @@ class Residual(Aggregator):
         if self.residual_rank is not None and self.residual_rank < 1:
             raise ValueError(f"residual_rank must be at least 1, not {self.residual_rank}")
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+    @property
+    def demands(self) -> Demands:
+        return AVERAGES_COMPONENTS.less(LASTING_COMPONENTS, BOUNDED_ADAPTER).also(
+            promises={MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE}
+        )
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
         if not answers:
-            return adapter
-        mean = ParticipantMean(self.weighting).aggregate(in_float64(adapter), answers, spec, seed)
+            return context.adapter, {}
+        adapter, spec = context.adapter, context.spec
+        unrounded = replace(context, adapter=in_float64(adapter))
+        mean, _ = ParticipantMean(self.weighting).aggregate(unrounded, answers)
         pairs, residual = dict(adapter.pairs), dict(adapter.residual)
         for module in spec.modules:
             if parts := contributions(module, answers, self.weighting):
@@ -49,4 +64,4 @@ class Residual(Aggregator):
                 pairs[module.name] = LoraPair(
                     new.A.to(global_pair.A.dtype), new.B.to(global_pair.B.dtype), global_pair.scale
                 )
-        return replace(adapter, pairs=pairs, head=mean.head, residual=residual)
+        return replace(adapter, pairs=pairs, head=mean.head, residual=residual), {}

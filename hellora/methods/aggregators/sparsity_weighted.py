@@ -7,26 +7,30 @@ the clients that trained the module. Examples count for the head only. Where eve
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from hellora.core.low_rank import norm
-from hellora.core.types import Adapter, AdapterSpec, Factors
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter
 from hellora.methods.aggregators.context_pad import padded_mean
 from hellora.methods.aggregators.participant_mean import trained_pairs
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import aggregated_head, in_order
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import ALL_SHARED, AVERAGES_COMPONENTS, ONLY_TRAINED, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
 class SparsityWeighted(Aggregator):
     """Zero padding in which clients with a larger update weigh more."""
 
-    pads: ClassVar[bool] = True
-    shares: ClassVar[tuple[Factors, ...]] = ("both",)  # the size of B A says nothing where one factor is private
+    @property
+    def demands(self) -> Demands:
+        return AVERAGES_COMPONENTS.also(needs={ONLY_TRAINED, ALL_SHARED}, promises={RETURNS_THE_ONLY_ONE})
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
         if not answers:
-            return adapter
+            return context.adapter, {}
+        adapter, spec = context.adapter, context.spec
         by_id = in_order(answers)
         pairs = {}
         for module in spec.modules:
@@ -35,4 +39,4 @@ class SparsityWeighted(Aggregator):
             weights = norms if any(norms) else [1.0] * len(norms)
             parts = [(rows, pair, weight) for (_, rows, pair), weight in zip(found, weights, strict=True)]
             pairs[module.name] = padded_mean(adapter.pairs[module.name], parts, "zero", gamma=1.0)
-        return replace(adapter, pairs=pairs, head=aggregated_head(answers, "samples"))
+        return replace(adapter, pairs=pairs, head=aggregated_head(answers, "samples")), {}

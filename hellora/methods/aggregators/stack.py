@@ -10,13 +10,22 @@ with B = 0, or where every client trained all of it; what nobody trained of the 
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from hellora.core.algebra import new_pair
 from hellora.core.low_rank import grown, thin_svd
-from hellora.core.types import Adapter, AdapterSpec
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import Weighting, aggregated_head, check_weighting, contributions, mean_moved
-from hellora.methods.protocols import Aggregator, Answers, Trains
+from hellora.methods.demands import (
+    BOUNDED_ADAPTER,
+    FACTORISES_ANEW,
+    MEAN_OF_EQUALS,
+    RETURNS_THE_ONLY_ONE,
+    TRAINS_B_EVERY_ROUND,
+    Demands,
+)
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -29,10 +38,6 @@ class Stack(Aggregator):
     move.
     """
 
-    keeps_components: ClassVar[bool] = False
-    leaves_residual: ClassVar[bool] = True
-    averages_components: ClassVar[bool] = False
-    trains: ClassVar[tuple[Trains, ...]] = ("both", "B")
     weighting: Weighting = "samples"
     energy: float = 1.0  # of each round's sum; 1 keeps all of it
     residual_rank: int | None = None  # at most, by SVD; None: the smaller side of the matrix, which loses nothing
@@ -44,9 +49,16 @@ class Stack(Aggregator):
         if self.residual_rank is not None and self.residual_rank < 1:
             raise ValueError(f"residual_rank must be at least 1, not {self.residual_rank}")
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
+    @property
+    def demands(self) -> Demands:
+        return FACTORISES_ANEW.less(BOUNDED_ADAPTER).also(
+            needs={TRAINS_B_EVERY_ROUND}, promises={MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE}
+        )
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
         if not answers:
-            return adapter
+            return context.adapter, {}
+        adapter, spec = context.adapter, context.spec
         pairs, residual = dict(adapter.pairs), dict(adapter.residual)
         for module in spec.modules:
             if parts := contributions(module, answers, self.weighting):
@@ -55,6 +67,6 @@ class Stack(Aggregator):
                 limit = self.residual_rank or side
                 if new := grown(residual.get(module.name), added, limit, global_pair.A.dtype):
                     residual[module.name] = new
-                pairs[module.name] = new_pair(module, spec, seed)
+                pairs[module.name] = new_pair(module, spec, context.seed_for("aggregate"))
         head = aggregated_head(answers, self.weighting)
-        return replace(adapter, pairs=pairs, head=head, residual=residual)
+        return replace(adapter, pairs=pairs, head=head, residual=residual), {}

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hellora.core.types import Adapter, AdapterSpec
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter
+from hellora.methods.context import RoundContext
 from hellora.methods.contributions import coordinate_wise
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.demands import AVERAGES_COMPONENTS, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,12 @@ class TrimmedMean(Aggregator):
         if not 0 <= self.trim < 0.5:
             raise ValueError(f"trim must be in [0, 0.5), not {self.trim}: it is left out on each side")
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
-        return coordinate_wise(adapter, answers, spec, self.mean)
+    @property
+    def demands(self) -> Demands:
+        return AVERAGES_COMPONENTS.also(promises={RETURNS_THE_ONLY_ONE})
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+        return coordinate_wise(context, answers, self.mean), {}
 
     def mean(self, values: Tensor) -> Tensor:
         """Over the first dimension, less the ends."""

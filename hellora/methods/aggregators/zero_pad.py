@@ -7,18 +7,22 @@ round, in A and in B. The mean of one factor is exact where the other is the sam
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from hellora.core.types import Adapter, AdapterSpec
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter
 from hellora.methods.aggregators.context_pad import ContextPad
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.context import RoundContext
+from hellora.methods.demands import AVERAGES_COMPONENTS, MEAN_OF_EQUALS, ONLY_TRAINED, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.strategies import Aggregator, Answers
 
 
 @dataclass(frozen=True)
 class ZeroPad(Aggregator):
     """Every client counts in every rank component, with zeros where it has none; what few train is diluted."""
 
-    pads: ClassVar[bool] = True
+    @property
+    def demands(self) -> Demands:
+        return AVERAGES_COMPONENTS.also(needs={ONLY_TRAINED}, promises={MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE})
 
-    def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
-        return ContextPad("zero", kappa=0.0, gamma=1.0).aggregate(adapter, answers, spec, seed)
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+        return ContextPad("zero", kappa=0.0, gamma=1.0).aggregate(context, answers)

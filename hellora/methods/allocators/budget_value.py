@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from hellora.budgets.cost import Ranks
 from hellora.budgets.planner import largest_of_growing
-from hellora.core.types import Allocation, ClientProfile, Memory
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation, ClientProfile, Ranks
 from hellora.methods.allocators.fisher import Fisher
 from hellora.methods.allocators.geometric import Pattern
 from hellora.methods.allocators.randomized_geometric import RandomizedGeometric
-from hellora.methods.protocols import Allocator, RoundView, Scores
+from hellora.methods.context import RoundContext, Scores
+from hellora.methods.demands import PLANNER, Demands
+from hellora.methods.strategies import Allocator
 
 Value = Literal["fisher", "geometric", "uniform"]
 
@@ -37,53 +38,55 @@ class BudgetValue(Allocator):
     def __post_init__(self) -> None:
         if self.value not in get_args(Value):
             raise ValueError(f"value must be one of {', '.join(get_args(Value))}, not {self.value!r}")
-        Fisher(refresh=self.refresh, fallback=self.pattern)  # checks the rest
+        _ = self.fisher  # checks the rest
 
     @property
-    def needs_planner(self) -> bool:
-        return True
+    def demands(self) -> Demands:
+        of_value = self.fisher.demands if self.value == "fisher" else Demands()
+        return of_value.also(needs={PLANNER})
 
     @property
-    def needs_proxy(self) -> bool:
-        return self.value == "fisher"
+    def fisher(self) -> Fisher:
+        """What measures Fisher information."""
+        return Fisher(refresh=self.refresh, fallback=self.pattern)
 
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        values, memory = self.values(view)
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        values, state = self.values(context)
         known: dict[object, Ranks] = {}  # clients of one budget get one row
         rows = []
-        for client in view.cohort:
+        for client in context.cohort:
             alike = (client.budget, client.speed, client.num_examples)
             if alike not in known:
-                known[alike] = best_ranks(view, client, values)
+                known[alike] = best_ranks(context, client, values)
             rows.append(known[alike])
-        return view.allocation_of_ranks(rows), memory
+        return context.allocation_of_ranks(rows), state
 
-    def values(self, view: RoundView) -> tuple[Scores, Memory]:
+    def values(self, context: RoundContext) -> tuple[Scores, StrategyState]:
         """v, (layers,), and what to find again next round."""
         if self.value == "fisher":
-            memory = Fisher(refresh=self.refresh).measured(view)
-            scores = memory["scores"].numpy()
-            return (scores if np.isfinite(scores).all() else np.ones_like(scores)), memory
+            state = self.fisher.measured(context)
+            scores = state["scores"].numpy()
+            return (scores if np.isfinite(scores).all() else np.ones_like(scores)), state
         if self.value == "geometric":
-            return RandomizedGeometric(self.pattern).probabilities(view), {}
-        return np.ones(view.spec.num_layers), {}
+            return RandomizedGeometric(self.pattern).probabilities(context), {}
+        return np.ones(context.spec.num_layers), {}
 
 
-def best_ranks(view: RoundView, client: ClientProfile, values: Scores) -> Ranks:
+def best_ranks(context: RoundContext, client: ClientProfile, values: Scores) -> Ranks:
     """The row (layers,) of the greatest value that fits the client; all 0 if none does."""
-    num_layers = view.spec.num_layers
-    limits = client.budget.ranks(num_layers, view.spec.max_rank)
+    num_layers = context.spec.num_layers
+    limits = client.budget.ranks(num_layers, context.spec.max_rank)
     best, best_value = np.zeros_like(limits), 0.0
     for shallowest in reversed(range(num_layers)):  # of rows of one value the deepest, which costs the least
         layers = np.arange(shallowest, num_layers)
         order = layers[np.lexsort((-layers, -values[layers]))][: client.budget.capacity(num_layers)]
-        ranks = longest_that_fits(view, client, order, limits)
+        ranks = longest_that_fits(context, client, order, limits)
         if (value := float(values @ ranks)) > best_value * (1 + 1e-12):
             best, best_value = ranks, value
     return best
 
 
-def longest_that_fits(view: RoundView, client: ClientProfile, order: npt.NDArray[np.int64], limits: Ranks) -> Ranks:
+def longest_that_fits(context: RoundContext, client: ClientProfile, order: Ranks, limits: Ranks) -> Ranks:
     """As many layers of `order` as fit at their limits, then as many components of the next one."""
 
     def filled(whole: int, more: int = 0) -> Ranks:
@@ -92,6 +95,6 @@ def longest_that_fits(view: RoundView, client: ClientProfile, order: npt.NDArray
         ranks[order[whole : whole + 1]] = more
         return ranks
 
-    whole = largest_of_growing(len(order), lambda count: view.fits(client, filled(count)))
+    whole = largest_of_growing(len(order), lambda count: context.fits(client, filled(count)))
     limit = int(limits[order[whole]]) if whole < len(order) else 0
-    return filled(whole, largest_of_growing(limit, lambda more: view.fits(client, filled(whole, more))))
+    return filled(whole, largest_of_growing(limit, lambda more: context.fits(client, filled(whole, more))))

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hellora.budgets.cost import Ranks
 from hellora.budgets.planner import largest
-from hellora.core.types import Allocation, ClientProfile, Memory
-from hellora.methods.protocols import Allocator, RoundView
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation, ClientProfile, Ranks
+from hellora.methods.context import RoundContext
+from hellora.methods.strategies import Allocator
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,20 @@ class DepthFromOutput(Allocator):
         if not 0 < self.smallest <= 1:
             raise ValueError(f"smallest must be greater than 0 and at most 1, not {self.smallest}")
 
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        return view.allocation_of_ranks([self.most(view, client) for client in view.cohort]), {}
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        return context.allocation_of_ranks([self.most(context, client) for client in context.cohort]), {}
 
-    def most(self, view: RoundView, client: ClientProfile) -> Ranks:
+    def most(self, context: RoundContext, client: ClientProfile) -> Ranks:
         """The ranks of a client that trains as many layers as it can afford, (layers,)."""
-        limit = client.budget.capacity(view.spec.num_layers)
-        return self.ranks(view, client, largest(limit, lambda c: view.fits(client, self.ranks(view, client, c))))
+        limit = client.budget.capacity(context.spec.num_layers)
+        return self.ranks(
+            context, client, largest(limit, lambda c: context.fits(client, self.ranks(context, client, c)))
+        )
 
-    def ranks(self, view: RoundView, client: ClientProfile, count: int) -> Ranks:
+    def ranks(self, context: RoundContext, client: ClientProfile, count: int) -> Ranks:
         """The ranks of a client that trains the deepest `count` layers, (layers,)."""
-        from_output = view.spec.num_layers - 1 - np.arange(view.spec.num_layers)
+        from_output = context.spec.num_layers - 1 - np.arange(context.spec.num_layers)
         shares = np.clip(1 - (1 - self.smallest) * from_output / max(count - 1, 1), 0, 1)
-        budget = view.ranks(client, np.flatnonzero(from_output < count))
+        budget = context.ranks(client, np.flatnonzero(from_output < count))
         ranks: Ranks = np.minimum(budget, np.maximum(np.floor(budget * shares + 0.5), 1)).astype(np.int64)
         return ranks

@@ -7,14 +7,16 @@ A client that cannot afford all layers trains its deepest, because memory follow
 
 from dataclasses import dataclass
 
-from hellora.core.types import Allocation, Memory
-from hellora.methods.protocols import Allocator, RoundView
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation
+from hellora.methods.context import RoundContext
+from hellora.methods.strategies import Allocator
 
 
 @dataclass(frozen=True)
 class Everything(Allocator):
     """As many layers as the client can afford, deepest first."""
 
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        num_layers = view.spec.num_layers
-        return view.largest_allocation(lambda _, c: range(num_layers - c, num_layers)), {}
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        num_layers = context.spec.num_layers
+        return context.largest_allocation(lambda _, c: range(num_layers - c, num_layers)), {}

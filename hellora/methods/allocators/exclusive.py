@@ -10,16 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from hellora.core.errors import InputError
-from hellora.core.types import Allocation, ClientProfile, Memory
-from hellora.methods.protocols import Allocator, RoundView
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation, ClientProfile
+from hellora.methods.context import RoundContext
+from hellora.methods.strategies import Allocator
 
 
 @dataclass(frozen=True)
 class Exclusive(Allocator):
     """All or nothing; a cohort without a strong client leaves the round unchanged."""
 
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        spec = view.spec
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        spec = context.spec
         whole, nothing = (np.full(spec.num_layers, rank, dtype=np.int64) for rank in (spec.max_rank, 0))
 
         def affords_all(client: ClientProfile) -> bool:
@@ -28,12 +30,12 @@ class Exclusive(Allocator):
             return (
                 within
                 and bool((budget.ranks(spec.num_layers, spec.max_rank) == whole).all())
-                and view.fits(client, whole)
+                and context.fits(client, whole)
             )
 
-        if not any(map(affords_all, view.fleet)):
+        if not any(map(affords_all, context.fleet)):
             raise InputError(
                 f"allocator 'exclusive' needs a client that can train all {spec.num_layers} layers at the full rank, "
                 f"and the fleet has none"
             )
-        return view.allocation_of_ranks([whole if affords_all(client) else nothing for client in view.cohort]), {}
+        return context.allocation_of_ranks([whole if affords_all(client) else nothing for client in context.cohort]), {}

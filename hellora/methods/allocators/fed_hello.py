@@ -9,11 +9,14 @@ clients report while RGD runs counts from the first refresh on.
 
 from dataclasses import dataclass
 
-from hellora.core.types import Allocation, Memory
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation
 from hellora.methods.allocators.fisher import Fisher, Resample, Source, span
 from hellora.methods.allocators.geometric import Pattern
 from hellora.methods.allocators.randomized_geometric import RandomizedGeometric
-from hellora.methods.protocols import Allocator, RoundView
+from hellora.methods.context import RoundContext
+from hellora.methods.demands import Demands
+from hellora.methods.strategies import Allocator
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,11 @@ class FedHello(Allocator):
         return Fisher(scores=self.scores, refresh=self.refresh, resample=self.resample, fallback=self.pattern)
 
     @property
-    def needs_reports(self) -> bool:
-        return self.fisher.needs_reports
+    def demands(self) -> Demands:
+        return self.fisher.demands
 
-    @property
-    def needs_proxy(self) -> bool:
-        return self.fisher.needs_proxy
-
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        if view.round >= span(self.warmup, view.rounds):
-            return self.fisher.allocate(view)
-        allocation, _ = RandomizedGeometric(self.pattern).allocate(view)
-        return allocation, self.fisher.observe(view)
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        if context.round >= span(self.warmup, context.rounds):
+            return self.fisher.allocate(context)
+        allocation, _ = RandomizedGeometric(self.pattern).allocate(context)
+        return allocation, self.fisher.observe(context)

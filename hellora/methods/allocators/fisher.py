@@ -19,11 +19,14 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from hellora.core.types import Allocation, Memory
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation
 from hellora.methods.allocators.geometric import Pattern
 from hellora.methods.allocators.randomized_geometric import RandomizedGeometric
+from hellora.methods.context import RoundContext, Scores
+from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, SHARED_MODEL, Demands
 from hellora.methods.layer_sampling import probabilities_from_scores, sample_layers
-from hellora.methods.protocols import Allocator, RoundView, Scores
+from hellora.methods.strategies import Allocator
 
 Source = Literal["proxy", "clients"]
 Resample = Literal["every_round", "on_refresh"]
@@ -58,47 +61,46 @@ class Fisher(Allocator):
         RandomizedGeometric(self.fallback)
 
     @property
-    def needs_reports(self) -> bool:
-        return self.scores == "clients"
+    def demands(self) -> Demands:
+        if self.scores == "clients":
+            return Demands(needs=frozenset({LAYER_SCORES_REPORTED}), brings=("layer_scores",))
+        return Demands(needs=frozenset({PROXY_DATA, SHARED_MODEL}))
 
-    @property
-    def needs_proxy(self) -> bool:
-        return self.scores == "proxy"
+    def measured(self, context: RoundContext) -> StrategyState:
+        """The state with the `scores` (layers,) that are in force, measured anew where it is time."""
+        state = dict(self.observe(context))
+        if "refreshed" not in state or context.round - int(state["refreshed"]) >= span(self.refresh, context.rounds):
+            scores = filled(state["reported"].numpy()) if self.scores == "clients" else context.layer_scores()
+            state |= {"scores": torch.from_numpy(scores.copy()), "refreshed": torch.tensor(context.round)}
+        return state
 
-    def measured(self, view: RoundView) -> Memory:
-        """The memory with the `scores` (layers,) that are in force, measured anew where it is time."""
-        memory = dict(self.observe(view))
-        if "refreshed" not in memory or view.round - int(memory["refreshed"]) >= span(self.refresh, view.rounds):
-            scores = filled(memory["reported"].numpy()) if self.needs_reports else view.layer_scores()
-            memory |= {"scores": torch.from_numpy(scores.copy()), "refreshed": torch.tensor(view.round)}
-        return memory
-
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        memory = self.measured(view)
-        p = probabilities_from_scores(memory["scores"].numpy(), self.clusters)
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        state = self.measured(context)
+        p = probabilities_from_scores(state["scores"].numpy(), self.clusters)
         if p is None:
-            p = RandomizedGeometric(self.fallback).probabilities(view)
-        drawn = int(memory["refreshed"]) if self.resample == "on_refresh" else view.round
-        return view.largest_allocation(
-            lambda client, c: sample_layers(p, c, view.rng(client.id, "layers", drawn))
-        ), memory
+            p = RandomizedGeometric(self.fallback).probabilities(context)
+        drawn = int(state["refreshed"]) if self.resample == "on_refresh" else context.round
+        return context.largest_allocation(
+            lambda client, c: sample_layers(p, c, context.rng(client.id, "layers", drawn))
+        ), state
 
-    def observe(self, view: RoundView) -> Memory:
-        """The memory with last round's reports folded in: `reported` (layers,) is nan until a layer is first seen."""
-        if not self.needs_reports:
-            return view.memory
-        unseen = torch.full((view.spec.num_layers,), torch.nan, dtype=torch.float64)
-        old: Scores = view.memory.get("reported", unseen).numpy()
-        clients = sorted((c for c in view.fleet if c.id in view.reports), key=lambda client: client.id)
-        reports = np.array([view.reports[client.id].double().numpy() for client in clients])
-        reports = reports.reshape(-1, view.spec.num_layers)
+    def observe(self, context: RoundContext) -> StrategyState:
+        """The state with last round's reports folded in: `reported` (layers,) is nan until a layer is first seen."""
+        if self.scores != "clients":
+            return context.state
+        unseen = torch.full((context.spec.num_layers,), torch.nan, dtype=torch.float64)
+        old: Scores = context.state.get("reported", unseen).numpy()
+        told = context.reported("layer_scores/scores")
+        clients = sorted((c for c in context.fleet if c.id in told), key=lambda client: client.id)
+        reports = np.array([told[client.id].double().numpy() for client in clients])
+        reports = reports.reshape(-1, context.spec.num_layers)
         given = np.isfinite(reports)
         weights = given * np.array([float(client.num_examples) for client in clients])[:, None]
         seen = given.any(axis=0)
         total = np.where(seen, weights.sum(axis=0), 1.0)
         mean = (weights * np.where(given, reports, 0.0)).sum(axis=0) / total
         smoothed = np.where(np.isnan(old), mean, self.smoothing * old + (1 - self.smoothing) * mean)
-        return {**view.memory, "reported": torch.from_numpy(np.where(seen, smoothed, old))}
+        return {**context.state, "reported": torch.from_numpy(np.where(seen, smoothed, old))}
 
 
 def filled(reported: Scores) -> Scores:

@@ -14,8 +14,10 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hellora.core.types import Allocation, Memory
-from hellora.methods.protocols import Allocator, RoundView
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation
+from hellora.methods.context import RoundContext
+from hellora.methods.strategies import Allocator
 
 Pattern = Literal["triangle", "inverted_triangle", "bottleneck", "uniform"]
 
@@ -44,5 +46,5 @@ class Geometric(Allocator):
         if self.pattern not in get_args(Pattern):
             raise ValueError(f"pattern must be one of {', '.join(get_args(Pattern))}, not {self.pattern!r}")
 
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        return view.largest_allocation(lambda _, c: pattern_layers(self.pattern, c, view.spec.num_layers)), {}
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        return context.largest_allocation(lambda _, c: pattern_layers(self.pattern, c, context.spec.num_layers)), {}

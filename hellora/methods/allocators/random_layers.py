@@ -9,15 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hellora.core.types import Allocation, Memory
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation
+from hellora.methods.context import RoundContext
 from hellora.methods.layer_sampling import sample_layers
-from hellora.methods.protocols import Allocator, RoundView
+from hellora.methods.strategies import Allocator
 
 
 @dataclass(frozen=True)
 class RandomLayers(Allocator):
     """As many layers as the client can afford, all equally likely."""
 
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        p = np.full(view.spec.num_layers, 1 / view.spec.num_layers)
-        return view.largest_allocation(lambda client, c: sample_layers(p, c, view.rng(client.id, "layers"))), {}
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        p = np.full(context.spec.num_layers, 1 / context.spec.num_layers)
+        return context.largest_allocation(lambda client, c: sample_layers(p, c, context.rng(client.id, "layers"))), {}

@@ -11,18 +11,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hellora.core.types import Allocation, Memory
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation
 from hellora.methods.allocators.everything import Everything
-from hellora.methods.protocols import Allocator, RoundView
+from hellora.methods.context import RoundContext
+from hellora.methods.strategies import Allocator
 
 
 @dataclass(frozen=True)
 class RandomRanks(Allocator):
     """As many rank components as the client can afford, all equally likely."""
 
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        first, memory = Everything().allocate(view)
-        clients = zip(first.mask, view.cohort, strict=True)
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        first, state = Everything().allocate(context)
+        clients = zip(first.mask, context.cohort, strict=True)
         # The first r of a random order are a random set of r.
-        rows = [row[:, view.rng(client.id, "ranks").permutation(view.spec.max_rank)] for row, client in clients]
-        return replace(first, mask=np.array(rows, dtype=bool).reshape(first.mask.shape)), memory
+        rows = [row[:, context.rng(client.id, "ranks").permutation(context.spec.max_rank)] for row, client in clients]
+        return replace(first, mask=np.array(rows, dtype=bool).reshape(first.mask.shape)), state

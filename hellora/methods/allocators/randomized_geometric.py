@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hellora.core.types import Allocation, Memory
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation
 from hellora.methods.allocators.geometric import Geometric, Pattern, pattern_layers
+from hellora.methods.context import RoundContext, Scores
 from hellora.methods.layer_sampling import sample_layers
-from hellora.methods.protocols import Allocator, RoundView, Scores
+from hellora.methods.strategies import Allocator
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,16 @@ class RandomizedGeometric(Allocator):
     def __post_init__(self) -> None:
         Geometric(self.pattern)  # the same patterns are valid
 
-    def probabilities(self, view: RoundView) -> Scores:
+    def probabilities(self, context: RoundContext) -> Scores:
         """p, (layers,)."""
-        num_layers = view.spec.num_layers
+        num_layers = context.spec.num_layers
         if self.pattern == "uniform":
             return np.full(num_layers, 1 / num_layers)
         # A fleet that cannot afford a layer of the pattern may afford other layers, or trains nothing.
-        capacities = view.fleet_capacities(lambda c: pattern_layers(self.pattern, c, num_layers)) or (num_layers,)
+        capacities = context.fleet_capacities(lambda c: pattern_layers(self.pattern, c, num_layers)) or (num_layers,)
         held = np.concatenate([pattern_layers(self.pattern, c, num_layers) for c in capacities])
         return np.bincount(held, minlength=num_layers) / sum(capacities)
 
-    def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
-        p = self.probabilities(view)
-        return view.largest_allocation(lambda client, c: sample_layers(p, c, view.rng(client.id, "layers"))), {}
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        p = self.probabilities(context)
+        return context.largest_allocation(lambda client, c: sample_layers(p, c, context.rng(client.id, "layers"))), {}

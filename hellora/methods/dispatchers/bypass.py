@@ -7,20 +7,23 @@ The other blocks are left out of its forward and backward pass, and their pairs 
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
-from hellora.core.types import Adapter, AdapterSpec, Mask
-from hellora.methods.protocols import Dispatcher
+import numpy as np
+
+from hellora.core.types import Adapter, AdapterSpec, Mask, Sent
+from hellora.methods.context import RoundContext
+from hellora.methods.strategies import Dispatcher
 
 
 @dataclass(frozen=True)
 class Bypass(Dispatcher):
     """Only the layers that the client trains go down, whole; it skips the other blocks."""
 
-    bypasses: ClassVar[bool] = True
+    def sends(self, trained: Mask, spec: AdapterSpec) -> Sent:
+        return Sent(np.where(trained.any(axis=1), spec.max_rank, 0), bypass=True)
 
-    def dispatch(self, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
-        there = {module.name for module in spec.modules if trained[module.layer].any()}
+    def dispatch(self, context: RoundContext, adapter: Adapter, trained: Mask) -> Adapter:
+        there = {module.name for module in context.spec.modules if trained[module.layer].any()}
         pairs = {name: pair for name, pair in adapter.pairs.items() if name in there}
         residual = {name: pair for name, pair in adapter.residual.items() if name in there}
         return replace(adapter, pairs=pairs, residual=residual, prototypes={})

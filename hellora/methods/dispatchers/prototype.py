@@ -6,20 +6,29 @@ Where a client trains fewer components in some layer than its rank, it receives 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+
+import numpy as np
 
 from hellora.core.algebra import prototype_of, prototype_row
-from hellora.core.types import Adapter, AdapterSpec, Mask
+from hellora.core.types import Adapter, AdapterSpec, Mask, Sent
+from hellora.methods.context import RoundContext
+from hellora.methods.demands import ONLY_TRAINED, PROTOTYPES_KEPT, PROTOTYPES_SENT, Demands
 from hellora.methods.dispatchers.truncate import Truncate
-from hellora.methods.protocols import Dispatcher
+from hellora.methods.strategies import Dispatcher
 
 
 @dataclass(frozen=True)
 class Prototype(Dispatcher):
     """The global adapter of the client's own rank; before that rank has one, the first components of the largest."""
 
-    sends_prototypes: ClassVar[bool] = True
+    @property
+    def demands(self) -> Demands:
+        return super().demands.also(needs={PROTOTYPES_KEPT}, promises={ONLY_TRAINED, PROTOTYPES_SENT})
 
-    def dispatch(self, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
+    def sends(self, trained: Mask, spec: AdapterSpec) -> Sent:
+        ranks = trained.sum(axis=1)
+        return Sent(np.where(ranks > 0, ranks, ranks.max()), cut=True)
+
+    def dispatch(self, context: RoundContext, adapter: Adapter, trained: Mask) -> Adapter:
         row = prototype_row(trained)
-        return Truncate().dispatch(prototype_of(adapter, row.shape[1], spec), row, spec)
+        return Truncate().dispatch(context, prototype_of(adapter, row.shape[1], context.spec), row)

@@ -6,14 +6,16 @@ For a global adapter that an SVD made it is `truncate`. A layer in which the cli
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hellora.core.low_rank import thin_svd, to_global
-from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask
-from hellora.methods.protocols import Dispatcher
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, Sent
+from hellora.methods.context import RoundContext
+from hellora.methods.demands import ONLY_TRAINED, Demands
+from hellora.methods.strategies import Dispatcher
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,18 @@ class Svd(Dispatcher):
     names.
     """
 
-    keeps_components: ClassVar[bool] = False
+    @property
+    def demands(self) -> Demands:
+        return Demands(promises=frozenset({ONLY_TRAINED}))  # but none of the global adapter's own components
 
-    def dispatch(self, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
+    def sends(self, trained: Mask, spec: AdapterSpec) -> Sent:
+        ranks = trained.sum(axis=1)
+        return Sent(np.where(ranks > 0, ranks, spec.max_rank), cut=True)
+
+    def dispatch(self, context: RoundContext, adapter: Adapter, trained: Mask) -> Adapter:
         pairs = dict(adapter.pairs)
-        for module in spec.modules:
-            if 0 < (rank := int(trained[module.layer].sum())) < spec.max_rank:
+        for module in context.spec.modules:
+            if 0 < (rank := int(trained[module.layer].sum())) < context.spec.max_rank:
                 global_pair = pairs[module.name]
                 pairs[module.name] = to_global(
                     thin_svd([(1.0, global_pair)], rank), global_pair.scale, idle_rows(global_pair, rank)

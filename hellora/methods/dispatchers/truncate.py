@@ -7,24 +7,32 @@ whole.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
+import numpy as np
 import torch
 
 from hellora.core.algebra import components
-from hellora.core.types import Adapter, AdapterSpec, Mask
-from hellora.methods.protocols import Dispatcher
+from hellora.core.types import Adapter, AdapterSpec, Mask, Sent
+from hellora.methods.context import RoundContext
+from hellora.methods.demands import ONLY_TRAINED, Demands
+from hellora.methods.strategies import Dispatcher
 
 
 @dataclass(frozen=True)
 class Truncate(Dispatcher):
     """Only the rank components that the client trains go down; the others do not act at the client."""
 
-    sends_untrained: ClassVar[bool] = False
+    @property
+    def demands(self) -> Demands:
+        return super().demands.also(promises={ONLY_TRAINED})
 
-    def dispatch(self, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
+    def sends(self, trained: Mask, spec: AdapterSpec) -> Sent:
+        ranks = trained.sum(axis=1)
+        return Sent(np.where(ranks > 0, ranks, spec.max_rank), cut=True)
+
+    def dispatch(self, context: RoundContext, adapter: Adapter, trained: Mask) -> Adapter:
         pairs = dict(adapter.pairs)
-        for module in spec.modules:
+        for module in context.spec.modules:
             if (row := trained[module.layer]).any():
                 pairs[module.name] = components(adapter.pairs[module.name], torch.tensor(row))
         return replace(adapter, pairs=pairs, prototypes={})

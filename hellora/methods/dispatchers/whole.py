@@ -2,13 +2,19 @@
 
 from dataclasses import dataclass
 
-from hellora.core.types import Adapter, AdapterSpec, Mask
-from hellora.methods.protocols import Dispatcher
+import numpy as np
+
+from hellora.core.types import Adapter, AdapterSpec, Mask, Sent
+from hellora.methods.context import RoundContext
+from hellora.methods.strategies import Dispatcher
 
 
 @dataclass(frozen=True)
 class Whole(Dispatcher):
     """The full adapter goes down; what a client does not train still acts, frozen."""
 
-    def dispatch(self, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
+    def sends(self, trained: Mask, spec: AdapterSpec) -> Sent:
+        return Sent(np.full(spec.num_layers, spec.max_rank))
+
+    def dispatch(self, context: RoundContext, adapter: Adapter, trained: Mask) -> Adapter:
         return adapter

@@ -17,20 +17,12 @@ from hellora.backends.flower import FlowerBackend, Roster, ask_all
 from hellora.backends.records import from_records, hello_of, note, to_records
 from hellora.backends.wire import pack_answer, unpack_task
 from hellora.core.errors import RunError
-from hellora.core.types import (
-    AdapterSpec,
-    Budget,
-    ClientFailure,
-    ClientProfile,
-    ClientTask,
-    ClientUpdate,
-    ModuleSpec,
-    WireFormat,
-)
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
+from hellora.core.types import AdapterSpec, Budget, ClientProfile, ModuleSpec
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.protocols import Method
+from hellora.methods.strategies import Method
 from hellora.methods.sharing import answer_part, travelling_bytes
 from hellora.server.answers import collect
 

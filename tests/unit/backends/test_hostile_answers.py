@@ -12,7 +12,8 @@ from factories import random_adapter, task_for, tiny_spec, update_of
 
 from hellora.backends.wire import OVERHEAD, WireError, as_received, pack_answer, read_answer, unpack_answer
 from hellora.core.codec import SCALES
-from hellora.core.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
+from hellora.core.types import ClientProfile
 from hellora.server.answers import collect
 
 SPEC = tiny_spec()

@@ -14,7 +14,8 @@ from flwr.clientapp import ClientApp
 from hellora.backends.flower import FlowerBackend, Roster
 from hellora.backends.records import from_records, hello_of, note, to_records
 from hellora.backends.wire import pack_answer, unpack_task
-from hellora.core.types import Budget, ClientProfile, ClientTask, WireFormat
+from hellora.core.exchange import ClientTask, WireFormat
+from hellora.core.types import Budget, ClientProfile
 from hellora.server.answers import collect
 
 SPEC = tiny_spec()

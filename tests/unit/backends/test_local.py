@@ -14,8 +14,9 @@ import torch
 from factories import bits
 
 from hellora.backends.local import LocalBackend, Worker
-from hellora.client.train import ClientWork
-from hellora.core.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
+from hellora.client.work import ClientWork
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
+from hellora.core.types import ClientProfile
 from hellora.model.resident import BaseModel
 
 CLIENTS = 12

@@ -23,21 +23,12 @@ from hellora.backends.wire import (
 )
 from hellora.core.algebra import trained_part
 from hellora.core.codec import wire_bytes
-from hellora.core.types import (
-    Adapter,
-    ClientFailure,
-    ClientTask,
-    ClientUpdate,
-    Factors,
-    LoraPair,
-    Policy,
-    TrainSettings,
-    WireFormat,
-)
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Factors, Policy, TrainSettings, WireFormat
+from hellora.core.types import Adapter, LoraPair
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.protocols import Dispatcher
+from hellora.methods.strategies import Dispatcher
 
 SPEC = tiny_spec()
 TASK = task_for(0, random_adapter(SPEC, 0), np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool))

@@ -20,12 +20,14 @@ from transformers import GPT2Config, GPT2Model
 import hellora.client.train
 from hellora.client.train import TrainingError, train_client
 from hellora.core.algebra import new_pair
-from hellora.core.types import ClientTask, Mask, Policy
+from hellora.core.exchange import ClientTask, Policy
+from hellora.core.types import Mask
 from hellora.methods.allocators.geometric import Pattern, pattern_layers
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.model.load import ModelSettings, adapter_spec
 from hellora.model.resident import BaseModel
-from hellora.tasks import Batch, Example, Outputs, Task
+from hellora.core.exchange import Outputs
+from hellora.tasks import Batch, Example, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
 

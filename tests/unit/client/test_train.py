@@ -18,22 +18,17 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hellora.client.evaluation import autocast, evaluate, evaluation_batches, fisher_scores, sum_of_squares
-from hellora.client.train import (
-    WINDOW,
-    ClientWork,
-    TrainingError,
-    kept_rank,
-    shuffled_batches,
-    tail_of,
-    train_client,
-    training_batches,
-)
+from hellora.client.batches import WINDOW, shuffled_batches, training_batches
+from hellora.client.train import TrainingError, kept_rank, tail_of, train_client
+from hellora.client.work import ClientWork
 from hellora.core.algebra import new_adapter
-from hellora.core.types import Adapter, AdapterSpec, ClientTask, LoraPair, ModuleSpec, TrainSettings
-from hellora.methods.protocols import Scores
+from hellora.core.exchange import ClientTask, TrainSettings
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
+from hellora.methods.context import Scores
 from hellora.model.load import Kind, ModelSettings
 from hellora.model.resident import BaseModel, LoraLinear
-from hellora.tasks import Batch, Columns, Encoded, Example, Outputs, Task
+from hellora.core.exchange import Outputs
+from hellora.tasks import Batch, Columns, Encoded, Example, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.sequence_classification import SequenceClassification
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hellora.core.codec import SCALES, decode, encode, num_scales, quantize, wire_bytes
-from hellora.core.types import WireFormat
+from hellora.core.exchange import WireFormat
 
 modest = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 

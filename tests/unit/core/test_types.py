@@ -10,7 +10,8 @@ import torch
 from factories import random_adapter, tiny_spec
 
 from hellora.core.errors import InputError
-from hellora.core.types import Adapter, Allocation, Budget, ClientProfile, LoraPair, Mask, TrainSettings
+from hellora.core.exchange import TrainSettings
+from hellora.core.types import Adapter, Allocation, Budget, ClientProfile, LoraPair, Mask
 
 SPEC = tiny_spec(num_layers=3, max_rank=4)
 PROFILES = (ClientProfile(4, 10, Budget(layers=2)), ClientProfile(9, 10, Budget(layers=None, rank=2)))

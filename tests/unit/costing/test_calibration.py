@@ -19,7 +19,7 @@ from hellora.budgets.cost import ActivationPolicy, CostModel, Work
 from hellora.budgets.planner import RESERVE
 from hellora.client.train import train_client
 from hellora.core.codec import wire_bytes
-from hellora.core.types import ClientTask, Policy, TrainSettings, WireFormat
+from hellora.core.exchange import ClientTask, Policy, TrainSettings, WireFormat
 from hellora.costing.calibration import CountedCoefficients, Sample, calibrate, sample_of
 from hellora.costing.traced_rows import Shape, Tracer
 from hellora.costing.tracing import HeldBytes, without_values
@@ -28,7 +28,7 @@ from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.protocols import Method
+from hellora.methods.strategies import Method
 from hellora.methods.sharing import travelling_bytes
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task

@@ -15,14 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hellora.client.train import train_client
 from hellora.core.algebra import new_adapter
-from hellora.core.types import Adapter, Mask, Policy, TrainSettings
+from hellora.core.exchange import Policy, TrainSettings
+from hellora.core.types import Adapter, Mask
 from hellora.costing.traced_rows import Shape, Tracer
 from hellora.costing.tracing import HeldBytes, StepTrace, everything_of, without_values
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.protocols import Method
+from hellora.methods.strategies import Method
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM

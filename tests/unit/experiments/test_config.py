@@ -9,18 +9,12 @@ from typing import Any
 import pytest
 
 from hellora.core.errors import InputError
-from hellora.core.types import Budget, TrainSettings
+from hellora.core.exchange import TrainSettings
+from hellora.core.types import Budget
 from hellora.data.partitioners.dirichlet import Dirichlet
 from hellora.data.partitioners.iid import Iid
-from hellora.experiments.config import (
-    SECTIONS,
-    Experiment,
-    check,
-    own_table,
-    preset_summaries,
-    presets,
-    read_experiment,
-)
+from hellora.experiments.config import SECTIONS, check, own_table, preset_summaries, presets, read_experiment
+from hellora.experiments.experiment import Experiment
 from hellora.experiments.overrides import parse_settings
 from hellora.experiments.settings import FleetSettings
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation

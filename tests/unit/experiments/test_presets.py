@@ -12,17 +12,18 @@ import torch
 from transformers import BertConfig, DistilBertConfig, LlamaConfig, PretrainedConfig, ViTConfig
 
 from hellora.core.types import Budget
+from hellora.core.units import parse_layers
 from hellora.data.partitioners.iid import Iid
-from hellora.experiments.config import Experiment, own_table, presets, read_experiment
-from hellora.experiments.prepare import plan
-from hellora.experiments.settings import parse_layers
+from hellora.experiments.config import own_table, presets, read_experiment
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.planning import plan
 from hellora.methods.aggregators.context_pad import ContextPad
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.fisher import span
 from hellora.methods.dispatchers.truncate import Truncate
-from hellora.methods.protocols import Method
+from hellora.methods.strategies import Method
 from hellora.model.location import resolve_name
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task

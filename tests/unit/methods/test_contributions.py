@@ -10,7 +10,7 @@ from hellora.core.types import Adapter, LoraPair
 from hellora.methods.contributions import aggregated_head, contributions, mean_held, mean_moved
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.protocols import Answers, Dispatcher
+from hellora.methods.strategies import Answers, Dispatcher
 
 SPEC = tiny_spec(num_layers=2, max_rank=3)
 BANK = random_adapter(SPEC, 0)

@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model, T5Config, T5EncoderModel
 
-from hellora.client.train import TrainingError, train_client, training_batches
+from hellora.client.batches import training_batches
+from hellora.client.train import TrainingError, train_client
 from hellora.core.errors import InputError
-from hellora.core.types import ClientTask, Policy, TrainSettings
+from hellora.core.exchange import ClientTask, Policy, TrainSettings
 from hellora.model.load import ModelSettings, adapter_spec
 from hellora.model.prefix import InMemory, OnDisk, PrefixCache, TensorStore, passes, prefix_cache
 from hellora.model.resident import BaseModel

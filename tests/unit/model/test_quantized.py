@@ -16,9 +16,11 @@ from transformers import GPT2Config, GPT2Model
 
 from hellora.backends.local import LocalBackend
 from hellora.client.evaluation import evaluate
-from hellora.client.train import ClientWork, train_client
+from hellora.client.train import train_client
+from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
-from hellora.core.types import Adapter, ClientProfile, ClientUpdate, LoraPair
+from hellora.core.exchange import ClientUpdate
+from hellora.core.types import Adapter, ClientProfile, LoraPair
 from hellora.model.load import ModelSettings, Quantization, adapter_spec
 from hellora.model.policies import Beside
 from hellora.model.resident import BaseModel

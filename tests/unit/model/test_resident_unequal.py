@@ -28,7 +28,8 @@ from transformers.models.bert.modeling_bert import BertModel
 import hellora.client.train
 from hellora.client.train import train_client
 from hellora.core.algebra import components, trained_components
-from hellora.core.types import Adapter, ClientTask, Factors, LoraPair, TrainSettings
+from hellora.core.exchange import ClientTask, Factors, TrainSettings
+from hellora.core.types import Adapter, LoraPair
 from hellora.methods.dispatchers.bypass import Bypass as BypassDispatcher
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.model.load import ModelSettings, adapter_spec

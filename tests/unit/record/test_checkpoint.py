@@ -11,7 +11,8 @@ import torch
 from factories import random_adapter, state_bits, tiny_spec
 
 from hellora.core.errors import InputError
-from hellora.core.types import Adapter, LoraPair, ServerState
+from hellora.core.state import ServerState
+from hellora.core.types import Adapter, LoraPair
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import load_state, save_state
 

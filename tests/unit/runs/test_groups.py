@@ -15,9 +15,11 @@ from datasets import Dataset
 from hellora.client.evaluation import Evaluation
 from hellora.core.algebra import components
 from hellora.core.errors import InputError
-from hellora.core.types import Adapter, ServerState
+from hellora.core.state import ServerState
+from hellora.core.types import Adapter
 from hellora.experiments.config import check
-from hellora.experiments.prepare import Setup, hold_out, prepare
+from hellora.experiments.prepare import hold_out, prepare
+from hellora.experiments.setup import Setup
 from hellora.runs.groups import acts_like, expected_accuracy, served
 from hellora.tasks import class_recall
 

@@ -10,7 +10,7 @@ from factories import random_adapter, task_for, tiny_spec, update_of
 from hellora.core.algebra import delta_weight
 from hellora.core.types import Adapter, Allocation, LoraPair
 from hellora.methods.aggregators.participant_mean import ParticipantMean
-from hellora.methods.protocols import Answers
+from hellora.methods.strategies import Answers
 from hellora.server.diagnostics import aggregation_error, energy, idle_rounds
 
 SPEC = tiny_spec()

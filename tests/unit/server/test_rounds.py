@@ -22,22 +22,9 @@ from torch import Tensor
 
 from hellora.core.algebra import prototypes_of, with_prototypes
 from hellora.core.errors import InputError, RunError
-from hellora.core.types import (
-    Adapter,
-    AdapterSpec,
-    Allocation,
-    Budget,
-    ClientFailure,
-    ClientProfile,
-    ClientUpdate,
-    Factors,
-    HeadPolicy,
-    LoraPair,
-    Memory,
-    RoundReport,
-    ServerState,
-    TrainSettings,
-)
+from hellora.core.exchange import ClientFailure, ClientUpdate, Factors, HeadPolicy, TrainSettings
+from hellora.core.state import RoundReport, ServerState, StrategyState
+from hellora.core.types import Adapter, AdapterSpec, Allocation, Budget, ClientProfile, LoraPair
 from hellora.methods.aggregators.context_pad import ContextPad
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.methods.aggregators.participant_mean import ParticipantMean
@@ -53,10 +40,12 @@ from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.prototype import Prototype
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.protocols import Aggregator, Allocator, Answers, Dispatcher, Method, RoundView, Scores, Trains
+from hellora.methods.context import RoundContext, Scores
+from hellora.methods.strategies import Aggregator, Allocator, Answers, Dispatcher, Method, Trains
 from hellora.methods.server_step import ServerStep
 from hellora.methods.sharing import with_private
-from hellora.server.rounds import Federation, allocate, federate, sample_cohort
+from hellora.server.federation import Federation
+from hellora.server.rounds import allocate, federate, sample_cohort
 
 SPEC = tiny_spec()
 START = ServerState(0, random_adapter(SPEC, seed=1000))
@@ -194,7 +183,7 @@ def test_capacity_0_for_all_is_refused() -> None:
 
 def test_an_allocation_over_budget_is_refused() -> None:
     class Greedy(Allocator):
-        def allocate(self, view: RoundView) -> tuple[Allocation, Memory]:
+        def allocate(self, view: RoundContext) -> tuple[Allocation, Memory]:
             return view.allocation([range(3)] * len(view.cohort)), {}
 
     with pytest.raises(InputError, match="3 layers, but its budget is"):

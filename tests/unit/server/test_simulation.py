@@ -8,25 +8,21 @@ import numpy as np
 import pytest
 from factories import FakeBackend, fleet_of, no_scores, random_adapter, state_bits, task_for, tiny_spec
 
-from hellora.budgets.cost import Cost, Ranks
+from hellora.budgets.cost import Cost
+from hellora.core.types import Ranks
 from hellora.budgets.planner import Estimate, Planner
 from hellora.core.errors import InputError, RunError
-from hellora.core.types import (
-    Adapter,
-    Budget,
-    ClientProfile,
-    ClientTask,
-    Policy,
-    RoundReport,
-    ServerState,
-    TrainSettings,
-)
+from hellora.core.exchange import ClientTask, Policy, TrainSettings
+from hellora.core.state import RoundReport, ServerState
+from hellora.core.types import Adapter, Budget, ClientProfile
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.truncate import Truncate
-from hellora.methods.protocols import Method, Scores
+from hellora.methods.context import Scores
+from hellora.methods.strategies import Method
 from hellora.record.round_line import round_line
-from hellora.server.rounds import Federation, federate, sample_cohort
+from hellora.server.federation import Federation
+from hellora.server.rounds import federate, sample_cohort
 from hellora.server.simulation import Turnout, in_seconds, is_available, turnout
 
 SPEC = tiny_spec()

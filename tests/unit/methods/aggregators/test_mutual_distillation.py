@@ -14,7 +14,7 @@ from hellora.core.algebra import prototype_of, prototype_row, prototypes_of
 from hellora.core.types import Adapter, Mask
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.methods.dispatchers.prototype import Prototype
-from hellora.methods.protocols import Answers
+from hellora.methods.strategies import Answers
 
 SPEC = tiny_spec()
 BANK = random_adapter(SPEC, seed=1000)

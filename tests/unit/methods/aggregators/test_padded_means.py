@@ -11,12 +11,13 @@ from factories import random_adapter, task_for, tiny_spec, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hellora.core.types import Adapter, AdapterSpec, ClientUpdate, LoraPair, ModuleSpec
+from hellora.core.exchange import ClientUpdate
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.aggregators.context_pad import ContextPad, Padding, context_of
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.aggregators.sparsity_weighted import SparsityWeighted
 from hellora.methods.aggregators.zero_pad import ZeroPad
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.strategies import Aggregator, Answers
 
 Floats = npt.NDArray[np.float64]
 SPEC = tiny_spec()

@@ -8,9 +8,10 @@ import pytest
 import torch
 from factories import bits, random_adapter, task_for, tiny_spec, update_of
 
-from hellora.core.types import Adapter, AdapterSpec, ClientUpdate, LoraPair, ModuleSpec
+from hellora.core.exchange import ClientUpdate
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.aggregators.participant_mean import ParticipantMean
-from hellora.methods.protocols import Answers
+from hellora.methods.strategies import Answers
 
 SPEC = tiny_spec()
 GLOBAL = random_adapter(SPEC, seed=1000)

@@ -17,7 +17,8 @@ from factories import bits, effective, random_adapter, task_for, tiny_spec
 from hypothesis import given, settings
 
 from hellora.core.algebra import new_adapter, trained_part
-from hellora.core.types import Adapter, AdapterSpec, ClientUpdate, LoraPair, Mask, ModuleSpec
+from hellora.core.exchange import ClientUpdate
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
 from hellora.experiments import registry
 from hellora.methods.aggregators.fed_svd import FedSvd
 from hellora.methods.aggregators.participant_mean import ParticipantMean
@@ -30,7 +31,7 @@ from hellora.methods.aggregators.stack import Stack
 from hellora.methods.dispatchers.svd import Svd
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.protocols import Aggregator, Answers, Dispatcher
+from hellora.methods.strategies import Aggregator, Answers, Dispatcher
 from hellora.server.rounds import with_still_factors
 
 Dense = npt.NDArray[np.float64]

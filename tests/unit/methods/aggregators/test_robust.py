@@ -11,12 +11,13 @@ from factories import bits, random_adapter, task_for, tiny_spec, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hellora.core.types import Adapter, AdapterSpec, ClientUpdate, LoraPair, ModuleSpec
+from hellora.core.exchange import ClientUpdate
+from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.aggregators.clipped_mean import ClippedMean
 from hellora.methods.aggregators.coordinate_median import CoordinateMedian, median
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.aggregators.trimmed_mean import TrimmedMean
-from hellora.methods.protocols import Aggregator, Answers
+from hellora.methods.strategies import Aggregator, Answers
 
 ONE = AdapterSpec((ModuleSpec("m", 0, d_in=1, d_out=1),), ("layer",), max_rank=2, scale=1.0)
 SPEC = tiny_spec()

@@ -8,12 +8,13 @@ import pytest
 import torch
 from factories import bits, fleet_of, no_scores, rows_of, view_of
 
-from hellora.core.types import Memory
+from hellora.core.state import StrategyState
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.fisher import Fisher
 from hellora.methods.allocators.randomized_geometric import RandomizedGeometric
 from hellora.methods.layer_sampling import sample_layers
-from hellora.methods.protocols import Allocator, RoundView, Scores
+from hellora.methods.context import RoundContext, Scores
+from hellora.methods.strategies import Allocator
 
 FLEET = fleet_of(6, 9, 12)
 
@@ -47,7 +48,7 @@ def run(
     return rows, asked
 
 
-def drawn(p: Scores, view: RoundView, keyed: int | None = None) -> list[list[int]]:
+def drawn(p: Scores, view: RoundContext, keyed: int | None = None) -> list[list[int]]:
     """What each client of the view draws with probabilities p."""
     clients = [(client, client.budget.capacity(view.spec.num_layers)) for client in view.cohort]
     return [sample_layers(p, c, view.rng(client.id, "layers", keyed)).tolist() for client, c in clients]

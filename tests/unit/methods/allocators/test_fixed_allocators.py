@@ -12,12 +12,13 @@ from hellora.methods.allocators.everything import Everything
 from hellora.methods.allocators.exclusive import Exclusive
 from hellora.methods.allocators.geometric import Geometric, Pattern, pattern_layers
 from hellora.methods.allocators.straggler import Straggler
-from hellora.methods.protocols import Allocator, RoundView
+from hellora.methods.context import RoundContext
+from hellora.methods.strategies import Allocator
 
 ALL = list(range(12))
 
 
-def rows(allocator: Allocator, view: RoundView) -> list[list[int]]:
+def rows(allocator: Allocator, view: RoundContext) -> list[list[int]]:
     allocation, memory = allocator.allocate(view)
     assert memory == {}
     return rows_of(allocation.mask)

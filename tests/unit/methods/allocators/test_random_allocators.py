@@ -10,7 +10,7 @@ from factories import fleet_of, rows_of, view_of
 from hellora.methods.allocators.geometric import Pattern
 from hellora.methods.allocators.random_layers import RandomLayers
 from hellora.methods.allocators.randomized_geometric import RandomizedGeometric
-from hellora.methods.protocols import Allocator
+from hellora.methods.strategies import Allocator
 
 NINTH, TWO, ONE = Fraction(1, 9), Fraction(2, 27), Fraction(1, 27)
 

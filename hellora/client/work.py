@@ -1,0 +1,69 @@
+"""All that client work needs in one process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hellora.client.rules import shapes_of
+from hellora.client.train import make_optimizer, train_client
+from hellora.core.algebra import new_adapter
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TrainSettings
+from hellora.methods.strategies import LocalTraining
+from hellora.model.resident import BaseModel
+from hellora.tasks import Encoded, Task
+
+
+@dataclass(frozen=True, eq=False)
+class ClientWork:
+    """All that client work needs in one process: the resident base, the task, and the clients' data."""
+
+    base: BaseModel
+    kind: Task
+    data: Any  # datasets.Dataset with the task's columns
+    parts: Sequence[npt.NDArray[np.int64]] | None  # the rows of each client, by id; None: all rows are one client's
+    rules: Sequence[LocalTraining] = ()  # of local training, in order
+
+    def train(self, task: ClientTask) -> ClientUpdate:
+        """Train one client on its own rows; raises what `train_client` raises."""
+        if self.parts is None:
+            return train_client(task, self.base, self.kind, self.data, self.rules, self.encoded)
+        return train_client(task, self.base, self.kind, self.data.select(self.parts[task.client]), self.rules)
+
+    @cached_property
+    def encoded(self) -> Encoded:
+        """All rows, encoded once for all rounds."""
+        return self.kind.encode(self.base, self.data)
+
+    def attempt(self, task: ClientTask) -> ClientUpdate | ClientFailure:
+        """Train; a client that raises is rejected with what it raised, and the round goes on."""
+        try:
+            return self.train(task)
+        except Exception as error:
+            return ClientFailure(task.client, "rejected", f"{type(error).__name__}: {error}")
+
+    def keeps(self, task: ClientTask) -> bool:
+        """True if a rule of local training keeps tensors from task to task."""
+        shapes = shapes_of(task, self.base)
+        return any(rule.declares(shapes).kept for rule in self.rules)
+
+    def size(self, client: int) -> int:
+        """How many examples a client has."""
+        return len(self.data) if self.parts is None else len(self.parts[client])
+
+    def warm_up(self) -> None:
+        """Take a step on nothing: what libraries hold from then on is there before memory is measured."""
+        base, spec = self.base, self.base.spec
+        everything = np.ones((spec.num_layers, spec.max_rank), dtype=bool)
+        for weight in base.net.parameters():
+            weight.sum()  # weights in a file are read when they are first used
+        try:
+            with base.adapted(new_adapter(spec, base.initial_head(), 0), everything) as adapted:
+                torch.autograd.backward(self.kind.outputs(base, self.kind.blank_batch(base, 4, 32)).loss_sums.sum())
+                make_optimizer(adapted.parameters, TrainSettings()).step()
+        except Exception:  # a task that cannot say what its batches are like, a model that refuses an empty text
+            return

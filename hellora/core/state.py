@@ -1,0 +1,91 @@
+"""What is left of a round: the state to go on from, and a report of what happened."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from hellora.core.exchange import Named, Policy
+from hellora.core.types import Adapter, Allocation
+
+StrategyState = Mapping[str, Tensor]  # what a strategy wants to find again next round; part of the checkpoint
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServerState:
+    """All that the next round depends on: the checkpoint. Resume is: load it and go on, bit for bit."""
+
+    round: int  # the next round to run
+    adapter: Adapter
+    strategies: StrategyState = field(default_factory=dict)  # of every strategy, "<kind>/<name>": see `select`
+    reports: Mapping[int, Named] = field(default_factory=dict)  # last round's, of the clients that counted, "rule/name"
+    kept: Mapping[int, Named] = field(
+        default_factory=dict
+    )  # what simulated clients keep, "rule/name" or "private/name"
+    kept_versions: Mapping[int, int] = field(default_factory=dict)  # the last round in which each real client counted
+
+    @property
+    def private(self) -> dict[int, dict[str, Tensor]]:
+        """What of the adapter simulated clients have of their own, by flat name: a head, a factor."""
+        found = {client: select(named, "private") for client, named in self.kept.items()}
+        return {client: own for client, own in found.items() if own}
+
+
+def select(tensors: Named, owner: str) -> dict[str, Tensor]:
+    """The tensors of one owner, under the owner's own names."""
+    return {key.removeprefix(f"{owner}/"): value for key, value in tensors.items() if key.startswith(f"{owner}/")}
+
+
+def owned(tensors: Named, owner: str) -> dict[str, Tensor]:
+    """The inverse of `select`: every name with its owner in front."""
+    return {f"{owner}/{name}": value for name, value in tensors.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """One try of a round: who was asked, whose updates were usable, who failed and why, what travelled."""
+
+    cohort: tuple[int, ...]
+    updated: tuple[int, ...]
+    missing: Mapping[int, str]
+    rejected: Mapping[int, str]
+    downlink_bytes: Mapping[int, int]
+    uplink_bytes: Mapping[int, int]  # of every answer that arrived, rejected ones too
+    simulated_seconds: float | None = None  # how long it took the simulated devices; None = not known
+    dropped: Mapping[int, Sequence[str]] = field(default_factory=dict)  # why answers did not count, by who sent them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundReport:
+    """What a log line, a plot or a test needs to know of a finished round; `state` is the state after it.
+
+    `attempts` ends with the one that counted; `allocation` and `client_metrics` are of that one.
+    """
+
+    round: int
+    state: ServerState
+    allocation: Allocation
+    client_metrics: Mapping[int, Mapping[str, float]]
+    attempts: tuple[Attempt, ...]
+    aggregation_error: float | None = None  # of a mean of factors against the exact mean of products
+    policies: Mapping[int, Policy] = field(default_factory=dict)  # of the clients that were asked to train
+
+    @property
+    def counted(self) -> Attempt:
+        return self.attempts[-1]
+
+    @property
+    def downlink_bytes(self) -> int:
+        """Bytes sent to clients, in all attempts."""
+        return sum(sum(attempt.downlink_bytes.values()) for attempt in self.attempts)
+
+    @property
+    def uplink_bytes(self) -> int:
+        """Bytes that clients sent, in all attempts."""
+        return sum(sum(attempt.uplink_bytes.values()) for attempt in self.attempts)
+
+    @property
+    def simulated_seconds(self) -> float | None:
+        """How long all attempts took the simulated devices; None = not known."""
+        known = [attempt.simulated_seconds for attempt in self.attempts if attempt.simulated_seconds is not None]
+        return sum(known) if len(known) == len(self.attempts) else None

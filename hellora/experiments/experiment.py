@@ -1,0 +1,64 @@
+"""A checked experiment."""
+
+from dataclasses import asdict, dataclass, field, replace
+
+import tomli_w
+
+from hellora.core.exchange import TrainSettings
+from hellora.data.partitioning import Partitioner
+from hellora.data.sources import DataSettings
+from hellora.experiments.settings import (
+    ComputeSettings,
+    FleetSettings,
+    GuardSettings,
+    PolicySettings,
+    RunSettings,
+    TrackingSettings,
+    WireSettings,
+)
+from hellora.experiments.tables import Table, plain, settings_of
+from hellora.methods.strategies import Method
+from hellora.model.load import ModelSettings
+from hellora.tasks import Task
+
+MAY_CHANGE = ("compute", "tracking", "min_clients", "attempts")  # from one resume to the next
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """A checked experiment. `table` is the whole of it with every default written out."""
+
+    name: str
+    run: RunSettings
+    task: Task
+    model: ModelSettings
+    data: DataSettings
+    partitioner: Partitioner
+    fleet: FleetSettings
+    policy: PolicySettings
+    method: Method
+    train: TrainSettings
+    wire: WireSettings
+    guard: GuardSettings
+    compute: ComputeSettings
+    tracking: TrackingSettings
+    table: Table = field(repr=False)
+
+    def to_toml(self) -> str:
+        """The whole of it as an experiment file, every default written out."""
+        return tomli_w.dumps(self.table)
+
+    def same_run(self, other: "Experiment") -> bool:
+        """True if both describe the same computation."""
+        return not self.differences(other)
+
+    def differences(self, other: "Experiment") -> list[str]:
+        """The settings, "section.key", in which the two are not the same computation. Where it is done, who is told of
+        it, and when it gives up, may change."""
+        mine, theirs = (settings_of({k: v for k, v in e.table.items() if k not in MAY_CHANGE}) for e in (self, other))
+        return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+
+    def with_threads(self, threads: int) -> "Experiment":
+        """The same with `compute.threads` settled."""
+        compute = replace(self.compute, threads=threads)
+        return replace(self, compute=compute, table={**self.table, "compute": plain(asdict(compute))})

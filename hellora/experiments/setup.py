@@ -1,0 +1,113 @@
+"""A prepared experiment: what it lends to strategies, and how it evaluates a state."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hellora.client.distillation import Distillation, evaluate_ensemble
+from hellora.client.evaluation import Evaluation, evaluate, fisher_scores
+from hellora.client.work import ClientWork
+from hellora.core.algebra import new_adapter, prototypes_of
+from hellora.core.seeds import seed_for
+from hellora.core.state import ServerState
+from hellora.core.types import Adapter
+from hellora.data.sources import Corpus
+from hellora.experiments.experiment import Experiment
+from hellora.methods.context import Scores
+from hellora.methods.sharing import with_private
+from hellora.model.resident import BaseModel
+from hellora.server.backend import Backend
+from hellora.server.federation import Federation
+
+FISHER_BATCH = 16  # examples with a copy of the adapter each
+
+Parts = list[npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A prepared experiment: data and model are loaded, the fleet is known, nothing has been trained."""
+
+    experiment: Experiment
+    corpus: Corpus
+    work: ClientWork
+    federation: Federation
+    held_out: Parts  # each client's evaluation rows where heads are personal, else nothing
+    connect: Callable[["Setup"], AbstractContextManager[Backend]]
+    clients: Mapping[str, Any] = field(default_factory=dict)  # what those of a network said of themselves, by name
+    run_id: str = ""  # under which clients of a network keep tensors of their own
+
+    @property
+    def base(self) -> BaseModel:
+        """The model, resident in this process, whose own weights are never written to."""
+        return self.work.base
+
+    def initial_state(self) -> ServerState:
+        """The state before round 0: a new adapter (A drawn by the experiment's seed, B = 0) and the initial head."""
+        seed = seed_for(self.experiment.run.seed, "adapter")
+        return ServerState(0, new_adapter(self.base.spec, self.base.initial_head(), seed))
+
+    def distil(self, students: Mapping[int, Adapter], weights: Mapping[int, float], how: Any, seed: int) -> Any:
+        """The prototypes by rank, after they have taught each other on the server's public data."""
+        return Distillation(
+            how,
+            self.base,
+            self.experiment.task,
+            self.corpus.public,
+            self.experiment.train.precision,
+            train_head=self.experiment.method.head == "aggregate",
+        ).distil(students, weights, seed)
+
+    def layer_scores(self, adapter: Adapter) -> Scores:
+        """Fisher scores on the server's proxy data, (layers,)."""
+        return fisher_scores(adapter, self.base, self.experiment.task, self.corpus.proxy, FISHER_BATCH)
+
+    def evaluate(self, state: ServerState) -> Evaluation:
+        """On the test split; where clients have models of their own, each on its own held-out rows, and their mean."""
+        if not self.held_out:
+            return self.evaluate_adapter(state.adapter, self.corpus.test)
+        clients = {}
+        for client, rows in enumerate(self.held_out):
+            if len(rows):
+                adapter = with_private(state.adapter, state.private.get(client, {}))
+                clients[client] = self.evaluate_adapter(adapter, self.work.data.select(rows)).metrics
+        return Evaluation(self.mean_by_rows(clients), clients=clients)
+
+    def evaluate_adapter(self, adapter: Adapter, rows: Any) -> Evaluation:
+        """One adapter on rows of a `datasets.Dataset`."""
+        size, precision = self.experiment.compute.eval_batch_size, self.experiment.train.precision
+        return evaluate(adapter, self.base, self.experiment.task, rows, size, precision)
+
+    def mean_by_rows(self, clients: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+        """The mean of clients' own metrics, weighted by the number of their held-out rows."""
+        totals: dict[str, float] = {}
+        for client, metrics in clients.items():
+            for name, value in metrics.items():
+                totals[name] = totals.get(name, 0.0) + value * len(self.held_out[client])
+        count = sum(len(self.held_out[client]) for client in clients)
+        return {name: total / count for name, total in totals.items()}
+
+    def evaluate_prototypes(self, state: ServerState) -> dict[str, Any]:
+        """On the test split: metrics of every prototype, by its rank, and of their ensemble. {} for a lone adapter."""
+        if not state.adapter.prototypes:
+            return {}
+        rows, size = self.corpus.test, self.experiment.compute.eval_batch_size
+        settings = (self.base, self.experiment.task, rows, size, self.experiment.train.precision)
+        prototypes = prototypes_of(state.adapter, self.base.spec)
+        return {
+            "prototypes": {str(rank): evaluate(prototype, *settings).metrics for rank, prototype in prototypes.items()},
+            "ensemble": evaluate_ensemble(list(prototypes.values()), *settings).metrics,
+        }
+
+    def backend(self) -> AbstractContextManager[Backend]:
+        """Where the clients are, as a context: what it starts ends with it. Moves the base to its device."""
+        return self.connect(self)
+
+    @property
+    def training_examples(self) -> int:
+        """Of all clients together."""
+        return sum(client.num_examples for client in self.federation.fleet)

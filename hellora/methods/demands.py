@@ -1,0 +1,124 @@
+"""What a strategy needs of a run and what it promises, in one value; and the one check of all combinations.
+
+A `Fact` is something that is true of a run or not. Every strategy, and the settings beside them, say which facts they
+promise and which they need; a need that nobody promises is refused, in a sentence made from the fact. The law tests
+hold promises to the code.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hellora.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something that is true of a run or not, in words: "<who> needs <text>: <mend>"."""
+
+    text: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What a strategy needs and promises. `brings` are rules of local training that come with it, by name."""
+
+    needs: frozenset[Fact] = field(default_factory=frozenset)
+    promises: frozenset[Fact] = field(default_factory=frozenset)
+    brings: tuple[str, ...] = ()
+
+    def also(self, *, needs: Iterable[Fact] = (), promises: Iterable[Fact] = ()) -> "Demands":
+        """The same with more."""
+        return Demands(self.needs.union(needs), self.promises.union(promises), self.brings)
+
+    def less(self, *facts: Fact) -> "Demands":
+        """The same without these needs and promises."""
+        return Demands(self.needs.difference(facts), self.promises.difference(facts), self.brings)
+
+
+def check_demands(parties: Iterable[tuple[str, Demands]]) -> None:
+    """Raise InputError for the first need that nobody promises. A party is who it is, such as "method.allocator =
+    'fisher'", and what it needs and promises.
+    """
+    known = list(parties)
+    promised = frozenset[Fact]().union(*(demands.promises for _, demands in known))
+    for who, demands in known:
+        for fact in sorted(demands.needs - promised, key=lambda fact: fact.text):
+            raise InputError(f"{who} needs {fact.text}: {fact.mend}")
+
+
+# ------------------------------------------------------------------------------------------------------ of dispatchers
+
+OWN_COMPONENTS = Fact(
+    "clients that receive the global adapter's own rank components, for it averages by component",
+    "choose an aggregator of products, such as product_update, or another dispatcher",
+)
+ONLY_TRAINED = Fact(
+    "clients that receive only what they train, for it pads what a client lacks",
+    "set method.dispatcher = 'truncate'",
+)
+PROTOTYPES_SENT = Fact(
+    "clients that receive the prototype of their rank",
+    "set method.dispatcher = 'prototype', and method.aggregator = 'mutual_distillation'",
+)
+
+# ------------------------------------------------------------------------------------------------------ of aggregators
+
+LASTING_COMPONENTS = Fact(
+    "rank components that stay themselves from round to round, which the aggregator makes anew",
+    "remove it, or choose an aggregator that averages components, such as participant_mean",
+)
+BOUNDED_ADAPTER = Fact(
+    "an adapter that does not grow, and the residual of this aggregator grows with every round",
+    "remove it, or choose an aggregator without a residual",
+)
+PROTOTYPES_KEPT = Fact(
+    "a global adapter for every rank",
+    "set method.aggregator = 'mutual_distillation', and method.dispatcher = 'prototype'",
+)
+LONE_ADAPTER = Fact(
+    "one global adapter, and this aggregator keeps one for every rank and trains them on the server",
+    "remove it, or choose another aggregator",
+)
+MEAN_OF_EQUALS = Fact("an aggregator that gives clients of equal rank and weight their plain mean", "choose another")
+RETURNS_THE_ONLY_ONE = Fact("an aggregator that gives one full client its own adapter back", "choose another")
+
+# --------------------------------------------------------------------------------------------------- of local training
+
+LAYER_SCORES_REPORTED = Fact("clients that report layer scores", "add 'layer_scores' to method.local_training")
+RANKS_REPORTED = Fact("clients that report a rank", "add 'hetlora' to method.local_training")
+RANKS_PRUNED = Fact(
+    "an allocator that gives clients the rank that they reported", "set method.allocator = 'self_pruning'"
+)
+
+# ---------------------------------------------------------------------------------------------- of settings and the
+# data
+
+SHARED_MODEL = Fact(
+    "one model for all clients, but with method.head = 'local' or method.shares they train models of their own",
+    "remove these, or (of layer scores) set method.scores = 'clients'",
+)
+ALL_SHARED = Fact("both factors shared", "remove method.shares")
+TRAINS_B = Fact("B trained, for as long as B is 0 A has no gradient", "set method.trains = 'both', 'B' or 'alternate'")
+TRAINS_BOTH = Fact("both factors trained in every round", "remove method.trains")
+TRAINS_B_EVERY_ROUND = Fact("B trained in every round", "set method.trains = 'both' or 'B'")
+TRAINS_ONLY_B = Fact("clients that train B alone", "set method.trains = 'B'")
+PROXY_DATA = Fact("proxy data to score layers on", "raise data.proxy_examples, or set method.scores = 'clients'")
+PUBLIC_DATA = Fact("public data to distil on", "set data.public to a source or a split of the data")
+PLAIN_SGD = Fact(
+    "SGD without momentum, for it reckons gradients from what a client trained",
+    "set train.optimizer = 'sgd' and train.momentum = 0",
+)
+CLASSES = Fact("examples with a class each", "choose a task of classification")
+HEAD = Fact("a head of its own, which a language model has not", "remove it")
+REPEATED_BATCHES = Fact("batches that come again in the next epoch", "set train.same_batches = true")
+PLANNER = Fact("a planner", "give the clients budgets")  # every run has one that a strategy needs
+
+# ------------------------------------------------------------------------------------ what most aggregators have in
+# common
+
+AVERAGES_COMPONENTS = Demands(
+    needs=frozenset({OWN_COMPONENTS, TRAINS_B}),
+    promises=frozenset({LASTING_COMPONENTS, BOUNDED_ADAPTER, LONE_ADAPTER}),
+)
+FACTORISES_ANEW = Demands(needs=frozenset({TRAINS_B}), promises=frozenset({BOUNDED_ADAPTER, LONE_ADAPTER}))

@@ -1,0 +1,1 @@
+"""Samplers choose who is asked to train. One file per published idea, named as in the registry."""

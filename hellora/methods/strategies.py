@@ -1,0 +1,230 @@
+"""What a strategy is: six kinds, each with one method or a few; a `Method` is one of each.
+
+    sampler          who is asked
+    allocator        who trains what
+    dispatcher       what a client receives
+    local training   how a client trains: a list of rules, in order
+    aggregator       unequal updates into one adapter
+    server optimizer the step on the aggregated delta
+
+Every strategy is a frozen dataclass whose fields are its settings. It returns a value and its state, which it finds
+again in `context.state` next round, and which is part of the checkpoint.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hellora.core.exchange import ClientTask, ClientUpdate, Declared, Factors, HeadPolicy, Named, Outputs
+from hellora.core.state import StrategyState
+from hellora.core.types import Adapter, AdapterSpec, Allocation, ClientProfile, LoraPair, Mask, Sent
+from hellora.methods.context import RoundContext
+from hellora.methods.demands import AVERAGES_COMPONENTS, OWN_COMPONENTS, Demands
+from hellora.methods.local import Local, Shapes, prefixed
+
+Trains = Literal["both", "A", "B", "alternate"]
+Answers = Sequence[tuple[ClientTask, ClientUpdate]]  # what was sent beside what came back, by client id
+
+
+class Strategy(ABC):  # noqa: B024  each kind adds its own
+    """What all kinds have in common."""
+
+    @property
+    def demands(self) -> Demands:
+        """What it needs of a run, and what it promises."""
+        return Demands()
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+
+class Sampler(Strategy):
+    """Who is asked to train in a round."""
+
+    @abstractmethod
+    def sample(self, context: RoundContext) -> tuple[tuple[ClientProfile, ...], StrategyState]:
+        """`context.asked` distinct clients of `context.able` (or all, if they are fewer), by id."""
+
+
+class Allocator(Strategy):
+    """Who trains which rank components of which layer."""
+
+    @abstractmethod
+    def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
+        """The allocation of `context.cohort`: a row per client, within its budget."""
+
+    def limits(self, context: RoundContext) -> Mapping[int, int]:
+        """The rank that a client is held to below its budget, by id; {} where budgets alone decide (HetLoRA prunes)."""
+        return {}
+
+
+class Dispatcher(Strategy):
+    """What of the global adapter one client receives."""
+
+    @property
+    def demands(self) -> Demands:
+        return Demands(promises=frozenset({OWN_COMPONENTS}))
+
+    def begin(self, context: RoundContext) -> StrategyState:
+        """Called once in a round, before the first task is made; the state that it returns is there in `dispatch`."""
+        return context.state
+
+    @abstractmethod
+    def sends(self, trained: Mask, spec: AdapterSpec) -> Sent:
+        """What a client receives whose row of the allocation is `trained` (layers, max_rank); `dispatch` holds to
+        it.
+        """
+
+    @abstractmethod
+    def dispatch(self, context: RoundContext, adapter: Adapter, trained: Mask) -> Adapter:
+        """The adapter that goes to that client. `adapter` is the global one, with what the client keeps of its own."""
+
+
+class LocalTraining(Strategy):
+    """One rule of how a client trains. Rules are applied in the order of `method.local_training`.
+
+    At the client: `begin`, then in every step `outputs` (of each micro-batch), `penalty`, `gradients` (after the
+    gradients are scaled, before they are clipped), and at last `end`. What `begin` and `gradients` return goes into
+    the next call. On the server: `brief` before the round, `remember` after it.
+    """
+
+    def declares(self, shapes: Shapes) -> Declared:
+        """The named tensors of a task. What is not declared is refused, on both sides."""
+        return Declared()
+
+    def brief(self, context: RoundContext, client: ClientProfile, shapes: Shapes) -> Named:
+        """What the server tells a client before it trains `shapes.trained` (layers, max_rank), by the declared
+        names.
+        """
+        return {}
+
+    def begin(self, local: Local) -> Any:
+        """What the rule wants to find in the first call of `gradients`."""
+        return None
+
+    def outputs(self, local: Local, outputs: Outputs) -> Outputs:
+        """The outputs of a forward pass with other losses; of several rules, each gets those of the one before."""
+        return outputs
+
+    def penalty(self, local: Local) -> Tensor | None:
+        """What is added to the loss of a step besides, a scalar; None = nothing. Penalties add up."""
+        return None
+
+    def gradients(self, local: Local, carry: Any) -> Any:
+        """Change the gradients of `local.parameters` in place, once in a step; what the next call finds as `carry`."""
+        return carry
+
+    def end(self, local: Local, carry: Any) -> tuple[Named, Named]:
+        """(report, kept): what the server is told, and what the client keeps for its next task."""
+        return {}, {}
+
+    def remember(self, context: RoundContext) -> StrategyState:
+        """The rule's state after a round. `context.reports` are those of this round's counted clients, under the
+        rule's own names, and `context.trained` has their rows."""
+        return context.state
+
+
+class Aggregator(Strategy):
+    """Unequal updates into the next global adapter."""
+
+    @property
+    def demands(self) -> Demands:
+        """By default a mean by rank component: one that nobody trained is bit-identical in the next round."""
+        return AVERAGES_COMPONENTS
+
+    def check(self, spec: AdapterSpec) -> None:
+        """Raise InputError where this cannot serve adapters of such a shape."""
+
+    @abstractmethod
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+        """The aggregated adapter; `context.adapter` is the global one until now."""
+
+
+class ServerOptimizer(Strategy):
+    """The server's step on the aggregated delta."""
+
+    @abstractmethod
+    def step(
+        self, context: RoundContext, aggregated: Adapter, trained: Mask, factors: frozenset[str]
+    ) -> tuple[Adapter, StrategyState]:
+        """The next global adapter, from `context.adapter` and what the clients were aggregated to.
+
+        `trained` (layers, max_rank) has the components that any counted client trained, and `factors` (of "A", "B")
+        what of them may move. The value and the state of everything else stay as they are.
+        """
+
+
+def stepped(
+    context: RoundContext,
+    aggregated: Adapter,
+    trained: Mask,
+    factors: frozenset[str],
+    move: Callable[[str, Tensor, Tensor], Tensor],
+) -> Adapter:
+    """The global adapter with `move(flat name, delta, moves)` added to each tensor, in float64, where it `moves`.
+
+    The delta is aggregated minus global. Residual and prototypes are those of `aggregated`.
+    """
+    adapter, spec = context.adapter, context.spec
+
+    def step(name: str, old: Tensor, new: Tensor, moves: Tensor) -> Tensor:
+        moved = old.double() + move(name, new.double() - old.double(), moves)
+        return torch.where(moves, moved, old.double()).to(old.dtype)
+
+    pairs = {}
+    for name, pair in adapter.pairs.items():
+        moves = torch.tensor(trained[spec.layer_of[name]])
+        A = step(f"{name}.lora_A", pair.A, aggregated.pairs[name].A, moves[:, None] & ("A" in factors))
+        B = step(f"{name}.lora_B", pair.B, aggregated.pairs[name].B, moves[None, :] & ("B" in factors))
+        pairs[name] = LoraPair(A, B, pair.scale)
+    always = torch.tensor(bool(trained.any()))
+    head = {n: step(f"head.{n}", old, aggregated.head[n], always) for n, old in adapter.head.items()}
+    return replace(aggregated, pairs=pairs, head=head)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named combination of strategies, and what happens to head and factors."""
+
+    sampler: Sampler
+    allocator: Allocator
+    dispatcher: Dispatcher
+    local_training: tuple[LocalTraining, ...]
+    aggregator: Aggregator
+    server_optimizer: ServerOptimizer
+    head: HeadPolicy = "aggregate"
+    trains: Trains = "both"
+    shares: Factors = "both"  # the factors that are aggregated; the other stays with its client (FedSA-LoRA)
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """All of them."""
+        return (
+            self.sampler, self.allocator, self.dispatcher, *self.local_training, self.aggregator, self.server_optimizer,
+        )  # fmt: skip
+
+    @property
+    def personal(self) -> bool:
+        """True if clients keep something of their own, so that each has its own model."""
+        return self.head == "local" or self.shares != "both"
+
+    def factors(self, round: int) -> Factors:
+        """The factors that clients train in a round. Alternating begins with B (RoLoRA)."""
+        if self.trains == "alternate":
+            return "A" if round % 2 else "B"
+        return self.trains
+
+    def moving(self, round: int) -> frozenset[str]:
+        """Which of the server's factors A and B a round may change: those that are trained in it and shared."""
+        both = frozenset("AB")
+        return both.intersection(*("AB" if which == "both" else which for which in (self.factors(round), self.shares)))
+
+    def declares(self, shapes: Shapes) -> Declared:
+        """The named tensors of all rules of local training."""
+        return prefixed({rule.name: rule.declares(shapes) for rule in self.local_training})

@@ -1,0 +1,20 @@
+"""Errors of strategies, named."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hellora.core.errors import HelloraError, RunError
+
+
+@contextmanager
+def naming(strategy: object, round: int) -> Iterator[None]:
+    """Whatever a strategy raises, other than hellora's own errors, becomes a RunError that names it."""
+    try:
+        yield
+    except HelloraError:
+        raise
+    except Exception as error:
+        cls, why = type(strategy), " ".join(str(error).split())
+        raise RunError(
+            f"round {round}: {cls.__module__}:{cls.__qualname__} raised {type(error).__name__}: {why}"
+        ) from error

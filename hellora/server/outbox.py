@@ -1,0 +1,100 @@
+"""Step 2 of a round: tasks, each made when it is sent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from hellora.budgets.planner import Estimate
+from hellora.core.exchange import ClientTask, Named, Policy
+from hellora.core.seeds import seed_for
+from hellora.core.state import ServerState, select
+from hellora.core.types import Allocation, ClientProfile, Mask
+from hellora.methods.context import RoundContext
+from hellora.methods.local import Shapes
+from hellora.methods.sharing import Crossing, crossing, with_private
+from hellora.server.backend import Order
+from hellora.server.federation import Federation
+from hellora.server.naming import naming
+
+
+@dataclass(eq=False)
+class Outbox:
+    """The tasks of an attempt at a round, each made when it is first asked for and the same from then on."""
+
+    run: Federation
+    state: ServerState
+    context: RoundContext
+    allocation: Allocation
+    estimated: Mapping[int, Estimate]
+
+    def __post_init__(self) -> None:
+        self.tasks: dict[int, ClientTask] = {}
+        dispatcher = self.run.method.dispatcher
+        with naming(dispatcher, self.state.round):
+            own = self.context.of("dispatcher", self.state)
+            self.seen = replace(own, state=dispatcher.begin(own))
+
+    @property
+    def orders(self) -> list[Order]:
+        """One order per client that trains anything this round, by id."""
+        rows = zip(self.allocation.clients, self.allocation.mask, strict=True)
+        return [Order(client, partial(self.task, client)) for client, row in rows if row.any()]
+
+    def task(self, client: int) -> ClientTask:
+        """Step 2: the task of one client."""
+        if client not in self.tasks:
+            self.tasks[client] = self.make(self.run.by_id[client], self.allocation.row(client))
+        return self.tasks[client]
+
+    def make(self, client: ClientProfile, row: Mask) -> ClientTask:
+        run, state, method = self.run, self.state, self.run.method
+        kept = state.kept.get(client.id, {})
+        mine = with_private(state.adapter, select(kept, "private"))
+        with naming(method.dispatcher, state.round):
+            adapter = method.dispatcher.dispatch(self.seen, mine, row)
+            sent = method.dispatcher.sends(row, run.spec)
+        shapes = self.shapes(row)
+        return ClientTask(
+            round=state.round,
+            client=client.id,
+            seed=seed_for(run.seed, "train", state.round, client.id),
+            adapter=adapter,
+            trained=row,
+            train=run.train,
+            head=method.head,
+            factors=method.factors(state.round),
+            cut=sent.cut,
+            bypass=sent.bypass,
+            policy=self.policy(client.id),
+            brief=self.brief(client, shapes),
+            kept={name: value for name, value in kept.items() if not name.startswith("private/")},
+            kept_version=state.kept_versions.get(client.id),
+            declared=method.declares(shapes),
+        )
+
+    def policy(self, client: int) -> Policy:
+        """How a client trains its row."""
+        return self.estimated[client].policy if client in self.estimated else self.run.policy
+
+    def shapes(self, row: Mask) -> Shapes:
+        """What rules of local training may know of a task before it is made."""
+        method = self.run.method
+        head = {} if method.head == "frozen" else self.state.adapter.head
+        sizes = {name: tuple(tensor.shape) for name, tensor in head.items()}
+        return Shapes(self.run.spec, row, method.factors(self.state.round), sizes)
+
+    def brief(self, client: ClientProfile, shapes: Shapes) -> Named:
+        """What all rules of local training tell a client."""
+        told: dict[str, Named] = {}
+        for rule in self.run.method.local_training:
+            with naming(rule, self.state.round):
+                own = self.context.of(f"local_training/{rule.name}", self.state)
+                told[rule.name] = rule.brief(own, client, shapes)
+        return {f"{rule}/{name}": tensor for rule, brief in told.items() for name, tensor in brief.items()}
+
+    def crossing(self, client: int) -> Crossing:
+        """How many bytes the client's task and its answer have, from its row alone."""
+        row, method = self.allocation.row(client), self.run.method
+        sent = method.dispatcher.sends(row, self.run.spec)
+        declared = method.declares(self.shapes(row))
+        return crossing(self.state.adapter, sent, self.shapes(row), method, declared, self.run.wire)

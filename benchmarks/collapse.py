@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from hellora.core.algebra import components, delta_weight, new_adapter, trained_components, trained_part
-from hellora.core.low_rank import thin_svd
 from hellora.core.exchange import ClientTask, ClientUpdate, TrainSettings
+from hellora.core.low_rank import thin_svd
 from hellora.core.state import ServerState
 from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, ModuleSpec
 from hellora.experiments import registry
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.context import Scores
-from hellora.methods.strategies import Method
 from hellora.server.backend import Backend
 from hellora.server.federation import Federation
 from hellora.server.rounds import federate
@@ -103,7 +102,9 @@ def outcome(dispatcher: str, aggregator: str, seed: int = 0) -> Outcome:
     """Of all rounds of one method. A mean of factors with SVD dispatch stands for clients that factorise anew."""
     wanted = targets(seed)
     backend = Clients(wanted, refactor=(dispatcher, aggregator) == ("svd", "zero_pad"))
-    method = Method(Everything(), registry.find("dispatcher", dispatcher)(), registry.find("aggregator", aggregator)())
+    method = method_of(
+        Everything(), registry.find("dispatcher", dispatcher)(), registry.find("aggregator", aggregator)()
+    )
     run = Federation(SPEC, tuple(backend.clients()), method, ROUNDS, len(RANKS), seed, TrainSettings())
     state = ServerState(0, new_adapter(SPEC, {}, seed))
     for report in federate(state, run, backend, layer_scores=no_scores):

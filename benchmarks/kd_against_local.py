@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from datasets import load_dataset
+from X import dispatch
 
 from hellora.client.evaluation import evaluate
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
@@ -27,7 +28,6 @@ from hellora.experiments.config import check
 from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
 from hellora.server.backend import Backend
-from X import dispatch
 from hellora.server.rounds import allocate, federate
 
 ROUNDS = 8

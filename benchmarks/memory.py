@@ -63,7 +63,7 @@ from hellora.methods.context import RoundContext
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.strategies import Dispatcher, Method
+from hellora.methods.strategies import Dispatcher
 from hellora.model.load import ModelSettings
 from hellora.model.location import resolve_name
 from hellora.model.memory import release_at_once
@@ -135,7 +135,7 @@ class Subject:
         return self.task.load(ModelSettings(name=name, rank=RANK), LABELS, seed=0, weights=weights)
 
     def cost(self, name: str, dispatcher: Dispatcher, train: TrainSettings) -> CostModel:
-        method = Method(Everything(), dispatcher, ParticipantMean())
+        method = method_of(Everything(), dispatcher, ParticipantMean())
         return calibrate(self.load(name, weights=False), self.task, self.shape, method, train)
 
 
@@ -226,7 +226,7 @@ def tensors_of(base: BaseModel) -> list[torch.Tensor]:
 
 def client_task(base: BaseModel, ranks: Ranks, policy: Policy, dispatcher: Dispatcher, train: TrainSettings) -> Any:
     row = np.arange(RANK) < ranks[:, None]
-    sent = dispatcher.dispatch(new_adapter(base.spec, base.initial_head(), 0), row, base.spec)
+    sent = dispatched(dispatcher, new_adapter(base.spec, base.initial_head(), 0), row, base.spec)
     return ClientTask(0, 0, 0, sent, row, train, bypass=dispatcher.bypasses, policy=policy)
 
 
@@ -313,7 +313,7 @@ def measure_trials(name: str, count: int) -> Iterator[Trial]:
         estimate = planner.estimate(client, ranks)
         assert estimate is not None
         row = allocation.mask[0]
-        sent = DISPATCHERS[key].dispatch(new_adapter(base.spec, base.initial_head(), 0), row, base.spec)
+        sent = dispatched(DISPATCHERS[key], new_adapter(base.spec, base.initial_head(), 0), row, base.spec)
         bypass = DISPATCHERS[key].bypasses
         asked = ClientTask(0, 0, 0, sent, row, train, bypass=bypass, policy=estimate.policy)
         held, uplink = held_bytes(asked, base, task, examples)

@@ -119,7 +119,7 @@ def panel(
     clients = sorted((budget_label(run.fleet[c], run.spec), c) for c in allocation.clients)
     rows = np.array([allocation.row(c) for _, c in clients])
     sent = np.array(
-        [arrives(run.method.dispatcher.dispatch(global_pair, row, run.spec), row, run.spec) for row in rows]
+        [arrives(dispatched(run.method.dispatcher, global_pair, row, run.spec), row, run.spec) for row in rows]
     )
     labels = [f"client {c}{', ' * bool(text)}{text}" for (_, text), c in clients]
     return Panel(title or f"round {round}", run.method.factors(round), labels, rows, sent)
@@ -285,7 +285,7 @@ def one_number() -> str:
     parts += [f'<circle cx="{at(v):.4g}" cy="18" r="3.5" fill="{ORANGE if v > 1 else TEXT}"/>' for v in values]
     for place, (name, rule) in enumerate(rules.items()):
         y = 40 + 20 * place
-        found = float(rule.aggregate(adapter(0.0), answers, spec, 0).pairs["m"].B)
+        found = float(aggregated(rule, adapter(0.0), answers, spec, 0).pairs["m"].B)
         parts += [
             words(4, y + 4, name),
             f'<path d="M{at(0):g} {y}H{at(found):.4g}" stroke="{LINE}"/>',

@@ -56,7 +56,7 @@ def federation(side: int) -> tuple[AdapterSpec, Adapter, Answers]:
     answers = []
     for client in range(CLIENTS):
         row = np.arange(spec.max_rank)[None, :] < RANKS[client % len(RANKS)]
-        sent = Truncate().dispatch(global_pair, row, spec)
+        sent = dispatched(Truncate(), global_pair, row, spec)
         pair = sent.pairs["m"]
         back = LoraPair(pair.A + 0.1 * normal(*pair.A.shape), pair.B + 0.1 * normal(*pair.B.shape), pair.scale)
         task = ClientTask(0, client, client, sent, row, TrainSettings())
@@ -102,8 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for name, aggregator, changes in methods:
         with LargestTensor() as largest:  # and a warm-up
-            aggregator.aggregate(global_pair, answers, spec, 0)
-        runs = [timed(lambda a=aggregator: a.aggregate(global_pair, answers, spec, 0)) for _ in range(options.repeat)]  # type: ignore[misc]
+            aggregated(aggregator, global_pair, answers, spec, 0)
+        runs = [timed(lambda a=aggregator: aggregated(a, global_pair, answers, spec, 0)) for _ in range(options.repeat)]  # type: ignore[misc]
         seconds, result = min(runs, key=lambda run: run[0])
         slow, expected = timed(lambda c=changes: dense(global_pair, answers, spec.max_rank, c))  # type: ignore[misc]
         difference = float((delta_weight(result.pairs["m"]) - expected).norm() / expected.norm())

@@ -21,7 +21,10 @@ from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Train
 from hellora.core.state import ServerState, StrategyState
 from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, Mask, ModuleSpec
 from hellora.methods.context import RoundContext, Scores
-from hellora.server.backend import Backend
+from hellora.methods.samplers.uniform import Uniform
+from hellora.methods.server_optimizers.average import Average
+from hellora.methods.strategies import Aggregator, Allocator, Answers, Dispatcher, Method
+from hellora.server.backend import Backend, Order
 
 
 def tiny_spec(num_layers: int = 3, max_rank: int = 4) -> AdapterSpec:
@@ -81,7 +84,21 @@ class MemoryLaw:
         return bool(cost <= self.limits.get(client.id, np.inf))
 
 
-def view_of(
+@dataclass(frozen=True)
+class Lent:
+    """In the place of the server's model: scores that are given, and prototypes that learn nothing."""
+
+    scores: Callable[[], Scores] = no_scores
+    taught: Callable[..., Mapping[int, Adapter]] = lambda students, weights, how, seed: students
+
+    def layer_scores(self, adapter: Adapter) -> Scores:
+        return self.scores()
+
+    def distil(self, students: Mapping[int, Adapter], weights: Mapping[int, float], how: Any, seed: int) -> Any:
+        return self.taught(students, weights, how, seed)
+
+
+def context_of(
     fleet: Sequence[ClientProfile],
     *,
     num_layers: int = 12,
@@ -91,28 +108,63 @@ def view_of(
     seed: int = 0,
     cohort: Sequence[ClientProfile] | None = None,
     layer_scores: Callable[[], Scores] = no_scores,
-    memory: Memory | None = None,
-    reports: Mapping[int, Tensor] | None = None,
-    reported_ranks: Mapping[int, int] | None = None,
+    state: StrategyState | None = None,
+    scores: Mapping[int, Tensor] | None = None,
+    ranks: Mapping[int, int] | None = None,
 ) -> RoundContext:
-    """What an allocator sees; by default the whole fleet is the cohort."""
+    """What an allocator sees; by default the whole fleet is the cohort. `scores` and `ranks` are what clients
+    reported."""
+    reports: dict[int, dict[str, Tensor]] = {}
+    for client, told in (scores or {}).items():
+        reports.setdefault(client, {})["layer_scores/scores"] = told
+    for client, rank in (ranks or {}).items():
+        reports.setdefault(client, {})["hetlora/rank"] = torch.tensor(rank)
     return RoundContext(
         round=round,
         rounds=rounds,
-        cohort=tuple(fleet if cohort is None else cohort),
-        fleet=tuple(fleet),
-        spec=tiny_spec(num_layers, max_rank),
         seed=seed,
-        layer_scores=layer_scores,
-        memory=memory or {},
-        reports=reports or {},
-        reported_ranks=reported_ranks or {},
+        spec=tiny_spec(num_layers, max_rank),
+        fleet=tuple(fleet),
+        cohort=tuple(fleet if cohort is None else cohort),
+        able=tuple(fleet),
+        lent=Lent(layer_scores),
+        state=state or {},
+        reports=reports,
     )
 
 
-def task_for(client: int, adapter: Adapter, trained: Mask) -> ClientTask:
+def round_of(adapter: Adapter, spec: AdapterSpec, seed: int = 0, round: int = 0) -> RoundContext:
+    """A round without clients, as an aggregator or a dispatcher sees it."""
+    return RoundContext(round=round, rounds=10, seed=seed, spec=spec, fleet=(), adapter=adapter, lent=Lent())
+
+
+def aggregated(aggregator: Aggregator, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int = 0) -> Adapter:
+    """What an aggregator without a state makes of answers to one round's tasks."""
+    round = answers[0][0].round if answers else 0
+    found, state = aggregator.aggregate(round_of(adapter, spec, seed, round), answers)
+    assert not state
+    return found
+
+
+def dispatched(dispatcher: Dispatcher, adapter: Adapter, trained: Mask, spec: AdapterSpec) -> Adapter:
+    """What a client receives whose row is `trained`."""
+    return dispatcher.dispatch(round_of(adapter, spec), adapter, trained)
+
+
+def method_of(allocator: Allocator, dispatcher: Dispatcher, aggregator: Aggregator, **others: Any) -> Method:
+    """A method with the usual sampler and server optimizer, and plain local training."""
+    usual: dict[str, Any] = {"sampler": Uniform(), "local_training": (), "server_optimizer": Average()}
+    return Method(allocator=allocator, dispatcher=dispatcher, aggregator=aggregator, **{**usual, **others})
+
+
+def orders_of(tasks: Iterable[ClientTask]) -> list[Order]:
+    """Orders of tasks that are made already."""
+    return [Order(task.client, lambda task=task: task) for task in tasks]
+
+
+def task_for(client: int, adapter: Adapter, trained: Mask, cut: bool = False) -> ClientTask:
     """A task of round 0."""
-    return ClientTask(0, client, client, adapter, trained, TrainSettings())
+    return ClientTask(0, client, client, adapter, trained, TrainSettings(), cut=cut)
 
 
 def update_of(task: ClientTask, values: Adapter, spec: AdapterSpec, num_examples: int = 1) -> ClientUpdate:
@@ -148,11 +200,11 @@ def bits(tensors: Mapping[Any, Tensor]) -> dict[Any, tuple[torch.dtype, torch.Si
     return {name: (t.dtype, t.shape, t.contiguous().numpy().tobytes()) for name, t in tensors.items()}
 
 
-def state_bits(state: ServerState) -> tuple[int, dict[Any, tuple[torch.dtype, torch.Size, bytes]]]:
+def state_bits(state: ServerState) -> tuple[int, Mapping[int, int], dict[Any, tuple[torch.dtype, torch.Size, bytes]]]:
     """All of a state, comparable bit for bit."""
-    private = {("private", client, name): t for client, head in state.private.items() for name, t in head.items()}
-    ranks = {("rank", client): torch.tensor(rank) for client, rank in state.reported_ranks.items()}
-    return state.round, bits({**state.adapter.tensors(), **state.memory, **state.reports, **private, **ranks})
+    named = {("report", client, name): t for client, told in state.reports.items() for name, t in told.items()}
+    named |= {("kept", client, name): t for client, kept in state.kept.items() for name, t in kept.items()}
+    return state.round, state.kept_versions, bits({**state.adapter.tensors(), **state.strategies, **named})
 
 
 def variants(package: ModuleType, base: type) -> Iterator[Any]:
@@ -207,8 +259,9 @@ class FakeBackend(Backend):
     def clients(self) -> Sequence[ClientProfile]:
         return self.fleet
 
-    def train(self, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
-        self.calls.append(list(tasks))
+    def train(self, orders: Sequence[Order]) -> Iterator[Answer]:
+        tasks = [order.make() for order in orders]
+        self.calls.append(tasks)
         return iter(self.answers([self.trained(task) for task in tasks]))
 
     def trained(self, task: ClientTask) -> ClientUpdate:
@@ -218,7 +271,7 @@ class FakeBackend(Backend):
         def moved(tensor: Tensor) -> Tensor:
             return tensor + 0.1 * torch.randn(tensor.shape, generator=rng)
 
-        part = trained_part(task.adapter, task.trained, self.spec)
+        part = trained_part(task.adapter, task.trained, self.spec, task.cut)
         pairs = {
             name: LoraPair(
                 pair.A if task.factors == "B" else moved(pair.A),
@@ -228,12 +281,12 @@ class FakeBackend(Backend):
             for name, pair in part.pairs.items()
         }
         head = {} if task.head == "frozen" else {name: moved(t) for name, t in task.adapter.head.items()}
-        scores = None
-        if task.report_layer_scores:
+        report = {}
+        if "layer_scores/scores" in task.declared.report:
             drawn = torch.rand(self.spec.num_layers, generator=rng, dtype=torch.float64)
-            scores = torch.where(torch.tensor(task.trained.any(axis=1)), drawn, torch.nan)
+            report["layer_scores/scores"] = torch.where(torch.tensor(task.trained.any(axis=1)), drawn, torch.nan)
         (examples,) = (p.num_examples for p in self.fleet if p.id == task.client)
-        return ClientUpdate(task.round, task.client, examples, Adapter(pairs, head), {"loss": 1.0}, scores)
+        return ClientUpdate(task.round, task.client, examples, Adapter(pairs, head), {"loss": 1.0}, report=report)
 
 
 def rows_of(mask: Mask) -> list[list[int]]:

@@ -26,8 +26,8 @@ from hellora.experiments.config import check
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.prepare import on_this_machine, prepare
 from hellora.experiments.setup import Setup
-from hellora.server.backend import Backend
 from hellora.runs.run import run_experiment
+from hellora.server.backend import Backend
 
 COMMAND = (sys.executable, "-m", "hellora")
 CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 4), "ward": (3, 4)}  # layers and rank, in order of ids

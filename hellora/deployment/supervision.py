@@ -25,8 +25,10 @@ SETTLED = 60.0  # a process that ran for so many seconds starts anew with the fi
 class Child:
     """Keeps a process running, under a supervisor.
 
-    `command` is asked at every start, for a port may have to be another. The process's output goes to the end of `log`, or to our stderr. `explain` gets what it has written since its start, and says
-    in words for a person why it ended; "" where it cannot tell. It may raise InputError: then no start is tried again.
+    `command` is asked at every start, for a port may have to be another. Its output goes to the end of `log`, or to our
+    stderr. `explain` gets what it has written since its start, and says in words for a person why it ended; "" where it
+    cannot tell. It may raise InputError: then no start is tried again.
+
     Flower's programs end for reasons that pass (a server that restarts, a port that is taken, a key that its last
     process still holds), so that an end is no failure; waiting longer each time spares a machine where it is one.
     """

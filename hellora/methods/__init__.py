@@ -12,12 +12,15 @@ from hellora.methods.contributions import (
     Contribution,
     Weighting,
     aggregated_head,
+    component_mean,
     contributions,
     coordinate_wise,
     factorised_anew,
     in_order,
+    mean_by_component,
     mean_held,
     mean_moved,
+    trained_pairs,
     weights_of,
 )
 from hellora.methods.demands import Demands, Fact
@@ -33,6 +36,7 @@ from hellora.methods.strategies import (
     Sampler,
     ServerOptimizer,
     Strategy,
+    stepped,
 )
 
 __all__ = [
@@ -56,14 +60,18 @@ __all__ = [
     "Strategy",
     "Weighting",
     "aggregated_head",
+    "component_mean",
     "contributions",
     "coordinate_wise",
     "cut",
     "factorised_anew",
     "in_order",
+    "mean_by_component",
     "mean_held",
     "mean_moved",
     "put_back",
     "sample_layers",
+    "stepped",
+    "trained_pairs",
     "weights_of",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hellora.core.algebra import components, mean_head, new_pair, trained_components
+from hellora.core.exchange import ClientUpdate
 from hellora.core.low_rank import Term, thin_svd, to_global
 from hellora.core.types import Adapter, LoraPair, ModuleSpec
 from hellora.methods.context import RoundContext
@@ -68,6 +69,46 @@ def aggregated_head(answers: Answers, weighting: Weighting) -> dict[str, Tensor]
     """The mean of the head over all answers."""
     by_id = in_order(answers)
     return mean_head([update.adapter for _, update in by_id], weights_of(by_id, weighting))
+
+
+def mean_by_component(context: RoundContext, answers: Answers, weigh: Callable[[ClientUpdate], float]) -> Adapter:
+    """The adapter in which each rank component is the weighted mean over the clients that trained it, factor by factor,
+    and the head that over all; what nobody trained stays.
+    """
+    if not answers:
+        return context.adapter
+    by_id = in_order(answers)
+    pairs = {}
+    for module in context.spec.modules:
+        old, parts = context.adapter.pairs[module.name], trained_pairs(by_id, module)
+        A = component_mean(old.A, [(rows, pair.A, weigh(update)) for update, rows, pair in parts])
+        B = component_mean(old.B.T, [(rows, pair.B.T, weigh(update)) for update, rows, pair in parts])
+        pairs[module.name] = LoraPair(A, B.T.contiguous(), old.scale)
+    updates = [update for _, update in by_id]
+    head = mean_head([update.adapter for update in updates], list(map(weigh, updates)))
+    return replace(context.adapter, pairs=pairs, head=head)
+
+
+def trained_pairs(answers: Answers, module: ModuleSpec) -> list[tuple[ClientUpdate, Tensor, LoraPair]]:
+    """Of every client that trained a module: its update, which components it trained (max_rank,) bool, their pair."""
+    return [
+        (update, torch.tensor(task.trained[module.layer]), update.adapter.pairs[module.name])
+        for task, update in answers
+        if module.name in update.adapter.pairs
+    ]
+
+
+def component_mean(old: Tensor, parts: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
+    """Per row of `old` (max_rank, d), the weighted mean over the parts that have the row; `old` where none has.
+
+    A part is: which rows it has, (max_rank,) bool; their values, (rank, d); its weight.
+    """
+    total = torch.zeros_like(old, dtype=torch.float64)
+    weight_of_row = torch.zeros(len(old), 1, dtype=torch.float64)
+    for rows, values, weight in parts:
+        total[rows] += weight * values.double()
+        weight_of_row[rows] += weight
+    return torch.where(weight_of_row > 0, total / weight_of_row, old.double()).to(old.dtype)
 
 
 def coordinate_wise(context: RoundContext, answers: Answers, combine: Callable[[Tensor], Tensor]) -> Adapter:

@@ -105,10 +105,10 @@ class PrefixCache:
     with what it said then, the others with what they are given.
 
     That is right where the blocks are a chain: each runs once in a pass, in order, and gets the very tensor that the
-    one before it returned; nothing but that tensor comes out of a block; and nothing before the prefix trains. No config
-    says so of a model: some hand a block's output to a later one as well, run one block twice, change the tensor between
-    two blocks, or have several streams. So every pass that runs the blocks is watched. Once one is otherwise (`chain` is
-    then False), the blocks just run.
+    one before it returned; nothing but that tensor comes out of a block; and nothing before the prefix trains. No
+    config says so of a model: some hand a block's output to a later one as well, run one block twice, change the tensor
+    between two blocks, or have several streams. So every pass that runs the blocks is watched. Once one is otherwise
+    (`chain` is then False), the blocks just run.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], store: TensorStore) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from hellora.core.low_rank import norm, stacked, thin_svd
 from hellora.core.types import Adapter, AdapterSpec, Allocation, LoraPair
-from hellora.methods.aggregators.participant_mean import component_mean
+from hellora.methods.contributions import component_mean
 from hellora.methods.strategies import Answers
 
 

@@ -22,8 +22,8 @@ from transformers import BertModel
 
 from hellora.client.evaluation import fisher_scores
 from hellora.client.work import ClientWork
-from hellora.core.seeds import rng_for
 from hellora.core.exchange import ClientTask, ClientUpdate
+from hellora.core.seeds import rng_for
 from hellora.experiments import registry
 from hellora.experiments.config import presets, read_experiment
 from hellora.experiments.prepare import prepare

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from factories import (
     LargestTensor,
+    aggregated,
     assert_is_a_strategy_file,
     bits,
     effective,
@@ -76,9 +77,9 @@ def test_the_order_of_updates_is_irrelevant(aggregator: Aggregator, seed: int) -
     for client, factor in ((0, 2.0**90), (1, -(2.0**90))):
         task, update = answers[client]
         answers[client] = (task, replace(update, adapter=as_it_trains(aggregator, scaled(huge, factor))))
-    expected = bits(aggregator.aggregate(GLOBAL, answers, SPEC, 0).tensors())
+    expected = bits(aggregated(aggregator, GLOBAL, answers, SPEC, 0).tensors())
     for order in (range(5, -1, -1), np.random.default_rng(seed).permutation(6)):
-        assert bits(aggregator.aggregate(GLOBAL, [answers[i] for i in order], SPEC, 0).tensors()) == expected
+        assert bits(aggregated(aggregator, GLOBAL, [answers[i] for i in order], SPEC, 0).tensors()) == expected
 
 
 @every_aggregator
@@ -86,7 +87,7 @@ def test_the_order_of_updates_is_irrelevant(aggregator: Aggregator, seed: int) -
 def test_one_full_client_gives_its_adapter_back(aggregator: Aggregator, examples: int) -> None:
     """Bit by bit; where the global adapter is made anew, in what it does."""
     sent = values_of(aggregator, 0)
-    got = aggregator.aggregate(GLOBAL, answers_with(aggregator, [FULL], [examples]), SPEC, 0)
+    got = aggregated(aggregator, GLOBAL, answers_with(aggregator, [FULL], [examples]), SPEC, 0)
     if aggregator.keeps_components:
         assert bits(got.tensors()) == bits(sent.tensors())
     assert bits(got.head) == bits(sent.head)
@@ -101,7 +102,7 @@ def test_what_nobody_trained_is_bit_identical(aggregator: Aggregator) -> None:
     for row in rows:
         row[1] = False  # a layer
         row[2, 3] = False  # a rank component
-    result = aggregator.aggregate(GLOBAL, answers_with(aggregator, rows, [3, 5, 7]), SPEC, 0)
+    result = aggregated(aggregator, GLOBAL, answers_with(aggregator, rows, [3, 5, 7]), SPEC, 0)
     for module in SPEC.modules:
         old, new = GLOBAL.pairs[module.name], result.pairs[module.name]
         untouched = ~np.logical_or.reduce(rows)[module.layer]
@@ -114,7 +115,7 @@ def test_what_nobody_trained_is_bit_identical(aggregator: Aggregator) -> None:
 
 @every_aggregator
 def test_without_answers_nothing_changes(aggregator: Aggregator) -> None:
-    assert bits(aggregator.aggregate(GLOBAL, [], SPEC, 0).tensors()) == bits(GLOBAL.tensors())
+    assert bits(aggregated(aggregator, GLOBAL, [], SPEC, 0).tensors()) == bits(GLOBAL.tensors())
 
 
 @every_aggregator
@@ -123,7 +124,7 @@ def test_inputs_are_not_mutated(aggregator: Aggregator) -> None:
     inputs = [GLOBAL.tensors(), *(update.adapter.tensors() for _, update in answers)]
     rows = [task.trained.copy() for task, _ in answers]
     before = [bits(tensors) for tensors in inputs]
-    aggregator.aggregate(GLOBAL, answers, SPEC, 0)
+    aggregated(aggregator, GLOBAL, answers, SPEC, 0)
     assert [bits(tensors) for tensors in inputs] == before
     assert all(np.array_equal(task.trained, row) for (task, _), row in zip(answers, rows, strict=True))
 
@@ -134,7 +135,7 @@ def test_equal_ranks_and_weights_reduce_to_fedavg(aggregator: Aggregator) -> Non
 
     Refine claims neither: it lies between the two.
     """
-    result = aggregator.aggregate(GLOBAL, answers_with(aggregator, [FULL] * 4, [9] * 4), SPEC, 0)
+    result = aggregated(aggregator, GLOBAL, answers_with(aggregator, [FULL] * 4, [9] * 4), SPEC, 0)
     clients = [values_of(aggregator, client) for client in range(4)]
     tensors = result.tensors() if aggregator.keeps_components else {f"head.{n}": t for n, t in result.head.items()}
     for name, got in tensors.items():
@@ -152,7 +153,7 @@ def test_results_are_contiguous_as_a_checkpoint_would_load_them(aggregator: Aggr
     pairs = {name: replace(pair, B=pair.B.T.contiguous().T) for name, pair in GLOBAL.pairs.items()}
     strided = replace(GLOBAL, pairs=pairs)
     answers = answers_with(aggregator, random_rows(seed=3, count=3), [3, 5, 7])
-    result = aggregator.aggregate(strided, answers, SPEC, 0)
+    result = aggregated(aggregator, strided, answers, SPEC, 0)
     assert all(tensor.is_contiguous() for tensor in result.tensors().values())
 
 
@@ -164,7 +165,7 @@ def test_no_dense_matrix_is_ever_built(aggregator: Aggregator) -> None:
     tasks = [task_for(client, global_pair, np.ones((1, 2), dtype=bool)) for client in range(3)]
     answers = [(task, update_of(task, random_adapter(spec, 1 + task.client), spec)) for task in tasks]
     with LargestTensor() as largest:
-        aggregator.aggregate(global_pair, answers, spec, 0)
+        aggregated(aggregator, global_pair, answers, spec, 0)
     assert 2 * 50 <= largest.elements < 50 * 60
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from factories import MemoryLaw, assert_is_a_strategy_file, bits, fleet_of, strategies, variants, view_of
+from factories import MemoryLaw, assert_is_a_strategy_file, bits, context_of, fleet_of, strategies, variants
 from hypothesis import given, settings
 
 import hellora.methods.allocators
@@ -42,7 +42,7 @@ class Situation:
             for items in (fleet, cohort, reporters):
                 order.shuffle(items)
         reports = {client: self.report(client) for client in reporters}
-        return view_of(
+        return context_of(
             fleet,
             num_layers=self.num_layers,
             max_rank=self.max_rank,

@@ -2,7 +2,16 @@
 
 import numpy as np
 import pytest
-from factories import LargestTensor, assert_is_a_strategy_file, bits, random_adapter, strategies, tiny_spec, variants
+from factories import (
+    LargestTensor,
+    assert_is_a_strategy_file,
+    bits,
+    dispatched,
+    random_adapter,
+    strategies,
+    tiny_spec,
+    variants,
+)
 
 import hellora.methods.dispatchers
 from hellora.core.types import AdapterSpec, ModuleSpec
@@ -18,14 +27,14 @@ every_dispatcher = pytest.mark.parametrize(
 def test_a_full_row_is_the_identity(dispatcher: Dispatcher) -> None:
     adapter = random_adapter(SPEC, 0)
     full = np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool)
-    assert bits(dispatcher.dispatch(adapter, full, SPEC).tensors()) == bits(adapter.tensors())
+    assert bits(dispatched(dispatcher, adapter, full, SPEC).tensors()) == bits(adapter.tensors())
 
 
 @every_dispatcher
 def test_inputs_are_not_mutated(dispatcher: Dispatcher) -> None:
     adapter = random_adapter(SPEC, 0)
     row = np.random.default_rng(0).random((SPEC.num_layers, SPEC.max_rank)) < 0.5
-    dispatcher.dispatch(adapter, row, SPEC)
+    dispatched(dispatcher, adapter, row, SPEC)
     assert bits(adapter.tensors()) == bits(random_adapter(SPEC, 0).tensors())
 
 
@@ -34,7 +43,7 @@ def test_no_dense_matrix_is_ever_built(dispatcher: Dispatcher) -> None:
     spec = AdapterSpec((ModuleSpec("m", 0, d_in=50, d_out=60),), ("layer",), max_rank=4, scale=2.0)
     adapter = random_adapter(spec, 0)
     with LargestTensor() as largest:
-        dispatcher.dispatch(adapter, np.array([[True, True, False, False]]), spec)
+        dispatched(dispatcher, adapter, np.array([[True, True, False, False]]), spec)
     assert largest.elements < 50 * 60
 
 

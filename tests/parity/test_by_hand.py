@@ -24,18 +24,17 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from hellora.backends.local import LocalBackend
-from hellora.client.evaluation import fisher_scores
 from hellora.client.batches import shuffled_batches
+from hellora.client.evaluation import fisher_scores
 from hellora.client.work import ClientWork
-from hellora.core.seeds import seed_for
 from hellora.core.exchange import TrainSettings
+from hellora.core.seeds import seed_for
 from hellora.core.state import ServerState
 from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.layer_sampling import probabilities_from_scores
-from hellora.methods.strategies import Method
 from hellora.model.load import ModelSettings
 from hellora.server.federation import Federation
 from hellora.server.rounds import federate
@@ -127,7 +126,7 @@ def steps_of_federate(
     )
     parts = np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1])
     work = ClientWork(base, task, dataset([example for client in clients for example in client]), parts)
-    method = Method(FedHello(warmup=WARMUP, refresh=REFRESH), Whole(), ParticipantMean())
+    method = method_of(FedHello(warmup=WARMUP, refresh=REFRESH), Whole(), ParticipantMean())
     run = Federation(base.spec, fleet, method, ROUNDS, COHORT, SEED, train)
     steps = []
     with LocalBackend(work, fleet) as backend:

@@ -27,9 +27,8 @@ from torch import Tensor
 
 from hellora.core.state import StrategyState
 from hellora.core.types import Adapter, LoraPair
-from hellora.methods.aggregators.participant_mean import component_mean, trained_pairs
 from hellora.methods.context import RoundContext
-from hellora.methods.contributions import aggregated_head, in_order
+from hellora.methods.contributions import aggregated_head, component_mean, in_order, trained_pairs
 from hellora.methods.demands import AVERAGES_COMPONENTS, MEAN_OF_EQUALS, ONLY_TRAINED, RETURNS_THE_ONLY_ONE, Demands
 from hellora.methods.strategies import Aggregator, Answers
 

@@ -12,9 +12,8 @@ from hellora.core.low_rank import norm
 from hellora.core.state import StrategyState
 from hellora.core.types import Adapter
 from hellora.methods.aggregators.context_pad import padded_mean
-from hellora.methods.aggregators.participant_mean import trained_pairs
 from hellora.methods.context import RoundContext
-from hellora.methods.contributions import aggregated_head, in_order
+from hellora.methods.contributions import aggregated_head, in_order, trained_pairs
 from hellora.methods.demands import ALL_SHARED, AVERAGES_COMPONENTS, ONLY_TRAINED, RETURNS_THE_ONLY_ONE, Demands
 from hellora.methods.strategies import Aggregator, Answers
 

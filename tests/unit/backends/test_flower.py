@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from factories import random_adapter, task_for, tiny_spec, update_of
+from factories import method_of, random_adapter, task_for, tiny_spec, update_of
 from fake_grid import FakeGrid
 from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -22,7 +22,6 @@ from hellora.core.types import AdapterSpec, Budget, ClientProfile, ModuleSpec
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.strategies import Method
 from hellora.methods.sharing import answer_part, travelling_bytes
 from hellora.server.answers import collect
 
@@ -101,7 +100,7 @@ def test_the_bytes_of_each_client_are_those_that_were_planned(format: WireFormat
     names = [f"encoder.layer.{i}.attention.self.{which}" for i in range(4) for which in ("query", "value")]
     modules = tuple(ModuleSpec(name, i // 2, 768, 768) for i, name in enumerate(names))
     spec = AdapterSpec(modules, tuple(f"encoder.layer.{i}" for i in range(4)), max_rank=16, scale=2.0)
-    adapter, method = random_adapter(spec, 0), Method(Everything(), Whole(), ParticipantMean())
+    adapter, method = random_adapter(spec, 0), method_of(Everything(), Whole(), ParticipantMean())
     row = np.zeros((4, 16), dtype=bool)
     row[4 - layers :] = True
 

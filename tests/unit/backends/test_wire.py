@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import random_adapter, task_for, tiny_spec, update_of
+from factories import dispatched, random_adapter, task_for, tiny_spec, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -168,7 +168,7 @@ def test_an_update_comes_back(update: ClientUpdate) -> None:
 def test_a_factor_that_is_not_trained_does_not_travel(factors: Factors, dispatcher: Dispatcher) -> None:
     """What comes out has the factor that was sent in its place, where the client trained."""
     row = np.array([[True, False, True, False]] * 2 + [[False] * 4])
-    task = replace(task_for(0, dispatcher.dispatch(random_adapter(SPEC, 1), row, SPEC), row), factors=factors)
+    task = replace(task_for(0, dispatched(dispatcher, random_adapter(SPEC, 1), row, SPEC), row), factors=factors)
     assert exact(unpack_task(pack_task(task))) == exact(task)
     update = update_of(task, random_adapter(SPEC, 2), SPEC)
     sent = trained_part(task.adapter, row, SPEC).pairs

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from factories import tiny_spec
 
-from hellora.budgets.cost import ActivationPolicy, BlockCoefficients, CostModel, FLOAT, StepCoefficients, Work
+from hellora.budgets.cost import FLOAT, ActivationPolicy, BlockCoefficients, CostModel, StepCoefficients, Work
 from hellora.core.exchange import Policy
 
 # Of a layer of `tiny_spec`: two modules, 5 → 6 and 5 → 3.

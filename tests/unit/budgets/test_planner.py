@@ -9,11 +9,10 @@ import pytest
 from factories import tiny_spec
 
 from hellora.budgets.cost import Cost, CostModel, Work
-from hellora.core.types import Ranks
 from hellora.budgets.planner import RESERVE, USES, Planner, in_words, largest, largest_of_growing
 from hellora.core.errors import InputError
 from hellora.core.exchange import Policy, TrainSettings
-from hellora.core.types import Budget, ClientProfile
+from hellora.core.types import Budget, ClientProfile, Ranks
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 import torch
 from datasets import Dataset, Features, Image, Value
-from factories import bits
+from factories import bits, dispatched
 from PIL import Image as Pillow
 from torch import Tensor
 from torch.testing import assert_close
@@ -20,13 +20,14 @@ from transformers import GPT2Config, GPT2Model
 import hellora.client.train
 from hellora.client.train import TrainingError, train_client
 from hellora.core.algebra import new_pair
-from hellora.core.exchange import ClientTask, Policy
+from hellora.core.exchange import ClientTask, Outputs, Policy
 from hellora.core.types import Mask
 from hellora.methods.allocators.geometric import Pattern, pattern_layers
 from hellora.methods.dispatchers.bypass import Bypass
+from hellora.methods.local_training.hetlora import Hetlora
+from hellora.methods.local_training.layer_scores import LayerScores
 from hellora.model.load import ModelSettings, adapter_spec
 from hellora.model.resident import BaseModel
-from hellora.core.exchange import Outputs
 from hellora.tasks import Batch, Example, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
@@ -147,7 +148,7 @@ def test_which_blocks_run_twice(how: Any, runs: list[int], tiny_bert: Path) -> N
 def test_blocks_that_are_left_out_are_not_run_again(tiny_bert: Path) -> None:
     base = bases.load(tiny_bert)
     task = bases.task_of(base, [0, 2], steps=1)
-    task = replace(task, adapter=Bypass().dispatch(task.adapter, task.trained, base.spec), bypass=True)
+    task = replace(task, adapter=dispatched(Bypass(), task.adapter, task.trained, base.spec), bypass=True)
     plain = train_client(task, base, bases.MEAN_POOLING, bases.texts(4))
     again = train_client(replace(task, policy=Policy(recompute="all")), base, bases.MEAN_POOLING, bases.texts(4))
     for name, value in plain.adapter.tensors().items():
@@ -297,17 +298,16 @@ def test_micro_batches_are_one_step(size: int, layers: list[int], without_dropou
 def test_micro_batches_with_a_tail_penalty_scores_and_clipping(without_dropout: Family) -> None:
     """The penalty counts once a step; scores are of the whole step's gradient; so are the loss and the clipped norm."""
     family = without_dropout
-    settings = {"tail_penalty": 0.5, "tail_share": 0.5, "clip_norm": 0.1, "optimizer": "sgd", "lr": 0.1}
-    task = replace(task_of(family, [0, 2], batch_size=4, steps=2, **settings), report_layer_scores=True)
+    settings = {"clip_norm": 0.1, "optimizer": "sgd", "lr": 0.1}
+    task, rules = task_of(family, [0, 2], batch_size=4, steps=2, **settings), (Hetlora(0.5, 0.5), LayerScores())
     plain, parts = (
-        train_client(replace(task, policy=policy), family.base, family.kind, family.rows)
+        train_client(replace(task, policy=policy), family.base, family.kind, family.rows, rules)
         for policy in (Policy(), Policy(micro_batch=3))
     )
     for name, value in plain.adapter.tensors().items():
         assert_close(parts.adapter.tensors()[name], value, atol=1e-6, rtol=1e-5)
-    assert plain.layer_scores is not None
-    assert parts.layer_scores is not None
-    assert_close(parts.layer_scores, plain.layer_scores, rtol=1e-4, atol=0, equal_nan=True)
+    scores = "layer_scores/scores"
+    assert_close(parts.report[scores], plain.report[scores], rtol=1e-4, atol=0, equal_nan=True)
     assert parts.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-5)
     assert parts.metrics["steps"] == plain.metrics["steps"] == 2
 

@@ -12,7 +12,7 @@ import pytest
 import tiny_models
 import torch
 from datasets import Dataset
-from factories import bits
+from factories import Lent, bits, round_of, task_for, update_of
 from torch import Tensor
 
 from hellora.client.distillation import (
@@ -28,7 +28,7 @@ from hellora.client.distillation import (
 )
 from hellora.client.evaluation import evaluate
 from hellora.client.train import seeded
-from hellora.core.algebra import prototype_of, prototypes_of
+from hellora.core.algebra import prototype_of, prototypes_of, with_prototypes
 from hellora.core.errors import RunError
 from hellora.core.types import Adapter
 from hellora.data.server_data import UNLABELLED
@@ -67,6 +67,12 @@ def of_ranks(base: BaseModel, *smaller: int) -> Adapter:
 def on_public(base: BaseModel, kind: Task = TEXTS, rows: Any = None, **settings: Any) -> Distillation:
     changed = {"kd_batch_size": 8, **settings}
     return Distillation(MutualDistillation(**changed), base, kind, bases.texts(12) if rows is None else rows)
+
+
+def distilled(distillation: Distillation, adapter: Adapter, seed: int) -> Adapter:
+    """An adapter and its prototypes after they have taught each other, none of them trained by anybody."""
+    students = prototypes_of(adapter, distillation.base.spec)
+    return with_prototypes(distillation.distil(students, distillation.settings.teachers(students, []), seed))
 
 
 def batches_of(distillation: Distillation, seed: int) -> list[dict[str, Tensor]]:
@@ -110,7 +116,7 @@ def test_one_step_is_the_formulas(
         ensemble=ensemble,
     )
     adapter = of_ranks(steady, 1, 2)
-    result = prototypes_of(distillation.distil(adapter, [], seed=3), steady.spec)
+    result = prototypes_of(distilled(distillation, adapter, seed=3), steady.spec)
     (batch,) = batches_of(distillation, seed=3)
     before = prototypes_of(adapter, steady.spec)
     logits = {rank: said(prototype, steady, batch) for rank, prototype in before.items()}
@@ -120,7 +126,7 @@ def test_one_step_is_the_formulas(
         truth = np.eye(3)[batch["labels"].numpy()]
         z, n = logits[rank], len(truth)
         slope = 0.4 * (softmax(z) - truth) / n + 0.7 * 3.0 * (softmax(z / 3) - softmax(mean / 3)) / n
-        with steady.adapted(prototype, whole_row(steady.spec, rank), train_head=True) as adapted:
+        with steady.adapted(prototype, whole_row(steady.spec, rank), train_head=True, cut=True) as adapted:
             TEXTS.logits(steady, batch).backward(torch.from_numpy(slope).float())  # type: ignore[no-untyped-call]
             for name, module in adapted.lora.items():
                 pair, got = prototype.pairs[name], result[rank].pairs[name]
@@ -165,10 +171,10 @@ def test_teachers_are_in_eval_mode(shaky: BaseModel) -> None:
 
 def test_students_train_with_dropout_that_the_seed_decides(shaky: BaseModel, tiny_bert: Path) -> None:
     adapter = of_ranks(shaky, 2)
-    with_dropout = on_public(shaky).distil(adapter, [], seed=1)
+    with_dropout = distilled(on_public(shaky), adapter, seed=1)
     torch.rand(7)  # whatever was drawn before
-    assert bits(on_public(shaky).distil(adapter, [], seed=1).tensors()) == bits(with_dropout.tensors())
-    without = on_public(bases.load(tiny_bert, rank=4, alpha=8.0)).distil(adapter, [], seed=1)
+    assert bits(distilled(on_public(shaky), adapter, seed=1).tensors()) == bits(with_dropout.tensors())
+    without = distilled(on_public(bases.load(tiny_bert, rank=4, alpha=8.0)), adapter, seed=1)
     assert bits(without.tensors()) != bits(with_dropout.tensors())
 
 
@@ -183,14 +189,14 @@ def test_every_student_and_round_has_its_own_seed(shaky: BaseModel, monkeypatch:
     monkeypatch.setattr("hellora.client.distillation.seeded", recorded)
     before = torch.get_rng_state()
     for seed in (1, 2):
-        on_public(shaky).distil(of_ranks(shaky, 1, 2), [], seed)
+        distilled(on_public(shaky), of_ranks(shaky, 1, 2), seed)
     assert len(set(seeds)) == len(seeds) == 6
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_seed_decides_the_batches(steady: BaseModel) -> None:
     adapter = of_ranks(steady, 2)
-    one, two = (on_public(steady, kd_steps=1).distil(adapter, [], seed) for seed in (1, 2))
+    one, two = (distilled(on_public(steady, kd_steps=1), adapter, seed) for seed in (1, 2))
     assert bits(one.tensors()) != bits(two.tensors())
 
 
@@ -205,7 +211,7 @@ def test_every_prototype_learns_whoever_trained_it(steady: BaseModel) -> None:
     """Without any answer in the round all ranks still teach and learn, and come closer to one another."""
     adapter = of_ranks(steady, 1, 2)
     distillation = on_public(steady, kd_steps=99, kd_batch_size=1, kd_lr=1e-2, ce_weight=0.0)
-    result = distillation.distil(adapter, [], seed=0)
+    result = distilled(distillation, adapter, seed=0)
     assert list(result.prototypes) == [1, 2]
 
     def spread(of: Adapter) -> float:
@@ -219,23 +225,28 @@ def test_every_prototype_learns_whoever_trained_it(steady: BaseModel) -> None:
         assert all(not torch.equal(tensor, old[name]) for name, tensor in prototype.tensors().items())
 
 
-def test_a_lone_adapter_is_left_as_it_is(steady: BaseModel) -> None:
-    adapter = of_ranks(steady)
-    assert bits(on_public(steady).distil(adapter, [], seed=0).tensors()) == bits(adapter.tensors())
+def test_a_lone_adapter_is_not_taught(steady: BaseModel) -> None:
+    adapter, trained = of_ranks(steady), bases.row_of(steady, range(4))
+    task = task_for(0, adapter, trained)
+    update = update_of(task, bases.acting_adapter(steady, seed=1), steady.spec)
+    lent = Lent(taught=lambda *_: pytest.fail("there is nobody to learn from"))
+    context = replace(round_of(adapter, steady.spec), lent=lent)
+    result, _ = MutualDistillation().aggregate(context, [(task, update)])
+    assert bits(result.tensors()) == bits(update.adapter.tensors())
 
 
 def test_without_labels_there_is_no_cross_entropy(steady: BaseModel) -> None:
     adapter = of_ranks(steady, 2)
     unlabelled = bases.texts(12).remove_columns("label").add_column("label", [UNLABELLED] * 12)
-    result = on_public(steady, rows=unlabelled, ce_weight=0.3).distil(adapter, [], seed=0)
-    expected = on_public(steady, ce_weight=0.0).distil(adapter, [], seed=0)
+    result = distilled(on_public(steady, rows=unlabelled, ce_weight=0.3), adapter, seed=0)
+    expected = distilled(on_public(steady, ce_weight=0.0), adapter, seed=0)
     assert bits(result.tensors()) == bits(expected.tensors())
-    assert bits(on_public(steady, ce_weight=0.3).distil(adapter, [], seed=0).tensors()) != bits(expected.tensors())
+    assert bits(distilled(on_public(steady, ce_weight=0.3), adapter, seed=0).tensors()) != bits(expected.tensors())
 
 
 def test_a_frozen_head_stays(steady: BaseModel) -> None:
     adapter = of_ranks(steady, 2)
-    result = replace(on_public(steady), train_head=False).distil(adapter, [], seed=0)
+    result = distilled(replace(on_public(steady), train_head=False), adapter, seed=0)
     assert bits(result.head) == bits(adapter.head)
     assert bits(result.prototypes[2].head) == bits(adapter.prototypes[2].head)
     name = next(iter(adapter.pairs))
@@ -253,7 +264,7 @@ def test_the_base_and_the_inputs_are_untouched(shaky: BaseModel) -> None:
     modules = [(name, id(module), module.training) for name, module in shaky.net.named_modules()]
     parameters = [(name, id(p), p.requires_grad) for name, p in shaky.net.named_parameters()]
     before = everything()
-    on_public(shaky).distil(adapter, [], seed=0)
+    distilled(on_public(shaky), adapter, seed=0)
     assert everything() == before
     assert [(name, id(module), module.training) for name, module in shaky.net.named_modules()] == modules
     assert [(name, id(p), p.requires_grad) for name, p in shaky.net.named_parameters()] == parameters
@@ -263,7 +274,7 @@ def test_a_loss_that_is_no_number_stops_the_run(steady: BaseModel) -> None:
     adapter = of_ranks(steady, 2)
     broken = replace(adapter, head={name: tensor * torch.inf for name, tensor in adapter.head.items()})
     with pytest.raises(RunError, match=r"loss of distillation became nan: start again with a smaller method\.kd_lr"):
-        on_public(steady).distil(broken, [], seed=0)
+        distilled(on_public(steady), broken, seed=0)
 
 
 # --- language models
@@ -344,7 +355,7 @@ def test_language_models_teach_each_other(tiny_llama: Path) -> None:
             for p in prototypes_of(of, base.spec).values()
         ]
 
-    result = distillation.distil(adapter, [], seed=0)
+    result = distilled(distillation, adapter, seed=0)
     assert all(after < before for before, after in zip(distance(adapter), distance(result), strict=True))
     assert result.head == {}
 

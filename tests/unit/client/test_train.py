@@ -13,26 +13,29 @@ import pytest
 import tiny_models
 import torch
 import transformers
-from factories import bits
+from factories import bits, tiny_spec
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from hellora.client.evaluation import autocast, evaluate, evaluation_batches, fisher_scores, sum_of_squares
 from hellora.client.batches import WINDOW, shuffled_batches, training_batches
-from hellora.client.train import TrainingError, kept_rank, tail_of, train_client
+from hellora.client.evaluation import autocast, evaluate, evaluation_batches, fisher_scores, sum_of_squares
+from hellora.client.train import TrainingError, train_client
 from hellora.client.work import ClientWork
 from hellora.core.algebra import new_adapter
-from hellora.core.exchange import ClientTask, TrainSettings
+from hellora.core.exchange import ClientTask, Outputs, TrainSettings
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.context import Scores
+from hellora.methods.local import Local, LocalPair, Shapes
+from hellora.methods.local_training.hetlora import Hetlora
+from hellora.methods.local_training.layer_scores import LayerScores
 from hellora.model.load import Kind, ModelSettings
-from hellora.model.resident import BaseModel, LoraLinear
-from hellora.core.exchange import Outputs
+from hellora.model.resident import BaseModel
 from hellora.tasks import Batch, Columns, Encoded, Example, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.sequence_classification import SequenceClassification
 
 KIND = SequenceClassification()
+SCORES = "layer_scores/scores"
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +183,12 @@ def test_one_sgd_step_and_the_scores_by_hand(base: BaseModel) -> None:
     rows = bases.texts(4)
     task = bases.task_of(base, [1, 2], steps=1, optimizer="sgd", lr=0.1, weight_decay=0.0)
     flat, squares = gradients(base, task, rows)
-    update = train_client(replace(task, report_layer_scores=True), base, KIND, rows)
+    update = train_client(task, base, KIND, rows, (LayerScores(),))
     for name, value in update.adapter.tensors().items():
         assert_close(value, task.adapter.tensors()[name] - 0.1 * flat[name], atol=1e-6, rtol=1e-5)
-    assert update.layer_scores is not None
-    np.testing.assert_allclose(update.layer_scores.numpy(), squares, rtol=1e-4)
-    assert np.isnan(update.layer_scores.numpy()).tolist() == [True, False, False, True]
-    assert train_client(task, base, KIND, rows).layer_scores is None
+    np.testing.assert_allclose(update.report[SCORES].numpy(), squares, rtol=1e-4)
+    assert np.isnan(update.report[SCORES].numpy()).tolist() == [True, False, False, True]
+    assert train_client(task, base, KIND, rows).report == {}
 
 
 def test_clipping_scales_all_gradients_together_and_not_the_scores(base: BaseModel) -> None:
@@ -195,24 +197,22 @@ def test_clipping_scales_all_gradients_together_and_not_the_scores(base: BaseMod
     flat, squares = gradients(base, task, rows)
     norm = torch.stack([g.norm() for g in flat.values()]).norm()
     assert norm > 0.1
-    update = train_client(replace(task, report_layer_scores=True), base, KIND, rows)
+    update = train_client(task, base, KIND, rows, (LayerScores(),))
     for name, value in update.adapter.tensors().items():
         expected = task.adapter.tensors()[name] - 0.1 * flat[name] * 0.01 / norm
         assert_close(value, expected, atol=1e-7, rtol=1e-5)
-    assert update.layer_scores is not None
-    np.testing.assert_allclose(update.layer_scores.numpy(), squares, rtol=1e-4)
+    np.testing.assert_allclose(update.report[SCORES].numpy(), squares, rtol=1e-4)
 
 
 def test_scores_are_the_mean_over_steps(base: BaseModel) -> None:
     rows = bases.texts(8)
-    task = replace(bases.task_of(base, [0, 3], lr=1e-12), report_layer_scores=True)
+    task = bases.task_of(base, [0, 3], lr=1e-12)
     encoded = KIND.encode(base, rows)
     batches = list(training_batches(encoded, task.train, task.seed))
     assert len(batches) == 2
     expected = np.mean([gradients(base, task, rows.select(batch))[1] for batch in batches], axis=0)
-    update = train_client(task, base, KIND, rows)
-    assert update.layer_scores is not None
-    np.testing.assert_allclose(update.layer_scores.numpy(), expected, rtol=1e-3)
+    update = train_client(task, base, KIND, rows, (LayerScores(),))
+    np.testing.assert_allclose(update.report[SCORES].numpy(), expected, rtol=1e-3)
 
 
 def test_a_frozen_head_is_not_returned(base: BaseModel) -> None:
@@ -565,19 +565,24 @@ def test_fisher_scores_are_the_example_by_example_loop(model: str, kind: Task, r
     ],
 )
 def test_what_is_left_of_a_rank_without_its_tail(rank: int, share: float, least: int, kept: int) -> None:
-    assert kept_rank(rank, TrainSettings(tail_share=share, min_rank=least)) == kept
+    assert Hetlora(tail_share=share, min_rank=least).kept_rank(rank) == kept
+
+
+def local_of(**pairs: tuple[Tensor, Tensor]) -> Local:
+    """What a rule sees of pairs (A, B), and of nothing else."""
+    spec = tiny_spec()
+    made = {n: LocalPair(nn.Parameter(A), nn.Parameter(B), 2.0, lambda: pytest.fail()) for n, (A, B) in pairs.items()}
+    return Local(Shapes(spec, np.ones((3, 4), dtype=bool)), TrainSettings(), made, {}, {})
 
 
 def test_the_tail_by_hand() -> None:
     """Rank 3 keeps 1: tails B (2, 2) of norm 5 and A (2, 2) of norm 2. Rank 1 has no tail."""
-    first = LoraLinear(
-        nn.Identity(), torch.tensor([[9.0, 9], [0, 2], [0, 0]]), torch.tensor([[9.0, 3, 0], [9, 0, 4]]), 2.0, 0.0
-    )
-    second = LoraLinear(nn.Identity(), torch.ones(1, 2), torch.ones(2, 1), 2.0, 0.0)
-    settings = TrainSettings(tail_penalty=1.0, tail_share=0.5)
-    assert tail_of({"a": first}, settings) == 10.0
-    assert tail_of({"a": first, "b": first, "c": second}, settings) == 20.0
-    assert tail_of({"c": second}, settings) == 0.0
+    first = (torch.tensor([[9.0, 9], [0, 2], [0, 0]]), torch.tensor([[9.0, 3, 0], [9, 0, 4]]))
+    second = (torch.ones(1, 2), torch.ones(2, 1))
+    rule = Hetlora(tail_penalty=1.0, tail_share=0.5)
+    assert rule.tail(local_of(a=first)) == 10.0
+    assert rule.tail(local_of(a=first, b=first, c=second)) == 20.0
+    assert rule.tail(local_of(c=second)) == 0.0
 
 
 def test_the_penalty_adds_its_gradient_to_one_step(base: BaseModel) -> None:
@@ -585,8 +590,8 @@ def test_the_penalty_adds_its_gradient_to_one_step(base: BaseModel) -> None:
     rows = bases.texts(4)
     task = bases.task_of(base, [1, 2], steps=1, optimizer="sgd", lr=0.1, weight_decay=0.0)
     flat, _ = gradients(base, task, rows)
-    penalised = replace(task, train=replace(task.train, tail_penalty=0.3, tail_share=0.5))
-    plain, update = train_client(task, base, KIND, rows), train_client(penalised, base, KIND, rows)
+    plain = train_client(task, base, KIND, rows)
+    update = train_client(task, base, KIND, rows, (Hetlora(tail_penalty=0.3, tail_share=0.5),))
     for name, got in update.adapter.pairs.items():
         A, B = task.adapter.pairs[name].A, task.adapter.pairs[name].B
         expected_A, expected_B = A - 0.1 * flat[f"{name}.lora_A"], B - 0.1 * flat[f"{name}.lora_B"]
@@ -602,13 +607,15 @@ def test_a_client_whose_tail_has_shrunk_reports_a_smaller_rank(base: BaseModel) 
     row = bases.mixed_row(base)  # 0, 3, 1 and 2 of 3 components
 
     def reported(adapter: Adapter, **settings: Any) -> int | None:
-        task = bases.task_of(base, row, adapter, **{"steps": 6, "lr": 0.01, "tail_share": 0.9, **settings})
-        return train_client(task, base, KIND, bases.texts(8)).rank
+        task = bases.task_of(base, row, adapter, steps=6, lr=0.01)
+        rule = Hetlora(**{"tail_share": 0.9, **settings})
+        report = train_client(task, base, KIND, bases.texts(8), (rule,)).report
+        return int(report["hetlora/rank"]) if report else None
 
     acting = bases.acting_adapter(base)
     assert reported(acting, tail_penalty=30.0) == 2
     assert reported(acting, tail_penalty=30.0, tail_share=0.0) == 1
     assert reported(acting, tail_penalty=30.0, min_rank=3) is None  # nothing may go
-    assert reported(acting) is None  # nobody asked
+    assert reported(acting, tail_penalty=0.0) is None  # nobody asked
     new = new_adapter(base.spec, base.initial_head(), 0)
     assert reported(new, tail_penalty=1e-6) is None  # from B = 0 a tail can only grow

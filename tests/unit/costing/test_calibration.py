@@ -28,13 +28,13 @@ from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.strategies import Method
 from hellora.methods.sharing import travelling_bytes
+from hellora.methods.strategies import Method
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
 from hellora.tasks.image_classification import ImageClassification
 
-METHOD = Method(Everything(), Whole(), ParticipantMean())
+METHOD = method_of(Everything(), Whole(), ParticipantMean())
 TRAIN = TrainSettings(batch_size=8)
 RANK = 4
 PLAIN = [Policy(), Policy(bf16=True)]

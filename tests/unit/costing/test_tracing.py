@@ -30,7 +30,7 @@ from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
 from hellora.tasks.sequence_classification import SequenceClassification
 
-METHOD = Method(Everything(), Whole(), ParticipantMean())
+METHOD = method_of(Everything(), Whole(), ParticipantMean())
 TRAIN = TrainSettings(batch_size=4)
 
 

@@ -10,8 +10,8 @@ import pytest
 from hellora.core.errors import InputError
 from hellora.core.types import Budget
 from hellora.experiments.config import check
-from hellora.experiments.experiment import Experiment
 from hellora.experiments.devices import DISTRIBUTIONS, Device, devices_of_table, drawn_devices
+from hellora.experiments.experiment import Experiment
 from hellora.experiments.planning import fleet
 from hellora.experiments.settings import FleetSettings, RunSettings
 

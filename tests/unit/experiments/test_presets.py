@@ -23,7 +23,6 @@ from hellora.methods.allocators.everything import Everything
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.fisher import span
 from hellora.methods.dispatchers.truncate import Truncate
-from hellora.methods.strategies import Method
 from hellora.model.location import resolve_name
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
@@ -163,7 +162,7 @@ def test_bert_ledgar_has_the_official_values_and_else_those_of_cifar100() -> Non
 
 def test_distilbert_imdb_has_the_official_values_of_helora() -> None:
     experiment = read_experiment("distilbert_imdb")
-    assert experiment.method == Method(Everything(), Truncate(), ContextPad())
+    assert experiment.method == method_of(Everything(), Truncate(), ContextPad())
     assert experiment.model.targets == ("q_lin", "k_lin")
     assert (experiment.model.rank, experiment.model.alpha, experiment.model.dropout) == (8, 32.0, 0.1)
     assert (experiment.data.clients, experiment.run.cohort, experiment.run.rounds) == (3, 3, 200)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from factories import bits, random_adapter, task_for, tiny_spec, update_of
+from factories import bits, dispatched, random_adapter, task_for, tiny_spec, update_of
 
 from hellora.core.types import Adapter, LoraPair
 from hellora.methods.contributions import aggregated_head, contributions, mean_held, mean_moved
@@ -20,7 +20,7 @@ MODULE = SPEC.modules[0]
 
 def answers_of(dispatcher: Dispatcher) -> Answers:
     """Client 0 with 1 example has two components of layer 0; client 1 with 3 has all of it, and one of layer 1."""
-    tasks = [task_for(k, dispatcher.dispatch(BANK, row, SPEC), row) for k, row in enumerate(ROWS)]
+    tasks = [task_for(k, dispatched(dispatcher, BANK, row, SPEC), row) for k, row in enumerate(ROWS)]
     return [(t, update_of(t, random_adapter_for(t.adapter), SPEC, 1 + 2 * t.client)) for t in tasks]
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from factories import bits, random_adapter, tiny_spec
+from hellora.methods.server_step import ServerStep
 
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
-from hellora.methods.server_step import ServerStep
 
 SPEC = AdapterSpec((ModuleSpec("m", 0, d_in=1, d_out=1), ModuleSpec("n", 1, d_in=1, d_out=1)), ("0", "1"), 2, 1.0)
 FIRST_ONLY = np.array([[True, False], [False, False]])

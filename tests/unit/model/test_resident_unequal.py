@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from factories import bits
+from factories import bits, dispatched
 from torch import Tensor, nn
 from transformers import (
     DistilBertConfig,
@@ -93,7 +93,7 @@ def without_blocks(base: BaseModel, adapter: Adapter, kept: list[int]) -> Any:
 def test_it_is_the_model_without_those_blocks(model: str, kept: list[int]) -> None:
     base, says = base_of(model), MODELS[model][1]
     row = bases.row_of(base, kept)
-    adapter = BypassDispatcher().dispatch(bases.acting_adapter(base), row, base.spec)
+    adapter = dispatched(BypassDispatcher(), bases.acting_adapter(base), row, base.spec)
     tree = [(name, id(module)) for name, module in base.net.named_modules()]
     weights = {name: (id(p), p.clone()) for name, p in base.net.named_parameters()}
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_a_bypassed_block_runs_once_to_show_what_it_returns_and_never_again(tiny
 
     hooks = [base.net.get_submodule(name).register_forward_pre_hook(count(name)) for name in base.spec.layers]
     task = bases.task_of(base, [0, 2], steps=5)
-    task = replace(task, adapter=BypassDispatcher().dispatch(task.adapter, task.trained, base.spec), bypass=True)
+    task = replace(task, adapter=dispatched(BypassDispatcher(), task.adapter, task.trained, base.spec), bypass=True)
     train_client(task, base, bases.MEAN_POOLING, bases.texts(12))
     for hook in hooks:
         hook.remove()
@@ -136,7 +136,7 @@ def test_training_with_blocks_left_out(kind: SequenceClassification, tiny_bert_w
     base = bases.load(tiny_bert_with_head, kind)
     before = bits(dict(base.net.named_parameters()))
     task = bases.task_of(base, [1, 2], steps=60, lr=0.01)
-    sent = BypassDispatcher().dispatch(task.adapter, task.trained, base.spec)
+    sent = dispatched(BypassDispatcher(), task.adapter, task.trained, base.spec)
     task = replace(task, adapter=sent, bypass=True)
     update = train_client(task, base, kind, bases.texts(12))
     assert bits(dict(base.net.named_parameters())) == before
@@ -186,7 +186,7 @@ def loss_of(net_owner: BaseModel) -> Tensor:
 def test_a_truncated_adapter_has_smaller_tensors_and_means_what_it_says(base: BaseModel) -> None:
     row = bases.mixed_row(base)  # nothing, everything, and components that are not the first
     whole = bases.acting_adapter(base)
-    sent = Truncate().dispatch(whole, row, base.spec)
+    sent = dispatched(Truncate(), whole, row, base.spec)
     with torch.no_grad():
         expected = bases.with_dense_weights(base, sent)(input_ids=IDS).last_hidden_state
         untruncated = bases.with_dense_weights(base, whole)(input_ids=IDS).last_hidden_state
@@ -247,7 +247,7 @@ def test_the_other_factor_has_no_gradient_no_state_and_comes_back(
 ) -> None:
     row = bases.mixed_row(base)
     adapter = bases.acting_adapter(base)
-    sent = Truncate().dispatch(adapter, row, base.spec) if truncated else adapter
+    sent = dispatched(Truncate(), adapter, row, base.spec) if truncated else adapter
     with base.adapted(sent, row, factors=factors) as adapted:
         loss_of(base).backward()
         for module in adapted.lora.values():

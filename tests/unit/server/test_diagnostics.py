@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from factories import random_adapter, task_for, tiny_spec, update_of
+from factories import aggregated, random_adapter, task_for, tiny_spec, update_of
 
 from hellora.core.algebra import delta_weight
 from hellora.core.types import Adapter, Allocation, LoraPair
@@ -32,7 +32,7 @@ def answers_of(ranks: list[list[int]], sizes: list[int], seed: int = 0) -> Answe
 def test_aggregation_error_against_dense_matrices() -> None:
     answers = answers_of([[4, 0, 2], [1, 0, 4], [3, 0, 0]], [3, 5, 9])
     blank = Adapter({n: LoraPair(0 * p.A, 0 * p.B, p.scale) for n, p in GLOBAL.pairs.items()}, GLOBAL.head)
-    averaged = ParticipantMean().aggregate(blank, answers, SPEC, 0)
+    averaged = aggregated(ParticipantMean(), blank, answers, SPEC, 0)
     error = exact = 0.0
     for module in SPEC.modules:
         if module.layer == 1:

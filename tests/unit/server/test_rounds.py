@@ -11,19 +11,22 @@ import torch
 from factories import (
     Answer,
     FakeBackend,
+    aggregated,
     bits,
     fleet_of,
+    method_of,
     no_scores,
     random_adapter,
     state_bits,
     tiny_spec,
 )
+from hellora.methods.server_step import ServerStep
 from torch import Tensor
 
 from hellora.core.algebra import prototypes_of, with_prototypes
 from hellora.core.errors import InputError, RunError
 from hellora.core.exchange import ClientFailure, ClientUpdate, Factors, HeadPolicy, TrainSettings
-from hellora.core.state import RoundReport, ServerState, StrategyState
+from hellora.core.state import RoundReport, ServerState
 from hellora.core.types import Adapter, AdapterSpec, Allocation, Budget, ClientProfile, LoraPair
 from hellora.methods.aggregators.context_pad import ContextPad
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
@@ -36,14 +39,13 @@ from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.random_layers import RandomLayers
 from hellora.methods.allocators.random_ranks import RandomRanks
 from hellora.methods.allocators.self_pruning import SelfPruning
+from hellora.methods.context import RoundContext, Scores
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.prototype import Prototype
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.context import RoundContext, Scores
-from hellora.methods.strategies import Aggregator, Allocator, Answers, Dispatcher, Method, Trains
-from hellora.methods.server_step import ServerStep
 from hellora.methods.sharing import with_private
+from hellora.methods.strategies import Aggregator, Allocator, Answers, Dispatcher, Method, Trains
 from hellora.server.federation import Federation
 from hellora.server.rounds import allocate, federate, sample_cohort
 
@@ -533,7 +535,7 @@ def test_min_clients_also_counts_where_fewer_are_asked() -> None:
 
 
 UNEQUAL = tuple(ClientProfile(10 + i, 5, Budget(rank=rank)) for i, rank in enumerate((1, 1, 2, 2, 4, 4)))
-HELORA = Method(Everything(), Prototype(), MutualDistillation())
+HELORA = method_of(Everything(), Prototype(), MutualDistillation())
 
 
 def test_an_aggregator_that_distils_gets_what_it_returned_and_the_answers() -> None:
@@ -552,7 +554,7 @@ def test_an_aggregator_that_distils_gets_what_it_returned_and_the_answers() -> N
     reports = list(federate(START, run, backend, no_scores_of, distil))
     for report, (aggregated, answers, _), before in zip(reports, asked, [START, reports[0].state], strict=True):
         assert [update.client for _, update in answers] == [p.id for p in UNEQUAL]
-        expected = HELORA.aggregator.aggregate(before.adapter, answers, SPEC, 0)
+        expected = aggregated(HELORA.aggregator, before.adapter, answers, SPEC, 0)
         assert bits(aggregated.tensors()) == bits(expected.tensors())
         assert list(report.state.adapter.prototypes) == [1, 2]
         for rank, found in prototypes_of(report.state.adapter, SPEC).items():
@@ -577,9 +579,9 @@ def test_what_else_an_adapter_holds_stays_through_a_round(step: ServerStep) -> N
 
     class KeepsResidual(ParticipantMean):
         def aggregate(self, adapter: Adapter, answers: Answers, spec: AdapterSpec, seed: int) -> Adapter:
-            return replace(super().aggregate(adapter, answers, spec, seed), residual=adapter.residual)
+            return replace(aggregated(super(), adapter, answers, spec, seed), residual=adapter.residual)
 
-    method = Method(Everything(), Whole(), KeepsResidual(), step, "frozen")
+    method = method_of(Everything(), Whole(), KeepsResidual(), step, "frozen")
     state = replace(START, adapter=replace(START.adapter, residual=residual))
     backend = FakeBackend(FLEET, SPEC)
     (report,) = federate(state, federation(method=method), backend, no_scores_of)

@@ -6,20 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import FakeBackend, fleet_of, no_scores, random_adapter, state_bits, task_for, tiny_spec
+from factories import FakeBackend, fleet_of, method_of, no_scores, random_adapter, state_bits, task_for, tiny_spec
 
 from hellora.budgets.cost import Cost
-from hellora.core.types import Ranks
 from hellora.budgets.planner import Estimate, Planner
 from hellora.core.errors import InputError, RunError
 from hellora.core.exchange import ClientTask, Policy, TrainSettings
 from hellora.core.state import RoundReport, ServerState
-from hellora.core.types import Adapter, Budget, ClientProfile
+from hellora.core.types import Adapter, Budget, ClientProfile, Ranks
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
-from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.context import Scores
-from hellora.methods.strategies import Method
+from hellora.methods.dispatchers.truncate import Truncate
 from hellora.record.round_line import round_line
 from hellora.server.federation import Federation
 from hellora.server.rounds import federate, sample_cohort
@@ -59,7 +57,7 @@ SECONDS = {10: 61.0, 13: 140.8, 16: 245.8, 19: 376.0}
 
 
 def federation(**changes: Any) -> Federation:
-    method = Method(Everything(), Truncate(), ParticipantMean())
+    method = method_of(Everything(), Truncate(), ParticipantMean())
     run = Federation(SPEC, DEVICES, method, rounds=3, cohort=4, seed=7, train=TrainSettings(), planner=PLANNER)
     return replace(run, **changes)
 
@@ -203,14 +201,14 @@ def test_a_clients_seconds_are_download_training_and_upload() -> None:
 
 def test_bytes_that_do_not_travel_take_no_time() -> None:
     """FedSA-LoRA with local heads: A alone travels, 10 of the 19 numbers; client 10: 2·4·10·3/10 + 9 s."""
-    method = Method(Everything(), Truncate(), ParticipantMean(), head="local", shares="A")
+    method = method_of(Everything(), Truncate(), ParticipantMean(), head="local", shares="A")
     report = reports_of(federation(method=method, rounds=1))[0]
     assert report.client_metrics[10]["simulated_seconds"] == pytest.approx(24 + 9)
 
 
 def test_one_factor_goes_up_and_both_come_down() -> None:
     """FFA-LoRA: B alone is trained and sent, 9 of the 19 numbers; client 10: (260 + 4 (9·3 + 8))/10 + 9 s."""
-    method = Method(Everything(), Truncate(), ParticipantMean(), trains="B")
+    method = method_of(Everything(), Truncate(), ParticipantMean(), trains="B")
     report = reports_of(federation(method=method, rounds=1))[0]
     assert report.client_metrics[10]["simulated_seconds"] == pytest.approx(26 + 14 + 9)
 

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 import numpy.typing as npt
 import pytest
-from factories import bits, random_adapter, task_for, tiny_spec, update_of
+from factories import aggregated, bits, dispatched, random_adapter, task_for, tiny_spec, update_of
 from hypothesis import given, settings
 
 from hellora.core.algebra import prototype_of, prototype_row, prototypes_of
@@ -29,7 +29,7 @@ def answers_to(adapter: Adapter, rows: list[Mask], examples: list[int]) -> Answe
     """Client k is sent its prototype, and answers with the first components of random adapter k."""
     answers = []
     for client, (row, count) in enumerate(zip(rows, examples, strict=True)):
-        task = task_for(client, Prototype().dispatch(adapter, row, SPEC), row)
+        task = task_for(client, dispatched(Prototype(), adapter, row, SPEC), row)
         own = prototype_row(row)
         values = prototype_of(random_adapter(SPEC, client), own.shape[1], SPEC)
         part = update_of(replace(task, trained=own), values, SPEC, count)
@@ -73,7 +73,7 @@ def test_the_mean_is_within_the_rank(situation: tuple[list[Mask], list[int]], kn
     rows, examples = situation
     prototypes = {rank: prototype_of(random_adapter(SPEC, 2000 + rank), rank, SPEC) for rank in sorted(known)}
     adapter = replace(BANK, prototypes=prototypes)
-    result = MutualDistillation().aggregate(adapter, answers_to(adapter, rows, examples), SPEC, 0)
+    result = aggregated(MutualDistillation(), adapter, answers_to(adapter, rows, examples), SPEC, 0)
     seen = {int(row.sum(axis=1).max()) for row in rows}
     assert list(result.prototypes) == sorted((known | seen) - {SPEC.max_rank}), (
         "a rank has one once a client trained it"
@@ -93,7 +93,7 @@ def test_two_clients_of_a_rank_by_hand() -> None:
     alone.
     """
     rows = [row_of(2, 2, 2), row_of(2, 2, 2), row_of(4, 4, 4)]
-    result = MutualDistillation().aggregate(BANK, answers_to(BANK, rows, [1, 3, 9]), SPEC, 0)
+    result = aggregated(MutualDistillation(), BANK, answers_to(BANK, rows, [1, 3, 9]), SPEC, 0)
     zero, one, two = (random_adapter(SPEC, client) for client in range(3))
     for name, pair in result.prototypes[2].pairs.items():
         mean = (zero.pairs[name].A[:2].double() + 3 * one.pairs[name].A[:2].double()) / 4

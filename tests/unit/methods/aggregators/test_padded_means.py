@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from factories import random_adapter, task_for, tiny_spec, update_of
+from factories import aggregated, random_adapter, task_for, tiny_spec, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,7 +113,7 @@ def reference(
 
 
 def assert_equals(aggregator: Aggregator, answers: Answers, expected: dict[str, Floats]) -> None:
-    got = aggregator.aggregate(GLOBAL, answers, SPEC, 0).tensors()
+    got = aggregated(aggregator, GLOBAL, answers, SPEC, 0).tensors()
     assert got.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(got[name].numpy(), values, rtol=1e-6, atol=1e-6, err_msg=name)
@@ -144,7 +144,7 @@ def test_sparsity_weighted_against_the_reference() -> None:
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_without_weight_on_padding_and_ranks_it_is_the_participant_mean(padding: Padding) -> None:
     answers = mixed_answers(3)
-    mean = ParticipantMean().aggregate(GLOBAL, answers, SPEC, 0).tensors()
+    mean = aggregated(ParticipantMean(), GLOBAL, answers, SPEC, 0).tensors()
     assert_equals(ContextPad(padding, 0.0, 0.0), answers, {name: t.double().numpy() for name, t in mean.items()})
 
 
@@ -164,7 +164,7 @@ def by_hand(aggregator: Aggregator, pairs: list[LoraPair], examples: list[int]) 
     tasks = [task_for(i, start, np.array(rows)[:, None] > np.arange(3)) for i, rows in enumerate(ranks)]
     adapters = [Adapter({"m": pair}) for pair in pairs] + [Adapter({"n": start.pairs["n"]})]
     updates = [ClientUpdate(0, i, n, a) for i, (n, a) in enumerate(zip([*examples, 1000], adapters, strict=True))]
-    result = aggregator.aggregate(start, list(zip(tasks, updates, strict=True)), ONE, 0).pairs["m"]
+    result = aggregated(aggregator, start, list(zip(tasks, updates, strict=True)), ONE, 0).pairs["m"]
     return [result.A.flatten().tolist(), result.B.flatten().tolist()]
 
 

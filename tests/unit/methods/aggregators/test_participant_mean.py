@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from factories import bits, random_adapter, task_for, tiny_spec, update_of
+from factories import aggregated, bits, random_adapter, task_for, tiny_spec, update_of
 
 from hellora.core.exchange import ClientUpdate
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
@@ -53,7 +53,7 @@ def test_mixed_rows_against_the_reference(weighting: str, seed: int) -> None:
     answers = [
         (task, update_of(task, random_adapter(SPEC, task.client), SPEC, int(rng.integers(1, 99)))) for task in tasks
     ]
-    result = ParticipantMean(weighting).aggregate(GLOBAL, answers, SPEC, 0).tensors()  # type: ignore[arg-type]
+    result = aggregated(ParticipantMean(weighting), GLOBAL, answers, SPEC, 0).tensors()  # type: ignore[arg-type]
     expected = dense_reference(answers, uniform=weighting == "uniform")
     assert result.keys() == expected.keys()
     for name, values in expected.items():
@@ -73,10 +73,10 @@ def test_by_hand() -> None:
         (task, ClientUpdate(0, i, n, values))
         for i, (task, n, values) in enumerate(zip(tasks, [1, 3], [adapter(2.0), adapter(6.0, 4.0)], strict=True))
     ]
-    by_samples = ParticipantMean().aggregate(start, answers, spec, 0).pairs["m"]
+    by_samples = aggregated(ParticipantMean(), start, answers, spec, 0).pairs["m"]
     assert by_samples.A.flatten().tolist() == [5.0, 4.0, 7.0]
     assert by_samples.B.flatten().tolist() == [50.0, 40.0, 70.0]
-    assert ParticipantMean("uniform").aggregate(start, answers, spec, 0).pairs["m"].A.flatten().tolist() == [
+    assert aggregated(ParticipantMean("uniform"), start, answers, spec, 0).pairs["m"].A.flatten().tolist() == [
         4.0,
         4.0,
         7.0,
@@ -87,7 +87,7 @@ def test_a_head_that_all_send_unchanged_stays_bit_identical() -> None:
     rows = np.ones((3, SPEC.num_layers, SPEC.max_rank), dtype=bool)
     tasks = [task_for(client, GLOBAL, row) for client, row in enumerate(rows)]
     answers = [(task, update_of(task, GLOBAL, SPEC, n)) for task, n in zip(tasks, [3, 7, 101], strict=True)]
-    assert bits(ParticipantMean().aggregate(GLOBAL, answers, SPEC, 0).head) == bits(GLOBAL.head)
+    assert bits(aggregated(ParticipantMean(), GLOBAL, answers, SPEC, 0).head) == bits(GLOBAL.head)
 
 
 def test_unknown_weighting() -> None:
@@ -102,7 +102,7 @@ def test_clients_that_count_tokens_are_weighted_by_them() -> None:
     ]
     by_tokens = [replace(u, num_examples=7, num_tokens=u.num_examples) for u in by_examples]
     results = [
-        ParticipantMean().aggregate(GLOBAL, list(zip(tasks, us, strict=True)), SPEC, 0)
+        aggregated(ParticipantMean(), GLOBAL, list(zip(tasks, us, strict=True)), SPEC, 0)
         for us in (by_examples, by_tokens)
     ]
     assert bits(results[0].tensors()) == bits(results[1].tensors())

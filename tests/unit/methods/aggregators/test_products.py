@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from factories import bits, effective, random_adapter, task_for, tiny_spec
+from factories import aggregated, bits, dispatched, effective, random_adapter, task_for, tiny_spec
 from hypothesis import given, settings
 
 from hellora.core.algebra import new_adapter, trained_part
@@ -100,7 +100,7 @@ def situations(
     answers = []
     for client in range(draw(st.integers(1, 4))):
         row = row_of(draw, spec)
-        task = task_for(client, dispatcher.dispatch(global_pair, row, spec), row)
+        task = task_for(client, dispatched(dispatcher, global_pair, row, spec), row)
         pairs = trained_part(task.adapter, row, spec).pairs
         if steps:
             scale = draw(scales)
@@ -138,7 +138,7 @@ def trained(pair: LoraPair, factors: str, scale: float, rng: np.random.Generator
 
 
 def assert_exact(aggregator: Aggregator, case: Situation) -> None:
-    result = aggregator.aggregate(case.global_pair, case.answers, case.spec, 5)
+    result = aggregated(aggregator, case.global_pair, case.answers, case.spec, 5)
     for name, expected in case.target("update").items():
         missed = np.linalg.norm(effective(result)[name] - expected)
         assert missed <= 1e-5 * case.size(name), name
@@ -146,7 +146,7 @@ def assert_exact(aggregator: Aggregator, case: Situation) -> None:
 
 def assert_best_of_its_rank(aggregator: Aggregator, case: Situation, form: str) -> None:
     """No global_pair of this rank is nearer to the target, the residual is as it was, and no component is dead."""
-    result = aggregator.aggregate(case.global_pair, case.answers, case.spec, 5)
+    result = aggregated(aggregator, case.global_pair, case.answers, case.spec, 5)
     assert bits(without_bank(result)) == bits(without_bank(case.global_pair))
     for name, expected in case.target(form).items():
         if not case.shares(name):
@@ -170,7 +170,7 @@ def test_stack_is_exact() -> None:
     @given(situations())
     def law(case: Situation) -> None:
         assert_exact(Stack(), case)
-        result = Stack().aggregate(case.global_pair, case.answers, case.spec, 5)
+        result = aggregated(Stack(), case.global_pair, case.answers, case.spec, 5)
         anew = new_adapter(case.spec, {}, 5)
         for name in case.global_pair.pairs:
             expected = anew if case.shares(name) else case.global_pair
@@ -185,8 +185,8 @@ def test_residual_is_exact() -> None:
     @given(situations(BY_COMPONENT))
     def law(case: Situation) -> None:
         assert_exact(Residual(), case)
-        result = Residual().aggregate(case.global_pair, case.answers, case.spec, 5)
-        mean = ParticipantMean().aggregate(case.global_pair, case.answers, case.spec, 5)
+        result = aggregated(Residual(), case.global_pair, case.answers, case.spec, 5)
+        mean = aggregated(ParticipantMean(), case.global_pair, case.answers, case.spec, 5)
         assert bits(replace(result, residual={}).tensors()) == bits(replace(mean, residual={}).tensors())
 
     law()
@@ -231,7 +231,7 @@ def test_from_a_new_bank_all_reproduce_the_mean_product(aggregator: Aggregator, 
     @laws
     @given(situations((Truncate(),), factors, max_rank=5, banks=("new",)))
     def law(case: Situation) -> None:
-        result = aggregator.aggregate(case.global_pair, case.answers, case.spec, 5)
+        result = aggregated(aggregator, case.global_pair, case.answers, case.spec, 5)
         for name, got in effective(result).items():
             parts = [
                 case.shares(name)[u.client] * product(u.adapter.pairs[name])
@@ -276,13 +276,13 @@ def test_one_shared_factor_makes_means_of_unequal_ranks_exact(name: str) -> None
     rng = np.random.default_rng(0)
     rows = [np.arange(4)[None, :] < rank for rank in (1, 2, 4, 4)]
     sizes = (3, 10, 7, 20)
-    tasks = [task_for(k, Truncate().dispatch(global_pair, row, spec), row) for k, row in enumerate(rows)]
+    tasks = [task_for(k, dispatched(Truncate(), global_pair, row, spec), row) for k, row in enumerate(rows)]
     answers = []
     for task, size in zip(tasks, sizes, strict=True):
         part = trained_part(task.adapter, task.trained, spec).pairs
         pairs = {n: trained(p, "B", p.scale, rng) for n, p in part.items()}
         answers.append((task, ClientUpdate(0, task.client, size, Adapter(pairs, global_pair.head))))
-    aggregated = aggregator.aggregate(global_pair, answers, spec, 0)
+    aggregated = aggregated(aggregator, global_pair, answers, spec, 0)
     result = effective(
         with_still_factors(aggregated, global_pair, frozenset("B"))
     )  # as the round does where only B trains
@@ -319,7 +319,7 @@ def test_without_a_local_step_the_model_stays_as_it_is(
     @laws
     @given(situations(dispatchers, steps=False))
     def law(case: Situation) -> None:
-        result = aggregator.aggregate(case.global_pair, case.answers, case.spec, 5)
+        result = aggregated(aggregator, case.global_pair, case.answers, case.spec, 5)
         for name, before in effective(case.global_pair).items():
             assert np.linalg.norm(effective(result)[name] - before) <= 1e-5 * case.size(name)
         if not isinstance(aggregator, Stack):
@@ -332,7 +332,7 @@ def without_a_step(ranks: Sequence[int], global_pair: Adapter, spec: AdapterSpec
     answers = []
     for client, rank in enumerate(ranks):
         row = np.tile(np.arange(spec.max_rank) < rank, (spec.num_layers, 1))
-        task = task_for(client, Truncate().dispatch(global_pair, row, spec), row)
+        task = task_for(client, dispatched(Truncate(), global_pair, row, spec), row)
         answers.append(
             (task, ClientUpdate(0, client, 1, replace(trained_part(task.adapter, row, spec), head=global_pair.head)))
         )
@@ -342,12 +342,12 @@ def without_a_step(ranks: Sequence[int], global_pair: Adapter, spec: AdapterSpec
 def test_flexlora_shrinks_what_it_did_not_send() -> None:
     """Two clients, one of half the rank: without any training the components that it lacks are halved. By design."""
     spec = tiny_spec(1, max_rank=4)
-    global_pair = ProductSvd().aggregate(
-        random_adapter(spec, 0), without_a_step([4], random_adapter(spec, 0), spec), spec, 0
+    global_pair = aggregated(
+        ProductSvd(), random_adapter(spec, 0), without_a_step([4], random_adapter(spec, 0), spec), spec, 0
     )
     answers = without_a_step([2, 4], global_pair, spec)
     collapsed, kept, partitioned = (
-        effective(aggregator.aggregate(global_pair, answers, spec, 0))
+        effective(aggregated(aggregator, global_pair, answers, spec, 0))
         for aggregator in (ProductSvd(), ProductUpdate(), RankPartition())
     )
     for name, before in effective(global_pair).items():
@@ -380,9 +380,9 @@ def test_order_is_irrelevant_and_what_nobody_trained_stays(
     @laws
     @given(situations(dispatchers, "both" if "both" in aggregator.trains else "B"))
     def law(case: Situation) -> None:
-        result = aggregator.aggregate(case.global_pair, case.answers, case.spec, 5)
+        result = aggregated(aggregator, case.global_pair, case.answers, case.spec, 5)
         for answers in (case.answers[::-1], [*case.answers[1:], *case.answers[:1]]):
-            assert bits(aggregator.aggregate(case.global_pair, answers, case.spec, 5).tensors()) == bits(
+            assert bits(aggregated(aggregator, case.global_pair, answers, case.spec, 5).tensors()) == bits(
                 result.tensors()
             )
         for module in case.spec.modules:
@@ -417,7 +417,7 @@ def by_hand(
         mask = np.array([row], dtype=bool)
         after = trained_part(diagonal([*entries, 0.0]), mask, spec)
         answers.append(
-            (task_for(client, Truncate().dispatch(start, mask, spec), mask), ClientUpdate(0, client, 7, after))
+            (task_for(client, dispatched(Truncate(), start, mask, spec), mask), ClientUpdate(0, client, 7, after))
         )
     return Situation(spec, start, answers, Truncate())
 
@@ -444,13 +444,13 @@ HAND = by_hand([[1, 0], [1, 1]], [[6.0, 0.0], [4.0, 3.0]], global_pair=[4.0, 1.0
     ids=repr,
 )
 def test_by_hand(aggregator: Aggregator, expected: list[float]) -> None:
-    got = aggregator.aggregate(HAND.global_pair, HAND.answers, HAND.spec, 0)
+    got = aggregated(aggregator, HAND.global_pair, HAND.answers, HAND.spec, 0)
     np.testing.assert_allclose(effective(got)["m"], np.diag([*expected, 0.0]), atol=1e-6)
 
 
 def test_fedex_by_hand() -> None:
     """The means are 5 and 3, of which the second is 1 too much."""
-    got = Residual().aggregate(HAND.global_pair, HAND.answers, HAND.spec, 0)
+    got = aggregated(Residual(), HAND.global_pair, HAND.answers, HAND.spec, 0)
     np.testing.assert_allclose(product(got.pairs["m"]), np.diag([5.0, 3.0, 0.0]), atol=1e-6)
     np.testing.assert_allclose(product(got.residual["m"]), np.diag([0.0, -1.0, 0.0]), atol=1e-6)
     assert got.residual["m"].rank == 1
@@ -464,13 +464,13 @@ def test_clients_that_unlearn_everything_leave_nothing(aggregator: Aggregator) -
     answers = [
         (task_for(k, HAND.global_pair, row), ClientUpdate(0, k, n, zero)) for k, n in enumerate((3, 7, 11, 13, 17))
     ]
-    got = aggregator.aggregate(HAND.global_pair, answers, HAND.spec, 0)
+    got = aggregated(aggregator, HAND.global_pair, answers, HAND.spec, 0)
     assert not got.pairs["m"].B.any()
     assert got.residual == {}
 
 
 def test_the_bank_is_split_evenly() -> None:
-    got = ProductUpdate().aggregate(HAND.global_pair, HAND.answers, HAND.spec, 0).pairs["m"]
+    got = aggregated(ProductUpdate(), HAND.global_pair, HAND.answers, HAND.spec, 0).pairs["m"]
     np.testing.assert_allclose(got.A.numpy(), np.diag([5.0, 2.0, 0.0])[:2] ** 0.5, atol=1e-6)
     np.testing.assert_allclose(got.B.numpy(), np.diag([5.0, 2.0, 0.0])[:, :2] ** 0.5, atol=1e-6)
 
@@ -480,7 +480,7 @@ def test_a_limited_residual_drops_the_faintest_directions() -> None:
     case = by_hand(rows, [[1.0, 1.0], [3.0, 9.0]], global_pair=[1.0, 1.0])
     case.answers[1][1].adapter.pairs["m"].A.mul_(3.0)  # B (1, 3) and (1, 9) with A (1, 3) vary together by 1 and 4
     whole, cut = (
-        a.aggregate(case.global_pair, case.answers, case.spec, 0) for a in (Residual(), Residual(residual_rank=1))
+        aggregated(a, case.global_pair, case.answers, case.spec, 0) for a in (Residual(), Residual(residual_rank=1))
     )
     np.testing.assert_allclose(product(whole.residual["m"]), np.diag([1.0, 4.0, 0.0]), atol=1e-5)
     np.testing.assert_allclose(product(cut.residual["m"]), np.diag([0.0, 4.0, 0.0]), atol=1e-5)
@@ -490,11 +490,11 @@ def test_a_limited_residual_drops_the_faintest_directions() -> None:
 def test_residuals_add_up_over_rounds(aggregator: Aggregator) -> None:
     global_pair, expected, row = HAND.global_pair, effective(HAND.global_pair)["m"], np.array([[True, False]])
     for value in (1.0, 5.0, 2.0):
-        sent = Truncate().dispatch(global_pair, row, HAND.spec)
+        sent = dispatched(Truncate(), global_pair, row, HAND.spec)
         back = LoraPair(torch.eye(1, 3), value * torch.eye(3, 1), 1.0)
         expected = expected + product(back) - product(sent.pairs["m"])
         answers = [(task_for(0, sent, row), ClientUpdate(0, 0, 1, Adapter({"m": back})))]
-        global_pair = aggregator.aggregate(global_pair, answers, HAND.spec, 0)
+        global_pair = aggregated(aggregator, global_pair, answers, HAND.spec, 0)
         np.testing.assert_allclose(effective(global_pair)["m"], expected, atol=1e-5)
 
 
@@ -517,7 +517,7 @@ def test_a_rest_of_rounding_errors_is_no_residual() -> None:
                     ClientUpdate(0, client, 3 + seed, Adapter(shared, case.global_pair.head)),
                 )
             )
-        assert Residual().aggregate(case.global_pair, answers, case.spec, 0).residual == {}
+        assert aggregated(Residual(), case.global_pair, answers, case.spec, 0).residual == {}
 
     law()
 
@@ -526,8 +526,8 @@ def test_refine_is_the_ridge_solution_and_never_worse_than_the_mean() -> None:
     @laws
     @given(situations(BY_COMPONENT))
     def law(case: Situation) -> None:
-        mean = ParticipantMean().aggregate(case.global_pair, case.answers, case.spec, 0)
-        result = Refine(ridge=0.5).aggregate(case.global_pair, case.answers, case.spec, 0)
+        mean = aggregated(ParticipantMean(), case.global_pair, case.answers, case.spec, 0)
+        result = aggregated(Refine(ridge=0.5), case.global_pair, case.answers, case.spec, 0)
         target, rest = case.target("update"), effective(case.global_pair)
         for module in case.spec.modules:
             rows = np.logical_or.reduce([task.trained[module.layer] for task, _ in case.answers])
@@ -559,7 +559,7 @@ def test_refine_by_hand() -> None:
     answers = [
         (task_for(k, of(9.0, 9.0), row), ClientUpdate(0, k, 1, a)) for k, a in enumerate((of(1.0, 2.0), of(3.0, 4.0)))
     ]
-    got = Refine(ridge=1.0).aggregate(of(9.0, 9.0), answers, spec, 0).pairs["m"]
+    got = aggregated(Refine(ridge=1.0), of(9.0, 9.0), answers, spec, 0).pairs["m"]
     assert (got.A.item(), got.B.item()) == pytest.approx((2.0, 3.4))
 
 
@@ -568,7 +568,7 @@ def test_with_equal_ranks_a_partition_is_the_whole() -> None:
     @given(situations((Whole(),)))
     def law(case: Situation) -> None:
         one, other = (
-            a.aggregate(case.global_pair, case.answers, case.spec, 0) for a in (RankPartition(), ProductSvd())
+            aggregated(a, case.global_pair, case.answers, case.spec, 0) for a in (RankPartition(), ProductSvd())
         )
         for name, expected in effective(other).items():
             np.testing.assert_allclose(
@@ -583,8 +583,12 @@ def test_fed_svd_makes_the_rows_of_a_orthonormal_every_period() -> None:
     @given(situations(BY_COMPONENT, "B"))
     def law(case: Situation) -> None:
         first, second = (
-            FedSvd(period=2).aggregate(
-                case.global_pair, [(replace(t, round=number), u) for t, u in case.answers], case.spec, 5
+            aggregated(
+                FedSvd(period=2),
+                case.global_pair,
+                [(replace(t, round=number), u) for t, u in case.answers],
+                case.spec,
+                5,
             )
             for number in (0, 1)
         )
@@ -602,10 +606,10 @@ def test_what_is_drawn_anew_depends_on_the_seed() -> None:
     spec = tiny_spec(1, max_rank=4)
     global_pair = new_adapter(spec, random_adapter(spec, 0).head, 0)
     row = np.array([[True, False, False, False]])
-    task = task_for(0, Truncate().dispatch(global_pair, row, spec), row)
+    task = task_for(0, dispatched(Truncate(), global_pair, row, spec), row)
     update = ClientUpdate(0, 0, 1, replace(trained_part(random_adapter(spec, 0), row, spec), head=global_pair.head))
     for aggregator in (ProductSvd(), ProductUpdate(), RankPartition()):
-        one, other = (aggregator.aggregate(global_pair, [(task, update)], spec, seed).pairs for seed in (1, 2))
+        one, other = (aggregated(aggregator, global_pair, [(task, update)], spec, seed).pairs for seed in (1, 2))
         for name in global_pair.pairs:
             assert bits({0: one[name].A[1:]}) == bits({0: new_adapter(spec, {}, 1).pairs[name].A[1:]})
             assert not torch.equal(one[name].A[1:], other[name].A[1:])

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from factories import bits, random_adapter, task_for, tiny_spec, update_of
+from factories import aggregated, bits, random_adapter, task_for, tiny_spec, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,10 +54,10 @@ BOTH, FIRST = (True, True), (True, False)
 def test_median_by_hand() -> None:
     """Three clients train component 0, two of them component 1 too: an odd and an even count."""
     answers = answers_of([BOTH, BOTH, FIRST], [(1.0, 5.0), (9.0, 2.0), (3.0,)], heads=[1.0, 100.0, 2.0])
-    result = CoordinateMedian().aggregate(one(7.0, 7.0), answers, ONE, 0)
+    result = aggregated(CoordinateMedian(), one(7.0, 7.0), answers, ONE, 0)
     assert values_in(result) == [3.0, 3.5]
     assert result.head["bias"].tolist() == [2.0]
-    assert values_in(CoordinateMedian().aggregate(one(7.0, 7.0), answers[2:], ONE, 0)) == [3.0, 7.0]
+    assert values_in(aggregated(CoordinateMedian(), one(7.0, 7.0), answers[2:], ONE, 0)) == [3.0, 7.0]
 
 
 @pytest.mark.parametrize(("trim", "expected"), [(0.0, 26.0), (0.2, 5.0), (0.39, 5.0), (0.4, 4.0), (0.49, 4.0)])
@@ -66,7 +66,7 @@ def test_trimmed_mean_by_hand(trim: float, expected: float) -> None:
     rows = [BOTH, BOTH, FIRST, FIRST, FIRST]
     mine = [(3.0, 0.0), (113.0, 100.0), (2.0,), (8.0,), (4.0,)]
     answers = answers_of(rows, mine, heads=[values[0] for values in mine])
-    result = TrimmedMean(trim).aggregate(one(7.0, 7.0), answers, ONE, 0)
+    result = aggregated(TrimmedMean(trim), one(7.0, 7.0), answers, ONE, 0)
     assert values_in(result) == pytest.approx([expected, 50.0])
     assert result.head["bias"].item() == pytest.approx(expected)
 
@@ -85,10 +85,10 @@ def test_clipped_mean_by_hand() -> None:
     moved = replace(moved, head={"bias": torch.tensor([4.0])})
     other = replace(start, head={"bias": torch.tensor([1.0])})
     answers = [(task, ClientUpdate(0, 0, 1, moved)), (replace(task, client=1), ClientUpdate(0, 1, 3, other))]
-    result = ClippedMean(max_norm=2.5).aggregate(start, answers, ONE, 0)
+    result = aggregated(ClippedMean(max_norm=2.5), start, answers, ONE, 0)
     assert result.pairs["m"].A.flatten().tolist() == [0.375, 0.0]  # 1.5 of one example in four
     assert result.head["bias"].tolist() == [(2.0 + 3 * 1.0) / 4]
-    uniform = ClippedMean(max_norm=2.5, weighting="uniform").aggregate(start, answers, ONE, 0)
+    uniform = aggregated(ClippedMean(max_norm=2.5, weighting="uniform"), start, answers, ONE, 0)
     assert uniform.head["bias"].tolist() == [1.5]
 
 
@@ -97,8 +97,8 @@ def test_updates_within_the_norm_are_averaged_as_ever() -> None:
     rows = rng.random((4, SPEC.num_layers, SPEC.max_rank)) < 0.5
     tasks = [task_for(client, GLOBAL, row) for client, row in enumerate(rows)]
     answers = [(task, update_of(task, random_adapter(SPEC, task.client), SPEC, 3)) for task in tasks]
-    assert bits(ClippedMean(1e3).aggregate(GLOBAL, answers, SPEC, 0).tensors()) == bits(
-        ParticipantMean().aggregate(GLOBAL, answers, SPEC, 0).tensors()
+    assert bits(aggregated(ClippedMean(1e3), GLOBAL, answers, SPEC, 0).tensors()) == bits(
+        aggregated(ParticipantMean(), GLOBAL, answers, SPEC, 0).tensors()
     )
 
 
@@ -110,7 +110,7 @@ def test_a_head_that_is_not_aggregated_is_not_clipped(head: str) -> None:
     task = replace(task_for(0, own, row), head=head)
     update = replace(update_of(task, random_adapter(SPEC, 1), SPEC), adapter=random_adapter(SPEC, 1))
     update = replace(update, adapter=replace(update.adapter, head=GLOBAL.head))
-    result = ClippedMean(1e-3).aggregate(GLOBAL, [(task, update)], SPEC, 0)
+    result = aggregated(ClippedMean(1e-3), GLOBAL, [(task, update)], SPEC, 0)
     assert bits(result.head) == bits(GLOBAL.head)
     pairs = {name: np.abs((result.pairs[name].A - pair.A).numpy()).max() for name, pair in GLOBAL.pairs.items()}
     assert max(pairs.values()) < 2e-3
@@ -129,7 +129,7 @@ def test_one_attacker_among_five(aggregator: Aggregator, attack: float) -> None:
         {name: value * attack for name, value in evil.head.items()},
     )
     answers = [(t, update_of(t, a, SPEC)) for t, a in zip(tasks, [*honest, evil], strict=True)]
-    result = aggregator.aggregate(GLOBAL, answers, SPEC, 0).tensors()
+    result = aggregated(aggregator, GLOBAL, answers, SPEC, 0).tensors()
     for name, got in result.items():
         sent = torch.stack([a.tensors()[name] for a in honest])
         if isinstance(aggregator, ClippedMean):
@@ -137,7 +137,7 @@ def test_one_attacker_among_five(aggregator: Aggregator, attack: float) -> None:
         else:
             assert (got >= sent.min(0).values).all(), name
             assert (got <= sent.max(0).values).all(), name
-    plain = ParticipantMean().aggregate(GLOBAL, answers, SPEC, 0).tensors()
+    plain = aggregated(ParticipantMean(), GLOBAL, answers, SPEC, 0).tensors()
     assert max(float(tensor.abs().max()) for tensor in plain.values()) > 1e4, "which a mean does not withstand"
 
 
@@ -173,7 +173,7 @@ def test_unequal_rows_against_the_reference(seed: int) -> None:
         (CoordinateMedian(), lambda held: float(np.median(held))),
         (TrimmedMean(0.25), trimmed),
     ):
-        result = aggregator.aggregate(GLOBAL, answers, SPEC, 0).tensors()
+        result = aggregated(aggregator, GLOBAL, answers, SPEC, 0).tensors()
         expected = reference(answers, combine)
         assert result.keys() == expected.keys()
         for name, values in expected.items():

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from factories import MemoryLaw, fleet_of, view_of
+from factories import MemoryLaw, context_of, fleet_of
 
 from hellora.core.types import Budget
 from hellora.methods.allocators.budget_value import BudgetValue, best_ranks
@@ -20,7 +20,7 @@ def test_no_row_that_fits_is_worth_more(seed: int) -> None:
     law = MemoryLaw(*rng.uniform(0, 2, 3), limits={0: rng.uniform(0, 12)})
     budget = Budget(layers=int(rng.integers(1, LAYERS + 1))) if seed % 3 == 0 else Budget()
     (client,) = (replace(client, id=0) for client in fleet_of(budget))
-    view = replace(view_of((client,), num_layers=LAYERS, max_rank=RANK), planner=law)
+    view = replace(context_of((client,), num_layers=LAYERS, max_rank=RANK), planner=law)
     values = rng.uniform(0.1, 1, LAYERS)
     found = best_ranks(view, client, values)
     rows = [np.array(row) for row in product(range(RANK + 1), repeat=LAYERS)]
@@ -32,7 +32,7 @@ def test_no_row_that_fits_is_worth_more(seed: int) -> None:
 def test_of_equal_values_the_deepest_layers_are_taken() -> None:
     (client,) = (replace(client, id=0) for client in fleet_of(Budget()))
     law = MemoryLaw(path=1, layer=0, component=0, limits={0: 2})
-    view = replace(view_of((client,), num_layers=LAYERS, max_rank=RANK), planner=law)
+    view = replace(context_of((client,), num_layers=LAYERS, max_rank=RANK), planner=law)
     allocation, memory = BudgetValue().allocate(view)
     assert allocation.ranks.tolist() == [[0, 0, 2, 2]]
     assert not memory
@@ -42,7 +42,7 @@ def test_fisher_values_are_measured_when_it_is_time() -> None:
     (client,) = fleet_of(Budget(layers=1))
     law = MemoryLaw(path=0, layer=0, component=0, limits={})
     scores = np.array([0.1, 3.0, 0.2, 0.3])
-    view = view_of((client,), num_layers=LAYERS, max_rank=RANK)
+    view = context_of((client,), num_layers=LAYERS, max_rank=RANK)
     first = replace(view, planner=law, rounds=20, layer_scores=lambda: scores)
     allocation, memory = BudgetValue(value="fisher").allocate(first)
     assert allocation.ranks.tolist() == [[0, 2, 0, 0]]

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import bits, fleet_of, no_scores, rows_of, view_of
+from factories import bits, context_of, fleet_of, no_scores, rows_of
 
-from hellora.core.state import StrategyState
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.fisher import Fisher
 from hellora.methods.allocators.randomized_geometric import RandomizedGeometric
-from hellora.methods.layer_sampling import sample_layers
 from hellora.methods.context import RoundContext, Scores
+from hellora.methods.layer_sampling import sample_layers
 from hellora.methods.strategies import Allocator
 
 FLEET = fleet_of(6, 9, 12)
@@ -42,7 +41,7 @@ def run(
             return scores_at(t)
 
         allocation, memory = allocator.allocate(
-            view_of(FLEET, round=t, rounds=rounds, layer_scores=measure, memory=keep(memory))
+            context_of(FLEET, round=t, rounds=rounds, layer_scores=measure, memory=keep(memory))
         )
         rows.append(rows_of(allocation.mask))
     return rows, asked
@@ -59,7 +58,7 @@ def test_published_schedule(allocator: FedHello) -> None:
     rows, asked = run(allocator, rounds=500)
     assert asked == [50, 100, 150, 200, 250, 300, 350, 400, 450]
     for t, row in enumerate(rows):
-        view = view_of(FLEET, round=t)
+        view = context_of(FLEET, round=t)
         p = RandomizedGeometric("bottleneck").probabilities(view) if t < 50 else probabilities_at(t - t % 50)
         assert row == drawn(p, view), f"round {t}"
 
@@ -80,7 +79,7 @@ def test_resample_on_refresh_keeps_the_rows(allocator: Any) -> None:
     allocator = type(allocator)(**{**vars(allocator), "resample": "on_refresh"})
     rows, asked = run(allocator, rounds=30)
     for start, end in zip(asked, [*asked[1:], 30], strict=True):
-        assert rows[start:end] == [drawn(probabilities_at(start), view_of(FLEET), keyed=start)] * (end - start)
+        assert rows[start:end] == [drawn(probabilities_at(start), context_of(FLEET), keyed=start)] * (end - start)
     assert len({str(rows[start]) for start in asked}) == len(asked)
 
 
@@ -100,7 +99,7 @@ def test_importance_survives_a_checkpoint(resample: Any) -> None:
 
 
 def test_memory_holds_the_raw_scores_and_when_they_were_measured() -> None:
-    _, memory = Fisher().allocate(view_of(FLEET, round=30, layer_scores=lambda: scores_at(30)))
+    _, memory = Fisher().allocate(context_of(FLEET, round=30, layer_scores=lambda: scores_at(30)))
     assert bits(memory) == bits({"scores": torch.from_numpy(scores_at(30)), "refreshed": torch.tensor(30)})
 
 
@@ -108,7 +107,7 @@ def test_the_most_important_layers_are_the_most_likely() -> None:
     scores = np.arange(12, 0, -1.0) ** 3  # falling, so that labels in order of place would be upside down
     often = np.zeros(12)
     for t in range(600):
-        view = view_of(FLEET, round=t, cohort=FLEET[:1], layer_scores=lambda: scores)
+        view = context_of(FLEET, round=t, cohort=FLEET[:1], layer_scores=lambda: scores)
         often += Fisher().allocate(view)[0].mask[0, :, 0]
     assert often[:2].min() > often[-4:].max() + 100
 
@@ -117,14 +116,14 @@ def test_the_most_important_layers_are_the_most_likely() -> None:
 @pytest.mark.parametrize("pattern", ["bottleneck", "triangle"])
 def test_degenerate_scores_fall_back_to_the_geometry(scores: list[float], pattern: Any) -> None:
     for allocator in (Fisher(fallback=pattern), FedHello(warmup=0, pattern=pattern)):
-        allocation, _ = allocator.allocate(view_of(FLEET, round=9, layer_scores=lambda: np.array(scores)))
-        expected, _ = RandomizedGeometric(pattern).allocate(view_of(FLEET, round=9))
+        allocation, _ = allocator.allocate(context_of(FLEET, round=9, layer_scores=lambda: np.array(scores)))
+        expected, _ = RandomizedGeometric(pattern).allocate(context_of(FLEET, round=9))
         assert np.array_equal(allocation.mask, expected.mask)
 
 
 def test_number_of_clusters() -> None:
     scores = np.array([1.0, 2.0, 100.0, 101.0, 300.0, 301.0, 305.0, 306.0, 900.0, 901.0, 902.0, 903.0])
-    view = view_of(FLEET, layer_scores=lambda: scores)
+    view = context_of(FLEET, layer_scores=lambda: scores)
     allocation, _ = Fisher(clusters=4).allocate(view)
     assert rows_of(allocation.mask) == drawn(np.repeat([1, 2, 3, 4], [2, 2, 4, 4]) / 34, view)
 
@@ -141,7 +140,7 @@ def after_reports(allocator: Allocator, rounds: Sequence[dict[int, torch.Tensor]
     """The memory after one round per set of reports, proxy scores being forbidden."""
     memory: Memory = {}
     for t, reports in enumerate(rounds):
-        view = view_of(SMALL, num_layers=3, round=t, rounds=run_rounds, memory=memory, reports=reports)
+        view = context_of(SMALL, num_layers=3, round=t, rounds=run_rounds, memory=memory, reports=reports)
         _, memory = allocator.allocate(view)
     return memory
 
@@ -189,8 +188,8 @@ def test_first_refresh_after_the_warmup_has_the_reports_of_the_warmup() -> None:
 
 
 def test_without_reports_yet_the_geometry_decides() -> None:
-    allocation, _ = Fisher(scores="clients").allocate(view_of(FLEET))
-    expected, _ = RandomizedGeometric().allocate(view_of(FLEET))
+    allocation, _ = Fisher(scores="clients").allocate(context_of(FLEET))
+    expected, _ = RandomizedGeometric().allocate(context_of(FLEET))
     assert np.array_equal(allocation.mask, expected.mask)
 
 
@@ -198,8 +197,8 @@ def test_who_needs_what() -> None:
     for allocator in (Fisher(), FedHello()):
         assert allocator.needs_proxy
         assert not allocator.needs_reports
-        assert "reported" not in allocator.allocate(view_of(FLEET, round=99, layer_scores=lambda: scores_at(0)))[1]
-    FedHello(warmup=5).allocate(view_of(FLEET, round=4, layer_scores=no_scores))
+        assert "reported" not in allocator.allocate(context_of(FLEET, round=99, layer_scores=lambda: scores_at(0)))[1]
+    FedHello(warmup=5).allocate(context_of(FLEET, round=4, layer_scores=no_scores))
 
 
 @pytest.mark.parametrize(

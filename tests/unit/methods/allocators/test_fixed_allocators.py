@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from factories import fleet_of, rows_of, view_of
+from factories import context_of, fleet_of, rows_of
 
 from hellora.core.errors import InputError
 from hellora.core.types import Budget
@@ -34,7 +34,7 @@ def rows(allocator: Allocator, view: RoundContext) -> list[list[int]]:
     ],
 )
 def test_published_sets(pattern: Pattern, six: list[int], nine: list[int]) -> None:
-    assert rows(Geometric(pattern), view_of(fleet_of(6, 9, 12, 0))) == [six, nine, ALL, []]
+    assert rows(Geometric(pattern), context_of(fleet_of(6, 9, 12, 0))) == [six, nine, ALL, []]
 
 
 @pytest.mark.parametrize("pattern", ["triangle", "inverted_triangle", "bottleneck", "uniform"])
@@ -53,45 +53,45 @@ def test_unknown_pattern() -> None:
 
 
 def test_everything_trains_the_deepest_where_not_all_fit() -> None:
-    assert rows(Everything(), view_of(fleet_of(None, 12, 2, 0))) == [ALL, ALL, [10, 11], []]
+    assert rows(Everything(), context_of(fleet_of(None, 12, 2, 0))) == [ALL, ALL, [10, 11], []]
 
 
 def test_exclusive_trains_full_clients_only() -> None:
     fleet = fleet_of(6, 12, 11, None, 15)
-    assert rows(Exclusive(), view_of(fleet)) == [[], ALL, [], ALL, ALL]
-    assert rows(Exclusive(), view_of(fleet, cohort=fleet[:1])) == [[]]
+    assert rows(Exclusive(), context_of(fleet)) == [[], ALL, [], ALL, ALL]
+    assert rows(Exclusive(), context_of(fleet, cohort=fleet[:1])) == [[]]
 
 
 def test_exclusive_without_a_full_client_is_an_input_error() -> None:
     with pytest.raises(InputError, match="all 12 layers"):
-        Exclusive().allocate(view_of(fleet_of(6, 11)))
+        Exclusive().allocate(context_of(fleet_of(6, 11)))
 
 
 def test_straggler_follows_the_weakest_client_of_the_fleet_not_of_the_cohort() -> None:
     fleet = fleet_of(9, 6, 12, 0)
     even = [0, 2, 4, 6, 8, 10]
-    assert rows(Straggler(), view_of(fleet)) == [even, even, even, []]
-    assert rows(Straggler(), view_of(fleet, cohort=fleet[2:3])) == [even]
+    assert rows(Straggler(), context_of(fleet)) == [even, even, even, []]
+    assert rows(Straggler(), context_of(fleet, cohort=fleet[2:3])) == [even]
 
 
 def test_straggler_trains_the_smallest_rank_of_each_layer() -> None:
     """The client of no layers and the one of rank 0 can train nothing, so they hold nobody back."""
     fleet = fleet_of(Budget(), Budget(rank=(3, 2, 0, 4)), Budget(3, 3), Budget(0, 1), Budget(4, 0))
-    allocation, _ = Straggler().allocate(view_of(fleet, num_layers=4, max_rank=4))
+    allocation, _ = Straggler().allocate(context_of(fleet, num_layers=4, max_rank=4))
     assert allocation.ranks.tolist() == [[3, 2, 0, 0]] * 3 + [[0, 0, 0, 0]] * 2
-    only_the_first, _ = Straggler().allocate(view_of(fleet, num_layers=4, max_rank=4, cohort=fleet[:1]))
+    only_the_first, _ = Straggler().allocate(context_of(fleet, num_layers=4, max_rank=4, cohort=fleet[:1]))
     assert only_the_first.ranks.tolist() == [[3, 2, 0, 0]]
 
 
 def test_rows_cover_every_rank_component() -> None:
-    allocation, _ = Geometric().allocate(view_of(fleet_of(6)))
+    allocation, _ = Geometric().allocate(context_of(fleet_of(6)))
     assert allocation.mask.shape == (1, 12, 2)
     assert np.array_equal(allocation.ranks, [[2, 2, 2, 0, 0, 0, 0, 0, 0, 2, 2, 2]])
 
 
 def test_exclusive_asks_for_every_layer_at_the_full_rank() -> None:
     fleet = fleet_of(Budget(), Budget(rank=1), Budget(layers=3, rank=2), Budget(layers=2))
-    allocation, _ = Exclusive().allocate(view_of(fleet, num_layers=3))
+    allocation, _ = Exclusive().allocate(context_of(fleet, num_layers=3))
     assert allocation.ranks.tolist() == [[2, 2, 2], [0, 0, 0], [2, 2, 2], [0, 0, 0]]
     with pytest.raises(InputError, match="at the full rank, and the fleet has none"):
-        Exclusive().allocate(view_of(fleet[1:2], num_layers=3))
+        Exclusive().allocate(context_of(fleet[1:2], num_layers=3))

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 import pytest
-from factories import fleet_of, rows_of, view_of
+from factories import context_of, fleet_of, rows_of
 
 from hellora.methods.allocators.geometric import Pattern
 from hellora.methods.allocators.random_layers import RandomLayers
@@ -26,7 +26,7 @@ NINTH, TWO, ONE = Fraction(1, 9), Fraction(2, 27), Fraction(1, 27)
 )
 def test_published_probabilities(pattern: Pattern, published: list[Fraction]) -> None:
     for mix in (fleet_of(6, 9, 12), fleet_of(12, 6, 6, 6, 9, 6, None, 0)):  # groups count, not clients
-        p = RandomizedGeometric(pattern).probabilities(view_of(mix))
+        p = RandomizedGeometric(pattern).probabilities(context_of(mix))
         assert p.tolist() == [float(fraction) for fraction in published]
 
 
@@ -35,7 +35,7 @@ def test_every_round_client_and_seed_draws_its_own_full_capacity(allocator: Allo
     fleet = fleet_of(6, 6, 9, 12)
 
     def rows(round: int, seed: int) -> list[list[int]]:
-        return rows_of(allocator.allocate(view_of(fleet, round=round, seed=seed))[0].mask)
+        return rows_of(allocator.allocate(context_of(fleet, round=round, seed=seed))[0].mask)
 
     rounds = [rows(t, seed=0) for t in range(10)]
     assert all([len(row) for row in drawn] == [6, 6, 9, 12] for drawn in rounds)
@@ -48,16 +48,16 @@ def test_every_round_client_and_seed_draws_its_own_full_capacity(allocator: Allo
 @pytest.mark.parametrize("allocator", [RandomLayers(), RandomizedGeometric()], ids=repr)
 def test_a_row_depends_on_nobody_else_in_the_cohort(allocator: Allocator) -> None:
     fleet = fleet_of(6, 9, 12, 6)
-    together, _ = allocator.allocate(view_of(fleet, round=3))
+    together, _ = allocator.allocate(context_of(fleet, round=3))
     for client in fleet:
-        alone, _ = allocator.allocate(view_of(fleet, round=3, cohort=[client]))
+        alone, _ = allocator.allocate(context_of(fleet, round=3, cohort=[client]))
         assert np.array_equal(alone.row(client.id), together.row(client.id))
 
 
 def frequencies(allocator: Allocator) -> npt.NDArray[np.float64]:
     fleet = fleet_of(6, 9, 12)
     rounds = 1500
-    masks = [allocator.allocate(view_of(fleet, round=t, cohort=fleet[:1]))[0].mask for t in range(rounds)]
+    masks = [allocator.allocate(context_of(fleet, round=t, cohort=fleet[:1]))[0].mask for t in range(rounds)]
     often: npt.NDArray[np.float64] = np.mean([mask[0, :, 0] for mask in masks], axis=0)
     return often
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from factories import fleet_of, view_of
+from factories import context_of, fleet_of
 
 from hellora.core.types import Budget
 from hellora.methods.allocators.depth_from_output import DepthFromOutput
@@ -18,7 +18,7 @@ def test_the_same_components_in_every_layer_drawn_anew_each_round() -> None:
     fleet = fleet_of(Budget(rank=3), Budget(layers=2, rank=3), Budget())
     seen = set()
     for round in range(20):
-        allocation, memory = RandomRanks().allocate(view_of(fleet, num_layers=4, max_rank=8, round=round))
+        allocation, memory = RandomRanks().allocate(context_of(fleet, num_layers=4, max_rank=8, round=round))
         assert memory == {}
         assert allocation.ranks.tolist() == [[3, 3, 3, 3], [0, 0, 3, 3], [8, 8, 8, 8]]
         first, second, _ = allocation.mask
@@ -30,14 +30,14 @@ def test_the_same_components_in_every_layer_drawn_anew_each_round() -> None:
 
 def test_every_component_is_as_likely() -> None:
     fleet = fleet_of(Budget(rank=3))
-    masks = [RandomRanks().allocate(view_of(fleet, num_layers=1, max_rank=8, round=t))[0].mask for t in range(1500)]
+    masks = [RandomRanks().allocate(context_of(fleet, num_layers=1, max_rank=8, round=t))[0].mask for t in range(1500)]
     np.testing.assert_allclose(np.mean(masks, axis=0)[0, 0], 3 / 8, atol=0.05)
 
 
 def test_unequal_ranks_of_layers_are_nested() -> None:
     for round in range(5):
         fleet = fleet_of(Budget(rank=(1, 3, 0, 5)))
-        (row,) = RandomRanks().allocate(view_of(fleet, num_layers=4, max_rank=6, round=round))[0].mask
+        (row,) = RandomRanks().allocate(context_of(fleet, num_layers=4, max_rank=6, round=round))[0].mask
         assert row.sum(axis=1).tolist() == [1, 3, 0, 5]
         assert (row[0] <= row[1]).all()
         assert (row[1] <= row[3]).all()
@@ -51,7 +51,7 @@ def test_a_reported_rank_is_kept_until_another_is_reported() -> None:
     fleet = fleet_of(Budget(rank=4), Budget(rank=6), Budget(rank=(1, 6)))
 
     def allocated(reported: dict[int, int], memory: dict[str, torch.Tensor] | None) -> tuple[list[list[int]], object]:
-        view = view_of(fleet, num_layers=2, max_rank=8, memory=memory, reported_ranks=reported)
+        view = context_of(fleet, num_layers=2, max_rank=8, memory=memory, reported_ranks=reported)
         allocation, memory_after = SelfPruning().allocate(view)
         assert (np.sort(allocation.mask, axis=2)[:, :, ::-1] == allocation.mask).all(), "prefixes"
         return allocation.ranks.tolist(), memory_after
@@ -83,7 +83,7 @@ def test_a_reported_rank_is_kept_until_another_is_reported() -> None:
     ],
 )
 def test_ranks_grow_towards_the_output(budget: Budget, smallest: float, ranks: list[int]) -> None:
-    view = view_of(fleet_of(budget), num_layers=6, max_rank=8)
+    view = context_of(fleet_of(budget), num_layers=6, max_rank=8)
     allocation, memory = DepthFromOutput(smallest).allocate(view)
     assert allocation.ranks.tolist() == [ranks]
     assert memory == {}
@@ -91,7 +91,7 @@ def test_ranks_grow_towards_the_output(budget: Budget, smallest: float, ranks: l
 
 
 def test_a_flat_slope_is_everything() -> None:
-    view = view_of(fleet_of(Budget(2, 3), None, Budget(9, (1, 2, 3, 4))), num_layers=4, max_rank=4)
+    view = context_of(fleet_of(Budget(2, 3), None, Budget(9, (1, 2, 3, 4))), num_layers=4, max_rank=4)
     assert np.array_equal(DepthFromOutput(1.0).allocate(view)[0].mask, Everything().allocate(view)[0].mask)
 
 

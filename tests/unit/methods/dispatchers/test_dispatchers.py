@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from factories import bits, random_adapter, tiny_spec
+from factories import bits, dispatched, random_adapter, tiny_spec
 
 from hellora.core.algebra import components
 from hellora.core.types import Adapter, LoraPair
@@ -24,7 +24,7 @@ def global_adapter() -> Adapter:
 
 def test_truncate_by_hand() -> None:
     adapter = global_adapter()
-    sent = Truncate().dispatch(adapter, ROW, SPEC)
+    sent = dispatched(Truncate(), adapter, ROW, SPEC)
     assert list(sent.pairs) == list(adapter.pairs)
     for name, pair in sent.pairs.items():
         whole = adapter.pairs[name]
@@ -41,7 +41,7 @@ def test_truncate_by_hand() -> None:
 
 def test_bypass_by_hand() -> None:
     adapter = global_adapter()
-    sent = Bypass().dispatch(adapter, ROW, SPEC)
+    sent = dispatched(Bypass(), adapter, ROW, SPEC)
     there = [f"block.{layer}.{leaf}" for layer in (0, 2) for leaf in ("query", "value")]
     assert list(sent.pairs) == list(sent.residual) == there
     assert all(sent.pairs[name] is adapter.pairs[name] for name in there), "whole, to the full rank"

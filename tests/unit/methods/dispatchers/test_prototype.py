@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import bits, random_adapter, tiny_spec
+from factories import bits, dispatched, random_adapter, tiny_spec
 
 from hellora.core.algebra import prototype_of
 from hellora.core.types import Adapter, Mask
@@ -20,7 +20,7 @@ def row_of(*counts: int) -> Mask:
 
 
 def sent(row: Mask) -> Adapter:
-    return Prototype().dispatch(ADAPTER, row, SPEC)
+    return dispatched(Prototype(), ADAPTER, row, SPEC)
 
 
 @pytest.mark.parametrize("counts", [(2, 2, 2), (2, 0, 2)])

@@ -1,0 +1,83 @@
+"""A user's own strategies in a real deployment over TLS: the same bits as in this process, and what clients keep for
+themselves follows what counted, whatever happens on the way."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from federation_site import CLIENTS, Run, Site, below, running, same_bits, site_in, tensors, until
+from own import OWN, SGD, assert_mean_of_variates, importable, part, scratch
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.slow, pytest.mark.flower, pytest.mark.xdist_group("own deployment")]
+VARIATES = {**OWN["SCAFFOLD"], "train": {**SGD, "epochs": 20}, "wire": {"format": "bf16"}}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """All commands of the site run in a folder that holds the strategies' files."""
+    site = site_in(tmp_path_factory.mktemp("own"))
+    with importable(scratch(site.folder)), running(site) as begun:
+        yield begun
+
+
+def shared(found: dict[str, Any]) -> dict[str, Any]:
+    """What of a checkpoint is there in a deployment, too: not what clients keep."""
+    return {name: tensor for name, tensor in found.items() if not name.startswith("kept/")}
+
+
+def ended(run: Run, **changes: Any) -> list[dict[str, Any]]:
+    """The lines of a run whose result is, bit for bit, that of the answers that it says it got."""
+    assert run.wait() == 0, run.log
+    assert same_bits(tensors(run.folder), shared(run.site.replay(run.out, run.lost(), **changes)))
+    return run.lines()
+
+
+MIXED = {
+    "rules": {"method": {**OWN["two rules"]["method"], **OWN["Krum"]["method"]}, "train": SGD},
+    "plans": {**OWN["FedAdam"], "cohort": 3, "method": {
+        **OWN["an allocator that uses reports"]["method"], **OWN["a sampler"]["method"], **OWN["FedProx"]["method"],
+    }},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_own_strategies_end_with_the_same_bits(site: Site, name: str) -> None:
+    changes = {"rounds": 3, **MIXED[name]}
+    lines = ended(site.submit(name, **changes), **changes)
+    assert not any(line["missing"] or line["rejected"] for line in lines)
+
+
+def test_c_is_the_mean_of_what_clients_keep(site: Site) -> None:
+    """Over a bf16 wire; one answer comes too late, one trainer is killed, and the run is interrupted and resumed."""
+    changes = {"rounds": 4, "deadline": 25.0, **VARIATES}
+    run = site.submit("variates", **changes)
+    until(lambda: "round 0: training" in site.log("clinic"), "the clinic to train")
+    (trainer,) = below(site.processes["clinic"], "hellora.deployment.trainer")
+    trainer.send_signal(signal.SIGSTOP)
+    until(lambda: len(run.lines()) == 1, "round 0 to end without the clinic")
+    trainer.send_signal(signal.SIGCONT)
+    until(lambda: "round 1: training" in site.log("hospital"), "the hospital to train")
+    for process in below(site.processes["hospital"], "hellora.deployment.trainer"):
+        process.kill()
+    until(lambda: len(run.lines()) >= 2, "round 1 to end")
+    run.process.send_signal(signal.SIGINT)
+    run.wait()
+    lines = ended(site.submit("variates", "--resume", **changes), **changes)
+    assert [line["round"] for line in lines] == [0, 1, 2, 3]
+    assert "0" in lines[0]["missing"]
+    assert "1" in lines[1]["missing"]
+    state = json.loads((run.folder / "checkpoint" / "state.json").read_text())
+    versions = {int(client): int(version) for client, version in state["kept_versions"].items()}
+    assert set(versions) == set(range(len(CLIENTS)))
+    own = [kept_by(site.folder, name, versions[client]) for client, name in enumerate(CLIENTS)]
+    assert_mean_of_variates(part(tensors(run.folder), "strategies/local_training/variates"), own, len(CLIENTS))
+
+
+def kept_by(folder: Path, client: str, version: int) -> dict[str, Any]:
+    """What a client has kept of the one round that counted last for it."""
+    (kept,) = (folder / "clients" / client / "kept").glob(f"*/{version:06d}.safetensors")
+    return part(load_file(kept), "variates")

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from hellora.core.algebra import components, delta_weight, new_adapter, trained_components, trained_part
-from hellora.core.exchange import ClientTask, ClientUpdate, TrainSettings
+from hellora.core.exchange import ClientUpdate, TrainSettings
 from hellora.core.low_rank import thin_svd
 from hellora.core.state import ServerState
 from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, ModuleSpec
 from hellora.experiments import registry
 from hellora.methods.allocators.everything import Everything
-from hellora.methods.context import Scores
-from hellora.server.backend import Backend
+from hellora.methods.samplers.uniform import Uniform
+from hellora.methods.server_optimizers.average import Average
+from hellora.methods.strategies import Method
+from hellora.server.backend import Backend, Order
 from hellora.server.federation import Federation
 from hellora.server.rounds import federate
 
@@ -74,11 +76,11 @@ class Clients(Backend):
     def clients(self) -> Sequence[ClientProfile]:
         return [ClientProfile(k, 1, Budget(rank=rank)) for k, rank in enumerate(RANKS)]
 
-    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate]:
-        for task in tasks:
+    def train(self, orders: Sequence[Order]) -> Iterator[ClientUpdate]:
+        for task in (order.make() for order in orders):
             pair = task.adapter.pairs["matrix"]
-            frozen = components(pair, ~trained_components(pair, task.trained[0]))
-            own = trained_part(task.adapter, task.trained, SPEC).pairs["matrix"]
+            frozen = components(pair, ~trained_components(pair, task.trained[0], task.cut))
+            own = trained_part(task.adapter, task.trained, SPEC, task.cut).pairs["matrix"]
             rest = self.wanted[task.client] - delta_weight(frozen)
             if "matrix" in task.adapter.residual:
                 rest -= delta_weight(task.adapter.residual["matrix"])
@@ -94,20 +96,21 @@ class Clients(Backend):
             yield ClientUpdate(task.round, task.client, 1, Adapter({"matrix": pair}))
 
 
-def no_scores(adapter: Adapter) -> Scores:
-    raise NotImplementedError("no allocator here scores layers")
-
-
 def outcome(dispatcher: str, aggregator: str, seed: int = 0) -> Outcome:
     """Of all rounds of one method. A mean of factors with SVD dispatch stands for clients that factorise anew."""
     wanted = targets(seed)
     backend = Clients(wanted, refactor=(dispatcher, aggregator) == ("svd", "zero_pad"))
-    method = method_of(
-        Everything(), registry.find("dispatcher", dispatcher)(), registry.find("aggregator", aggregator)()
+    method = Method(
+        sampler=Uniform(),
+        allocator=Everything(),
+        dispatcher=registry.find("dispatcher", dispatcher)(),
+        local_training=(),
+        aggregator=registry.find("aggregator", aggregator)(),
+        server_optimizer=Average(),
     )
     run = Federation(SPEC, tuple(backend.clients()), method, ROUNDS, len(RANKS), seed, TrainSettings())
     state = ServerState(0, new_adapter(SPEC, {}, seed))
-    for report in federate(state, run, backend, layer_scores=no_scores):
+    for report in federate(state, run, backend):
         state = report.state
     acting = [state.adapter.pairs["matrix"], *state.adapter.residual.values()]
     goal, got = wanted.mean(0), torch.stack([delta_weight(pair) for pair in acting]).sum(0)

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from datasets import load_dataset
-from X import dispatch
 
 from hellora.client.evaluation import evaluate
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
@@ -27,8 +26,9 @@ from hellora.core.types import Adapter, ClientProfile
 from hellora.experiments.config import check
 from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
-from hellora.server.backend import Backend
-from hellora.server.rounds import allocate, federate
+from hellora.server.backend import Backend, Order
+from hellora.server.outbox import Outbox
+from hellora.server.rounds import allocate, estimates, federate
 
 ROUNDS = 8
 EXPERIMENTS: dict[str, dict[str, Any]] = {
@@ -51,12 +51,12 @@ class LastAnswers(Backend):
     def clients(self) -> Sequence[ClientProfile]:
         return self.backend.clients()
 
-    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
+    def train(self, orders: Sequence[Order]) -> Iterator[ClientUpdate | ClientFailure]:
         self.latest = []
-        of = {task.client: task for task in tasks}
-        for answer in self.backend.train(tasks):
+        of = {order.client: order for order in orders}
+        for answer in self.backend.train(orders):
             if isinstance(answer, ClientUpdate):
-                self.latest.append((of[answer.client], answer))
+                self.latest.append((of[answer.client].make(), answer))
             yield answer
 
 
@@ -84,9 +84,10 @@ def measure(name: str, source: Path, seed: int) -> dict[str, Any]:
 
 def run(setup: Setup) -> dict[str, Any]:
     state = setup.initial_state()
-    backend = LastAnswers(setup.backend())
-    for report in federate(state, setup.federation, backend, setup.layer_scores, setup.distil):
-        state = report.state
+    with setup.backend() as connected:
+        backend = LastAnswers(connected)
+        for report in federate(state, setup.federation, backend, setup):
+            state = report.state
     found = setup.evaluate_prototypes(state)
     prototypes = {rank: metrics["accuracy"] for rank, metrics in found["prototypes"].items()}
     sent = [accuracy(setup, update.adapter) for _, update in backend.latest]
@@ -107,7 +108,9 @@ def first_tasks(setup: Setup, backend: LastAnswers) -> list[ClientTask]:
     fleet = tuple(profile for profile in setup.federation.fleet if profile.id in wanted)
     run = replace(setup.federation, fleet=fleet, cohort=len(fleet))
     state = setup.initial_state()
-    return dispatch(run, state, allocate(run, state, setup.layer_scores)[0])
+    context, allocation, _ = allocate(run, state, setup)
+    orders = Outbox(run, state, context, allocation, estimates(run, allocation)).orders
+    return [order.make() for order in orders]
 
 
 def trained_alone(setup: Setup, task: ClientTask) -> Adapter:

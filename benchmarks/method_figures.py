@@ -20,12 +20,13 @@ from hellora.core.exchange import ClientTask, ClientUpdate, TrainSettings
 from hellora.core.state import ServerState
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
 from hellora.experiments.config import own_table, read_experiment
-from hellora.experiments.planning import plan
+from hellora.experiments.planning import EqualScores, plan
 from hellora.experiments.presets import presets
 from hellora.methods.aggregators.clipped_mean import ClippedMean
 from hellora.methods.aggregators.coordinate_median import CoordinateMedian
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.aggregators.trimmed_mean import TrimmedMean
+from hellora.methods.context import RoundContext, Scores
 from hellora.server.rounds import allocate
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +108,21 @@ class Panel:
     sent: Mask  # the same shape: what acts at the client
 
 
+@dataclass(frozen=True)
+class GivenScores(EqualScores):
+    """In the place of a lent model: layer scores that are known already, (layers,)."""
+
+    scores: Scores
+
+    def layer_scores(self, adapter: Adapter) -> Scores:
+        return self.scores
+
+
+def round_of(adapter: Adapter, spec: AdapterSpec) -> RoundContext:
+    """A round without clients, as a dispatcher or an aggregator sees it."""
+    return RoundContext(round=0, rounds=1, seed=0, spec=spec, fleet=(), adapter=adapter)
+
+
 def panel(
     name: str, round: int = ROUND, title: str = "", scores: Sequence[float] | None = None, **settings: Any
 ) -> Panel:
@@ -114,13 +130,12 @@ def panel(
     experiment = read_experiment(name, settings)
     run, allocation = plan(experiment, round)
     if scores is not None:
-        allocation, _ = allocate(run, ServerState(round, Adapter({})), lambda _: np.array(scores))
+        _, allocation, _ = allocate(run, ServerState(round, Adapter({})), GivenScores(run.spec, np.array(scores)))
     global_pair = new_adapter(run.spec, {}, 0)
     clients = sorted((budget_label(run.fleet[c], run.spec), c) for c in allocation.clients)
     rows = np.array([allocation.row(c) for _, c in clients])
-    sent = np.array(
-        [arrives(dispatched(run.method.dispatcher, global_pair, row, run.spec), row, run.spec) for row in rows]
-    )
+    context = round_of(global_pair, run.spec)
+    sent = np.array([arrives(run.method.dispatcher.dispatch(context, global_pair, row), row, run.spec) for row in rows])
     labels = [f"client {c}{', ' * bool(text)}{text}" for (_, text), c in clients]
     return Panel(title or f"round {round}", run.method.factors(round), labels, rows, sent)
 
@@ -285,7 +300,7 @@ def one_number() -> str:
     parts += [f'<circle cx="{at(v):.4g}" cy="18" r="3.5" fill="{ORANGE if v > 1 else TEXT}"/>' for v in values]
     for place, (name, rule) in enumerate(rules.items()):
         y = 40 + 20 * place
-        found = float(aggregated(rule, adapter(0.0), answers, spec, 0).pairs["m"].B)
+        found = float(rule.aggregate(round_of(adapter(0.0), spec), answers)[0].pairs["m"].B)
         parts += [
             words(4, y + 4, name),
             f'<path d="M{at(0):g} {y}H{at(found):.4g}" stroke="{LINE}"/>',

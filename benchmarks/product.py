@@ -21,6 +21,7 @@ from hellora.core.exchange import ClientTask, ClientUpdate, TrainSettings
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.aggregators.product_svd import ProductSvd
 from hellora.methods.aggregators.product_update import ProductUpdate
+from hellora.methods.context import RoundContext
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.strategies import Aggregator, Answers
 
@@ -41,6 +42,11 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+def round_of(adapter: Adapter, spec: AdapterSpec) -> RoundContext:
+    """A round as dispatcher and aggregator see it."""
+    return RoundContext(round=0, rounds=1, seed=0, spec=spec, fleet=(), adapter=adapter)
+
+
 def federation(side: int) -> tuple[AdapterSpec, Adapter, Answers]:
     """A global_pair with a decaying spectrum, and clients that moved what they were sent by a tenth."""
     spec = AdapterSpec((ModuleSpec("m", 0, side, side),), ("layer",), max(RANKS), scale=2.0)
@@ -56,10 +62,10 @@ def federation(side: int) -> tuple[AdapterSpec, Adapter, Answers]:
     answers = []
     for client in range(CLIENTS):
         row = np.arange(spec.max_rank)[None, :] < RANKS[client % len(RANKS)]
-        sent = dispatched(Truncate(), global_pair, row, spec)
+        sent = Truncate().dispatch(round_of(global_pair, spec), global_pair, row)
         pair = sent.pairs["m"]
         back = LoraPair(pair.A + 0.1 * normal(*pair.A.shape), pair.B + 0.1 * normal(*pair.B.shape), pair.scale)
-        task = ClientTask(0, client, client, sent, row, TrainSettings())
+        task = ClientTask(0, client, client, sent, row, TrainSettings(), cut=True)
         answers.append((task, ClientUpdate(0, client, 10 + client, Adapter({"m": back}))))
     return spec, global_pair, answers
 
@@ -90,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeat", type=int, default=3, help="repetitions of the factored side; the fastest counts")
     options = parser.parse_args(arguments)
     spec, global_pair, answers = federation(options.side)
+    context = round_of(global_pair, spec)
     stacked = spec.max_rank + sum(update.adapter.pairs["m"].rank for _, update in answers)
     print(
         f"{options.side} × {options.side}, {CLIENTS} clients, stacked rank {stacked}, {torch.get_num_threads()} threads"
@@ -102,8 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for name, aggregator, changes in methods:
         with LargestTensor() as largest:  # and a warm-up
-            aggregated(aggregator, global_pair, answers, spec, 0)
-        runs = [timed(lambda a=aggregator: aggregated(a, global_pair, answers, spec, 0)) for _ in range(options.repeat)]  # type: ignore[misc]
+            aggregator.aggregate(context, answers)
+        runs = [timed(lambda a=aggregator: a.aggregate(context, answers)[0]) for _ in range(options.repeat)]  # type: ignore[misc]
         seconds, result = min(runs, key=lambda run: run[0])
         slow, expected = timed(lambda c=changes: dense(global_pair, answers, spec.max_rank, c))  # type: ignore[misc]
         difference = float((delta_weight(result.pairs["m"]) - expected).norm() / expected.norm())

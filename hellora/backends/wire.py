@@ -20,7 +20,7 @@ from hellora.core.codec import decode, encode
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Policy, TrainSettings, WireFormat
 from hellora.core.state import owned, select
 from hellora.core.types import Adapter, AdapterSpec, LoraPair
-from hellora.methods.sharing import answer_part
+from hellora.methods.sharing import answer_part, is_of
 
 BRIEF, REPORT, KEPT = "/brief", "/report", "/kept"  # in front of named tensors, which no format rounds
 OVERHEAD = 2**20  # bytes that names, shapes and metrics of an answer may take
@@ -126,8 +126,7 @@ def pack_answer(
     if isinstance(answer, ClientFailure):
         return to_bytes({}, {"failure": asdict(answer)})
     tensors, scales = flatten(answer.adapter)
-    if (still := untrained_suffix(task)) is not None:
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(still)}
+    tensors = {name: tensor for name, tensor in tensors.items() if is_of(name, task.factors)}
     if format != "fp32":
         received = answer_part(task, spec).tensors()
         tensors = {name: difference(tensor, received[name]) for name, tensor in tensors.items()}
@@ -160,10 +159,6 @@ def most_bytes(task: ClientTask, sent: Adapter) -> int:
     """What an answer may have at most; `sent` is what it must have, as it was sent."""
     named = task.declared.bytes_up + sum(spec.num_bytes for spec in task.declared.kept.values())
     return 2 * sent.num_bytes + named + OVERHEAD
-
-
-def untrained_suffix(task: ClientTask) -> str | None:
-    return {"both": None, "A": ".lora_B", "B": ".lora_A"}[task.factors]
 
 
 def read_answer(data: bytes, task: ClientTask, spec: AdapterSpec) -> ClientUpdate | ClientFailure:
@@ -207,8 +202,7 @@ def answer_from(data: bytes, task: ClientTask, sent: Mapping[str, Tensor]) -> Cl
     tensors = decode(tensors)
     if fields.pop("delta"):
         tensors = {name: moved(sent[name], tensor) for name, tensor in tensors.items()}
-    if (still := untrained_suffix(task)) is not None:
-        tensors |= {name: tensor for name, tensor in sent.items() if name.endswith(still)}
+    tensors |= {name: tensor for name, tensor in sent.items() if not is_of(name, task.factors)}
     adapter = unflatten(tensors, fields.pop("scales"))
     if unknown := sorted(tensors.keys() - adapter.tensors().keys()):
         raise WireError(f"unknown tensor {unknown[0]}")

@@ -93,7 +93,7 @@ def plan_of_round(source: str, overrides: list[str], round: int) -> None:
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
     from hellora.experiments.planning import plan as plan_round
-    from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, RANKS_PRUNED
+    from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, RANKS_PRUNED, RANKS_REPORTED
 
     experiment = read_experiment(source, parse_settings(overrides))
     federation, allocation = plan_round(experiment, round)
@@ -120,7 +120,8 @@ def plan_of_round(source: str, overrides: list[str], round: int) -> None:
         console.print(
             "Layer scores need weights and data. Here all layers score alike, so this is the pattern without scores."
         )
-    if RANKS_PRUNED in demands.promises and round:
+    reported = any(RANKS_REPORTED in rule.demands.promises for rule in federation.method.local_training)
+    if RANKS_PRUNED in demands.promises and reported and round:
         console.print("To what rank clients prune themselves, only training shows. Here all train up to their budget.")
 
 

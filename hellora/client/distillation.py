@@ -113,7 +113,7 @@ def whole_row(spec: AdapterSpec, rank: int) -> Mask:
 
 
 @torch.no_grad()
-def logits_of(adapter: Adapter, base: BaseModel, task: Task, batch: Batch) -> Tensor:
+def logits_of(adapter: Adapter, base: BaseModel, kind: Task, batch: Batch) -> Tensor:
     """What a prototype says of a batch in eval mode, (rows, classes), in float32.
 
     Its pairs act as modules, as in its own training. To merge them into the weights for one batch would cost more.
@@ -121,7 +121,7 @@ def logits_of(adapter: Adapter, base: BaseModel, task: Task, batch: Batch) -> Te
     rank = next(iter(adapter.pairs.values())).rank
     with base.adapted(adapter, whole_row(base.spec, rank), cut=True):
         base.net.eval()
-        return task.logits(base, batch).float()
+        return kind.logits(base, batch).float()
 
 
 def mean_logits(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -159,7 +159,7 @@ def divergence(target: Target, logits: Tensor, temperature: float) -> Tensor:
 def evaluate_ensemble(
     prototypes: Sequence[Adapter],
     base: BaseModel,
-    task: Task,
+    kind: Task,
     rows: Any,
     batch_size: int,
     precision: Precision = "auto",
@@ -167,8 +167,8 @@ def evaluate_ensemble(
     """Metrics of the prototypes together: of the plain mean of their logits."""
 
     def outputs(batch: Batch) -> Outputs:
-        logits = [logits_of(adapter, base, task, batch) for adapter in prototypes]
-        return task.score(mean_logits(logits, [1.0] * len(logits)), batch)
+        logits = [logits_of(adapter, base, kind, batch) for adapter in prototypes]
+        return kind.score(mean_logits(logits, [1.0] * len(logits)), batch)
 
     with torch.no_grad():
-        return measure(outputs, base, task, rows, batch_size, precision)
+        return measure(outputs, base, kind, rows, batch_size, precision)

@@ -20,10 +20,10 @@ import tomli_w
 
 from hellora.comparing.statistics import Cell
 from hellora.core.errors import InputError
-from hellora.experiments.config import build, check, override, own_table, whole_table
+from hellora.experiments.config import check, override, own_table, whole_table
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.overrides import parse_value
-from hellora.experiments.tables import Table, field_names, plain, settings_of
+from hellora.experiments.tables import Table, build, field_names, plain, settings_of
 
 CARRIED = ("method", "server", "train")  # of a preset, what is its method's and not its data's
 NAME = re.compile(r"\w[\w.+-]*")

@@ -13,8 +13,9 @@ two of each kind are kept and the others are taken out: a model of 80 equal bloc
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hellora.budgets.cost import ActivationPolicy, BlockCoefficients, CostModel, Part, StepCoefficients
+from hellora.budgets.cost import ActivationPolicy, BlockCoefficients, CostModel, Floats, Part, StepCoefficients
 from hellora.core.codec import num_scales
 from hellora.core.errors import InputError
 from hellora.core.exchange import Factors, TrainSettings, WireFormat
@@ -51,7 +52,7 @@ class Sample:
 
 def calibrate(
     base: BaseModel,
-    task: Task,
+    kind: Task,
     shape: Shape,
     method: Method,
     train: TrainSettings,
@@ -65,15 +66,56 @@ def calibrate(
     """
     spec, weights = base.spec, base.num_bytes
     width = base.net.get_submodule(spec.modules[0].name).get_parameter("weight").element_size()
+    found = first_that_works(base, kind, shape, method, train, device)
+    heads = {} if method.head == "frozen" else {name: tuple(t.shape) for name, t in found.tracer.head().items()}
+    return CostModel(
+        spec=spec,
+        steps=CountedCoefficients(found.tracer, found.sample),
+        weights_bytes=weights,
+        weight_item_bytes=width,
+        head_parameters=sum(math.prod(shape) for shape in heads.values()),
+        head_scales=sum(map(num_scales, heads.values())),
+        optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),
+        block_operations=found.operations[[found.sample.of_kind[block][-1] for block in found.sample.kinds]],
+        head_operations=found.rest,
+        hidden_bytes=found.hidden_bytes,
+        tokens=found.tokens,
+        factors=method.trains if method.trains in ("A", "B") else "both",
+        sends=lambda row: method.dispatcher.sends(row, spec),
+        declares=lambda row: method.declares(shapes_of(row, spec, method, heads)),
+        travels=travelling_factors(method),
+        sends_head=method.head == "aggregate",
+        wire=wire,
+        measured=found.measured,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Traceable:
+    """A base that takes steps without values, or with zeros, and the operations of a forward pass."""
+
+    tracer: Tracer
+    sample: Sample
+    operations: Floats  # (blocks of the sample,)
+    rest: float
+    hidden_bytes: int
+    tokens: int
+    measured: bool  # with zeros
+
+
+def first_that_works(
+    base: BaseModel, kind: Task, shape: Shape, method: Method, train: TrainSettings, device: str
+) -> Traceable:
+    """The first way to take steps that the model's code bears.
+
+    Blocks that hand on more than hidden states cannot be taken out; steps that need values are taken with zeros.
+    """
+    spec = base.spec
     where = device if device == "cpu" or torch.cuda.is_available() else "cpu"
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    # Blocks that hand on more than hidden states cannot be taken out; steps that need values are taken with zeros.
-    for mode, alike in (
-        (fake, ALIKE),
-        (fake, spec.num_layers),
-        (nullcontext(), ALIKE),
-        (nullcontext(), spec.num_layers),
-    ):
+    why = ""
+    modes: tuple[AbstractContextManager[Any], ...] = (fake, nullcontext())
+    for mode, alike in product(modes, (ALIKE, spec.num_layers)):
         try:
             base.spec = spec
             sample_of(base, spec.num_layers)  # every block in its place
@@ -81,37 +123,14 @@ def calibrate(
             for module in (base.net, base.head) if base.head is not None else (base.net,):
                 without_values(module, mode, where)
             sample = sample_of(base, alike)
-            tracer = Tracer(base, task, shape, method, train, device, mode)
-            operations, rest, hidden, tokens = tracer.operations()
-            break
+            tracer = Tracer(base, kind, shape, method, train, device, mode)
+            return Traceable(tracer, sample, *tracer.operations(), measured=mode is not fake)
         except InputError:
             raise
         except Exception as error:  # whatever a model's code raises
             why = in_one_line(error)
-    else:
-        raise InputError(
-            f"what training costs cannot be counted for this model ({why}): remove the budgets in bytes and seconds"
-        )
-    heads = {} if method.head == "frozen" else {name: tuple(t.shape) for name, t in tracer.head().items()}
-    return CostModel(
-        spec=spec,
-        steps=CountedCoefficients(tracer, sample),
-        weights_bytes=weights,
-        weight_item_bytes=width,
-        head_parameters=sum(math.prod(shape) for shape in heads.values()),
-        head_scales=sum(map(num_scales, heads.values())),
-        optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),
-        block_operations=operations[[sample.of_kind[kind][-1] for kind in sample.kinds]],
-        head_operations=rest,
-        hidden_bytes=hidden,
-        tokens=tokens,
-        factors=method.trains if method.trains in ("A", "B") else "both",
-        sends=lambda row: method.dispatcher.sends(row, spec),
-        declares=lambda row: method.declares(shapes_of(row, spec, method, heads)),
-        travels=travelling_factors(method),
-        sends_head=method.head == "aggregate",
-        wire=wire,
-        measured=mode is not fake,
+    raise InputError(
+        f"what training costs cannot be counted for this model ({why}): remove the budgets in bytes and seconds"
     )
 
 

@@ -34,7 +34,7 @@ class Tracer:
     """Steps of a base without values, as `client.train_client` would take them."""
 
     base: BaseModel
-    task: Task
+    kind: Task
     shape: Shape
     method: Method
     train: TrainSettings
@@ -74,9 +74,9 @@ class Tracer:
         ):
 
             def forward() -> tuple[Tensor, Any]:
-                batch = self.task.blank_batch(base, examples, self.shape.tokens)
+                batch = self.kind.blank_batch(base, examples, self.shape.tokens)
                 with numerics(base, policy, self.train, torch.Generator(base.device)):
-                    outputs = self.task.outputs(base, batch)
+                    outputs = self.kind.outputs(base, batch)
                 return outputs.loss_sums.sum(), batch
 
             with self.mode:
@@ -99,7 +99,7 @@ class Tracer:
 
     def operations(self) -> tuple[Floats, float, int, int]:
         """Forward of one example: operations of each block, of the rest; bytes and tokens between two blocks."""
-        base, task = self.base, self.task
+        base, kind = self.base, self.kind
         blocks = [base.net.get_submodule(name) for name in base.spec.layers]
         counter = FlopCounterMode(display=False)
         marks = np.zeros((len(blocks), 2))
@@ -113,7 +113,7 @@ class Tracer:
         hooks.append(blocks[0].register_forward_hook(lambda _m, _i, out: hidden.append(first_tensor(out))))
         try:
             with torch.no_grad(), self.mode, HeldBytes(), counter:
-                task.outputs(base, task.blank_batch(base, 1, self.shape.tokens))
+                kind.outputs(base, kind.blank_batch(base, 1, self.shape.tokens))
         finally:  # a hook that stayed would hold on to what goes out of a block
             for hook in hooks:
                 hook.remove()

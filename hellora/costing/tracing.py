@@ -192,10 +192,15 @@ def trace_step(base: BaseModel, step: Callable[[], tuple[Tensor, Any]], device: 
         if loss.requires_grad:
             torch.autograd.backward(loss)
         end = held.held
-    peaks = held.peaks
     leave[np.isnan(leave)] = end  # below the shallowest trained block
-    forward = np.array([peaks["forward", j] for j in range(count)])
-    backward = np.array([peaks.get(("backward", j), end) for j in range(count)])
+    return trace_of(held, enter, leave, end)
+
+
+def trace_of(held: HeldBytes, enter: Bytes, leave: Bytes, end: int) -> StepTrace:
+    """What was held in each phase of a step, less what was held when the phase began; see the top of this file."""
+    peaks, blocks = held.peaks, range(len(enter) - 1)
+    forward = np.array([peaks["forward", j] for j in blocks])
+    backward = np.array([peaks.get(("backward", j), end) for j in blocks])
     return StepTrace(
         start=peaks["start"],
         enter=int(enter[0]),

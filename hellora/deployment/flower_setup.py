@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from flwr.serverapp import Grid
 
-from hellora.backends.flower import ASK_SECONDS, FlowerBackend, Roster, ask_all, plain, understood
+from hellora.backends.flower import FlowerBackend
 from hellora.backends.records import hello_of
+from hellora.backends.roster import ASK_SECONDS, Roster, ask_all, plain, understood
 from hellora.client.work import ClientWork
 from hellora.core.errors import InputError, RunError
 from hellora.core.seeds import seed_for
@@ -73,45 +75,38 @@ class Deployed:
             self.log("[fleet] is for simulations: here every client brings its own budget")
         device_check(experiment.compute.device)
         most = max(MOST_CLASSES, experiment.model.classes or 0)
-
-        def admit(node: int, fields: Mapping[str, Any]) -> str:
-            name = understood_join(fields, most).name
-            if (owner := owner_of(node, self.admitted)) not in (None, name):
-                raise ValueError(f"it says that it is {name}, with the key of {owner}")
-            return name
-
-        roster = Roster(self.grid, hello_of(Contract(experiment.name, experiment.table).to_json()), self.log, admit)
+        hello = Contract(experiment.name, experiment.table).to_json()
+        roster = Roster(self.grid, hello_of(hello), self.log, partial(self.admit, most=most))
         said = self.gather(experiment, roster, record.get("clients", {}))
         who = {name: understood_join(fields, most) for name, fields in said.items()}
         classes = classes_of(list(who.values()))
-        task = experiment.task
-        corpus = server_corpus(experiment.data, task.columns, seed_for(experiment.run.seed, "data"), classes)
+        kind = experiment.task
+        corpus = server_corpus(experiment.data, kind.columns, seed_for(experiment.run.seed, "data"), classes)
         check_corpus(experiment, corpus)
         base = load_base(experiment, corpus)
         run_id = record.get("run") or uuid4().hex
         contract = Contract(experiment.name, experiment.table, classes, base.fingerprint(), run_id).to_json()
-        self.load(roster, contract, said, length_limit(base, task.max_tokens))
+        self.load(roster, contract, said, length_limit(base, kind.max_tokens))
         profiles = tuple(each.profile(client) for client, each in enumerate(who.values()))
-        names = list(said)
-
-        def connect(setup: Setup) -> FlowerBackend:
-            base.to(devices(experiment.compute.device)[0])
-            run = setup.federation
-            enough = run.cohort if run.spares else None
-            return FlowerBackend(roster, names, profiles, base.spec, contract, run.wire, run.deadline, enough)
-
         return assemble(
             experiment,
             corpus,
-            ClientWork(base, task, corpus.test, None, experiment.method.local_training),
+            ClientWork(base, kind, corpus.test, None, experiment.method.local_training),
             profiles,
             tokens=lambda: max(fields["longest"] for fields in said.values()),
             planned=any(map(is_limited, profiles)),
-            connect=connect,
+            connect=partial(connected, roster, list(said), contract),
             held_out=[],
             clients=said,
             run_id=run_id,
         )
+
+    def admit(self, node: int, fields: Mapping[str, Any], most: int) -> str:
+        """The name of a node that has at most so many classes. Raises ValueError where the name is somebody else's."""
+        name = understood_join(fields, most).name
+        if (owner := owner_of(node, self.admitted)) not in (None, name):
+            raise ValueError(f"it says that it is {name}, with the key of {owner}")
+        return name
 
     def gather(self, experiment: Experiment, roster: Roster, before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What each client of the run said of itself, by name, in the order of ids; of one that does not come back,
@@ -156,6 +151,14 @@ class Deployed:
                 problems.append(plain(f"client {here[node]}: {error}"))
         if problems:
             raise InputError("; ".join(problems))
+
+
+def connected(roster: Roster, names: Sequence[str], contract: str, setup: Setup) -> FlowerBackend:
+    """The clients of these names, by id; the server's own model goes to its device."""
+    run = setup.federation
+    setup.base.to(devices(setup.experiment.compute.device)[0])
+    enough = run.cohort if run.spares else None
+    return FlowerBackend(roster, names, run.fleet, setup.base.spec, contract, run.wire, run.deadline, enough)
 
 
 def check_deployed(experiment: Experiment) -> None:

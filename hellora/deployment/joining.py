@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from hellora.core.types import Budget, ClientProfile
+from hellora.core.version import __version__
 from hellora.data.sides import Classes
 from hellora.deployment import NAME
 
@@ -42,6 +43,7 @@ class Said:
     """What one client said. `longest` is of its examples, in tokens; known once it has loaded them."""
 
     name: Annotated[str, Field(pattern=f"^{NAME}$")]
+    version: Annotated[str, Field(max_length=40)]  # of its hellora
     examples: Annotated[int, Field(strict=True, ge=1, le=2**40)]
     classes: SaidClasses | None
     budget: SaidBudget
@@ -70,6 +72,8 @@ def understood_join(fields: Mapping[str, Any], most_classes: int = MOST_CLASSES)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))[:80]}: {first['msg']}") from error
+    if said.version != __version__:
+        raise ValueError(f"it has hellora {said.version[:40]}, and this server {__version__}: install the same")
     if (own := said.classes) is not None:
         if len(own.values) > most_classes:
             raise ValueError(f"it has {len(own.values)} classes, at most {most_classes} are taken: see model.classes")

@@ -21,6 +21,7 @@ from hellora.core.errors import InputError
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
 from hellora.core.types import Budget
 from hellora.core.units import parse_bytes
+from hellora.core.version import __version__
 from hellora.data.sides import Classes, own_classes, own_split, read_own
 from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
 from hellora.deployment.kept import KeptTensors
@@ -46,6 +47,7 @@ class Contract:
     classes: Classes | None = None
     base: str | None = None
     run: str = ""  # the run's id, under which a client keeps tensors of its own
+    version: str = __version__  # of the server's hellora
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -53,6 +55,8 @@ class Contract:
     @staticmethod
     def from_json(text: str) -> "Contract":
         fields = json.loads(text)
+        if (theirs := fields.get("version", "an older one")) != __version__:
+            raise InputError(f"hellora {__version__} is installed here, and {theirs} at the server: install the same")
         classes = fields.pop("classes")
         if classes is not None:
             classes = Classes(tuple(classes["values"]), tuple(classes["present"]), classes["declared"])
@@ -197,6 +201,7 @@ class WithOwnData(Participant):
         link = None if self.own.link is None else parse_link(self.own.link, "--link")
         return {
             "name": self.own.name,
+            "version": __version__,
             "examples": len(split.data),
             "classes": None if classes is None else asdict(classes),
             "budget": asdict(self.budget),

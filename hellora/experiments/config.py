@@ -5,17 +5,13 @@ sampler, allocator, dispatcher, rules of local training and aggregator, [server]
 its partitioner, [task] those of its task. No two of them may have a setting of one name.
 """
 
-import json
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from hellora.core.errors import InputError, nearest
 from hellora.core.exchange import TrainSettings
@@ -37,7 +33,7 @@ from hellora.experiments.settings import (
     TrackingSettings,
     WireSettings,
 )
-from hellora.experiments.tables import Table, field_names, plain, settings_of
+from hellora.experiments.tables import Table, build, field_names, plain, settings_of
 from hellora.methods.strategies import Method
 from hellora.model.load import ModelSettings
 
@@ -67,12 +63,6 @@ NAMING: dict[tuple[str, str], str] = {
     ("server", "optimizer"): "server_optimizer",
 }
 LISTS = ("local_training",)  # kinds of which an experiment names several, in order
-# Settings that were elsewhere in earlier versions, and where they are now.
-MOVED = {
-    "train.tail_penalty": "method.tail_penalty",
-    "train.tail_share": "method.tail_share",
-    "train.min_rank": "method.min_rank",
-}
 
 
 # ----------------------------------------------------------------------------------------------- reading and overriding
@@ -271,33 +261,3 @@ def method_of(settings: MethodSettings, strategies: Mapping[str, Sequence[Any]])
 def with_brought(named: list[str], method: Method) -> list[str]:
     """The names of rules as they were given, and those that strategies brought along."""
     return [*named, *(rule.name for rule in method.local_training[len(named) :])]
-
-
-def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[str]) -> Any:
-    """One dataclass from its part of a table; `known` are the keys that the whole table may have."""
-    dot = f"{section}." if section else ""
-    for key in content:
-        if (moved := MOVED.get(f"{dot}{key}")) is not None:
-            raise InputError(
-                f"{dot}{key} is now {moved}, of the rule method.local_training = ['hetlora']; a run of an older "
-                f"hellora cannot be gone on with"
-            )
-        if key not in field_names(cls):
-            raise InputError(f"unknown setting {dot}{key}{nearest(key, sorted(known))}")
-    for f in fields(cls):
-        if f.name not in content and f.default is MISSING and f.default_factory is MISSING:
-            raise InputError(f"{dot}{f.name} is missing: {cls.__name__} needs it")
-    for key, value in content.items():
-        if any(isinstance(v, float) and not math.isfinite(v) for v in (value if isinstance(value, list) else [value])):
-            raise InputError(f"{dot}{key} must be a finite number, not {value}")
-    try:
-        # As JSON, because that is where pydantic is strict (no text for a number) and still takes lists for tuples.
-        return TypeAdapter(cls).validate_json(json.dumps(content, default=str), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = dot + ".".join(str(part) for part in first["loc"][:1])
-        what = first["msg"].removeprefix("Value error, ")
-        if first["type"] in ("list_type", "tuple_type"):
-            what = f"Input should be a list, such as {json.dumps([first['input']])}"
-        given = f", not {first['input']!r}" if first["loc"] else ""
-        raise InputError(f"{where.rstrip('.') or 'the experiment'}: {what}{given}") from error

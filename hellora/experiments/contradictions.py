@@ -19,6 +19,7 @@ from hellora.methods.demands import (
     PROXY_DATA,
     PUBLIC_DATA,
     REPEATED_BATCHES,
+    SCORED_MODEL,
     SHARED_MODEL,
     TRAINS_B,
     TRAINS_B_EVERY_ROUND,
@@ -76,7 +77,7 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     promised |= {PUBLIC_DATA} if data.public else set()
     promised |= {PLAIN_SGD} if train.optimizer == "sgd" and train.momentum == 0 else set()
     promised |= {REPEATED_BATCHES} if train.same_batches else set()
-    promised |= set() if method.personal else {SHARED_MODEL}
+    promised |= set() if method.personal else {SHARED_MODEL, SCORED_MODEL}
     promised |= {ALL_SHARED} if method.shares == "both" else set()
     yield "the experiment", Demands(promises=frozenset(promised))
     if method.shares != "both":

@@ -148,12 +148,12 @@ def head_check(experiment: Experiment, corpus: Corpus) -> None:
         )
 
 
-def bypass_check(base: BaseModel, task: Task, rows: Any) -> None:
+def bypass_check(base: BaseModel, kind: Task, rows: Any) -> None:
     """A model must work with blocks left out. T5's hand each other more than hidden states."""
     nothing = np.zeros((base.spec.num_layers, base.spec.max_rank), dtype=bool)
     try:
         with torch.no_grad(), base.adapted(Adapter({}, base.initial_head()), nothing, bypass=True):
-            measure(lambda batch: task.outputs(base, batch), base, task, rows, batch_size=1)
+            measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size=1)
     except Exception as error:  # whatever a model's code raises
         raise InputError(
             f"method.dispatcher leaves blocks out, and this model does not work without ({type(error).__name__}: "

@@ -1,10 +1,22 @@
-"""Tables of an experiment file as plain values."""
+"""Tables of an experiment file: as plain values, and as the dataclasses that check them."""
 
-from collections.abc import Mapping
-from dataclasses import fields
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from hellora.core.errors import InputError, nearest
+
 Table = dict[str, Any]
+# Settings that were elsewhere in earlier versions, and where they are now.
+MOVED = {
+    "train.tail_penalty": "method.tail_penalty",
+    "train.tail_share": "method.tail_share",
+    "train.min_rank": "method.min_rank",
+}
 
 
 def settings_of(table: Table) -> dict[str, Any]:
@@ -23,3 +35,33 @@ def plain(values: Mapping[str, Any]) -> Table:
 def field_names(cls: type) -> set[str]:
     """The names of a dataclass's fields."""
     return {f.name for f in fields(cls)}
+
+
+def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[str]) -> Any:
+    """One dataclass from its part of a table; `known` are the keys that the whole table may have."""
+    dot = f"{section}." if section else ""
+    for key in content:
+        if (moved := MOVED.get(f"{dot}{key}")) is not None:
+            raise InputError(
+                f"{dot}{key} is now {moved}, of the rule method.local_training = ['hetlora']; a run of an older "
+                f"hellora cannot be gone on with"
+            )
+        if key not in field_names(cls):
+            raise InputError(f"unknown setting {dot}{key}{nearest(key, sorted(known))}")
+    for f in fields(cls):
+        if f.name not in content and f.default is MISSING and f.default_factory is MISSING:
+            raise InputError(f"{dot}{f.name} is missing: {cls.__name__} needs it")
+    for key, value in content.items():
+        if any(isinstance(v, float) and not math.isfinite(v) for v in (value if isinstance(value, list) else [value])):
+            raise InputError(f"{dot}{key} must be a finite number, not {value}")
+    try:
+        # As JSON, because that is where pydantic is strict (no text for a number) and still takes lists for tuples.
+        return TypeAdapter(cls).validate_json(json.dumps(content, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = dot + ".".join(str(part) for part in first["loc"][:1])
+        what = first["msg"].removeprefix("Value error, ")
+        if first["type"] in ("list_type", "tuple_type"):
+            what = f"Input should be a list, such as {json.dumps([first['input']])}"
+        given = f", not {first['input']!r}" if first["loc"] else ""
+        raise InputError(f"{where.rstrip('.') or 'the experiment'}: {what}{given}") from error

@@ -50,8 +50,8 @@ def check_demands(parties: Iterable[tuple[str, Demands]]) -> None:
 # ------------------------------------------------------------------------------------------------------ of dispatchers
 
 OWN_COMPONENTS = Fact(
-    "clients that receive the global adapter's own rank components, for it averages by component",
-    "choose an aggregator of products, such as product_update, or another dispatcher",
+    "clients that receive the global adapter's own rank components",
+    "choose another dispatcher, such as whole, or an aggregator of products, such as product_update",
 )
 ONLY_TRAINED = Fact(
     "clients that receive only what they train, for it pads what a client lacks",
@@ -59,26 +59,26 @@ ONLY_TRAINED = Fact(
 )
 PROTOTYPES_SENT = Fact(
     "clients that receive the prototype of their rank",
-    "set method.dispatcher = 'prototype', and method.aggregator = 'mutual_distillation'",
+    "set method.dispatcher = 'prototype', or choose another aggregator",
 )
 
 # ------------------------------------------------------------------------------------------------------ of aggregators
 
 LASTING_COMPONENTS = Fact(
     "rank components that stay themselves from round to round, which the aggregator makes anew",
-    "remove it, or choose an aggregator that averages components, such as participant_mean",
+    "remove it and its settings, or choose an aggregator that averages components, such as participant_mean",
 )
 BOUNDED_ADAPTER = Fact(
-    "an adapter that does not grow, and the residual of this aggregator grows with every round",
+    "an adapter that does not grow, and the aggregator's residual grows with every round",
     "remove it, or choose an aggregator without a residual",
 )
 PROTOTYPES_KEPT = Fact(
     "a global adapter for every rank",
-    "set method.aggregator = 'mutual_distillation', and method.dispatcher = 'prototype'",
+    "set method.aggregator = 'mutual_distillation', or choose another dispatcher",
 )
 LONE_ADAPTER = Fact(
-    "one global adapter, and this aggregator keeps one for every rank and trains them on the server",
-    "remove it, or choose another aggregator",
+    "one global adapter, and the aggregator keeps one for every rank and trains them on the server",
+    "remove it and its settings, or choose another aggregator",
 )
 MEAN_OF_EQUALS = Fact("an aggregator that gives clients of equal rank and weight their plain mean", "choose another")
 RETURNS_THE_ONLY_ONE = Fact("an aggregator that gives one full client its own adapter back", "choose another")
@@ -96,21 +96,31 @@ RANKS_PRUNED = Fact(
 
 SHARED_MODEL = Fact(
     "one model for all clients, but with method.head = 'local' or method.shares they train models of their own",
-    "remove these, or (of layer scores) set method.scores = 'clients'",
+    "remove these, or choose something else in its place",
+)
+SCORED_MODEL = Fact(
+    "a model of the server's to score layers on, but with method.head = 'local' or method.shares clients train models "
+    "of their own",
+    "remove these, or set method.scores = 'clients' where the allocator has it",
 )
 ALL_SHARED = Fact("both factors shared", "remove method.shares")
-TRAINS_B = Fact("B trained, for as long as B is 0 A has no gradient", "set method.trains = 'both', 'B' or 'alternate'")
+TRAINS_B = Fact(
+    "clients that train B, for A has no gradient as long as B is 0", "set method.trains = 'both', 'B' or 'alternate'"
+)
 TRAINS_BOTH = Fact("both factors trained in every round", "remove method.trains")
 TRAINS_B_EVERY_ROUND = Fact("B trained in every round", "set method.trains = 'both' or 'B'")
 TRAINS_ONLY_B = Fact("clients that train B alone", "set method.trains = 'B'")
-PROXY_DATA = Fact("proxy data to score layers on", "raise data.proxy_examples, or set method.scores = 'clients'")
+PROXY_DATA = Fact(
+    "proxy data to score layers on",
+    "raise data.proxy_examples, or set method.scores = 'clients' where the allocator has it",
+)
 PUBLIC_DATA = Fact("public data to distil on", "set data.public to a source or a split of the data")
 PLAIN_SGD = Fact(
     "SGD without momentum, for it reckons gradients from what a client trained",
     "set train.optimizer = 'sgd' and train.momentum = 0",
 )
 CLASSES = Fact("examples with a class each", "choose a task of classification")
-HEAD = Fact("a head of its own, which a language model has not", "remove it")
+HEAD = Fact("a model with a head of its own, which a language model has not", "remove it")
 REPEATED_BATCHES = Fact("batches that come again in the next epoch", "set train.same_batches = true")
 PLANNER = Fact("a planner", "give the clients budgets")  # every run has one that a strategy needs
 

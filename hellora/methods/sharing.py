@@ -105,16 +105,18 @@ def crossing_bytes(tensors: Mapping[str, TensorSpec], method: Method, wire: Wire
 
 def crosses(name: str, method: Method) -> bool:
     """True of a tensor, by flat name, that is shared: a client's own head, and its own factor, stay with it."""
-    if name.startswith("head."):
-        return method.head != "local"
+    return method.head != "local" if name.startswith("head.") else is_of(name, method.shares)
+
+
+def is_of(name: str, factors: Factors) -> bool:
+    """True of a tensor, by flat name, that is one of these factors, or none at all."""
     factor = {".lora_A": "A", ".lora_B": "B"}.get(name[-7:])
-    return factor is None or method.shares in ("both", factor)
+    return factor is None or factors in ("both", factor)
 
 
 def answered_bytes(update: ClientUpdate, factors: Factors, method: Method, wire: WireFormat) -> int:
     """Bytes of an answer that arrived; a factor that was not trained did not travel."""
-    still = {"both": (), "A": (".lora_B",), "B": (".lora_A",)}[factors]
-    tensors = {n: TensorSpec.of(t) for n, t in update.adapter.tensors().items() if not n.endswith(still or "\0")}
+    tensors = {n: TensorSpec.of(t) for n, t in update.adapter.tensors().items() if is_of(n, factors)}
     return crossing_bytes(tensors, method, wire) + sum(tensor.nbytes for tensor in update.report.values())
 
 

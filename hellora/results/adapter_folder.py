@@ -19,10 +19,10 @@ from hellora.core.exchange import TrainSettings
 from hellora.core.types import Adapter
 from hellora.data.sources import DataSettings
 from hellora.experiments import registry
-from hellora.experiments.config import SECTIONS, build, override
+from hellora.experiments.config import SECTIONS, override
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.settings import ComputeSettings
-from hellora.experiments.tables import Table, field_names
+from hellora.experiments.tables import Table, build, field_names
 from hellora.methods.sharing import with_private
 from hellora.model.load import ModelSettings
 from hellora.model.peft_files import HEAD_FILE, load_head, load_peft, save_merged, save_peft

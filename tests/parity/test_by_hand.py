@@ -20,6 +20,7 @@ import pytest
 import tiny_models
 import torch
 from datasets import Dataset
+from factories import method_of
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
@@ -33,9 +34,11 @@ from hellora.core.state import ServerState
 from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.fed_hello import FedHello
+from hellora.methods.context import Scores
 from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.layer_sampling import probabilities_from_scores
 from hellora.model.load import ModelSettings
+from hellora.model.resident import BaseModel
 from hellora.server.federation import Federation
 from hellora.server.rounds import federate
 from hellora.tasks.sequence_classification import SequenceClassification
@@ -131,12 +134,23 @@ def steps_of_federate(
     steps = []
     with LocalBackend(work, fleet) as backend:
         state = ServerState(0, adapter_from(start, base.spec))
-        for report in federate(state, run, backend, lambda a: fisher_scores(a, base, task, dataset(proxy), 16)):
+        for report in federate(state, run, backend, Scored(base, proxy)):
             assert report.counted.updated == report.counted.cohort, report.counted.rejected
             layers = {i: np.flatnonzero(report.allocation.row(i).all(axis=1)).tolist() for i in report.counted.cohort}
-            scores = report.state.memory.get("allocator/scores")
+            scores = report.state.strategies.get("allocator/scores")
             steps.append(Step(layers, None if scores is None else scores.numpy(), report.state.adapter.tensors()))
     return steps
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The server's model with its proxy data."""
+
+    base: BaseModel
+    proxy: Examples
+
+    def layer_scores(self, adapter: Adapter) -> Scores:
+        return fisher_scores(adapter, self.base, SequenceClassification(), dataset(self.proxy), 16)
 
 
 def dataset(rows: Examples) -> Dataset:

@@ -24,7 +24,7 @@ from hellora.core.types import Allocation
 from hellora.methods.allocators.geometric import Pattern
 from hellora.methods.allocators.randomized_geometric import RandomizedGeometric
 from hellora.methods.context import RoundContext, Scores
-from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, SHARED_MODEL, Demands
+from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, SCORED_MODEL, Demands
 from hellora.methods.layer_sampling import probabilities_from_scores, sample_layers
 from hellora.methods.strategies import Allocator
 
@@ -64,7 +64,7 @@ class Fisher(Allocator):
     def demands(self) -> Demands:
         if self.scores == "clients":
             return Demands(needs=frozenset({LAYER_SCORES_REPORTED}), brings=("layer_scores",))
-        return Demands(needs=frozenset({PROXY_DATA, SHARED_MODEL}))
+        return Demands(needs=frozenset({PROXY_DATA, SCORED_MODEL}))
 
     def measured(self, context: RoundContext) -> StrategyState:
         """The state with the `scores` (layers,) that are in force, measured anew where it is time."""

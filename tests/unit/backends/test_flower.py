@@ -8,12 +8,13 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from factories import method_of, random_adapter, task_for, tiny_spec, update_of
+from factories import gathered, method_of, orders_of, random_adapter, task_for, tiny_spec, update_of
 from fake_grid import FakeGrid
 from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from hellora.backends.flower import FlowerBackend, Roster, ask_all
+from hellora.backends.flower import FlowerBackend
+from hellora.backends.roster import Roster, ask_all
 from hellora.backends.records import from_records, hello_of, note, to_records
 from hellora.backends.wire import pack_answer, unpack_task
 from hellora.core.errors import RunError
@@ -22,8 +23,8 @@ from hellora.core.types import AdapterSpec, Budget, ClientProfile, ModuleSpec
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.sharing import answer_part, travelling_bytes
-from hellora.server.answers import collect
+from hellora.methods.local import Shapes
+from hellora.methods.sharing import crossing
 
 SPEC = tiny_spec()
 ADAPTER = random_adapter(SPEC, 0)
@@ -70,7 +71,7 @@ def backend_on(grid: FakeGrid, **settings: Any) -> FlowerBackend:
 
 
 def answers(backend: FlowerBackend, asked: Sequence[ClientTask]) -> dict[int, ClientUpdate | ClientFailure]:
-    found = list(backend.train(asked))
+    found = list(backend.train(orders_of(asked)))
     assert sorted(answer.client for answer in found) == sorted(task.client for task in asked)
     return {answer.client: answer for answer in found}
 
@@ -110,11 +111,14 @@ def test_the_bytes_of_each_client_are_those_that_were_planned(format: WireFormat
 
     roster = Roster(grid_of("a", app=app_that(train)), hello_of("{}"), lambda _: None)
     task = task_for(0, adapter, row)
-    (answer,) = FlowerBackend(roster, NAMES, FLEET, spec, "{}", format).train([task])
+    (answer,) = FlowerBackend(roster, NAMES, FLEET, spec, "{}", format).train(orders_of([task]))
     assert isinstance(answer, ClientUpdate)
-    down = travelling_bytes(task.adapter, method, "both", format)
-    up = travelling_bytes(answer_part(task, spec), method, "both", format)
-    for predicted, measured in ((down, answer.metrics["received_bytes"]), (up, answer.metrics["sent_bytes"])):
+    shapes = Shapes(spec, row, "both", {name: tuple(tensor.shape) for name, tensor in adapter.head.items()})
+    planned = crossing(adapter, Whole().sends(row, spec), shapes, method, method.declares(shapes), format)
+    for predicted, measured in (
+        (planned.down, answer.metrics["received_bytes"]),
+        (planned.up, answer.metrics["sent_bytes"]),
+    ):
         assert 0 <= measured - predicted < 0.02 * predicted + 4096
 
 
@@ -143,7 +147,7 @@ def test_a_second_node_with_a_taken_name_is_left_out() -> None:
 def test_a_node_that_does_not_say_who_it_is_is_asked_again_later(
     fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hellora.backends.flower.FIRST_WAIT", 0.3)
+    monkeypatch.setattr("hellora.backends.roster.FIRST_WAIT", 0.3)
     lines: list[str] = []
     grid = grid_of("a", spoil=lambda asked, _: Message(note(fields), reply_to=asked))
     roster = Roster(grid, hello_of("{}"), lines.append)
@@ -185,11 +189,11 @@ def test_a_deadline_leaves_out_who_is_late_and_the_late_answer_never_counts() ->
     assert 1.0 <= time.monotonic() - started < 5.0
     grid.answers |= held  # now it answers
     time.sleep(1.0)
-    found = list(backend.train(tasks(1)))
+    found = list(backend.train(orders_of(tasks(1))))
     assert [(a.client, a.round) for a in found if isinstance(a, ClientUpdate) and a.round == 0] == [(1, 0)]
-    usable, failures = collect(tasks(1), iter(found), SPEC, FLEET)[:2]
-    assert [update.round for _, update in usable] == [1, 1, 1]
-    assert not failures
+    counted = gathered(tasks(1), found, SPEC, FLEET)
+    assert [update.round for _, update in counted.answers] == [1, 1, 1]
+    assert not counted.failures
 
 
 def test_the_first_answers_count_where_more_are_asked() -> None:

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import bits, random_adapter, task_for, tiny_spec, update_of
+from factories import bits, gathered, orders_of, random_adapter, task_for, tiny_spec, update_of
 from fake_grid import FakeGrid
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from hellora.backends.flower import FlowerBackend, Roster
+from hellora.backends.flower import FlowerBackend
+from hellora.backends.roster import Roster
 from hellora.backends.records import from_records, hello_of, note, to_records
 from hellora.backends.wire import pack_answer, unpack_task
 from hellora.core.exchange import ClientTask, WireFormat
 from hellora.core.types import Budget, ClientProfile
-from hellora.server.answers import collect
 
 SPEC = tiny_spec()
 ROW = np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool)
@@ -157,13 +157,13 @@ def test_malformed_answers_never_count_and_stop_nothing(format: WireFormat) -> N
     backend.questions.poll = 0.0
     for round in range(rounds):
         asked, what = tasks(round), attacks[round % len(attacks)][0]
-        usable, failures, _, dropped = collect(asked, backend.train(asked), SPEC, FLEET)
-        assert [update.client for _, update in usable] == [0], (what, round)
-        ((failure, reasons),) = [(failure, dropped.get(1)) for failure in failures]
+        found = gathered(asked, backend.train(orders_of(asked)), SPEC, FLEET)
+        assert [update.client for _, update in found.answers] == [0], (what, round)
+        ((failure, reasons),) = [(failure, found.dropped.get(1)) for failure in found.failures]
         assert failure.client == 1
         assert failure.reason or reasons, what
         if format == "fp32":
-            assert bits(usable[0][1].adapter.tensors()) == bits(TRAINED.tensors())
+            assert bits(found.answers[0][1].adapter.tensors()) == bits(TRAINED.tensors())
     assert not backend.awaited
 
 
@@ -183,5 +183,5 @@ def test_an_answer_that_comes_twice_counts_once() -> None:
     backend = FlowerBackend(Roster(grid, hello_of("{}"), lambda _: None), ["good"], FLEET[:1], SPEC, "of all")
     for round in range(3):
         asked = tasks(round)[:1]
-        usable, failures, arrived, _ = collect(asked, backend.train(asked), SPEC, FLEET)
-        assert (len(usable), failures, len(arrived)) == (1, [], 1)
+        found = gathered(asked, backend.train(orders_of(asked)), SPEC, FLEET)
+        assert (len(found.answers), found.failures, len(found.uplink_bytes)) == (1, [], 1)

@@ -11,13 +11,15 @@ import bases
 import numpy as np
 import pytest
 import torch
-from factories import bits
+from factories import bits, orders_of
 
 from hellora.backends.local import LocalBackend, Worker
 from hellora.client.work import ClientWork
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
 from hellora.core.types import ClientProfile
+from hellora.methods.local_training.layer_scores import LayerScores
 from hellora.model.resident import BaseModel
+from hellora.server.backend import Order
 
 CLIENTS = 12
 ENDLESS = 11  # the client with the most rows, so that the first process gets it
@@ -33,7 +35,7 @@ def work(tiny_bert: Path) -> ClientWork:
     rows = bases.texts(int(edges[-1]))
     labels = [99 if edges[BROKEN] == i else label for i, label in enumerate(rows["label"])]
     rows = rows.remove_columns("label").add_column("label", labels)
-    return ClientWork(base, bases.MEAN_POOLING, rows, [np.arange(edges[i], edges[i + 1]) for i in range(CLIENTS)])
+    return ClientWork(base, bases.MEAN_POOLING, rows, [np.arange(edges[i], edges[i + 1]) for i in range(CLIENTS)], (LayerScores(),))
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +51,26 @@ def pool(work: ClientWork) -> Iterator[LocalBackend]:
 
 
 def tasks_for(work: ClientWork, clients: Sequence[int], **settings: Any) -> list[ClientTask]:
-    """Unequal rows of layers, unequal seeds, layer scores too."""
+    """Unequal rows of layers, unequal seeds."""
     adapter = bases.acting_adapter(work.base)
     tasks = []
     for client in clients:
         layers = [[0, 1, 2, 3], [1, 3], [2, 3], [0]][client % 4]
         task = bases.task_of(work.base, layers, adapter, seed=100 + client, **settings)
-        tasks.append(replace(task, client=client, report_layer_scores=client % 2 == 0))
+        tasks.append(replace(task, client=client))
     return tasks
+
+
+def orders_for(work: ClientWork, clients: Sequence[int], **settings: Any) -> list[Order]:
+    return orders_of(tasks_for(work, clients, **settings))
 
 
 def comparable(answer: ClientUpdate | ClientFailure) -> Any:
     """All of an answer but what was measured of the machine."""
     if isinstance(answer, ClientFailure):
         return answer
-    scores = {} if answer.layer_scores is None else {"scores": answer.layer_scores}
     metrics = {name: value for name, value in answer.metrics.items() if name not in ("seconds", "peak_bytes")}
-    return answer.round, answer.num_examples, metrics, bits(answer.adapter.tensors()), bits(scores)
+    return answer.round, answer.num_examples, metrics, bits(answer.adapter.tensors()), bits(answer.report)
 
 
 def by_client(answers: Sequence[ClientUpdate | ClientFailure]) -> dict[int, Any]:
@@ -81,10 +86,10 @@ def base_bits(base: BaseModel) -> Any:
 def test_two_processes_give_the_bits_of_one(work: ClientWork, pool: LocalBackend) -> None:
     """Twelve clients, one of which raises: whoever trains them, and after whom."""
     before = base_bits(work.base)
-    tasks = tasks_for(work, range(CLIENTS), epochs=2)
-    alone = by_client(list(LocalBackend(work, PROFILES).train(tasks)))
-    assert by_client(list(pool.train(tasks))) == alone
-    assert by_client(list(pool.train(tasks[::-1]))) == alone
+    orders = orders_for(work, range(CLIENTS), epochs=2)
+    alone = by_client(list(LocalBackend(work, PROFILES).train(orders)))
+    assert by_client(list(pool.train(orders))) == alone
+    assert by_client(list(pool.train(orders[::-1]))) == alone
     assert base_bits(work.base) == before
     assert sum(isinstance(answer, ClientFailure) for answer in alone.values()) == 1
     updates = [answer for answer in alone.values() if not isinstance(answer, ClientFailure)]
@@ -94,11 +99,11 @@ def test_two_processes_give_the_bits_of_one(work: ClientWork, pool: LocalBackend
 @pytest.mark.parametrize("format", ["int8", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_rounded_numbers_are_the_same_for_any_number_of_processes(format: WireFormat, work: ClientWork) -> None:
     """And are rounded: tasks on their way down, so that training differs, and deltas on their way up."""
-    tasks = tasks_for(work, [0, 1, BROKEN])
-    exact = by_client(list(LocalBackend(work, PROFILES).train(tasks)))
-    alone = by_client(list(LocalBackend(work, PROFILES, format=format).train(tasks)))
+    orders = orders_for(work, [0, 1, BROKEN])
+    exact = by_client(list(LocalBackend(work, PROFILES).train(orders)))
+    alone = by_client(list(LocalBackend(work, PROFILES, format=format).train(orders)))
     with LocalBackend(work, PROFILES, workers=2, format=format) as pool:
-        assert by_client(list(pool.train(tasks))) == alone
+        assert by_client(list(pool.train(orders))) == alone
     assert isinstance(alone[BROKEN], ClientFailure)
     assert all(alone[client] != exact[client] for client in (0, 1))
 
@@ -110,8 +115,8 @@ def test_an_answer_that_is_none_is_rejected(work: ClientWork) -> None:
         def train(self, task: ClientTask) -> ClientUpdate:
             return replace(super().train(task), client=task.client + 1)
 
-    lying = Lying(work.base, work.task, work.data, work.parts)
-    (answer,) = LocalBackend(lying, PROFILES, format="bf16").train(tasks_for(work, [0]))
+    lying = Lying(work.base, work.kind, work.data, work.parts)
+    (answer,) = LocalBackend(lying, PROFILES, format="bf16").train(orders_for(work, [0]))
     assert answer == ClientFailure(0, "rejected", "it answered for client 1")
 
 
@@ -119,7 +124,7 @@ def test_an_answer_that_is_none_is_rejected(work: ClientWork) -> None:
 def test_a_client_that_raises_is_rejected_with_its_reason(workers: int, work: ClientWork, pool: LocalBackend) -> None:
     before = base_bits(work.base)
     backend = pool if workers == 2 else LocalBackend(work, PROFILES)
-    answers = {answer.client: answer for answer in backend.train(tasks_for(work, [1, BROKEN, 5]))}
+    answers = {answer.client: answer for answer in backend.train(orders_for(work, [1, BROKEN, 5]))}
     failure = answers[BROKEN]
     assert isinstance(failure, ClientFailure)
     assert failure.kind == "rejected"
@@ -133,23 +138,23 @@ def test_a_client_that_raises_is_rejected_with_its_reason(workers: int, work: Cl
 
 def test_a_killed_process_costs_its_client_and_is_replaced(work: ClientWork, pool: LocalBackend) -> None:
     """One is killed in training, the other between two rounds."""
-    list(pool.train(tasks_for(work, [0, 1])))  # both are up
+    list(pool.train(orders_for(work, [0, 1])))  # both are up
     endless, quick = tasks_for(work, [ENDLESS, 0], steps=10**7)
     quick = replace(quick, train=replace(quick.train, steps=1))
     in_training, idle = old = list(pool.pool)
-    answers = pool.train([quick, endless])
+    answers = pool.train(orders_of([quick, endless]))
     assert next(answers).client == 0
     kill(in_training)
     assert list(answers) == [ClientFailure(ENDLESS, "missing", "its process died (exit status -9)")]
     kill(idle)
-    second = list(pool.train(tasks_for(work, [4, 5, 6, 7])))
+    second = list(pool.train(orders_for(work, [4, 5, 6, 7])))
     assert sorted(answer.client for answer in second) == [4, 5, 6, 7]
     (failure,) = [answer for answer in second if isinstance(answer, ClientFailure)]
     assert (failure.kind, failure.reason) == ("missing", "its process died (exit status -9)")
     assert not any(worker.process.is_alive() for worker in old)
     assert not set(pool.pool) & set(old)
-    tasks = tasks_for(work, [2, 4, 6, 8])
-    assert by_client(list(pool.train(tasks))) == by_client(list(LocalBackend(work, PROFILES).train(tasks)))
+    orders = orders_for(work, [2, 4, 6, 8])
+    assert by_client(list(pool.train(orders))) == by_client(list(LocalBackend(work, PROFILES).train(orders)))
 
 
 def kill(worker: Worker) -> None:
@@ -159,11 +164,11 @@ def kill(worker: Worker) -> None:
 
 
 def test_ctrl_c_is_the_parents_to_handle(work: ClientWork, pool: LocalBackend) -> None:
-    list(pool.train(tasks_for(work, [0, 1])))
+    list(pool.train(orders_for(work, [0, 1])))
     for worker in pool.pool:
         assert worker.process.pid is not None
         os.kill(worker.process.pid, signal.SIGINT)
-    answers = list(pool.train(tasks_for(work, [0, 1])))
+    answers = list(pool.train(orders_for(work, [0, 1])))
     assert all(isinstance(answer, ClientUpdate) for answer in answers)
 
 
@@ -188,5 +193,5 @@ def test_one_process_is_this_one(work: ClientWork) -> None:
     backend = LocalBackend(work, PROFILES)
     assert backend.pool == []
     assert backend.clients() == PROFILES
-    answers = backend.train(tasks_for(work, [2, 0]))
+    answers = backend.train(orders_for(work, [2, 0]))
     assert [answer.client for answer in answers] == [2, 0]

@@ -84,7 +84,8 @@ def test_a_preset_on_another_methods_preset_is_that_method_too(tmp_path: Path) -
     of_mine, theirs = (comparison.of(Cell("base", name, 0), {}) for name in ("mine", "theirs"))
     assert of_mine.method == theirs.method
     assert of_mine.table["method"]["allocator"] == "self_pruning"
-    assert (of_mine.train.lr, of_mine.train.tail_penalty) == (5e-3, theirs.train.tail_penalty)
+    assert of_mine.table["method"]["local_training"] == ["hetlora"]
+    assert (of_mine.train.lr, of_mine.table["method"]["tail_penalty"]) == (5e-3, 1e-3)
 
 
 @pytest.mark.parametrize("key", ["seed", "data.validation", "data.evaluate_on"])

@@ -300,6 +300,7 @@ def test_an_absent_source_is_refused_with_the_nearest_preset() -> None:
 
 HELORA_KD = {"aggregator": "mutual_distillation", "dispatcher": "prototype"}
 PUBLIC = {"data": {"public": "proxy"}}
+EVERYTHING = {"allocator": "everything"}  # it needs nothing
 
 
 def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
@@ -312,7 +313,7 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
     [
         ({"cohort": 21}, "cohort = 21 is more than data.clients = 20"),
         ({"cohort": 2, "min_clients": 3}, "min_clients = 3 can never be met by cohort = 2"),
-        ({"data": {"proxy_examples": 0}}, "data.proxy_examples = 0"),
+        ({"data": {"proxy_examples": 0}}, "'fed_hello' needs proxy data to score layers on: raise data.proxy_examples"),
         ({"data": {"proxy": "train"}}, "proxy must not be the clients' training data"),
         ({"data": {"train_split": "a", "test_split": "a"}}, "train_split and test_split must differ"),
         ({"fleet": {"layers": [0, 0]}}, "no client can train"),
@@ -323,11 +324,18 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({"fleet": {"ranks": [2, 4], "shares": [1, 1, 1]}}, "shares has 3 numbers for 2 groups"),
         ({"fleet": {"layers": [2, 4, 6], "ranks": [2, 4]}}, "layers has 3 groups, ranks has 2 groups: give one each"),
         ({"fleet": {"ranks": [4, 8, 12]}}, "fleet.ranks has 12, but model.rank = 8: set model.rank = 12"),
-        ({"method": {"trains": "A"}}, "method.trains = 'A', but the aggregator needs 'both' or 'B' or 'alternate'"),
+        ({"method": {"trains": "A"}}, "set method.trains = 'both', 'B' or 'alternate'"),
         ({"method": {"aggregator": "zero_pad"}}, "set method.dispatcher = 'truncate'"),
         (
-            {"method": {"aggregator": "sparsity_weighted", "dispatcher": "truncate", "shares": "A"}},
-            "method.shares = 'A' does not go with this aggregator",
+            {
+                "method": {
+                    **EVERYTHING,
+                    "aggregator": "sparsity_weighted",
+                    "dispatcher": "truncate",
+                    "shares": "A",
+                }
+            },
+            "method.aggregator = 'sparsity_weighted' needs both factors shared: remove method.shares",
         ),
         (
             {**PUBLIC, "method": HELORA_KD, "fleet": {"ranks": [1, 2]}},
@@ -342,28 +350,31 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({"method": {"allocator": "fisher", "shares": "A"}}, "set method.scores = 'clients'"),
         ({"fleet": {"ranks": [2, [1, -1]]}}, "ranks must not be negative"),
         ({"train": {"momentum": 0.9}}, "momentum is a setting of optimizer = 'sgd'"),
-        ({"task": {"name": "causal_lm"}, "method": {"head": "frozen"}}, "a language model has no head of its own"),
+        ({"task": {"name": "causal_lm"}, "method": {"head": "frozen"}}, "which a language model has not: remove it"),
         ({"data": {"public": "train"}}, "public must not be the clients' training data"),
-        ({"method": {"aggregator": "mutual_distillation"}}, "'prototype' belong together: set both"),
-        ({"method": {"dispatcher": "prototype"}}, "'prototype' belong together: set both"),
-        ({"method": HELORA_KD}, "data.public: the aggregator distils on public data: name a source"),
-        ({**PUBLIC, "method": HELORA_KD, "server": {"momentum": 0.5}}, "server.lr and server.momentum move one"),
-        ({**PUBLIC, "method": HELORA_KD, "server": {"lr": 0.5}}, "server.lr and server.momentum move one"),
-        ({**PUBLIC, "method": {**HELORA_KD, "trains": "B"}}, "do not go with an aggregator that distils"),
-        ({**PUBLIC, "method": {**HELORA_KD, "shares": "A"}}, "do not go with an aggregator that distils"),
-        ({**PUBLIC, "method": {**HELORA_KD, "head": "local"}}, "do not go with an aggregator that distils"),
-        ({"method": {"dispatcher": "svd"}}, "choose an aggregator of products, such as product_update"),
+        ({"method": {"aggregator": "mutual_distillation"}}, "set method.dispatcher = 'prototype'"),
+        ({"method": {"dispatcher": "prototype"}}, "set method.aggregator = 'mutual_distillation'"),
+        ({"method": HELORA_KD}, "needs public data to distil on: set data.public to a source"),
+        ({**PUBLIC, "method": HELORA_KD, "server": {"momentum": 0.5}}, "needs one global adapter, and the aggregator keeps one for every rank"),
+        ({**PUBLIC, "method": HELORA_KD, "server": {"lr": 0.5}}, "needs one global adapter, and the aggregator keeps one for every rank"),
+        ({**PUBLIC, "method": {**HELORA_KD, "trains": "B"}}, "needs both factors trained in every round"),
+        ({**PUBLIC, "method": {**HELORA_KD, **EVERYTHING, "shares": "A"}}, "needs one model for all clients"),
+        ({**PUBLIC, "method": {**HELORA_KD, **EVERYTHING, "head": "local"}}, "needs one model for all clients"),
+        ({"method": {"dispatcher": "svd"}}, "or an aggregator of products, such as product_update"),
         (
             {"method": {"dispatcher": "svd", "aggregator": "fed_svd", "trains": "B"}},
-            "choose an aggregator of products, such as product_update",
+            "or an aggregator of products, such as product_update",
         ),
-        ({"method": {"aggregator": "product_svd"}, "server": {"lr": 0.5}}, "server.lr and server.momentum go by rank"),
-        ({"method": {"aggregator": "residual"}, "server": {"momentum": 0.5}}, "server.lr and server.momentum go by"),
-        ({"method": {"aggregator": "stack", "shares": "A"}}, "method.shares needs an aggregator that keeps rank"),
-        ({"method": {"aggregator": "fed_svd"}}, "method.trains = 'both', but the aggregator needs 'B'"),
+        ({"method": {"aggregator": "product_svd"}, "server": {"lr": 0.5}}, "server.optimizer = 'average' needs rank components that stay themselves"),
+        ({"method": {"aggregator": "residual"}, "server": {"momentum": 0.5}}, "server.optimizer = 'average' needs rank components that stay"),
+        (
+            {"method": {**EVERYTHING, "aggregator": "stack", "shares": "A"}},
+            "method.shares = 'A' needs rank components that stay themselves",
+        ),
+        ({"method": {"aggregator": "fed_svd"}}, "needs clients that train B alone: set method.trains = 'B'"),
         (
             {"method": {"aggregator": "stack", "trains": "alternate"}},
-            "method.trains = 'alternate', but the aggregator needs 'both' or 'B'",
+            "needs B trained in every round: set method.trains = 'both' or 'B'",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from factories import method_of
 from transformers import BertConfig, DistilBertConfig, LlamaConfig, PretrainedConfig, ViTConfig
 
 from hellora.core.types import Budget
@@ -22,7 +23,9 @@ from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.fisher import span
+from hellora.methods.demands import PROTOTYPES_KEPT, PROXY_DATA
 from hellora.methods.dispatchers.truncate import Truncate
+from hellora.methods.local_training.plain import Plain
 from hellora.model.location import resolve_name
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
@@ -132,7 +135,7 @@ def test_a_preset_uses_every_capacity_up_to_the_whole_model(name: str) -> None:
         layers, capacities = ARCHITECTURES[name][1], {budget.layers for budget in budgets}
         assert capacities == set(map(parse_layers, experiment.fleet.layers))
         assert max(Budget(layers=capacity).capacity(layers) for capacity in capacities) == layers
-        assert experiment.method.allocator.needs_proxy
+        assert PROXY_DATA in experiment.method.allocator.demands.needs
     assert resolve_name(experiment.model.name)  # a hub id, never somebody's folder
 
 
@@ -162,7 +165,7 @@ def test_bert_ledgar_has_the_official_values_and_else_those_of_cifar100() -> Non
 
 def test_distilbert_imdb_has_the_official_values_of_helora() -> None:
     experiment = read_experiment("distilbert_imdb")
-    assert experiment.method == method_of(Everything(), Truncate(), ContextPad())
+    assert experiment.method == method_of(Everything(), Truncate(), ContextPad(), local_training=(Plain(),))
     assert experiment.model.targets == ("q_lin", "k_lin")
     assert (experiment.model.rank, experiment.model.alpha, experiment.model.dropout) == (8, 32.0, 0.1)
     assert (experiment.data.clients, experiment.run.cohort, experiment.run.rounds) == (3, 3, 200)
@@ -175,7 +178,7 @@ def test_distilbert_imdb_can_distil_on_the_reviews_without_a_label() -> None:
     """As docs/papers.md says: HeLoRA-KD with IMDB's own unlabelled split, which no client holds."""
     changes = {"method.aggregator": "mutual_distillation", "method.dispatcher": "prototype"}
     experiment = read_experiment("distilbert_imdb", {**changes, "data.public": "unsupervised"})
-    assert experiment.method.aggregator.distils
+    assert PROTOTYPES_KEPT in experiment.method.aggregator.demands.promises
 
 
 def test_vit_cifar100_has_the_papers_values() -> None:

@@ -12,7 +12,7 @@ from pages import ROOT
 
 from hellora.experiments.config import own_table
 from hellora.experiments.presets import presets
-from hellora.experiments.registry import find, names
+from hellora.experiments.registry import FOLDERS, find, names
 
 FOLDER = ROOT / "docs" / "methods"
 PAGES = sorted(page for page in FOLDER.glob("*.md") if page.stem != "index")
@@ -64,9 +64,10 @@ def as_written(default: Any) -> str:
 @every_page
 def test_a_page_names_no_setting_that_its_strategies_lack(page: Path) -> None:
     text = page.read_text()
-    linked = re.findall(r"\(\.\./\.\./hellora/methods/(allocator|dispatcher|aggregator)s/(\w+)\.py\)", text)
-    known = {field.name for kind, name in linked for field in fields(find(kind, name))}
-    known |= {field.name for field in fields(import_module("hellora.core.types").TrainSettings)}
+    linked = re.findall(r"\(\.\./\.\./(hellora/methods/\w+)/(\w+)\.py\)", text)
+    kinds = {folder.replace(".", "/"): kind for kind, (folder, _) in FOLDERS.items()}
+    known = {field.name for folder, name in linked for field in fields(find(kinds[folder], name))}
+    known |= {field.name for field in fields(import_module("hellora.core.exchange").TrainSettings)}
     section = text.partition("\n## Settings\n")[2].partition("\n## ")[0]
     assert {name for name, _ in SETTING.findall(section)} <= known
 

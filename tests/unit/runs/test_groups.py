@@ -15,7 +15,7 @@ from datasets import Dataset
 from hellora.client.evaluation import Evaluation
 from hellora.core.algebra import components
 from hellora.core.errors import InputError
-from hellora.core.state import ServerState
+from hellora.core.state import ServerState, owned
 from hellora.core.types import Adapter
 from hellora.experiments.config import check
 from hellora.experiments.prepare import hold_out, prepare
@@ -121,10 +121,17 @@ def test_a_group_is_measured_by_the_ranks_it_receives(prepared: Prepare, counted
 
 def test_a_client_that_pruned_its_rank_is_measured_by_what_is_left(prepared: Prepare) -> None:
     """Client 0 said so in the last round, client 1 before that, and again: the last word counts."""
-    method = {"allocator": "self_pruning", "aggregator": "sparsity_weighted", "dispatcher": "truncate"}
-    setup = prepared(fleet={"layers": [], "ranks": [4]}, method=method, train={"tail_penalty": 0.1})
+    method = {
+        "allocator": "self_pruning",
+        "local_training": ["hetlora"],
+        "aggregator": "sparsity_weighted",
+        "dispatcher": "truncate",
+        "tail_penalty": 0.1,
+    }
+    setup = prepared(fleet={"layers": [], "ranks": [4]}, method=method)
     remembered = {"allocator/ranks": torch.tensor([[1, 3], [2, 2]])}
-    state = replace(acting_state(setup), memory=remembered, reported_ranks={0: 1, 1: 2})
+    reports = {client: {"hetlora/rank": torch.tensor(rank)} for client, rank in {0: 1, 1: 2}.items()}
+    state = replace(acting_state(setup), strategies=remembered, reports=reports)
     found = served(setup, state, setup.evaluate(state))
     assert [(g["layers"], g["rank"], g["clients"]) for g in found["groups"]] == [(4, 1, 1), (4, 2, 2), (4, 4, 3)]
     pairs = {name: components(pair, torch.arange(1)) for name, pair in state.adapter.pairs.items()}
@@ -159,7 +166,7 @@ def test_a_client_with_its_own_model_is_measured_by_it(
     setup = prepared(method=settings)
     state = acting_state(setup)
     lost = {f"head.{name}": tensor * 0 for name, tensor in state.adapter.head.items()}
-    state = replace(state, private={3: lost})
+    state = replace(state, kept={3: owned(lost, "private")})
     evaluation = setup.evaluate(state)
     before = len(counted)
     found = served(setup, state, evaluation)

@@ -145,10 +145,12 @@ def begin(comparison: Comparison, out: Path, resume: bool) -> Comparison:
 
 
 def cell_folder(out: Path, cell: Cell) -> Path:
+    """Say where a cell's run is."""
     return out / "cells" / cell.setting / cell.method / f"seed-{cell.seed}"
 
 
 def tuning_folder(out: Path, cell: Cell, point: Table) -> Path:
+    """Say where a tuning run is."""
     return (
         out / "tuning" / cell.setting / cell.method / re.sub(r"[^\w.=,+-]", "_", as_text(point)) / f"seed-{cell.seed}"
     )

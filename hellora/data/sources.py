@@ -178,6 +178,7 @@ class Reader:
 
     @staticmethod
     def for_split(train: Split, settings: DataSettings, columns: Columns) -> "Reader":
+        """Make the reader of a source, whose classes are those of its training split."""
         if columns == "instruction" and settings.label not in train.data.column_names:
             return Reader(settings, columns, (), None)
         present = set(label_cells(train, settings.label))
@@ -213,6 +214,7 @@ class Reader:
         return concatenate_datasets([images(split, settings.image), data], axis=1) if self.columns == "image" else data
 
     def _labels(self, split: Split) -> list[int]:
+        """Read the classes; a label that is none is an error."""
         assert self.index_of is not None
         found = label_cells(split, self.settings.label)
         for row, value in enumerate(found):
@@ -224,6 +226,7 @@ class Reader:
         return [self.index_of[value] for value in found]
 
     def _labels_if_any(self, split: Split) -> list[int]:
+        """Read the classes; a label that is absent, or none, is UNLABELLED."""
         assert self.index_of is not None
         if self.settings.label not in split.data.column_names:
             return [UNLABELLED] * len(split.data)

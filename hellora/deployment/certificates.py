@@ -128,6 +128,7 @@ def make_server(folder: Path, names: Sequence[x509.GeneralName], host: str) -> N
 
 
 def make_client(folder: Path, name: str) -> None:
+    """Make a client's key pair."""
     key = ec.generate_private_key(ec.SECP384R1())
     public = key.public_key().public_bytes(forms.Encoding.OpenSSH, forms.PublicFormat.OpenSSH)
     private_path, public_path = key_paths(folder, name)
@@ -136,6 +137,7 @@ def make_client(folder: Path, name: str) -> None:
 
 
 def subject_of(name: str) -> x509.Name:
+    """Make the name that a certificate is for."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
@@ -154,6 +156,7 @@ def started(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKe
 
 
 def key_usage(signs_certificates: bool) -> x509.KeyUsage:
+    """Say what a key may be used for."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         content_commitment=False,
@@ -168,6 +171,7 @@ def key_usage(signs_certificates: bool) -> x509.KeyUsage:
 
 
 def private_bytes(key: ec.EllipticCurvePrivateKey, form: forms.PrivateFormat) -> bytes:
+    """Write a private key as a file has it."""
     return key.private_bytes(forms.Encoding.PEM, form, forms.NoEncryption())
 
 

@@ -210,8 +210,7 @@ def quantized_away(net: nn.Module, settings: ModelSettings) -> int:
 
 def keep_unpacked(net: Any) -> None:
     """On some processors bitsandbytes packs 4-bit weights anew when they are first used without gradients; from then on
-    they give none. Ask it not to.
-    """
+    they give none. Ask it not to."""
     for module in net.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -276,6 +275,7 @@ def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool =
 
 
 def linear_modules(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Find the linear modules, with their names."""
     return ((name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear | Conv1D))
 
 
@@ -292,8 +292,7 @@ def default_targets(names: Iterable[str], language_model: bool) -> tuple[str, ..
 
 def shape_of(linear: nn.Module) -> tuple[int, int]:
     """(d_out, d_in) of a linear module. The weight of a quantised one has another shape; that of GPT-2's Conv1D is
-    (d_in, d_out).
-    """
+    (d_in, d_out)."""
     if isinstance(linear, nn.Linear):
         return linear.out_features, linear.in_features
     d_in, d_out = linear.get_parameter("weight").shape

@@ -91,6 +91,7 @@ class AdaptedModel:
 
 
 def to_cpu(tensor: Tensor) -> Tensor:
+    """Copy a tensor to the CPU, without what it came from."""
     return tensor.detach().to("cpu", copy=True)
 
 

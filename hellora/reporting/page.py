@@ -44,6 +44,7 @@ def content_of(page: Page) -> dict[str, Any]:
 
 
 def section_content(section: Section) -> dict[str, Any]:
+    """Turn a section into JSON values."""
     return {
         "id": section.id,
         "title": section.title,
@@ -65,6 +66,7 @@ def section_content(section: Section) -> dict[str, Any]:
 
 
 def steps_content(steps: Steps) -> dict[str, Any]:
+    """Turn the ranks of all rounds into JSON values, as base64."""
     return {
         "rounds": list(steps.rounds),
         "trained": [list(places) for places in steps.trained],

@@ -232,6 +232,7 @@ def read(file: Path) -> Any:
 
 
 def client_of(fields: Mapping[str, Any]) -> Client:
+    """Make a client of its entry in clients.json."""
     name = fields.get("name", f"client {fields['id']}")
     return Client(
         int(fields["id"]),

@@ -51,6 +51,7 @@ def is_counted(line: Line, client: str) -> bool:
 
 
 def numbered(count: int) -> list[str]:
+    """Name layers by their numbers."""
     return [str(i) for i in range(count)]
 
 
@@ -180,16 +181,20 @@ def effective_rank(shares: Any) -> float:
 
 
 def by_round(rounds: Sequence[str], values: Any) -> list[list[str]]:
+    """Make the rows of a table, one a round."""
     return [[round, *map(number, row)] for round, row in zip(rounds, values, strict=True)]
 
 
 def number(value: float) -> str:
+    """Write a number to four digits; a dash where it is none."""
     return f"{value:.4g}" if np.isfinite(value) else "–"
 
 
 def percent(value: float) -> str:
+    """Write a share in percent; a dash where it is none."""
     return f"{value:.1%}" if np.isfinite(value) else "–"
 
 
 def gaps(values: Any) -> list[float | None]:
+    """Leave a gap where a number is not finite, which JSON cannot say."""
     return [float(value) if np.isfinite(value) else None for value in values]

@@ -144,6 +144,7 @@ def check_out(out: Path | None, suffixes: Sequence[str]) -> None:
 
 
 def write(out: Path, text: str) -> None:
+    """Write a result, whole or not at all."""
     try:
         write_atomically(out, text.encode())
     except OSError as error:

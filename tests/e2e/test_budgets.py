@@ -217,7 +217,7 @@ def test_a_fleet_in_which_nothing_fits_is_told_the_least(
         (['policy.may=["compress"]'], ["may has 'compress'", "recompute_frozen"]),
         (['policy.use=["micro_batch"]'], ["micro_batch = a number of examples", "set both"]),
         (['policy.use=["prefix_cache"]'], ["train.same_batches = true"]),
-        (["fleet.layers=[]", 'fleet.memory=["1GiB"]', "method.aggregator=stack"], ["the residual of this aggregator"]),
+        (["fleet.layers=[]", 'fleet.memory=["1GiB"]', "method.aggregator=stack"], ["the aggregator's residual grows"]),
     ],
 )
 def test_budgets_that_cannot_be_are_refused(

@@ -230,8 +230,9 @@ def test_scores_of_clients_take_the_place_of_proxy_data(
     assert saved is not None
     last = lines_of(out)[-1]
     assert sorted(map(str, saved[0].reports)) == sorted(last["ranks"])
-    for client, scores in saved[0].reports.items():  # one number for each layer that the client trained
-        assert torch.isfinite(scores).tolist() == [rank > 0 for rank in last["ranks"][str(client)]]
+    for client, told in saved[0].reports.items():  # one number for each layer that the client trained
+        assert list(told) == ["layer_scores/scores"]
+        assert torch.isfinite(told["layer_scores/scores"]).tolist() == [rank > 0 for rank in last["ranks"][str(client)]]
     assert summary_of(out)["data"]["proxy"] == "none"
 
 
@@ -269,7 +270,7 @@ def test_the_servers_step_has_momentum(hellora: Command, small: Path, tmp_path: 
     assert adapter_bytes(tmp_path / "plain") != adapter_bytes(tmp_path / "momentum")
     saved = load_state(tmp_path / "momentum" / "checkpoint")
     assert saved is not None
-    assert any(name.startswith("velocity/") for name in saved[0].memory)
+    assert any(name.startswith("server_optimizer/") for name in saved[0].strategies)
 
 
 # -------------------------------------------------------------------------------------------- workers, threads, repeats
@@ -592,11 +593,12 @@ def test_plan_needs_neither_data_nor_weights(
 
 
 def test_plan_says_that_ranks_pruned_later_are_unknown(hellora: Command, small: Path) -> None:
-    settings = [*changed("method.allocator", "self_pruning"), *changed("train.tail_penalty", 0.1)]
+    settings = [*changed("method.allocator", "self_pruning"), *changed("method.local_training", ["hetlora"])]
     note = "To what rank clients prune themselves, only training shows"
     assert note in hellora("plan", small, "--round", 1, *settings).out
     assert note not in hellora("plan", small, *settings).out  # nobody has pruned before round 0
-    assert note not in hellora("plan", small, "--round", 1, *settings[:2]).out  # nor without the penalty
+    assert note not in hellora("plan", small, "--round", 1, *settings, *changed("method.tail_penalty", 0.0)).out
+    assert note not in hellora("plan", small, "--round", 1, *settings[:2]).out  # nor where nobody reports a rank
     assert note not in hellora("plan", small, "--round", 1, *settings[2:]).out
 
 
@@ -661,6 +663,9 @@ from pathlib import Path
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.whole import Whole
+from hellora.methods.local_training.plain import Plain
+from hellora.methods.samplers.uniform import Uniform
+from hellora.methods.server_optimizers.average import Average
 
 
 def fail(when):
@@ -669,38 +674,64 @@ def fail(when):
 
 
 class Aggregates(ParticipantMean):
-    def aggregate(self, adapter, answers, spec, seed):
-        fail(answers[0][0].round == 1)
-        return super().aggregate(adapter, answers, spec, seed)
+    def aggregate(self, context, answers):
+        fail(context.round == 1)
+        return super().aggregate(context, answers)
 
 
 class Allocates(Everything):
-    def allocate(self, view):
-        fail(view.round == 1)
-        return super().allocate(view)
+    def allocate(self, context):
+        fail(context.round == 1)
+        return super().allocate(context)
 
 
 class Dispatches(Whole):
-    def dispatch(self, adapter, trained, spec):
+    def dispatch(self, context, adapter, trained):
         fail(any(pair.B.any() for pair in adapter.pairs.values()))  # from round 1 on
-        return super().dispatch(adapter, trained, spec)
+        return super().dispatch(context, adapter, trained)
+
+
+class Samples(Uniform):
+    def sample(self, context):
+        fail(context.round == 1)
+        return super().sample(context)
+
+
+class Briefs(Plain):
+    def brief(self, context, client, shapes):
+        fail(context.round == 1)
+        return {}
+
+
+class Steps(Average):
+    def step(self, context, aggregated, trained, factors):
+        fail(context.round == 1)
+        return super().step(context, aggregated, trained, factors)
 """
 
 
 @pytest.mark.parametrize(
-    "setting", ["aggregator=faulty:Aggregates", "allocator=faulty:Allocates", "dispatcher=faulty:Dispatches"]
+    ("setting", "name"),
+    [
+        ("method.sampler", "faulty:Samples"),
+        ("method.allocator", "faulty:Allocates"),
+        ("method.dispatcher", "faulty:Dispatches"),
+        ("method.local_training", "faulty:Briefs"),
+        ("method.aggregator", "faulty:Aggregates"),
+        ("server.optimizer", "faulty:Steps"),
+    ],
 )
 def test_a_strategy_that_raises_stops_the_run_in_one_line_and_it_goes_on_when_mended(
-    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+    hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, name: str
 ) -> None:
     (tmp_path / "faulty.py").write_text(FAULTY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "faulty", raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     out = tmp_path / "out"
-    arguments = ["run", small, "--out", out, "--set", f"method.{setting}", "--resume"]
+    value = [name] if setting == "method.local_training" else name
+    arguments = ["run", small, "--out", out, *changed(setting, value), "--resume"]
     stopped = hellora(*arguments)
-    name = setting.partition("=")[2]
     assert stopped.status == 1
     expected = f"error: round 1: {name} raised ValueError: two lines: mend it and --resume (traceback: {out}/error.log)"
     assert stopped.err == f"{expected}\n"

@@ -103,7 +103,8 @@ def test_fedra_sends_and_trains_some_blocks_only(
 def test_hetlora_clients_prune_themselves(hellora: Command, small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     settings = ["method.allocator=self_pruning", "method.dispatcher=truncate", "method.aggregator=sparsity_weighted"]
-    settings += ["train.tail_penalty=10.0", "train.tail_share=0.7", "fleet.ranks=[2, 4, 4]", "fleet.layers=[]"]
+    settings += ["method.local_training=['hetlora']", "method.tail_penalty=10.0", "method.tail_share=0.7"]
+    settings += ["fleet.ranks=[2, 4, 4]", "fleet.layers=[]"]
     lines = run(hellora, small, out, *settings, "cohort=6", "rounds=4")
     ranks = {client: [max(line["ranks"][client]) for line in lines] for client in lines[0]["ranks"]}
     assert any(row[-1] < row[0] for row in ranks.values())
@@ -112,7 +113,7 @@ def test_hetlora_clients_prune_themselves(hellora: Command, small: Path, tmp_pat
         assert row[-1] >= 1
     saved = load_state(out / "checkpoint")
     assert saved is not None
-    assert "allocator/ranks" in saved[0].memory
+    assert "allocator/ranks" in saved[0].strategies
 
 
 def test_fedsa_keeps_a_factor_of_each_client(hellora: Command, small: Path, tmp_path: Path) -> None:

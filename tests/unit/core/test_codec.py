@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hellora.core.codec import SCALES, decode, encode, num_scales, quantize, wire_bytes
-from hellora.core.exchange import WireFormat
+from hellora.core.exchange import TensorSpec, WireFormat
 
 modest = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 
@@ -53,7 +53,7 @@ def test_int8_by_hand() -> None:
 def test_a_scale_for_each_rank_component(shape: tuple[int, ...], count: int) -> None:
     """Of a matrix along its shorter side, so that B has no more of them than A."""
     tensor = torch.rand(shape) + 1
-    assert num_scales(tensor) == count
+    assert num_scales(tensor.shape) == count
     assert len(quantize(tensor, torch.Generator())[1]) == count
     column = torch.ones(30, 8)
     column[:, 3] *= 1000
@@ -62,7 +62,8 @@ def test_a_scale_for_each_rank_component(shape: tuple[int, ...], count: int) -> 
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("seed", range(3))
+@given(seed=st.integers(0, 9999))
+@settings(deadline=None, max_examples=5, derandomize=True, database=None)
 def test_int8_is_off_by_less_than_one_step(shape: tuple[int, ...], seed: int) -> None:
     tensor = normal(*shape, seed=seed)
     step = steps_of(tensor)
@@ -149,14 +150,14 @@ def test_what_is_no_float32_is_not_rounded(format: WireFormat) -> None:
     back = decode(encode(tensors, format, 0))
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[name], t) and back[name].dtype == t.dtype for name, t in tensors.items())
-    assert wire_bytes(tensors.values(), format) == 2 + 8 + 8 + 2 + 2
+    assert wire_bytes(map(TensorSpec.of, tensors.values()), format) == 2 + 8 + 8 + 2 + 2
 
 
 @pytest.mark.parametrize(("format", "expected"), [("fp32", 4 * 245), ("bf16", 2 * 245), ("int8", 245 + 4 * 9)])
 def test_bytes_by_hand(format: WireFormat, expected: int) -> None:
     """A of 4 × 30, B of 30 × 4 and a bias of 5: 245 numbers, with 4 + 4 + 1 scales as int8."""
     tensors = {"A": normal(4, 30), "B": normal(30, 4), "bias": normal(5)}
-    assert wire_bytes(tensors.values(), format) == expected
+    assert wire_bytes(map(TensorSpec.of, tensors.values()), format) == expected
     assert sum(t.numel() * t.element_size() for t in encode(tensors, format, 0).values()) == expected
 
 

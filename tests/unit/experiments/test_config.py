@@ -1,25 +1,45 @@
 """The experiment file: what is accepted, what is refused and in which words, and that it survives being written out."""
 
 import re
+import sys
 from collections import Counter
+from dataclasses import MISSING, fields
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import TrainSettings
 from hellora.core.types import Budget
 from hellora.data.partitioners.dirichlet import Dirichlet
 from hellora.data.partitioners.iid import Iid
-from hellora.experiments.config import SECTIONS, check, own_table, preset_summaries, presets, read_experiment
+from hellora.experiments import registry
+from hellora.experiments.config import (
+    NAMING,
+    SECTIONS,
+    check,
+    override,
+    own_table,
+    preset_summaries,
+    presets,
+    read_experiment,
+)
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.overrides import parse_settings
 from hellora.experiments.settings import FleetSettings
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.geometric import Geometric
+from hellora.methods.demands import LASTING_COMPONENTS, LONE_ADAPTER, PROTOTYPES_KEPT, Fact
+from hellora.methods.local_training.fed_prox import FedProx
+from hellora.methods.local_training.hetlora import Hetlora
+from hellora.methods.local_training.layer_scores import LayerScores
+from hellora.methods.local_training.plain import Plain
 
 ISSUE_EXAMPLE = """\
 seed = 0
@@ -299,7 +319,7 @@ def test_an_absent_source_is_refused_with_the_nearest_preset() -> None:
 
 
 HELORA_KD = {"aggregator": "mutual_distillation", "dispatcher": "prototype"}
-PUBLIC = {"data": {"public": "proxy"}}
+PUBLIC: dict[str, Any] = {"data": {"public": "proxy"}}
 EVERYTHING = {"allocator": "everything"}  # it needs nothing
 
 
@@ -355,8 +375,11 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({"method": {"aggregator": "mutual_distillation"}}, "set method.dispatcher = 'prototype'"),
         ({"method": {"dispatcher": "prototype"}}, "set method.aggregator = 'mutual_distillation'"),
         ({"method": HELORA_KD}, "needs public data to distil on: set data.public to a source"),
-        ({**PUBLIC, "method": HELORA_KD, "server": {"momentum": 0.5}}, "needs one global adapter, and the aggregator keeps one for every rank"),
-        ({**PUBLIC, "method": HELORA_KD, "server": {"lr": 0.5}}, "needs one global adapter, and the aggregator keeps one for every rank"),
+        (
+            {**PUBLIC, "method": HELORA_KD, "server": {"momentum": 0.5}},
+            "server.optimizer = 'average' needs one global adapter, and the aggregator keeps one for every rank",
+        ),
+        ({**PUBLIC, "method": HELORA_KD, "server": {"lr": 0.5}}, "'average' needs one global adapter"),
         ({**PUBLIC, "method": {**HELORA_KD, "trains": "B"}}, "needs both factors trained in every round"),
         ({**PUBLIC, "method": {**HELORA_KD, **EVERYTHING, "shares": "A"}}, "needs one model for all clients"),
         ({**PUBLIC, "method": {**HELORA_KD, **EVERYTHING, "head": "local"}}, "needs one model for all clients"),
@@ -365,8 +388,14 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
             {"method": {"dispatcher": "svd", "aggregator": "fed_svd", "trains": "B"}},
             "or an aggregator of products, such as product_update",
         ),
-        ({"method": {"aggregator": "product_svd"}, "server": {"lr": 0.5}}, "server.optimizer = 'average' needs rank components that stay themselves"),
-        ({"method": {"aggregator": "residual"}, "server": {"momentum": 0.5}}, "server.optimizer = 'average' needs rank components that stay"),
+        (
+            {"method": {"aggregator": "product_svd"}, "server": {"lr": 0.5}},
+            "server.optimizer = 'average' needs rank components that stay themselves",
+        ),
+        (
+            {"method": {"aggregator": "residual"}, "server": {"momentum": 0.5}},
+            "server.optimizer = 'average' needs rank components that stay themselves",
+        ),
         (
             {"method": {**EVERYTHING, "aggregator": "stack", "shares": "A"}},
             "method.shares = 'A' needs rank components that stay themselves",
@@ -402,6 +431,252 @@ def test_factors_train_one_at_a_time_wherever_that_is_sound(method: dict[str, An
 def test_without_proxy_data_an_allocator_that_needs_none_is_welcome(scores: str | None) -> None:
     method = {"scores": scores} if scores else {"allocator": "geometric"}
     assert check("good", {"data": {"proxy_examples": 0}, "method": method}).data.proxy_examples == 0
+
+
+# ------------------------------------------------------------------------------ settings never belong to two strategies
+
+OWN = """
+from dataclasses import dataclass
+
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.allocators.everything import Everything
+
+
+@dataclass(frozen=True)
+class Greedy(Everything):
+    weighting: str = "greedy"
+
+
+@dataclass(frozen=True)
+class Careful(ParticipantMean):
+    trust: float = 0.5
+"""
+
+
+def own_strategies(folder: Path, patch: pytest.MonkeyPatch, text: str = OWN) -> None:
+    (folder / "own_settings.py").write_text(text)
+    patch.syspath_prepend(str(folder))
+    patch.delitem(sys.modules, "own_settings", raising=False)
+
+
+@pytest.mark.parametrize("aggregator", ["participant_mean", "own_settings:Careful"])
+def test_two_strategies_with_a_setting_of_one_name_are_refused(
+    aggregator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_strategies(tmp_path, monkeypatch)
+    method = {"allocator": "own_settings:Greedy", "aggregator": aggregator}
+    for setting in ({}, {"weighting": "uniform"}):
+        with pytest.raises(InputError) as refusal:
+            check("bad", {"method": {**method, **setting}})
+        for words in ("method.allocator = 'own_settings:Greedy'", f"method.aggregator = '{aggregator}'", "'weighting'"):
+            assert words in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+    alone = check("good", {"method": {**method, "aggregator": "zero_pad", "dispatcher": "truncate"}})
+    assert alone.table["method"]["weighting"] == "greedy"
+
+
+@pytest.mark.parametrize("name", ["head", "shares", "allocator", "local_training"])
+def test_a_strategy_with_a_setting_of_its_sections_own_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_strategies(tmp_path, monkeypatch, OWN.replace("weighting: str", f"{name}: str"))
+    with pytest.raises(InputError) as refusal:
+        check("bad", {"method": {"allocator": "own_settings:Greedy"}})
+    assert "method.allocator = 'own_settings:Greedy' and [method] both have a setting" in str(refusal.value)
+    assert f"both have a setting {name!r}" in str(refusal.value)
+
+
+def test_all_settings_of_a_section_are_distinct() -> None:
+    """Of any two strategies that one experiment may name, and of the section itself."""
+    for section, cls in SECTIONS.items():
+        kinds = [kind for (owner, _), kind in NAMING.items() if owner == section]
+        known = {(kind, name): registry.find(kind, name) for kind in kinds for name in registry.names(kind)}
+        for key, strategy in known.items():
+            assert not names_of(strategy) & names_of(cls), (section, key)
+        for ((kind, name), one), ((other_kind, other_name), other) in combinations(known.items(), 2):
+            if kind != other_kind or kind == "local_training":
+                assert not names_of(one) & names_of(other), (kind, name, other_kind, other_name)
+
+
+def names_of(cls: type) -> set[str]:
+    return {f.name for f in fields(cls)}
+
+
+def value_of(hint: Any, default: Any) -> st.SearchStrategy[Any]:
+    """Values of a setting, most of which are not its default."""
+    if get_origin(hint) is Literal:
+        return st.sampled_from(get_args(hint))
+    if hint is bool:
+        return st.booleans()
+    if hint is str:
+        return st.sampled_from(["author", "source"])
+    if hint is int:
+        return st.integers(1, 20)
+    if hint is float:
+        return st.sampled_from([0.5 * default + 0.001, 0.25, 0.75, default])
+    assert set(get_args(hint)) == {int, type(None)}, hint
+    return st.integers(1, 20)
+
+
+def fits(kind: str, name: str, promised: set[Fact]) -> bool:
+    """False of what an aggregator that promises these facts does not go with, so that fewer draws are in vain."""
+    of_aggregators = {LASTING_COMPONENTS, LONE_ADAPTER, PROTOTYPES_KEPT}
+    if kind not in ("dispatcher", "local_training", "server_optimizer"):
+        return True
+    return promised.issuperset(registry.find(kind, name)().demands.needs & of_aggregators)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> dict[str, Any]:
+    """Any strategies of the registry together, with any settings."""
+    table: dict[str, Any] = {"data": {"public": "proxy"}, "train": {"optimizer": "sgd"}}
+    promised: set[Fact] = set()
+    for (section, key), kind in sorted(NAMING.items(), key=lambda item: item[1] != "aggregator"):
+        several = kind == "local_training"
+        fitting = [name for name in registry.names(kind) if fits(kind, name, promised)]
+        names = st.sampled_from(fitting)
+        chosen = draw(st.lists(names, unique=True, max_size=4) if several else names)
+        table.setdefault(section, {})[key] = chosen
+        if kind == "aggregator":
+            promised |= registry.find(kind, chosen)().demands.promises
+        for name in chosen if several else [chosen]:
+            cls = registry.find(kind, name)
+            hints = get_type_hints(cls)
+            for f in fields(cls):
+                if f.default is MISSING or draw(st.booleans()):
+                    table[section][f.name] = draw(value_of(hints[f.name], f.default))
+    for name, allowed in (("head", ["aggregate", "local", "frozen"]), ("trains", ["both", "B"]), ("shares", ["both"])):
+        table["method"][name] = draw(st.sampled_from(allowed))
+    return table
+
+
+def checked(table: dict[str, Any]) -> Experiment | None:
+    """None where it is refused, and then in one line."""
+    refusal = ""
+    try:
+        return check("any", table)
+    except InputError as error:
+        refusal = str(error)
+    assert refusal
+    assert "\n" not in refusal
+    return None
+
+
+@settings(
+    max_examples=100,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
+)
+@given(table=tables())
+def test_what_is_not_refused_is_written_and_read_back(tmp_path: Path, table: dict[str, Any]) -> None:
+    experiment = checked(table)
+    assume(experiment is not None)
+    assert experiment is not None
+    again = read_experiment(file_of(tmp_path, experiment.to_toml()))
+    assert again.table == experiment.table
+    assert again.same_run(experiment)
+    assert (again.method, again.task, again.partitioner) == (
+        experiment.method,
+        experiment.task,
+        experiment.partitioner,
+    )
+    given_settings = {(section, key): value for section, content in table.items() for key, value in content.items()}
+    for (section, key), value in given_settings.items():
+        if key != "local_training":
+            assert experiment.table[section][key] == value
+
+
+# ---------------------------------------------------------------------------------------------------- rules of training
+
+
+def test_rules_of_local_training_are_a_list_in_order() -> None:
+    names = [["hetlora", "fed_prox"], ["fed_prox", "hetlora"]]
+    found = [check("good", {"method": {"local_training": rules, "mu": 0.5, "min_rank": 2}}) for rules in names]
+    for rules, experiment in zip(names, found, strict=True):
+        assert [rule.name for rule in experiment.method.local_training] == rules
+        assert set(experiment.method.local_training) == {FedProx(mu=0.5), Hetlora(min_rank=2)}
+        assert experiment.table["method"]["local_training"] == rules
+    assert not found[0].same_run(found[1])
+    assert check("empty", {}).method.local_training == (Plain(),)
+    assert check("none", {"method": {"local_training": []}}).method.local_training == ()
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        (["fed_proxy"], "there is no local_training 'fed_proxy': did you mean 'fed_prox'?"),
+        (["fed_prox", "hetlora", "fed_prox"], "method.local_training names 'fed_prox' twice"),
+        (["fed_prox", "hellora.methods.local_training.fed_prox:FedProx"], "or two of one file name"),
+        ("fed_prox", "method.local_training must be a list of names, such as ['plain'], not 'fed_prox'"),
+        ([3], "method.local_training must be a list of names, such as ['plain'], not [3]"),
+        ({"fed_prox": 0.1}, "method.local_training must be a list of names"),
+        (["nowhere:Mine"], "local_training = 'nowhere:Mine' cannot be imported"),
+    ],
+)
+def test_what_is_no_list_of_rules_is_refused(rules: Any, words: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        check("bad", {"method": {"local_training": rules}})
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_other_rules_drop_the_settings_of_those_they_replace_and_keep_the_others() -> None:
+    table = {"method": {"local_training": ["fed_prox", "hetlora"], "mu": 0.5, "form": "product", "min_rank": 2}}
+    changed = override(table, {"method.local_training": ["hetlora", "logit_adjustment"]})
+    assert changed["method"] == {"local_training": ["hetlora", "logit_adjustment"], "min_rank": 2}
+    assert override(table, {"method.local_training": ["fed_prox"]})["method"] == {
+        "local_training": ["fed_prox"], "mu": 0.5, "form": "product",
+    }  # fmt: skip
+    assert table["method"]["min_rank"] == 2, "the table that was given stays as it was"
+    with pytest.raises(InputError, match=r"unknown setting method\.mu"):
+        check("bad", override(table, {"method.local_training": ["hetlora"], "method.mu": 0.1}))
+
+
+def test_what_clients_score_comes_with_a_rule_that_scores(tmp_path: Path) -> None:
+    experiment = check("scored", {"method": {"allocator": "fed_hello", "scores": "clients"}})
+    assert experiment.method.local_training == (Plain(), LayerScores())
+    assert experiment.table["method"]["local_training"] == ["plain", "layer_scores"]
+    again = read_experiment(file_of(tmp_path, experiment.to_toml()))
+    assert again.same_run(experiment)
+    assert again.method == experiment.method
+    named = check("named", {"method": {"scores": "clients", "local_training": ["layer_scores", "fed_prox"]}})
+    assert named.table["method"]["local_training"] == ["layer_scores", "fed_prox"], "it need not come twice"
+
+
+@pytest.mark.parametrize("name", ["tail_penalty", "tail_share", "min_rank"])
+def test_a_setting_that_has_moved_is_refused_with_its_new_place(name: str, tmp_path: Path) -> None:
+    for table in ({"train": {name: 1}}, {"train": {name: 1}, "method": {"local_training": ["hetlora"]}}):
+        with pytest.raises(InputError) as refusal:
+            check("old", table)
+        assert f"train.{name} is now method.{name}, of the rule method.local_training = ['hetlora']" in str(
+            refusal.value
+        )
+        assert "\n" not in str(refusal.value)
+    with pytest.raises(InputError, match=rf"train\.{name} is now method\.{name}"):
+        read_experiment(file_of(tmp_path, f"[train]\n{name} = 1\n"))
+    with pytest.raises(InputError, match=rf"train\.{name} is now method\.{name}"):
+        read_experiment("hetlora", {f"train.{name}": 1})
+
+
+def test_scaffold_is_refused_where_its_variates_would_not_be_right() -> None:
+    """Each need in turn; the last combination is welcome."""
+    method: dict[str, Any] = {"allocator": "everything", "local_training": ["scaffold"]}
+    sgd = {"train": {"optimizer": "sgd"}}
+    for table, words in (
+        ({"method": method}, "needs SGD without momentum"),
+        ({"method": method, "train": {"optimizer": "sgd", "momentum": 0.9}}, "needs SGD without momentum"),
+        ({**sgd, "method": {**method, "aggregator": "product_svd"}}, "needs rank components that stay themselves"),
+        ({**sgd, "method": {**method, "dispatcher": "svd"}}, "needs clients that receive the global adapter's own"),
+        ({**sgd, "method": {**method, "shares": "A"}}, "needs both factors shared: remove method.shares"),
+        ({**sgd, "method": {**method, "head": "local"}}, "needs one model for all clients"),
+    ):
+        with pytest.raises(InputError) as refusal:
+            check("bad", table)
+        assert str(refusal.value).startswith("method.local_training = ['scaffold'] needs ")
+        assert words in str(refusal.value)
+    assert check("good", {**sgd, "method": method}).method.local_training[0].name == "scaffold"
 
 
 # ---------------------------------------------------------------------------------------------------------------- fleet

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from factories import bits, dispatched, random_adapter, task_for, tiny_spec, update_of
+from factories import bits, dispatched, random_adapter, task_for, tiny_spec
 
+from hellora.core.algebra import trained_part
+from hellora.core.exchange import ClientUpdate
 from hellora.core.types import Adapter, LoraPair
 from hellora.methods.contributions import aggregated_head, contributions, mean_held, mean_moved
 from hellora.methods.dispatchers.truncate import Truncate
@@ -20,8 +22,13 @@ MODULE = SPEC.modules[0]
 
 def answers_of(dispatcher: Dispatcher) -> Answers:
     """Client 0 with 1 example has two components of layer 0; client 1 with 3 has all of it, and one of layer 1."""
-    tasks = [task_for(k, dispatched(dispatcher, BANK, row, SPEC), row) for k, row in enumerate(ROWS)]
-    return [(t, update_of(t, random_adapter_for(t.adapter), SPEC, 1 + 2 * t.client)) for t in tasks]
+    tasks = [task_for(k, dispatched(dispatcher, BANK, row, SPEC), row, dispatcher.sends(row, SPEC).cut) for k, row in enumerate(ROWS)]
+    answers = []
+    for task in tasks:
+        sent = random_adapter_for(task.adapter)
+        part = replace(trained_part(sent, task.trained, SPEC, task.cut), head=sent.head)
+        answers.append((task, ClientUpdate(0, task.client, 1 + 2 * task.client, part)))
+    return answers
 
 
 def random_adapter_for(sent: Adapter) -> Adapter:

@@ -29,7 +29,7 @@ def answers_to(adapter: Adapter, rows: list[Mask], examples: list[int]) -> Answe
     """Client k is sent its prototype, and answers with the first components of random adapter k."""
     answers = []
     for client, (row, count) in enumerate(zip(rows, examples, strict=True)):
-        task = task_for(client, dispatched(Prototype(), adapter, row, SPEC), row)
+        task = task_for(client, dispatched(Prototype(), adapter, row, SPEC), row, cut=True)
         own = prototype_row(row)
         values = prototype_of(random_adapter(SPEC, client), own.shape[1], SPEC)
         part = update_of(replace(task, trained=own), values, SPEC, count)
@@ -48,6 +48,7 @@ def values_of(adapter: Adapter) -> dict[str, npt.NDArray[np.float64]]:
 def reference(old: Adapter, rows: list[Mask], examples: list[int], rank: int) -> dict[str, npt.NDArray[np.float64]]:
     """Row by row of every tensor of a prototype: the mean of the clients of its rank that trained the row."""
     result = values_of(old)
+    whole = {k: values_of(random_adapter(SPEC, k)) for k in range(len(rows))}
     members = [k for k, row in enumerate(rows) if row.sum(axis=1).max() == rank]
     layer_of = SPEC.layer_of
     for name, rows_of_tensor in result.items():
@@ -56,7 +57,7 @@ def reference(old: Adapter, rows: list[Mask], examples: list[int], rank: int) ->
             who = [k for k in members if not module or rows[k][layer_of[module]].sum() > q]
             total = sum(examples[k] for k in who)
             if total:
-                rows_of_tensor[q] = sum(examples[k] * values_of(random_adapter(SPEC, k))[name][q] for k in who) / total
+                rows_of_tensor[q] = sum(examples[k] * whole[k][name][q] for k in who) / total
     return result
 
 

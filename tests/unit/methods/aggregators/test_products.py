@@ -17,7 +17,8 @@ from factories import aggregated, bits, dispatched, effective, random_adapter, t
 from hypothesis import given, settings
 
 from hellora.core.algebra import new_adapter, trained_part
-from hellora.core.exchange import ClientUpdate
+from hellora.core.exchange import ClientTask, ClientUpdate
+from hellora.core.seeds import seed_for
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
 from hellora.experiments import registry
 from hellora.methods.aggregators.fed_svd import FedSvd
@@ -28,6 +29,7 @@ from hellora.methods.aggregators.rank_partition import RankPartition
 from hellora.methods.aggregators.refine import Refine
 from hellora.methods.aggregators.residual import Residual
 from hellora.methods.aggregators.stack import Stack
+from hellora.methods.demands import TRAINS_ONLY_B
 from hellora.methods.dispatchers.svd import Svd
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
@@ -64,7 +66,7 @@ class Situation:
             for task, update in self.answers:
                 if update.client in shares:
                     after = product(update.adapter.pairs[module.name])
-                    before = product(trained_part(task.adapter, task.trained, self.spec).pairs[module.name])
+                    before = product(trained_part(task.adapter, task.trained, self.spec, task.cut).pairs[module.name])
                     rest = product(task.adapter.pairs[module.name]) - before
                     total += shares[update.client] * (after + rest if form == "value" else after - before)
             result[module.name] += total - global_pair
@@ -75,6 +77,11 @@ class Situation:
         sizes = [effective(self.global_pair)[name], product(self.global_pair.pairs[name])]
         sizes += [product(u.adapter.pairs[name]) for _, u in self.answers if name in u.adapter.pairs]
         return 1e-3 + sum(float(np.linalg.norm(m)) for m in sizes)
+
+
+def task_sent(dispatcher: Dispatcher, client: int, adapter: Adapter, row: Mask, spec: AdapterSpec) -> ClientTask:
+    """The task of a client whose row is `row`."""
+    return task_for(client, dispatched(dispatcher, adapter, row, spec), row, dispatcher.sends(row, spec).cut)
 
 
 def product(pair: LoraPair) -> Dense:
@@ -100,8 +107,8 @@ def situations(
     answers = []
     for client in range(draw(st.integers(1, 4))):
         row = row_of(draw, spec)
-        task = task_for(client, dispatched(dispatcher, global_pair, row, spec), row)
-        pairs = trained_part(task.adapter, row, spec).pairs
+        task = task_sent(dispatcher, client, global_pair, row, spec)
+        pairs = trained_part(task.adapter, row, spec, task.cut).pairs
         if steps:
             scale = draw(scales)
             pairs = {name: trained(pair, factors, scale, rng) for name, pair in pairs.items()}
@@ -171,7 +178,7 @@ def test_stack_is_exact() -> None:
     def law(case: Situation) -> None:
         assert_exact(Stack(), case)
         result = aggregated(Stack(), case.global_pair, case.answers, case.spec, 5)
-        anew = new_adapter(case.spec, {}, 5)
+        anew = new_adapter(case.spec, {}, seed_for(5, "aggregate", 0))
         for name in case.global_pair.pairs:
             expected = anew if case.shares(name) else case.global_pair
             got = result.pairs[name]
@@ -276,15 +283,15 @@ def test_one_shared_factor_makes_means_of_unequal_ranks_exact(name: str) -> None
     rng = np.random.default_rng(0)
     rows = [np.arange(4)[None, :] < rank for rank in (1, 2, 4, 4)]
     sizes = (3, 10, 7, 20)
-    tasks = [task_for(k, dispatched(Truncate(), global_pair, row, spec), row) for k, row in enumerate(rows)]
+    tasks = [task_sent(Truncate(), k, global_pair, row, spec) for k, row in enumerate(rows)]
     answers = []
     for task, size in zip(tasks, sizes, strict=True):
-        part = trained_part(task.adapter, task.trained, spec).pairs
+        part = trained_part(task.adapter, task.trained, spec, task.cut).pairs
         pairs = {n: trained(p, "B", p.scale, rng) for n, p in part.items()}
         answers.append((task, ClientUpdate(0, task.client, size, Adapter(pairs, global_pair.head))))
-    aggregated = aggregated(aggregator, global_pair, answers, spec, 0)
+    mean = aggregated(aggregator, global_pair, answers, spec, 0)
     result = effective(
-        with_still_factors(aggregated, global_pair, frozenset("B"))
+        with_still_factors(mean, global_pair, frozenset("B"))
     )  # as the round does where only B trains
     for module in spec.modules:
         expected = np.zeros((module.d_out, module.d_in))
@@ -332,9 +339,9 @@ def without_a_step(ranks: Sequence[int], global_pair: Adapter, spec: AdapterSpec
     answers = []
     for client, rank in enumerate(ranks):
         row = np.tile(np.arange(spec.max_rank) < rank, (spec.num_layers, 1))
-        task = task_for(client, dispatched(Truncate(), global_pair, row, spec), row)
+        task = task_sent(Truncate(), client, global_pair, row, spec)
         answers.append(
-            (task, ClientUpdate(0, client, 1, replace(trained_part(task.adapter, row, spec), head=global_pair.head)))
+            (task, ClientUpdate(0, client, 1, replace(trained_part(task.adapter, row, spec, task.cut), head=global_pair.head)))
         )
     return answers
 
@@ -378,7 +385,7 @@ def test_order_is_irrelevant_and_what_nobody_trained_stays(
     aggregator: Aggregator, dispatchers: tuple[Dispatcher, ...]
 ) -> None:
     @laws
-    @given(situations(dispatchers, "both" if "both" in aggregator.trains else "B"))
+    @given(situations(dispatchers, "B" if TRAINS_ONLY_B in aggregator.demands.needs else "both"))
     def law(case: Situation) -> None:
         result = aggregated(aggregator, case.global_pair, case.answers, case.spec, 5)
         for answers in (case.answers[::-1], [*case.answers[1:], *case.answers[:1]]):
@@ -417,7 +424,7 @@ def by_hand(
         mask = np.array([row], dtype=bool)
         after = trained_part(diagonal([*entries, 0.0]), mask, spec)
         answers.append(
-            (task_for(client, dispatched(Truncate(), start, mask, spec), mask), ClientUpdate(0, client, 7, after))
+            (task_sent(Truncate(), client, start, mask, spec), ClientUpdate(0, client, 7, after))
         )
     return Situation(spec, start, answers, Truncate())
 
@@ -490,10 +497,10 @@ def test_a_limited_residual_drops_the_faintest_directions() -> None:
 def test_residuals_add_up_over_rounds(aggregator: Aggregator) -> None:
     global_pair, expected, row = HAND.global_pair, effective(HAND.global_pair)["m"], np.array([[True, False]])
     for value in (1.0, 5.0, 2.0):
-        sent = dispatched(Truncate(), global_pair, row, HAND.spec)
+        task = task_sent(Truncate(), 0, global_pair, row, HAND.spec)
         back = LoraPair(torch.eye(1, 3), value * torch.eye(3, 1), 1.0)
-        expected = expected + product(back) - product(sent.pairs["m"])
-        answers = [(task_for(0, sent, row), ClientUpdate(0, 0, 1, Adapter({"m": back})))]
+        expected = expected + product(back) - product(task.adapter.pairs["m"])
+        answers = [(task, ClientUpdate(0, 0, 1, Adapter({"m": back})))]
         global_pair = aggregated(aggregator, global_pair, answers, HAND.spec, 0)
         np.testing.assert_allclose(effective(global_pair)["m"], expected, atol=1e-5)
 
@@ -606,12 +613,13 @@ def test_what_is_drawn_anew_depends_on_the_seed() -> None:
     spec = tiny_spec(1, max_rank=4)
     global_pair = new_adapter(spec, random_adapter(spec, 0).head, 0)
     row = np.array([[True, False, False, False]])
-    task = task_for(0, dispatched(Truncate(), global_pair, row, spec), row)
+    task = task_sent(Truncate(), 0, global_pair, row, spec)
     update = ClientUpdate(0, 0, 1, replace(trained_part(random_adapter(spec, 0), row, spec), head=global_pair.head))
     for aggregator in (ProductSvd(), ProductUpdate(), RankPartition()):
         one, other = (aggregated(aggregator, global_pair, [(task, update)], spec, seed).pairs for seed in (1, 2))
+        anew = new_adapter(spec, {}, seed_for(1, "aggregate", 0))
         for name in global_pair.pairs:
-            assert bits({0: one[name].A[1:]}) == bits({0: new_adapter(spec, {}, 1).pairs[name].A[1:]})
+            assert bits({0: one[name].A[1:]}) == bits({0: anew.pairs[name].A[1:]})
             assert not torch.equal(one[name].A[1:], other[name].A[1:])
             torch.testing.assert_close(one[name].A[:1], other[name].A[:1])
             assert not one[name].B[:, 1:].any()

@@ -8,10 +8,12 @@ import pytest
 import torch
 from factories import bits, context_of, fleet_of, no_scores, rows_of
 
+from hellora.core.state import StrategyState
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.fisher import Fisher
 from hellora.methods.allocators.randomized_geometric import RandomizedGeometric
 from hellora.methods.context import RoundContext, Scores
+from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, SCORED_MODEL
 from hellora.methods.layer_sampling import sample_layers
 from hellora.methods.strategies import Allocator
 
@@ -29,10 +31,10 @@ def probabilities_at(round: int) -> Scores:
 
 
 def run(
-    allocator: Allocator, rounds: int, keep: Callable[[Memory], Memory] = dict
+    allocator: Allocator, rounds: int, keep: Callable[[StrategyState], StrategyState] = dict
 ) -> tuple[list[list[list[int]]], list[int]]:
     """The rows of every round, and the rounds in which the scores were asked for."""
-    memory: Memory = {}
+    state: StrategyState = {}
     rows, asked = [], []
     for t in range(rounds):
 
@@ -40,17 +42,17 @@ def run(
             asked.append(t)
             return scores_at(t)
 
-        allocation, memory = allocator.allocate(
-            context_of(FLEET, round=t, rounds=rounds, layer_scores=measure, memory=keep(memory))
+        allocation, state = allocator.allocate(
+            context_of(FLEET, round=t, rounds=rounds, layer_scores=measure, state=keep(state))
         )
         rows.append(rows_of(allocation.mask))
     return rows, asked
 
 
-def drawn(p: Scores, view: RoundContext, keyed: int | None = None) -> list[list[int]]:
-    """What each client of the view draws with probabilities p."""
-    clients = [(client, client.budget.capacity(view.spec.num_layers)) for client in view.cohort]
-    return [sample_layers(p, c, view.rng(client.id, "layers", keyed)).tolist() for client, c in clients]
+def drawn(p: Scores, context: RoundContext, keyed: int | None = None) -> list[list[int]]:
+    """What each client of the cohort draws with probabilities p."""
+    clients = [(client, client.budget.capacity(context.spec.num_layers)) for client in context.cohort]
+    return [sample_layers(p, c, context.rng(client.id, "layers", keyed)).tolist() for client, c in clients]
 
 
 @pytest.mark.parametrize("allocator", [FedHello(warmup=50, refresh=50), FedHello()], ids=["explicit", "default"])
@@ -58,9 +60,9 @@ def test_published_schedule(allocator: FedHello) -> None:
     rows, asked = run(allocator, rounds=500)
     assert asked == [50, 100, 150, 200, 250, 300, 350, 400, 450]
     for t, row in enumerate(rows):
-        view = context_of(FLEET, round=t)
-        p = RandomizedGeometric("bottleneck").probabilities(view) if t < 50 else probabilities_at(t - t % 50)
-        assert row == drawn(p, view), f"round {t}"
+        context = context_of(FLEET, round=t)
+        p = RandomizedGeometric("bottleneck").probabilities(context) if t < 50 else probabilities_at(t - t % 50)
+        assert row == drawn(p, context), f"round {t}"
 
 
 def test_warmup_and_refresh_are_counted_from_the_end_of_the_warmup() -> None:
@@ -90,25 +92,25 @@ def test_resample_every_round_draws_anew() -> None:
 
 @pytest.mark.parametrize("resample", ["every_round", "on_refresh"])
 def test_importance_survives_a_checkpoint(resample: Any) -> None:
-    def reload(memory: Memory) -> Memory:
-        assert all(isinstance(tensor, torch.Tensor) for tensor in memory.values())
-        return {name: tensor.clone() for name, tensor in memory.items()}
+    def reload(state: StrategyState) -> StrategyState:
+        assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+        return {name: tensor.clone() for name, tensor in state.items()}
 
     allocator = FedHello(warmup=3, refresh=5, resample=resample)
     assert run(allocator, rounds=20, keep=reload) == run(allocator, rounds=20)
 
 
 def test_memory_holds_the_raw_scores_and_when_they_were_measured() -> None:
-    _, memory = Fisher().allocate(context_of(FLEET, round=30, layer_scores=lambda: scores_at(30)))
-    assert bits(memory) == bits({"scores": torch.from_numpy(scores_at(30)), "refreshed": torch.tensor(30)})
+    _, state = Fisher().allocate(context_of(FLEET, round=30, layer_scores=lambda: scores_at(30)))
+    assert bits(state) == bits({"scores": torch.from_numpy(scores_at(30)), "refreshed": torch.tensor(30)})
 
 
 def test_the_most_important_layers_are_the_most_likely() -> None:
     scores = np.arange(12, 0, -1.0) ** 3  # falling, so that labels in order of place would be upside down
     often = np.zeros(12)
     for t in range(600):
-        view = context_of(FLEET, round=t, cohort=FLEET[:1], layer_scores=lambda: scores)
-        often += Fisher().allocate(view)[0].mask[0, :, 0]
+        context = context_of(FLEET, round=t, cohort=FLEET[:1], layer_scores=lambda: scores)
+        often += Fisher().allocate(context)[0].mask[0, :, 0]
     assert often[:2].min() > often[-4:].max() + 100
 
 
@@ -123,9 +125,9 @@ def test_degenerate_scores_fall_back_to_the_geometry(scores: list[float], patter
 
 def test_number_of_clusters() -> None:
     scores = np.array([1.0, 2.0, 100.0, 101.0, 300.0, 301.0, 305.0, 306.0, 900.0, 901.0, 902.0, 903.0])
-    view = context_of(FLEET, layer_scores=lambda: scores)
-    allocation, _ = Fisher(clusters=4).allocate(view)
-    assert rows_of(allocation.mask) == drawn(np.repeat([1, 2, 3, 4], [2, 2, 4, 4]) / 34, view)
+    context = context_of(FLEET, layer_scores=lambda: scores)
+    allocation, _ = Fisher(clusters=4).allocate(context)
+    assert rows_of(allocation.mask) == drawn(np.repeat([1, 2, 3, 4], [2, 2, 4, 4]) / 34, context)
 
 
 def report(*values: float) -> torch.Tensor:
@@ -136,13 +138,13 @@ NAN = float("nan")
 SMALL = fleet_of(2, 3, 3)  # clients 10, 13 and 16 with 5, 12 and 19 examples
 
 
-def after_reports(allocator: Allocator, rounds: Sequence[dict[int, torch.Tensor]], run_rounds: int) -> Memory:
-    """The memory after one round per set of reports, proxy scores being forbidden."""
-    memory: Memory = {}
+def after_reports(allocator: Allocator, rounds: Sequence[dict[int, torch.Tensor]], run_rounds: int) -> StrategyState:
+    """The state after one round per set of reports, proxy scores being forbidden."""
+    state: StrategyState = {}
     for t, reports in enumerate(rounds):
-        view = context_of(SMALL, num_layers=3, round=t, rounds=run_rounds, memory=memory, reports=reports)
-        _, memory = allocator.allocate(view)
-    return memory
+        context = context_of(SMALL, num_layers=3, round=t, rounds=run_rounds, state=state, scores=reports)
+        _, state = allocator.allocate(context)
+    return state
 
 
 REPORTS = [
@@ -155,8 +157,8 @@ MEAN = (12 * 1 + 5 * 3) / (12 + 5)  # of layer 0 after the first reports
 
 @pytest.mark.parametrize("allocator", [Fisher(scores="clients"), FedHello(scores="clients", warmup=5)], ids=repr)
 def test_reports_are_averaged_then_smoothed(allocator: Allocator) -> None:
-    assert allocator.needs_reports
-    assert not allocator.needs_proxy
+    assert allocator.demands.needs == {LAYER_SCORES_REPORTED}
+    assert allocator.demands.brings == ("layer_scores",)
     first = after_reports(allocator, REPORTS[:2], run_rounds=100)["reported"]
     np.testing.assert_allclose(first, [MEAN, np.nan, 3])
     second = after_reports(allocator, REPORTS, run_rounds=100)["reported"]
@@ -165,26 +167,26 @@ def test_reports_are_averaged_then_smoothed(allocator: Allocator) -> None:
 
 def test_a_layer_that_nobody_reported_counts_as_the_mean_of_the_others() -> None:
     """Where no client can train all layers, some may not be reported before Fisher draws them."""
-    memory = after_reports(Fisher(scores="clients", refresh=1), REPORTS[:2], run_rounds=100)
-    np.testing.assert_allclose(memory["scores"], [MEAN, (MEAN + 3) / 2, 3])
+    state = after_reports(Fisher(scores="clients", refresh=1), REPORTS[:2], run_rounds=100)
+    np.testing.assert_allclose(state["scores"], [MEAN, (MEAN + 3) / 2, 3])
 
 
 def test_smoothing() -> None:
-    memory = after_reports(Fisher(scores="clients", smoothing=0.5), REPORTS, run_rounds=100)
-    np.testing.assert_allclose(memory["reported"], [0.5 * MEAN + 0.5 * 4, 5, 3])
+    state = after_reports(Fisher(scores="clients", smoothing=0.5), REPORTS, run_rounds=100)
+    np.testing.assert_allclose(state["reported"], [0.5 * MEAN + 0.5 * 4, 5, 3])
 
 
 def test_reported_importance_is_in_force_from_refresh_to_refresh() -> None:
-    memory = after_reports(Fisher(scores="clients", refresh=2), REPORTS, run_rounds=100)
-    assert int(memory["refreshed"]) == 2
-    assert bits({0: memory["scores"]}) == bits({0: memory["reported"]})
+    state = after_reports(Fisher(scores="clients", refresh=2), REPORTS, run_rounds=100)
+    assert int(state["refreshed"]) == 2
+    assert bits({0: state["scores"]}) == bits({0: state["reported"]})
     later = after_reports(Fisher(scores="clients", refresh=2), [*REPORTS, {16: report(90, 90, 90)}], run_rounds=100)
-    assert bits({0: later["scores"]}) == bits({0: memory["scores"]}) != bits({0: later["reported"]})
+    assert bits({0: later["scores"]}) == bits({0: state["scores"]}) != bits({0: later["reported"]})
 
 
 def test_first_refresh_after_the_warmup_has_the_reports_of_the_warmup() -> None:
-    memory = after_reports(FedHello(scores="clients", warmup=2, refresh=9), REPORTS, run_rounds=100)
-    np.testing.assert_allclose(memory["scores"], [0.9 * MEAN + 0.1 * 4, 5, 3])
+    state = after_reports(FedHello(scores="clients", warmup=2, refresh=9), REPORTS, run_rounds=100)
+    np.testing.assert_allclose(state["scores"], [0.9 * MEAN + 0.1 * 4, 5, 3])
 
 
 def test_without_reports_yet_the_geometry_decides() -> None:
@@ -195,8 +197,8 @@ def test_without_reports_yet_the_geometry_decides() -> None:
 
 def test_who_needs_what() -> None:
     for allocator in (Fisher(), FedHello()):
-        assert allocator.needs_proxy
-        assert not allocator.needs_reports
+        assert allocator.demands.needs == {PROXY_DATA, SCORED_MODEL}
+        assert not allocator.demands.brings
         assert "reported" not in allocator.allocate(context_of(FLEET, round=99, layer_scores=lambda: scores_at(0)))[1]
     FedHello(warmup=5).allocate(context_of(FLEET, round=4, layer_scores=no_scores))
 

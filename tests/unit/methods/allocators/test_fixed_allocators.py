@@ -18,9 +18,9 @@ from hellora.methods.strategies import Allocator
 ALL = list(range(12))
 
 
-def rows(allocator: Allocator, view: RoundContext) -> list[list[int]]:
-    allocation, memory = allocator.allocate(view)
-    assert memory == {}
+def rows(allocator: Allocator, context: RoundContext) -> list[list[int]]:
+    allocation, state = allocator.allocate(context)
+    assert state == {}
     return rows_of(allocation.mask)
 
 

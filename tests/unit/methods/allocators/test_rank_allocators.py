@@ -18,8 +18,8 @@ def test_the_same_components_in_every_layer_drawn_anew_each_round() -> None:
     fleet = fleet_of(Budget(rank=3), Budget(layers=2, rank=3), Budget())
     seen = set()
     for round in range(20):
-        allocation, memory = RandomRanks().allocate(context_of(fleet, num_layers=4, max_rank=8, round=round))
-        assert memory == {}
+        allocation, state = RandomRanks().allocate(context_of(fleet, num_layers=4, max_rank=8, round=round))
+        assert state == {}
         assert allocation.ranks.tolist() == [[3, 3, 3, 3], [0, 0, 3, 3], [8, 8, 8, 8]]
         first, second, _ = allocation.mask
         assert (first == first[0]).all()
@@ -50,21 +50,21 @@ def test_a_reported_rank_is_kept_until_another_is_reported() -> None:
     """Clients 10, 13 and 16 with budgets 4, 6 and (1, 6)."""
     fleet = fleet_of(Budget(rank=4), Budget(rank=6), Budget(rank=(1, 6)))
 
-    def allocated(reported: dict[int, int], memory: dict[str, torch.Tensor] | None) -> tuple[list[list[int]], object]:
-        view = context_of(fleet, num_layers=2, max_rank=8, memory=memory, reported_ranks=reported)
-        allocation, memory_after = SelfPruning().allocate(view)
+    def allocated(reported: dict[int, int], state: dict[str, torch.Tensor] | None) -> tuple[list[list[int]], object]:
+        context = context_of(fleet, num_layers=2, max_rank=8, state=state, ranks=reported)
+        allocation, state_after = SelfPruning().allocate(context)
         assert (np.sort(allocation.mask, axis=2)[:, :, ::-1] == allocation.mask).all(), "prefixes"
-        return allocation.ranks.tolist(), memory_after
+        return allocation.ranks.tolist(), state_after
 
-    ranks, memory = allocated({}, None)
-    assert (ranks, memory) == ([[4, 4], [6, 6], [1, 6]], {})
-    ranks, memory = allocated({16: 5, 13: 3}, memory)  # type: ignore[arg-type]
+    ranks, state = allocated({}, None)
+    assert (ranks, state) == ([[4, 4], [6, 6], [1, 6]], {})
+    ranks, state = allocated({16: 5, 13: 3}, state)  # type: ignore[arg-type]
     assert ranks == [[4, 4], [3, 3], [1, 5]]
-    ranks, memory = allocated({10: 3, 16: 4}, memory)  # type: ignore[arg-type]
+    ranks, state = allocated({10: 3, 16: 4}, state)  # type: ignore[arg-type]
     assert ranks == [[3, 3], [3, 3], [1, 4]]
-    ranks, memory = allocated({}, memory)  # type: ignore[arg-type]
+    ranks, state = allocated({}, state)  # type: ignore[arg-type]
     assert ranks == [[3, 3], [3, 3], [1, 4]]
-    assert {name: value.tolist() for name, value in memory.items()} == {"ranks": [[10, 3], [13, 3], [16, 4]]}  # type: ignore[attr-defined]
+    assert {name: value.tolist() for name, value in state.items()} == {"ranks": [[10, 3], [13, 3], [16, 4]]}  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------------------------------------------- depth from output
@@ -83,16 +83,16 @@ def test_a_reported_rank_is_kept_until_another_is_reported() -> None:
     ],
 )
 def test_ranks_grow_towards_the_output(budget: Budget, smallest: float, ranks: list[int]) -> None:
-    view = context_of(fleet_of(budget), num_layers=6, max_rank=8)
-    allocation, memory = DepthFromOutput(smallest).allocate(view)
+    context = context_of(fleet_of(budget), num_layers=6, max_rank=8)
+    allocation, state = DepthFromOutput(smallest).allocate(context)
     assert allocation.ranks.tolist() == [ranks]
-    assert memory == {}
+    assert state == {}
     assert not (np.diff(allocation.mask.astype(int), axis=2) > 0).any(), "prefixes"
 
 
 def test_a_flat_slope_is_everything() -> None:
-    view = context_of(fleet_of(Budget(2, 3), None, Budget(9, (1, 2, 3, 4))), num_layers=4, max_rank=4)
-    assert np.array_equal(DepthFromOutput(1.0).allocate(view)[0].mask, Everything().allocate(view)[0].mask)
+    context = context_of(fleet_of(Budget(2, 3), None, Budget(9, (1, 2, 3, 4))), num_layers=4, max_rank=4)
+    assert np.array_equal(DepthFromOutput(1.0).allocate(context)[0].mask, Everything().allocate(context)[0].mask)
 
 
 @pytest.mark.parametrize("smallest", [0.0, 1.1, -1, float("nan")])

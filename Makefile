@@ -26,7 +26,7 @@ federation: $(VENV)/.federation  ## a server and three clients with private data
 test: check  ## all checks, then all tests but the slow ones
 	@$(PYTEST) -m "not slow" $(TESTS)
 
-check: docs  ## formatting, lint, types, the floors between modules, and the documentation's links
+check: docs  ## formatting, lint, types, the order of imports, and the documentation's links
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy

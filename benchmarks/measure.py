@@ -24,7 +24,7 @@ from hellora.experiments.config import check
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
-from hellora.model.load import resolve_name
+from hellora.model.location import resolve_name
 from hellora.server.backend import Backend
 from hellora.server.rounds import federate
 

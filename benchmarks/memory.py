@@ -64,7 +64,8 @@ from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.strategies import Dispatcher
-from hellora.model.load import ModelSettings, resolve_name
+from hellora.model.load import ModelSettings
+from hellora.model.location import resolve_name
 from hellora.model.memory import release_at_once
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task

@@ -70,7 +70,7 @@ def followed(title: str, lines: Sequence[str], repository: str, folder: Path, ca
 def put_there(folder: Path) -> None:
     """The newcomer's own file and model."""
     from hellora.data import stdlib_docs
-    from hellora.model.load import resolve_name
+    from hellora.model.location import resolve_name
 
     rows = stdlib_docs.load()["train"].shuffle(seed=0).select(range(ROWS))
     topics = rows.features["label"].names

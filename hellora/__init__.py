@@ -120,17 +120,10 @@ def compare(
     Raises:
         InputError: something does not fit; nothing has been computed.
     """
-    from hellora.comparing.plan import read_comparison
+    from hellora.comparing.plan import changes_of, read_comparison
     from hellora.comparing.run import run_comparison
 
-    changes: dict[str, Any] = {
-        "experiment": dict(experiment or {}),
-        "methods": dict(methods or {}),
-        "settings": dict(settings or {}),
-        "tune": {"grid": dict(tune)} if tune else {},
-    }
-    single = {"seeds": seeds and list(seeds), "budget": budget, "memory": memory and list(memory)}
-    changes |= {key: value for key, value in single.items() if value is not None}
+    changes = changes_of(experiment, methods, settings, tune, seeds, budget, memory)
     return run_comparison(read_comparison(source, changes), Path(out), print, resume)
 
 
@@ -147,15 +140,9 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
     Raises:
         InputError: a folder holds no run, or a damaged one, or the file cannot be written.
     """
-    from hellora.reporting.overview import page_of
-    from hellora.reporting.page import write
+    from hellora.reporting.overview import write_report
 
-    folders = [Path(run) for run in runs]
-    if not folders:
-        raise InputError("no run was named: say which folders of runs the report is of")
-    file = folders[0] / "report.html" if out is None else Path(out)
-    write(page_of(folders), file)
-    return file
+    return write_report([Path(run) for run in runs], out if out is None else Path(out))
 
 
 def export(
@@ -198,14 +185,9 @@ def predict(
     Raises:
         InputError: the adapter, the file or a setting does not fit, or the model says nan.
     """
-    from hellora.results.prediction import WRITERS, Predictor, as_text, check_out, write
+    from hellora.results.prediction import predict_file
 
-    place = None if out is None else Path(out)
-    check_out(place, WRITERS)
-    predictions = Predictor.load(Path(source), settings or {}).predict(str(file))
-    if place is not None:
-        write(place, as_text(predictions, place.suffix))
-    return predictions
+    return predict_file(Path(source), str(file), settings or {}, out if out is None else Path(out))
 
 
 def evaluate(
@@ -226,11 +208,6 @@ def evaluate(
     Raises:
         InputError: the adapter, the file or a setting does not fit, or a label is none of the run's classes.
     """
-    from hellora.results.prediction import Predictor, as_json, check_out, write
+    from hellora.results.prediction import evaluate_file
 
-    place = None if out is None else Path(out)
-    check_out(place, (".json",))
-    metrics = Predictor.load(Path(source), settings or {}).evaluate(str(file))
-    if place is not None:
-        write(place, as_json(metrics))
-    return metrics
+    return evaluate_file(Path(source), str(file), settings or {}, out if out is None else Path(out))

@@ -1,4 +1,4 @@
-"""The command line.
+"""The command line: the commands, their arguments, their help, and how they end.
 
-It imports every room.
+It imports every room below.
 """

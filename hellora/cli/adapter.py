@@ -50,11 +50,10 @@ def predict(
     That is a label with the probabilities of all classes, or a language model's answer.
     """
     quieten()
-    from hellora import predict as predict_file
     from hellora.experiments.overrides import parse_settings
-    from hellora.results.prediction import as_text
+    from hellora.results.prediction import as_text, predict_file
 
-    predictions = predict_file(source, file, parse_settings(overrides or ()), out=out)
+    predictions = predict_file(source, file, parse_settings(overrides or ()), out)
     if out is None:
         sys.stdout.write(as_text(predictions))
     else:
@@ -70,9 +69,9 @@ def evaluate(
 ) -> None:
     """Measure an adapter on labelled examples."""
     quieten()
-    from hellora import evaluate as evaluate_file
     from hellora.experiments.overrides import parse_settings
+    from hellora.results.prediction import evaluate_file
 
-    metrics = evaluate_file(source, file, parse_settings(overrides or ()), out=out)
+    metrics = evaluate_file(source, file, parse_settings(overrides or ()), out)
     for name, value in metrics.items():
         plain_console().print(f"{name:<12}{value:.4f}", highlight=False)

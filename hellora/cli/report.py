@@ -20,10 +20,10 @@ def report(
     It needs no network.
     """
     quieten()
-    from hellora import report as write_report
     from hellora.core.units import in_bytes
+    from hellora.reporting.overview import write_report
 
-    file = write_report(*runs, out=out)
+    file = write_report(runs, out)
     print(f"report: {file}, {in_bytes(file.stat().st_size)}: open it in a browser")
 
 

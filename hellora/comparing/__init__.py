@@ -1,4 +1,4 @@
-"""Comparisons: many runs, tuned alike, and a table with intervals.
+"""Comparisons: many runs, tuned alike, their statistics, and a table with intervals.
 
-It imports runs and the rooms below.
+It imports runs, record, experiments and core.
 """

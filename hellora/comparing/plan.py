@@ -18,7 +18,7 @@ from typing import Any
 
 import tomli_w
 
-from hellora.comparing.table import Cell
+from hellora.comparing.statistics import Cell
 from hellora.core.errors import InputError
 from hellora.experiments.config import check, override, own_table, whole_table
 from hellora.experiments.experiment import Experiment
@@ -154,6 +154,26 @@ def parts_of(preset: Any) -> Table:
     for changes in reversed(chain):
         table = override(table, settings_of({name: part for name, part in changes.items() if name in CARRIED}))
     return settings_of(table)
+
+
+def changes_of(
+    experiment: Mapping[str, Any] | None,
+    methods: Mapping[str, Mapping[str, Any]] | None,
+    settings: Mapping[str, Mapping[str, Any]] | None,
+    grid: Mapping[str, Sequence[Any]] | None,
+    seeds: Sequence[Any] | None,
+    budget: Any,
+    memory: Sequence[str] | None,
+) -> dict[str, Any]:
+    """What is said of a comparison beside its file, in the file's form; None leaves what the file says."""
+    tables: dict[str, Any] = {
+        "experiment": dict(experiment or {}),
+        "methods": dict(methods or {}),
+        "settings": dict(settings or {}),
+        "tune": {"grid": dict(grid)} if grid else {},
+    }
+    single = {"seeds": seeds and list(seeds), "budget": budget, "memory": memory and list(memory)}
+    return tables | {key: value for key, value in single.items() if value is not None}
 
 
 def read_comparison(source: str, changes: Mapping[str, Any]) -> Comparison:

@@ -19,18 +19,8 @@ import numpy as np
 from rich.console import Console
 
 from hellora.comparing.plan import Comparison
-from hellora.comparing.table import (
-    LOWER_IS_BETTER,
-    Cell,
-    Row,
-    Run,
-    as_csv,
-    as_markdown,
-    as_table,
-    footnotes,
-    rows_of,
-    uplink_budgets,
-)
+from hellora.comparing.statistics import LOWER_IS_BETTER, Cell, Row, Run, rows_of, uplink_budgets
+from hellora.comparing.table import as_csv, as_markdown, as_table, footnotes
 from hellora.core.errors import HelloraError, InputError, RunError
 from hellora.core.units import in_bytes
 from hellora.experiments.config import read_experiment
@@ -155,10 +145,12 @@ def begin(comparison: Comparison, out: Path, resume: bool) -> Comparison:
 
 
 def cell_folder(out: Path, cell: Cell) -> Path:
+    """Say where a cell's run is."""
     return out / "cells" / cell.setting / cell.method / f"seed-{cell.seed}"
 
 
 def tuning_folder(out: Path, cell: Cell, point: Table) -> Path:
+    """Say where a tuning run is."""
     return (
         out / "tuning" / cell.setting / cell.method / re.sub(r"[^\w.=,+-]", "_", as_text(point)) / f"seed-{cell.seed}"
     )

@@ -1,4 +1,4 @@
-"""Values and mathematics: adapters, fleets, messages, states; seeds, errors, sizes, low-rank algebra, number formats.
+"""Values and mathematics: adapters, fleets, messages, states; seeds, sizes, algebra, number formats.
 
 What strategy authors need of it has its name here. It is looked up when it is first asked for, so that whoever needs an
 error or a version does not wait for torch.

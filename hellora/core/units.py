@@ -1,11 +1,13 @@
-"""Sizes as people write them."""
+"""Sizes, and shares of a model's layers, as people write them."""
 
 import re
+from fractions import Fraction
 
 from hellora.core.errors import InputError
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+SHARE = re.compile(r"([1-9]\d*)/([1-9]\d*)")  # of the model's layers
 
 
 def parse_bytes(text: str, where: str) -> int:
@@ -34,3 +36,13 @@ def in_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def parse_layers(layers: int | str) -> int | Fraction:
+    """A number of layers, or a share of the model's: "1/3", "all"."""
+    if isinstance(layers, int):
+        return layers
+    share = SHARE.fullmatch("1/1" if layers == "all" else layers)
+    if share is None or int(share[1]) > int(share[2]):
+        raise ValueError(f'layers has {layers!r}: write a number, a share of all layers such as "1/3", or "all"')
+    return Fraction(int(share[1]), int(share[2]))

@@ -1,4 +1,4 @@
-"""Counting what training costs, from steps without values.
+"""What training costs, counted in steps without values.
 
 It imports client, tasks, model, methods, budgets and core.
 """

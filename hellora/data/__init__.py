@@ -1,4 +1,4 @@
-"""Reading data and dealing it out to clients, and the only door to datasets and flwr_datasets.
+"""Reading data and dealing it out to clients; the only door to datasets and flwr_datasets.
 
-It imports core only.
+It imports core.
 """

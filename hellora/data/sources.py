@@ -7,17 +7,17 @@ A label is the index of its class in `Corpus.labels`. Proxy data and public data
 training split. Public data is what the server trains on; its examples may be UNLABELLED.
 """
 
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hellora.core.errors import InputError
 from hellora.core.seeds import rng_for
-from hellora.data.labels import as_written, in_order
+from hellora.data.cells import cells_of, filled, images, label_cells, named, texts
+from hellora.data.labels import in_order
 from hellora.data.loading import Split, load_splits
 from hellora.data.server_data import UNLABELLED, described, named_split, proxy_split, without_copies
 
@@ -178,9 +178,10 @@ class Reader:
 
     @staticmethod
     def for_split(train: Split, settings: DataSettings, columns: Columns) -> "Reader":
+        """Make the reader of a source, whose classes are those of its training split."""
         if columns == "instruction" and settings.label not in train.data.column_names:
             return Reader(settings, columns, (), None)
-        present = set(_label_cells(train, settings.label))
+        present = set(label_cells(train, settings.label))
         feature = train.data.features[settings.label]
         declared = isinstance(feature, ClassLabel)
         labels = feature.names if declared else in_order(present)
@@ -194,27 +195,28 @@ class Reader:
         """
         settings, cells, features = self.settings, dict[str, Sequence[Any]](), Features()
         if self.columns == "text":
-            cells["text"] = _texts(_cells(split, settings.text, "text"), split, "text")
+            cells["text"] = texts(cells_of(split, settings.text, "text"), split, "text")
             if settings.text_pair:
-                cells["text_pair"] = _texts(_cells(split, settings.text_pair, "text_pair"), split, "text_pair")
+                cells["text_pair"] = texts(cells_of(split, settings.text_pair, "text_pair"), split, "text_pair")
         elif self.columns == "instruction":
-            cells["prompt"] = _texts(_fill(settings.prompt, split, "prompt"), split, "prompt")
-            cells["response"] = _texts(_fill(settings.response, split, "response"), split, "response")
+            cells["prompt"] = texts(filled(settings.prompt, split, "prompt"), split, "prompt")
+            cells["response"] = texts(filled(settings.response, split, "response"), split, "response")
         features.update({name: Value("string") for name in cells})
         if self.index_of is not None:
             labels = self._labels_if_any(split) if may_lack_labels else self._labels(split)
             cells["label"], features["label"] = labels, Value("int64")
         for column in keep:
             if column not in cells:
-                cells[column], features[column] = _cells(split, column, "column"), split.data.features[column]
+                cells[column], features[column] = cells_of(split, column, "column"), split.data.features[column]
             elif getattr(settings, column) != column:
                 raise InputError(f"data.column: '{column}' is a name that hellora gives another column: rename yours")
         data = Dataset.from_dict(cells, features=features)
-        return concatenate_datasets([_images(split, settings.image), data], axis=1) if self.columns == "image" else data
+        return concatenate_datasets([images(split, settings.image), data], axis=1) if self.columns == "image" else data
 
     def _labels(self, split: Split) -> list[int]:
+        """Read the classes; a label that is none is an error."""
         assert self.index_of is not None
-        found = _label_cells(split, self.settings.label)
+        found = label_cells(split, self.settings.label)
         for row, value in enumerate(found):
             if value not in self.index_of:
                 raise InputError(
@@ -224,87 +226,9 @@ class Reader:
         return [self.index_of[value] for value in found]
 
     def _labels_if_any(self, split: Split) -> list[int]:
+        """Read the classes; a label that is absent, or none, is UNLABELLED."""
         assert self.index_of is not None
         if self.settings.label not in split.data.column_names:
             return [UNLABELLED] * len(split.data)
-        found = _named(split.data[self.settings.label][:], split.data.features[self.settings.label])
+        found = named(split.data[self.settings.label][:], split.data.features[self.settings.label])
         return [self.index_of.get(value, UNLABELLED) if isinstance(value, str) else UNLABELLED for value in found]
-
-
-def _cells(split: Split, column: str, setting: str) -> list[Any]:
-    """The cells of a column, which the setting `data.<setting>` names."""
-    if column not in split.data.column_names:
-        has = ", ".join(split.data.column_names)
-        raise InputError(f"data.{setting}: {split.where} has no column '{column}' (it has {has}): set data.{setting}")
-    cells: list[Any] = split.data[column][:]
-    return cells
-
-
-def _texts(cells: list[Any], split: Split, setting: str) -> list[str]:
-    """The same cells, if each is a text with something in it."""
-    for row, cell in enumerate(cells):
-        if not isinstance(cell, str) or not cell.strip():
-            if isinstance(cell, bytes):
-                raise InputError(f"data.{setting}: row {row} of {split.where} is not UTF-8: save the file as UTF-8")
-            what = "is empty" if cell is None or isinstance(cell, str) else f"is {cell!r}, not a text"
-            raise InputError(f"data.{setting}: row {row} of {split.where} {what}: mend the data or name another column")
-    return cells
-
-
-def _label_cells(split: Split, column: str) -> list[str]:
-    """The label of every row, which is a whole number, a truth value or a text; a ClassLabel's is its class's name."""
-    cells = _cells(split, column, "label")
-    for row, cell in enumerate(cells):
-        if not isinstance(cell, int | str) or cell == "":
-            what = "no label" if cell is None or cell == "" else f"the label {cell!r}, not a whole number or a text"
-            raise InputError(f"data.label: row {row} of {split.where} has {what}: mend the data or name another column")
-    return _named(cells, split.data.features[column])
-
-
-def _named(cells: list[Any], feature: Any) -> list[Any]:
-    """Labels as texts; of a ClassLabel, the names of their classes. What is no label stays as it is."""
-    if not isinstance(feature, ClassLabel):
-        return [as_written(cell) if isinstance(cell, int) else cell for cell in cells]
-    return [cell if cell is None or cell < 0 else feature.names[cell] for cell in cells]
-
-
-def _fill(template: str, split: Split, setting: str) -> list[str]:
-    """The template with each row's cells in place of `{column}`; an empty cell gives an empty text."""
-    try:
-        pieces = [(text, column, extra or how) for text, column, extra, how in string.Formatter().parse(template)]
-    except ValueError as error:
-        raise InputError(f"data.{setting}: '{template}' is not a template ({error}): write {{{{ for a brace") from error
-    columns = [column for _, column, _ in pieces if column is not None]
-    if not columns or any(extra for _, _, extra in pieces):
-        raise InputError(f"data.{setting}: '{template}' is not a text with plain {{column}} in it: correct it")
-    cells = {column: _cells(split, column, setting) for column in columns}
-    for column, found in cells.items():
-        for row, cell in enumerate(found):
-            if not isinstance(cell, str | int | float | None):
-                raise InputError(
-                    f"data.{setting}: row {row} of column '{column}' of {split.where} is a {type(cell).__name__}, "
-                    f"not a text or a number: mend the data or name another column"
-                )
-
-    def filled(row: int, column: str | None) -> str:
-        return "" if column is None or cells[column][row] is None else as_written(cells[column][row])
-
-    return ["".join(text + filled(row, column) for text, column, _ in pieces) for row in range(len(split.data))]
-
-
-def _images(split: Split, column: str) -> Dataset:
-    """The one column `image`, decoded when read; the source may hold encoded bytes, paths or images."""
-    if column not in split.data.column_names:
-        _cells(split, column, "image")
-    data = split.data.select_columns([column]).rename_columns({column: "image"})
-    if missing := data.data.column("image").null_count:
-        raise InputError(f"data.image: {missing} rows of {split.where} have no image: mend the data")
-    try:
-        data = data.cast_column("image", Image())
-        data[0]["image"]  # the first one shows whether these are images at all; the others are decoded when read
-    except (TypeError, ValueError, NotImplementedError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"data.image: column '{column}' of {split.where} does not hold images ({reason}): set data.image"
-        ) from error
-    return data

@@ -2,8 +2,11 @@
 
 On the server    server_process (`hellora server`), flower_setup (what its app makes of an experiment and the clients)
 On a client      client_process (`hellora client`), trainer (its resident process), participant (what that does)
-Anywhere         certificates, federated_run (submit and follow), commands (the command line), flower_tools
+Between them     flower_app (what Flower calls on either side), joining (who a client is, and what it can)
+Anywhere         certificates, federated_run (submit and follow), flower_tools (Flower's own programs)
 Beneath all      supervision (children that are kept alive), supervisor (nothing outlives whoever asked)
+
+It imports runs, record, experiments, backends, client, tasks, data, model and core.
 """
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"  # of a client

@@ -44,34 +44,44 @@ def make(folder: Path, hosts: Sequence[str], clients: Sequence[str]) -> Made:
     Raises:
         InputError: a name is not one, the folder holds something else, or all of it exists already.
     """
+    check_names(clients)
+    names = [general_name(host) for host in dict.fromkeys((*hosts, *ALWAYS))]
+    begun = (folder / "ca.crt").exists()
+    if begun:
+        check_additions(folder, hosts, clients)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and holds no CA of hellora: choose a new folder")
+    try:
+        (folder / "clients").mkdir(parents=True, exist_ok=True)
+        if not begun:
+            make_server(folder, names, hosts[0] if hosts else ALWAYS[0])
+        for name in clients:
+            make_client(folder, name)
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    return Made(not begun, tuple(clients))
+
+
+def check_names(clients: Sequence[str]) -> None:
+    """Raises InputError unless each client has a name, and one of its own."""
     for name in clients:
         if not NAME.fullmatch(name) or name.endswith(".pub"):
             raise InputError(f"--client {name!r}: a name has letters, digits and . _ - only, such as 'hospital'")
     for name in clients:
         if clients.count(name) > 1:
             raise InputError(f"--client {name} is given twice")
-    names = [general_name(host) for host in dict.fromkeys((*hosts, *ALWAYS))]
-    exists = (folder / "ca.crt").exists()
-    if exists:
-        if hosts:
-            raise InputError(
-                f"{folder} has a server's certificate already: leave out --host to add clients, or choose a new folder"
-            )
-        if known := [name for name in clients if any(key_paths(folder, name)[i].exists() for i in (0, 1))]:
-            raise InputError(f"{folder} has a key of {known[0]} already, which is kept: choose another name or folder")
-        if not clients:
-            raise InputError(f"{folder} holds a CA already: add clients with --client, or choose another folder")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists and holds no CA of hellora: choose a new folder")
-    try:
-        (folder / "clients").mkdir(parents=True, exist_ok=True)
-        if not exists:
-            make_server(folder, names, hosts[0] if hosts else ALWAYS[0])
-        for name in clients:
-            make_client(folder, name)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
-    return Made(not exists, tuple(clients))
+
+
+def check_additions(folder: Path, hosts: Sequence[str], clients: Sequence[str]) -> None:
+    """Raises InputError unless a folder that holds a CA only gets clients that it lacks."""
+    if hosts:
+        raise InputError(
+            f"{folder} has a server's certificate already: leave out --host to add clients, or choose a new folder"
+        )
+    if known := [name for name in clients if any(key_paths(folder, name)[i].exists() for i in (0, 1))]:
+        raise InputError(f"{folder} has a key of {known[0]} already, which is kept: choose another name or folder")
+    if not clients:
+        raise InputError(f"{folder} holds a CA already: add clients with --client, or choose another folder")
 
 
 def key_paths(folder: Path, client: str) -> tuple[Path, Path]:
@@ -118,6 +128,7 @@ def make_server(folder: Path, names: Sequence[x509.GeneralName], host: str) -> N
 
 
 def make_client(folder: Path, name: str) -> None:
+    """Make a client's key pair."""
     key = ec.generate_private_key(ec.SECP384R1())
     public = key.public_key().public_bytes(forms.Encoding.OpenSSH, forms.PublicFormat.OpenSSH)
     private_path, public_path = key_paths(folder, name)
@@ -126,6 +137,7 @@ def make_client(folder: Path, name: str) -> None:
 
 
 def subject_of(name: str) -> x509.Name:
+    """Make the name that a certificate is for."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
@@ -144,6 +156,7 @@ def started(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKe
 
 
 def key_usage(signs_certificates: bool) -> x509.KeyUsage:
+    """Say what a key may be used for."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         content_commitment=False,
@@ -158,6 +171,7 @@ def key_usage(signs_certificates: bool) -> x509.KeyUsage:
 
 
 def private_bytes(key: ec.EllipticCurvePrivateKey, form: forms.PrivateFormat) -> bytes:
+    """Write a private key as a file has it."""
     return key.private_bytes(forms.Encoding.PEM, form, forms.NoEncryption())
 
 

@@ -2,6 +2,9 @@
 
 The folder has trainer.json (what the trainer was told), supernode.log, flwr/ (Flower's own files) and what the trainer
 keeps. They talk over a Unix socket in a folder that only this user can enter.
+
+There are two of them because a SuperNode starts a fresh process for every message, which would load the model in every
+round: what it starts passes the message on to the trainer, which stays.
 """
 
 import json
@@ -22,7 +25,7 @@ from hellora.deployment.supervision import Child, Tell, supervise
 from hellora.experiments.overrides import parse_settings
 
 TRAINER = (sys.executable, "-m", "hellora.deployment.trainer")
-LONGEST_SOCKET = 100  # characters
+LONGEST_SOCKET = 100  # characters; systems allow 104 or 108
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,13 @@ class Client:
 
     @property
     def log(self) -> Path:
+        """Where the SuperNode writes what it does."""
         return self.folder / "supernode.log"
 
     def run(self, tell: Tell) -> None:
         """Take part until an exception, such as Ctrl-C, ends it."""
         program("flower-supernode")
-        answered = self.server.reached()
+        answered = self.server.reached()  # or raises: a server that cannot be trusted will not become another
         with claimed(self.folder), PrivateFolder() as private:
             socket = private.path / "trainer.sock"
             if len(str(socket)) > LONGEST_SOCKET:
@@ -67,6 +71,7 @@ class Client:
             supervise([trainer, node], tell, Arrival(node, lambda: tell(f"{self.name}: connected to {self.server}")))
 
     def for_trainer(self, socket: Path) -> dict[str, Any]:
+        """Makes what the trainer is told."""
         return {
             "name": self.name,
             "socket": str(socket),
@@ -78,7 +83,8 @@ class Client:
         }
 
     def node_command(self, socket: Path) -> list[str]:
-        """With a port for its own processes that is free now; should somebody take it, the next start has another."""
+        """Makes its command line, with a port for its own processes that is free now; should somebody take it, the next
+        start has another. Where the trainer listens, only the node's settings can tell those processes."""
         command = [program("flower-supernode"), "--superlink", str(self.server), "--port", str(free_port())]
         command += ["--node-config", arguments_of({"name": self.name, "trainer": str(socket)})]
         if self.server.certificate is None or self.key is None:
@@ -90,7 +96,10 @@ class Client:
         ]
 
     def why_it_ended(self, output: str) -> str:
-        """In words; an untrusted server is an InputError, for it will not become another by itself."""
+        """Says it in words; an untrusted server is an InputError, for it will not become another by itself.
+
+        A SuperNode's exit status does not tell these apart, so its log has to.
+        """
         if "CERTIFICATE_VERIFY_FAILED" in output:
             raise InputError(self.server.distrust(reason(output)))
         if "Failed to activate SuperNode" in output:
@@ -114,13 +123,14 @@ class Arrival:
     seen: float = 0.0
 
     def __call__(self) -> None:
+        # A SuperNode has no other way to say that it is in: it logs its id when the server has activated it.
         if self.node.running and self.node.started != self.seen and "SuperNode ID:" in self.node.output():
             self.seen = self.node.started
             self.say()
 
 
 class PrivateFolder:
-    """A temporary folder of mode 0700 with a short name."""
+    """Makes a temporary folder that only this user can enter, with a short name, for a socket's path must be short."""
 
     def __enter__(self) -> "PrivateFolder":
         self.path = Path(tempfile.mkdtemp(prefix="hellora-"))
@@ -131,7 +141,7 @@ class PrivateFolder:
 
 
 def data_settings(name: str, texts: Sequence[str]) -> dict[str, Any]:
-    """The trainer's data from --data and --set; a local file or folder by its whole path.
+    """Read the trainer's data from --data and --set; a local file or folder by its whole path.
 
     Raises:
         InputError: there is no such file, or a setting is not one of data.
@@ -154,7 +164,7 @@ def budget_settings(
     memory: str, layers: int | None, rank: int | None, uplink: str | None, seconds: float | None,
     speed: float | None, link: str | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Checked, as the trainer takes them. Raises InputError where one is no budget."""
+    """Check limits, and return them as the trainer takes them. Raises InputError where one is no budget."""
     if memory not in ("auto", "none"):
         parse_bytes(memory, "--memory")
     for where, size in (("--uplink", uplink), ("--link", link)):

@@ -37,7 +37,7 @@ LOST_SECONDS = 300.0  # that a server may be away while a run is followed
 LOOK_SECONDS = 1.0
 BY_FLOWER = re.compile(r"\x1b\[\d+m[A-Z]+ *\x1b\[0m *:|Using SuperLink: |Successfully installed ")
 RAISED = "raised an exception"
-OUR_INPUT_ERROR = re.compile(r"hellora\.core\.errors\.InputError: ")
+OUR_INPUT_ERROR = re.compile(re.escape(f"{InputError.__module__}.{InputError.__name__}: "))  # the end of a traceback
 APPS = ("hellora.deployment.flower_app:server", "hellora.deployment.flower_app:client")
 
 
@@ -53,6 +53,7 @@ class Submission:
     apps: Sequence[str] = APPS  # of server and client
 
     def settings(self) -> dict[str, Any]:
+        """Make what Flower hands to the server's app."""
         return {
             "experiment": json.dumps(self.experiment),
             "name": self.name,
@@ -108,6 +109,7 @@ class OwnLines:
         self.raised = self.input_error = False
 
     def pick(self, line: str) -> bool:
+        """Take a line of the log; says whether it is one of the app's own."""
         by_flower = BY_FLOWER.match(line) is not None
         self.raised |= by_flower and RAISED in line  # a traceback follows, and nothing of the app's own
         self.input_error |= self.raised and OUR_INPUT_ERROR.match(line) is not None

@@ -25,7 +25,7 @@ COMMAND_SECONDS = 120.0
 
 
 def program(name: str) -> str:
-    """Where a program of Flower is: beside the Python that runs this."""
+    """Find a program of Flower: it lies beside the Python that runs this."""
     path = BIN / name
     if not path.exists():
         raise InputError(f"there is no {path}: Flower is not installed here; pip install 'hellora[flower]'")
@@ -33,7 +33,7 @@ def program(name: str) -> str:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """The environment of every process of Flower. `home` is its own folder, instead of ~/.flwr.
+    """Returns the environment of every process of Flower. `home` is its own folder, instead of ~/.flwr.
 
     No telemetry, no look for updates, nothing is installed at run time, and what is sent to this machine does not go
     through a proxy. A strategy "my_module:Mine" may lie in the working directory.
@@ -42,16 +42,18 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     local = "localhost,127.0.0.1,::1"
     return {
         **before,
+        # Flower starts its other programs by name, and an unactivated environment is not on the path.
         "PATH": os.pathsep.join([str(BIN), before.get("PATH", os.defpath)]),
         "PYTHONPATH": os.pathsep.join(filter(None, [before.get("PYTHONPATH"), str(Path.cwd())])),
-        "PYTHONUNBUFFERED": "1",
-        "FLWR_HOME": str(home.resolve()),
+        "PYTHONUNBUFFERED": "1",  # a log is followed line by line
+        "FLWR_HOME": str(home.resolve()),  # what it keeps in ~/.flwr is shared: a second server would read the first's
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",  # else a submitted bundle could have packages installed
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",  # seconds; by default a message waits for up to 1 s on either side
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it warns
+        # gRPC and requests go through a proxy even to this machine; either spelling is read by one of them.
         "NO_PROXY": ",".join(filter(None, [before.get("NO_PROXY"), local])),
         "no_proxy": ",".join(filter(None, [before.get("no_proxy"), local])),
         **more,
@@ -93,6 +95,7 @@ class Address:
         Raises:
             InputError: what answers cannot be trusted, or does not speak as it should; that will not change by itself.
         """
+        # Without Flower, whose programs say of most of these no more than that they cannot connect, and try again.
         try:
             with socket.create_connection((self.host, self.port), PROBE_SECONDS) as plain:
                 if self.certificate is None:
@@ -107,12 +110,14 @@ class Address:
             return False
 
     def speaks_plain_text(self, plain: socket.socket) -> bool:
+        """Ask for a page: whatever it is, what speaks HTTP without TLS answers in HTTP. Raises InputError if not."""
         plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
         if not plain.recv(16).startswith(b"HTTP/"):
             raise InputError(f"{self} does not speak plain text: leave out --insecure, and give --certificate")
         return True
 
     def distrust(self, why: str) -> str:
+        """Says what is wrong with the server's certificate, and what to do."""
         return (
             f"--certificate {self.certificate}: {self} shows a certificate that it does not vouch for ({why}): take "
             f"the ca.crt of that server, and reach it by a name that its certificate has"
@@ -127,7 +132,7 @@ class Flower:
 
     @classmethod
     def at(cls, address: Address, home: Path) -> "Flower":
-        """With the configuration written into `home`."""
+        """Write the configuration, from which Flower's commands know servers and certificates, into `home`."""
         trust: dict[str, Any] = (
             {"insecure": True} if address.certificate is None else {"root-certificates": str(address.certificate)}
         )
@@ -137,10 +142,11 @@ class Flower:
         return cls(home)
 
     def command(self, *arguments: str) -> list[str]:
+        """Puts the program before its arguments."""
         return [program("flwr"), *arguments]
 
     def call(self, *arguments: str) -> dict[str, Any]:
-        """The answer of a command that can answer in JSON.
+        """Run a command that can answer in JSON, and return its answer.
 
         Raises:
             RunError: it failed; the message has its own words.
@@ -149,11 +155,11 @@ class Flower:
             done = subprocess.run(
                 self.command(*arguments, "--format", "json"),
                 env=environment(self.home),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,  # it might ask
                 capture_output=True,
                 text=True,
                 timeout=COMMAND_SECONDS,
-                start_new_session=True,
+                start_new_session=True,  # Ctrl-C is for us; a command that has begun is answered
             )
         except subprocess.TimeoutExpired as error:
             raise RunError(f"the server did not answer within {COMMAND_SECONDS:.0f} s") from error
@@ -164,7 +170,7 @@ class Flower:
 
 
 def last_json(text: str) -> dict[str, Any]:
-    """The JSON object that ends a text; {} where there is none."""
+    """Find the JSON object that ends a text; {} where there is none. Commands print notes for people before it."""
     for match in re.finditer(r"^\{", text, re.MULTILINE):
         with contextlib.suppress(ValueError):
             found: dict[str, Any] = json.loads(text[match.start() :])
@@ -173,17 +179,25 @@ def last_json(text: str) -> dict[str, Any]:
 
 
 def one_line(text: str) -> str:
+    """Join the lines of a message, which Flower breaks for a terminal."""
     return " ".join(text.split())
 
 
 def reason(output: str) -> str:
-    """Why a program of Flower ended, in its own words: what follows its exit code. "" where it does not say."""
+    """Find why a program of Flower ended, in its own words: what follows its exit code. "" where it does not say.
+
+    The status of the process is no help: it is 1 for every reason.
+    """
     found = re.search(r"Exit Code: (\d+)\n(.*?)(\n\n|\Z)", output, re.DOTALL)
     return f"{one_line(found[2])} (Flower's exit code {found[1]})" if found else ""
 
 
 def free_port() -> int:
-    """A port on this machine that nobody uses at this moment, and that systems do not hand out by themselves."""
+    """Find a port on this machine that nobody uses now, and that systems do not hand out by themselves.
+
+    Flower's programs listen for their own children, on a fixed port unless they are told another: two clients on one
+    machine would be in each other's way. They refuse port 0.
+    """
     while True:
         port = secrets.choice(PORTS)
         with contextlib.suppress(InputError):
@@ -196,7 +210,7 @@ def check_free(host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended is no hindrance
             probe.bind((host, port))
     except OSError as error:
         raise InputError(

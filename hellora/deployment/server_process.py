@@ -34,15 +34,17 @@ class Server:
 
     @property
     def log(self) -> Path:
+        """Where the SuperLink writes what it does."""
         return self.folder / "superlink.log"
 
     @property
     def database(self) -> Path:
+        """Where it keeps nodes, runs and messages: in memory, as by default, they would end with the process."""
         return self.folder / "state.db"
 
     @property
     def own_address(self) -> Address:
-        """How the server's own processes reach it."""
+        """Says how the server's own processes reach it: no certificate is for 0.0.0.0."""
         host = EVERYWHERE.get(self.host, self.host)
         return Address(host, self.port, self.certificates and (self.certificates / "ca.crt").resolve())
 
@@ -56,15 +58,21 @@ class Server:
 
     @property
     def told_to_runs(self) -> dict[str, str]:
-        """What a run on this server finds in its environment (`flower_app.py`)."""
+        """Makes what a run on this server finds in its environment (`flower_app.py`).
+
+        A ServerApp is told no more than what was submitted, and whoever submits must not say where to write or whom to
+        trust. What the SuperLink's processes inherit is said by whoever keeps the server.
+        """
         told = {"HELLORA_RUNS": str(self.runs.resolve())}
         return told if self.certificates is None else {**told, "HELLORA_ADMITTED": str(self.admitted.resolve())}
 
     @property
     def admitted(self) -> Path:
+        """Where it is noted whose keys were admitted."""
         return self.folder / "admitted.json"
 
     def command(self) -> list[str]:
+        """Makes the SuperLink's command line."""
         arguments = ["--host", self.host, "--port", str(self.port), "--database", str(self.database.resolve())]
         arguments += ["--disable-runtime-dependency-installation"]
         if self.certificates is None:
@@ -90,18 +98,23 @@ class Server:
 
 
 def why_it_ended(output: str, log: Path) -> str:
+    """Says why the SuperLink ended, in its own words where it has any."""
     words = reason(output)
     return f"the SuperLink ended: {words} (see {log})" if words else f"the SuperLink ended (see {log})"
 
 
 class Admission:
-    """Tells the SuperLink of every public key in the certificates' folder, also of those that come while it runs."""
+    """Tells the SuperLink of every public key in the certificates' folder, also of those that come while it runs.
+
+    A SuperLink reads keys from no folder: each is registered by a command, once, while it runs. Its database keeps
+    them; `admitted.json` says whose they are, and a run learns from it which client a node is.
+    """
 
     def __init__(self, server: Server, flower: Flower, tell: Tell) -> None:
         self.server, self.flower, self.tell = server, flower, tell
         self.file = server.admitted
         self.admitted: dict[str, dict[str, str]] = {}  # by public key: its client's name and its node's id
-        if server.database.exists() and self.file.exists():
+        if server.database.exists() and self.file.exists():  # without its database the SuperLink knows nobody
             self.admitted = json.loads(self.file.read_text())
         self.refused: dict[str, str] = {}  # what was said of a file
         self.ready = False
@@ -128,6 +141,7 @@ class Admission:
                     self.refused[path.name] = str(error)
 
     def admit(self, path: Path) -> None:
+        """Register a client's key, unless that has been done, and note it."""
         from hellora.deployment.certificates import public_key_text
 
         key = public_key_text(path)

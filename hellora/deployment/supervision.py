@@ -23,10 +23,14 @@ SETTLED = 60.0  # a process that ran for so many seconds starts anew with the fi
 
 @dataclass
 class Child:
-    """A process under a supervisor. `command` is asked at every start, for a port may have to be another.
+    """Keeps a process running, under a supervisor.
 
-    Its output goes to the end of `log`, or to our stderr. `explain` gets what it has written since its start, and says
-    in words for a person why it ended; "" where it cannot tell. It may raise InputError: then no start is tried again.
+    `command` is asked at every start, for a port may have to be another. Its output goes to the end of `log`, or to our
+    stderr. `explain` gets what it has written since its start, and says in words for a person why it ended; "" where it
+    cannot tell. It may raise InputError: then no start is tried again.
+
+    Flower's programs end for reasons that pass (a server that restarts, a port that is taken, a key that its last
+    process still holds), so that an end is no failure; waiting longer each time spares a machine where it is one.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Child:
     begin: int = 0  # of this start's output in `log`
 
     def start(self) -> None:
+        """Start it, whether it runs or not."""
         command = under_supervisor(self.command(), self.grace)
         output: int = sys.stderr.fileno() if self.log is None else os.open(self.log, LOG_FLAGS, 0o600)
         try:
@@ -62,10 +67,11 @@ class Child:
 
     @property
     def running(self) -> bool:
+        """Tells whether its supervisor runs, which is as long as anything of it does."""
         return self.process is not None and self.process.poll() is None
 
     def output(self) -> str:
-        """What it has written since its start; nothing where it writes to our stderr."""
+        """Read what it has written since its start; nothing where it writes to our stderr."""
         if self.log is None or not self.log.exists():
             return ""
         with self.log.open("rb") as file:
@@ -80,7 +86,7 @@ class Child:
         if self.process is not None:
             status = self.process.returncode
             self.stop()
-            self.join()
+            self.join()  # before the next start: the port and the key must be free
             if now - self.started > SETTLED:
                 self.wait, self.told = FIRST_WAIT, ""
             self.due, self.wait = now + self.wait, min(2 * self.wait, LONGEST_WAIT)
@@ -103,19 +109,21 @@ class Child:
 
 
 def under_supervisor(command: Sequence[str], grace: float = 5.0) -> list[str]:
-    """The command under a supervisor: it ends when the pipe to its stdin closes, `grace` seconds after that at the
-    latest.
+    """Put a command under a supervisor: it ends when the pipe to its stdin closes, at the latest `grace` seconds later.
+
+    The supervisor is a process of its own, because it must outlive us if we are killed; -I, and that it imports nothing
+    of hellora, keep it quick and small.
     """
     return [sys.executable, "-I", supervisor.__file__, str(grace), *command]
 
 
 @contextmanager
 def kept_alive(children: Sequence[Child]) -> Iterator[Sequence[Child]]:
-    """Children that have ended, and everything that they started, when the block is left."""
+    """Let the block be left only when the children, and everything that they started, have ended."""
     try:
         yield children
     finally:
-        with deaf():
+        with deaf():  # a second Ctrl-C, out of impatience, must not leave one behind
             for child in reversed(children):
                 child.stop()
             for child in children:
@@ -134,8 +142,8 @@ def supervise(children: Sequence[Child], tell: Tell, at_every_look: Callable[[],
 
 @contextmanager
 def deaf() -> Iterator[None]:
-    """Without interruption by Ctrl-C or SIGTERM."""
-    if threading.current_thread() is not threading.main_thread():
+    """Run the block without interruption by Ctrl-C or SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():  # only that one gets, and may set, signals
         yield
         return
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -148,7 +156,10 @@ def deaf() -> Iterator[None]:
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the block as Ctrl-C does: with KeyboardInterrupt."""
+    """Let SIGTERM and a closed terminal end the block as Ctrl-C does: with KeyboardInterrupt.
+
+    By default they end this process on the spot, and nobody would say how to go on.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

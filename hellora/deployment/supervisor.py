@@ -7,6 +7,9 @@ SIGTERM, the command gets SIGTERM and, after GRACE seconds, SIGKILL. Then, as af
 it started and left behind is ended likewise. The script ends with the command's exit status; the command's own stdin is
 a pipe that closes with this script. On Linux no descendant can escape; elsewhere only those of its process group are
 found.
+
+Flower's programs need it: a SuperLink and a SuperNode start processes of their own, some in sessions of their own, and
+those do not end with them. What a killed client left would go on training, and hold the key that its successor needs.
 """
 
 import contextlib
@@ -26,6 +29,7 @@ TICK = 0.05  # seconds between looks
 
 
 def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process; Python has no name for this call of Linux."""
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
@@ -35,11 +39,15 @@ def die_with_supervisor() -> None:
 
 
 def descendants() -> list[int]:
-    """Every process below this one, zombies left out."""
+    """Find every process below this one, zombies left out.
+
+    It goes by parents, not by process groups or sessions: a child may leave those, but not its parents.
+    """
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):  # it has just ended
+                # The program's name stands in brackets, and may have any character in it: what follows counts.
                 state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                 if state != "Z":
                     children.setdefault(int(parent), []).append(int(entry.name))
@@ -52,6 +60,8 @@ def descendants() -> list[int]:
 
 
 class Supervisor:
+    """Runs the command, and ends what is left of it."""
+
     def __init__(self, command: list[str], grace: float) -> None:
         self.grace = grace
         self.status: int | None = None
@@ -83,6 +93,7 @@ class Supervisor:
     def run(self) -> int:
         """Wait for the command's end, or end it; returns its status."""
         while self.status is None and not self.asked_to_stop:
+            # An end of file: the asker has closed the pipe, or is gone, even by SIGKILL, which it could not tell of.
             if select.select([sys.stdin], [], [], TICK)[0] and not os.read(0, 1024):
                 self.asked_to_stop = True
             self.reap()
@@ -103,20 +114,22 @@ class Supervisor:
             while time.monotonic() < until and LINUX and descendants():
                 time.sleep(TICK)
                 self.reap()
-        while self.signal_rest(signal.SIGKILL):
+        while self.signal_rest(signal.SIGKILL):  # again: one of them may just have started another
             time.sleep(TICK)
             self.reap()
 
     def stop(self, *_: object) -> None:
+        """Note that the command has to end; a handler of signals does no more."""
         self.asked_to_stop = True
 
 
 def main() -> int:
+    """Supervise the command of the command line; returns its exit status."""
     supervisor = Supervisor(sys.argv[2:], float(sys.argv[1]))
     signal.signal(signal.SIGTERM, supervisor.stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the asker, who then closes the pipe
     status = supervisor.run()
-    return 128 - status if status < 0 else status
+    return 128 - status if status < 0 else status  # as shells say that a signal ended it
 
 
 if __name__ == "__main__":

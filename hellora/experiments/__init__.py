@@ -1,4 +1,4 @@
-"""From a TOML file to checked objects to a prepared run; the presets.
+"""From a TOML file to checked objects to a prepared run; presets, and what a budget allows.
 
-It imports everything below it.
+It imports costing, backends, client, tasks, data, model, server, methods, budgets and core.
 """

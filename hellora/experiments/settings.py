@@ -2,9 +2,7 @@
 ModelSettings, DataSettings, TrainSettings and ServerStep."""
 
 import math
-import re
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import numpy as np
 
@@ -12,14 +10,13 @@ from hellora.budgets.planner import EXACT, USES
 from hellora.core.exchange import Factors, HeadPolicy, Policy, WireFormat
 from hellora.core.seeds import rng_for
 from hellora.core.types import Budget
-from hellora.core.units import parse_bytes
+from hellora.core.units import parse_bytes, parse_layers
 from hellora.experiments.devices import Device, check_distribution, devices_of_table, drawn_devices, parse_link
 from hellora.methods.strategies import Trains
 
 DEVICE = ("memory", "speed", "link", "availability")  # what a table or a distribution says instead
 PER_GROUP = ("layers", "ranks", "seconds", "uplink", *DEVICE)  # settings with one value per group
 ALWAYS = (*USES, "prefix_cache", "prefix_cache_on_disk")
-SHARE = re.compile(r"([1-9]\d*)/([1-9]\d*)")  # of the model's layers
 
 
 @dataclass(frozen=True)
@@ -69,10 +66,22 @@ class FleetSettings:
     distribution: str = ""  # devices are drawn from: cross_device, cross_silo
 
     def __post_init__(self) -> None:
+        self.check_layers()
+        self.check_groups()
+        self.check_devices()
+        self.check_seconds()
+        self.check_ranks()
+        self.check_shares()
+
+    def check_layers(self) -> None:
+        """Raise unless some group can train a layer."""
         if any(parse_layers(layers) < 0 for layers in self.layers):
             raise ValueError("layers must not be negative")
         if self.layers and not any(self.layers):
             raise ValueError("layers is 0 for every group, so no client can train: give at least one group more than 0")
+
+    def check_groups(self) -> None:
+        """Raise unless sizes are sizes, and all settings speak of the same number of groups."""
         for name in ("memory", "uplink"):
             for text in getattr(self, name):
                 parse_bytes(text, f"fleet.{name}")
@@ -80,11 +89,22 @@ class FleetSettings:
         if len(set(sizes.values())) > 1:
             said = ", ".join(f"{name} has {size} groups" for name, size in sizes.items())
             raise ValueError(f"{said}: give one each, or set the others to []")
+
+    def check_devices(self) -> None:
+        """Raise unless devices can be as they are described, and are described in one place."""
         for text in self.link:
             parse_link(text, "fleet.link")
         if not all(0 < value <= 1 for value in self.availability):
             raise ValueError("availability must be above 0 and at most 1 for every group")
-        self.check_devices()
+        named = [name for name in ("table", "distribution") if getattr(self, name)]
+        said = [name for name in DEVICE if getattr(self, name)]
+        if len(named + said) > 1 and named:
+            raise ValueError(f"{' and '.join(named + said)} say what clients train on: keep one of them")
+        if self.distribution:
+            check_distribution(self.distribution)
+
+    def check_seconds(self) -> None:
+        """Raise unless a limit of time can be held against a speed."""
         for name in ("seconds", "speed"):
             if not all(value > 0 for value in getattr(self, name)):
                 raise ValueError(f"{name} must be greater than 0 for every group")
@@ -93,25 +113,22 @@ class FleetSettings:
                 "seconds needs speed, the operations per second of each group's device: "
                 "`hellora plan --measure` tells that of this one"
             )
+
+    def check_ranks(self) -> None:
+        """Raise unless some group can train a rank."""
         if any(rank < 0 for ranks in self.ranks for rank in (ranks if isinstance(ranks, tuple) else (ranks,))):
             raise ValueError("ranks must not be negative")
         if self.ranks and not any(np.any(ranks) for ranks in self.ranks):
             raise ValueError("ranks is 0 for every group, so no client can train: give at least one group more than 0")
+
+    def check_shares(self) -> None:
+        """Raise unless every group has its share of the clients, and some of them have one above 0."""
         if self.shares and len(self.shares) != self.groups:
             raise ValueError(
                 f"shares has {len(self.shares)} numbers for {self.groups} groups of clients: give one each"
             )
         if any(share < 0 for share in self.shares) or (self.shares and not sum(self.shares)):
             raise ValueError("shares must not be negative, nor all 0")
-
-    def check_devices(self) -> None:
-        """Raise unless devices are described in one place."""
-        named = [name for name in ("table", "distribution") if getattr(self, name)]
-        said = [name for name in DEVICE if getattr(self, name)]
-        if len(named + said) > 1 and named:
-            raise ValueError(f"{' and '.join(named + said)} say what clients train on: keep one of them")
-        if self.distribution:
-            check_distribution(self.distribution)
 
     @property
     def groups(self) -> int:
@@ -166,16 +183,6 @@ class FleetSettings:
             counts[group] += 1
         groups: list[int] = rng_for(seed, "fleet").permutation(np.repeat(np.arange(len(counts)), counts)).tolist()
         return groups
-
-
-def parse_layers(layers: int | str) -> int | Fraction:
-    """A number of layers, or a share of the model's: "1/3", "all"."""
-    if isinstance(layers, int):
-        return layers
-    share = SHARE.fullmatch("1/1" if layers == "all" else layers)
-    if share is None or int(share[1]) > int(share[2]):
-        raise ValueError(f'layers has {layers!r}: write a number, a share of all layers such as "1/3", or "all"')
-    return Fraction(int(share[1]), int(share[2]))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ What they are made of lies beside them: the kinds (`strategies`), what a strateg
 needs and promises (`demands`), and answers module by module (`contributions`). Strategy authors need nothing but the
 names below and those of `hellora.core`.
 
-It imports core and budgets.
+It imports budgets and core.
 """
 
 from hellora.methods.context import LentModel, RoundContext, Scores

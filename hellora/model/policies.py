@@ -118,10 +118,11 @@ class Packed:
         """
         short = -len(flat) % GROUP
         groups = (nn.functional.pad(flat, (0, short)) if short else flat).view(-1, GROUP).float()
+        # Not `groups.abs().amax()`: that is one more copy of what there is no memory for.
         largest = torch.maximum(groups.amax(1, keepdim=True), -groups.amin(1, keepdim=True))
         if bool((~largest.isfinite()).any()):
             return None
-        scales = (largest / 127).clamp_(min=torch.finfo(torch.float32).tiny)
+        scales = (largest / 127).clamp_(min=torch.finfo(torch.float32).tiny)  # a group of zeros is divided by it, too
         rounded = (groups / scales).add_(rounding_noise(len(groups), generator)).round_()  # -128 to 127
         return Packed(rounded.to(torch.int8), scales)
 
@@ -147,6 +148,8 @@ def int8_activations(generator: torch.Generator) -> Iterator[None]:
     known: WeakValueDictionary[tuple[StorageWeakRef, int, int, int], Packed] = WeakValueDictionary()
 
     def pack(tensor: Tensor) -> Any:
+        # Asked before `detach`, which forgets where a tensor came from. What is kept must have forgotten it: else it
+        # would hold the graph that holds it.
         activation, tensor = is_activation(tensor), tensor.detach()
         if not activation:
             return tensor
@@ -155,6 +158,7 @@ def int8_activations(generator: torch.Generator) -> Iterator[None]:
             tensor = tensor.contiguous()
             flat = tensor.view(-1)
         storage = StorageWeakRef(flat.untyped_storage())  # type: ignore[no-untyped-call]
+        # With the version: what is written into a tensor after it was packed makes another one of it.
         key = (storage, tensor._version, int(flat.storage_offset()), len(flat))
         packed = known.get(key) or Packed.of(flat, generator)
         if packed is None:
@@ -165,7 +169,7 @@ def int8_activations(generator: torch.Generator) -> Iterator[None]:
     def unpack(kept: Any) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
-        packed, shape, stride, dtype = kept
+        packed, shape, stride, dtype = kept  # the strides, too: kernels of backward are chosen by them
         tensor: Tensor = packed.unpacked().as_strided(shape, stride).to(dtype)
         return tensor
 
@@ -184,7 +188,7 @@ def is_activation(tensor: Tensor) -> bool:
         return False
     if node.name() == "LogSoftmaxBackward0":
         return False
-    while node is not None and len(node.next_functions) == 1:
+    while node is not None and len(node.next_functions) == 1:  # casts and views come of one tensor alone
         node = node.next_functions[0][0]
     return node is not None and bool(node.next_functions)  # the node of a parameter itself comes after no other
 
@@ -204,6 +208,7 @@ def recasting(net: nn.Module) -> AbstractContextManager[None]:
     Autocast would keep one of each weight above the shallowest trained layer: for few examples that is more than it
     saves.
     """
+    # Of this very class: one derived from it, such as a quantised one, computes something else.
     frozen = [m for m in net.modules() if type(m) is nn.Linear and not m.weight.requires_grad]
     apply: Callable[..., Any] = RecastLinear.apply
     return forward_replaced(frozen, lambda m: lambda input: apply(input, m.weight, m.bias))

@@ -1,7 +1,9 @@
 """What the blocks below the shallowest trained one make of a batch, kept over a client's local epochs.
 
 Those blocks train nothing and run in eval mode, so the same batch comes out of them the same, bit for bit. It is kept
-whole: the last bits of an example's hidden states depend on how many examples and how much padding stand beside it.
+whole: the last bits of an example's hidden states depend on how many examples and how much padding stand beside it, for
+kernels sum in another order for another shape, and training with the cache has to be training without it, bit for bit.
+Epochs that are dealt anew seldom have a batch twice; `TrainSettings.same_batches` makes them come again.
 """
 
 import math
@@ -23,7 +25,7 @@ from hellora.model.policies import forward_replaced
 
 
 class TensorStore(ABC):
-    """Where tensors are kept by name, up to `limit` bytes of them. What is kept is never replaced."""
+    """Keeps tensors by name, up to `limit` bytes of them. What is kept is never replaced."""
 
     def __init__(self, limit: int | None) -> None:
         self.limit, self.num_bytes = limit, 0
@@ -46,7 +48,7 @@ class TensorStore(ABC):
 
 
 class InMemory(TensorStore):
-    """Tensors stay on the device where they are."""
+    """Leaves tensors on the device where they are."""
 
     def __init__(self, limit: int | None = None) -> None:
         super().__init__(limit)
@@ -61,7 +63,7 @@ class InMemory(TensorStore):
 
 
 class OnDisk(TensorStore):
-    """Tensors go to one file, end to end."""
+    """Writes tensors to one file, end to end."""
 
     def __init__(self, file: IO[bytes], limit: int | None = None) -> None:
         super().__init__(limit)
@@ -90,7 +92,7 @@ def as_bytes(tensor: Tensor) -> memoryview:
 
 @contextmanager
 def store_of(policy: Policy) -> Iterator[TensorStore]:
-    """An empty store of the policy's kind and size. Its file has no name: it is gone however the process ends."""
+    """Lend an empty store of the policy's kind and size. Its file has no name: it is gone however the process ends."""
     if policy.prefix_cache == "disk":
         with TemporaryFile() as file:
             yield OnDisk(file, policy.prefix_cache_bytes)
@@ -103,8 +105,10 @@ class PrefixCache:
     with what it said then, the others with what they are given.
 
     That is right where the blocks are a chain: each runs once in a pass, in order, and gets the very tensor that the
-    one before it returned; nothing but that tensor comes out of a block; and nothing before the prefix trains. Every
-    pass that runs the blocks is watched. Once one is otherwise (`chain` is then False), the blocks just run.
+    one before it returned; nothing but that tensor comes out of a block; and nothing before the prefix trains. No
+    config says so of a model: some hand a block's output to a later one as well, run one block twice, change the tensor
+    between two blocks, or have several streams. So every pass that runs the blocks is watched. Once one is otherwise
+    (`chain` is then False), the blocks just run.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], store: TensorStore) -> None:
@@ -139,9 +143,12 @@ class PrefixCache:
 
     def watch(self, place: int, given: Any, answer: Any) -> None:
         """Find out whether the blocks are a chain."""
+        # The very tensor, not an equal one: whatever a model does between two blocks would be left out from then on.
         follows = place == self.done and (place == 0 or given is self.returned)
         self.returned, *others = answer if isinstance(answer, tuple) else (answer,)
+        # A gradient would flow back from here into what trains before the prefix, such as embeddings.
         constant = isinstance(self.returned, Tensor) and not self.returned.requires_grad
+        # A copy of what is not contiguous has other strides, so that other kernels might read it.
         self.chain = follows and constant and self.returned.is_contiguous() and all(other is None for other in others)
         self.done += 1
         if isinstance(answer, tuple):

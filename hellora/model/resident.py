@@ -91,6 +91,7 @@ class AdaptedModel:
 
 
 def to_cpu(tensor: Tensor) -> Tensor:
+    """Copy a tensor to the CPU, without what it came from."""
     return tensor.detach().to("cpu", copy=True)
 
 
@@ -187,57 +188,23 @@ class BaseModel:
         backward. In a pair that is `cut` there is only what trains. `copies` gives every example of a batch its own
         copy of the pairs (per-example gradients).
         """
-        lora: dict[str, LoraLinear] = {}
-        head: dict[str, nn.Parameter] = {}
-        undo: list[tuple[nn.Module, str, Any]] = []
-
-        def put(owner: nn.Module, name: str, value: Any) -> None:
-            undo.append((owner, name, getattr(owner, name)))
-            setattr(owner, name, value)
-
+        loan = Loan(self)
         try:
             for module in self.spec.modules:
-                if module.name not in adapter.pairs:
-                    continue
-                pair = adapter.pairs[module.name]
-                rows = torch.zeros(pair.rank, dtype=torch.bool)
-                if trained is not None and trained[module.layer].any():
-                    rows = trained_components(pair, trained[module.layer], cut)
-                linear = self.net.get_submodule(module.name)
-                frozen = [components(pair, ~rows)] if not rows.all() else []
-                frozen += [adapter.residual[module.name]] if module.name in adapter.residual else []
-                owner, _, leaf = module.name.rpartition(".")
-                if frozen and policy.merge and linear.get_parameter("weight").is_floating_point():
-                    put(linear, "weight", nn.Parameter(merged(linear, frozen), requires_grad=False))
-                elif frozen:
-                    linear = Beside(linear, frozen, self.device)
-                    put(self.net.get_submodule(owner), leaf, linear)
-                if rows.any():
-                    part = pair if rows.all() else components(pair, rows)
-                    A, B = (t.to(self.device, copy=True) for t in (part.A, part.B))
-                    if copies is not None:
-                        A, B = A.repeat(copies, 1, 1), B.repeat(copies, 1, 1)
-                    lora[module.name] = LoraLinear(linear, A, B, pair.scale, self.dropout, factors)
-                    put(self.net.get_submodule(owner), leaf, lora[module.name])
-            root = self.head if self.head is not None else self.net
-            for name in self.head_names:
-                owner, _, leaf = name.rpartition(".")
-                value = adapter.head[name].to(self.device, copy=True)
-                head[name] = nn.Parameter(value, requires_grad=train_head)
-                put(root.get_submodule(owner), leaf, head[name])
+                if module.name in adapter.pairs:
+                    row = None if trained is None else trained[module.layer]
+                    loan.put_pair(module.name, adapter, row, policy.merge, copies, factors, cut)
+            loan.put_head(adapter.head, train_head)
             if bypass and trained is not None:
-                for name in (n for n, row in zip(self.spec.layers, trained, strict=True) if not row.any()):
-                    owner, _, leaf = name.rpartition(".")
-                    put(self.net.get_submodule(owner), leaf, Bypass(self.net.get_submodule(name)))
+                loan.put_bypasses(trained)
             if copies is None:
                 self.train_mode(trained, train_head)
             layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
             blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
             with recomputing(self.net, blocks), recasting(self.net) if policy.bf16 else nullcontext():
-                yield AdaptedModel(lora, head)
+                yield AdaptedModel(loan.lora, loan.head)
         finally:
-            for owner_module, name, value in reversed(undo):
-                setattr(owner_module, name, value)
+            loan.undo()
             self.net.eval()
 
     def train_mode(self, trained: Mask | None, train_head: bool) -> None:
@@ -248,6 +215,72 @@ class BaseModel:
         if train_head:
             for name in self.head_modules:
                 self.net.get_submodule(name).train()
+
+
+class Loan:
+    """What stands in a lent model in the place of its own parameters and modules, and how to put those back."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+        self.lora: dict[str, LoraLinear] = {}
+        self.head: dict[str, nn.Parameter] = {}
+        self.own: list[tuple[nn.Module, str, Any]] = []  # owner, attribute, and what was there before
+
+    def put(self, root: nn.Module, name: str, value: Any) -> None:
+        """Put a value where `root` has its parameter or module of that name."""
+        place, _, leaf = name.rpartition(".")
+        owner = root.get_submodule(place)
+        self.own.append((owner, leaf, getattr(owner, leaf)))
+        setattr(owner, leaf, value)
+
+    def undo(self) -> None:
+        """Put back what was there: the last replacement first, for one may stand on another."""
+        for owner, leaf, value in reversed(self.own):
+            setattr(owner, leaf, value)
+
+    def put_pair(
+        self,
+        name: str,
+        adapter: Adapter,
+        row: Mask | None,
+        merge: bool,
+        copies: int | None,
+        factors: Factors,
+        cut: bool,
+    ) -> None:
+        """Put the adapter on one module: what `row` (max_rank,) trains as a LoRA module, the rest as constants."""
+        net, device, pair = self.base.net, self.base.device, adapter.pairs[name]
+        rows = torch.zeros(pair.rank, dtype=torch.bool)
+        if row is not None and row.any():
+            rows = trained_components(pair, row, cut)
+        linear = net.get_submodule(name)
+        frozen = [components(pair, ~rows)] if not rows.all() else []
+        frozen += [adapter.residual[name]] if name in adapter.residual else []
+        if frozen and merge and linear.get_parameter("weight").is_floating_point():
+            self.put(linear, "weight", nn.Parameter(merged(linear, frozen), requires_grad=False))
+        elif frozen:
+            linear = Beside(linear, frozen, device)
+            self.put(net, name, linear)
+        if rows.any():
+            part = pair if rows.all() else components(pair, rows)
+            A, B = (t.to(device, copy=True) for t in (part.A, part.B))
+            if copies is not None:
+                A, B = A.repeat(copies, 1, 1), B.repeat(copies, 1, 1)
+            self.lora[name] = LoraLinear(linear, A, B, pair.scale, self.base.dropout, factors)
+            self.put(net, name, self.lora[name])
+
+    def put_head(self, head: Mapping[str, Tensor], trains: bool) -> None:
+        """Put the adapter's head on the model."""
+        base = self.base
+        for name in base.head_names:
+            self.head[name] = nn.Parameter(head[name].to(base.device, copy=True), requires_grad=trains)
+            self.put(base.head if base.head is not None else base.net, name, self.head[name])
+
+    def put_bypasses(self, trained: Mask) -> None:
+        """Leave out every block that trains nothing."""
+        for name, row in zip(self.base.spec.layers, trained, strict=True):
+            if not row.any():
+                self.put(self.base.net, name, Bypass(self.base.net.get_submodule(name)))
 
 
 def merged(linear: nn.Module, pairs: Sequence[LoraPair]) -> Tensor:

@@ -1,4 +1,4 @@
-"""A run's folder on disk: its lines, its checkpoints, written so that a kill leaves them whole.
+"""A run's folder on disk: its lines and checkpoints, written so that a kill leaves them whole.
 
-It imports experiments and the rooms below.
+It imports experiments, backends, server and core.
 """

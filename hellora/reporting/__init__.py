@@ -1,4 +1,6 @@
-"""Runs as pages for a browser. It reads files only, so that a report needs no torch.
+"""Runs, and comparisons of them, as pages for a browser.
 
-It imports core, and of record the names of files.
+It reads the files of runs only, so that a report needs no torch.
+
+It imports comparing and core.
 """

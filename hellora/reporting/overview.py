@@ -1,13 +1,29 @@
-"""The page of one run: what it is, how far it has come, and all its sections."""
+"""The report of a run, or of the comparison of several; of one, what it is, how far it has come, and all sections."""
 
 from pathlib import Path
 
+from hellora.core.errors import InputError
 from hellora.core.units import in_bytes
+from hellora.reporting.clients import failures, labels, served
+from hellora.reporting.page import write
 from hellora.reporting.parts import Page
 from hellora.reporting.quality import quality_sections
 from hellora.reporting.record import ERROR, RunRecord, read_run
-from hellora.reporting.sections import allocation, failures, labels, layer_scores, memory, served, spectrum, traffic
 from hellora.reporting.several import page_of_several, run_folders
+from hellora.reporting.training import allocation, layer_scores, memory, spectrum, traffic
+
+
+def write_report(folders: list[Path], out: Path | None) -> Path:
+    """Write the page of the runs in these folders into `out`, or report.html in the first of them; returns the file.
+
+    Raises:
+        InputError: there is no folder, or one that holds no run, or a damaged one; or the file cannot be written.
+    """
+    if not folders:
+        raise InputError("no run was named: say which folders of runs the report is of")
+    file = folders[0] / "report.html" if out is None else out
+    write(page_of(folders), file)
+    return file
 
 
 def page_of(paths: list[Path]) -> Page:

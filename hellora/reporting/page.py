@@ -13,6 +13,8 @@ from typing import Any
 from hellora.core.errors import InputError
 from hellora.reporting.parts import Page, Section, Steps
 
+SCRIPTS = ("plots.js", "page.js")  # in this order: the last line of the second one draws the page
+
 
 def write(page: Page, file: Path) -> None:
     """Write the page; the folder is made where there is none.
@@ -42,6 +44,7 @@ def content_of(page: Page) -> dict[str, Any]:
 
 
 def section_content(section: Section) -> dict[str, Any]:
+    """Turn a section into JSON values."""
     return {
         "id": section.id,
         "title": section.title,
@@ -63,6 +66,7 @@ def section_content(section: Section) -> dict[str, Any]:
 
 
 def steps_content(steps: Steps) -> dict[str, Any]:
+    """Turn the ranks of all rounds into JSON values, as base64."""
     return {
         "rounds": list(steps.rounds),
         "trained": [list(places) for places in steps.trained],
@@ -86,7 +90,7 @@ def html(content: Mapping[str, Any], live: bool = False) -> str:
         content=in_script(content),
         live=json.dumps(live),
         plotly=get_plotlyjs(),
-        script=folder.joinpath("page.js").read_text(),
+        script="".join(folder.joinpath(name).read_text() for name in SCRIPTS),
     )
 
 

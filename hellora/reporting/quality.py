@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from hellora.comparing.table import interval_of
+from hellora.comparing.statistics import interval_of
 from hellora.reporting.charts import FEW, Curve, line_chart
 from hellora.reporting.parts import Section, Table, View, missing
 from hellora.reporting.record import Line, RunRecord

@@ -2,7 +2,8 @@
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -108,17 +109,58 @@ def read_run(folder: Path) -> RunRecord:
     """
     if not (folder / "experiment.toml").is_file():
         raise InputError(f"{folder} is no folder of a run: there is no experiment.toml in it")
-    name = "experiment.toml"
+    table = read_table(folder / "experiment.toml")
+    clients = read_clients(folder / "clients.json")
+    lines = read_lines(folder / "rounds.jsonl")
+    summary = read_summary(folder / "summary.json")
+    saved = read_initial(folder / "checkpoint/state.json")
+    with blamed(folder / ERROR):
+        error = last_line(folder / ERROR)
+    initial = saved if summary is None else summary["initial"]
+    return RunRecord(folder.resolve().name, table, lines, initial, clients, summary, error)
+
+
+@contextmanager
+def blamed(file: Path) -> Iterator[None]:
+    """Whatever keeps the block from reading a file becomes an InputError that names the file."""
     try:
-        table = tomllib.loads((folder / name).read_text())
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file} is damaged: {error}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+
+
+def read_table(file: Path) -> Mapping[str, Any]:
+    """The settings of the run."""
+    with blamed(file):
+        table = tomllib.loads(file.read_text())
         checked(table, OF_TABLE)
         for part in ("model", "data"):
             checked(table[part], {"name": str}, f"{part}: ")
-        clients, lines, summary, saved = (read(folder / (name := file)) for file in FILES[1:])
-        name = "rounds.jsonl"
-        for number, line in enumerate(lines or [], 1):
+        return table
+
+
+def read_clients(file: Path) -> list[Client]:
+    """Who takes part; [] where that is not on record."""
+    with blamed(file):
+        known = read(file)
+        return [client_of(fields) for fields in ([] if known is None else known["clients"])]
+
+
+def read_lines(file: Path) -> list[Line]:
+    """The rounds that have ended."""
+    with blamed(file):
+        lines: list[Line] = read(file) or []
+        for number, line in enumerate(lines, 1):
             check_line(line, f"line {number}: ")
-        name = "summary.json"
+        return lines
+
+
+def read_summary(file: Path) -> Mapping[str, Any] | None:
+    """What came of the run; None until it has ended."""
+    with blamed(file):
+        summary: Mapping[str, Any] | None = read(file)
         if summary is not None:
             checked(summary, OF_SUMMARY)
             checked(summary["data"], {"evaluated_on": str}, "data: ")
@@ -126,22 +168,14 @@ def read_run(folder: Path) -> RunRecord:
                 checked(group, {"layers": int, "rank": (int, list), "clients": int, "metrics": dict}, "groups: ")
             for part in ("initial", "final", "clients"):
                 check_numbers(summary[part], f"{part}: ")
-        name = ERROR
-        error = last_line(folder / ERROR)
-        name = "clients.json"
-        return RunRecord(
-            name=folder.resolve().name,
-            table=table,
-            lines=lines or [],
-            initial=(summary or (saved or {}).get("record", {})).get("initial", {}),
-            clients=[client_of(fields) for fields in ([] if clients is None else clients["clients"])],
-            summary=summary,
-            error=error,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder / name} is damaged: {error}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {folder / name}: {error.strerror}") from error
+        return summary
+
+
+def read_initial(file: Path) -> Mapping[str, float]:
+    """The metrics before round 0, as a checkpoint has them; {} before the first one."""
+    with blamed(file):
+        initial: Mapping[str, float] = (read(file) or {}).get("record", {}).get("initial", {})
+        return initial
 
 
 def checked(fields: Any, kinds: Mapping[str, Any], where: str = "") -> None:
@@ -198,6 +232,7 @@ def read(file: Path) -> Any:
 
 
 def client_of(fields: Mapping[str, Any]) -> Client:
+    """Make a client of its entry in clients.json."""
     name = fields.get("name", f"client {fields['id']}")
     return Client(
         int(fields["id"]),

@@ -7,16 +7,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hellora.comparing.table import (
-    CLIENTS_OWN,
-    Cell,
-    Row,
-    Run,
-    cell_text,
-    footnotes,
-    headings,
-    rows_of,
-)
+from hellora.comparing.statistics import CLIENTS_OWN, Cell, Row, Run, rows_of
+from hellora.comparing.table import cell_text, footnotes, headings
 from hellora.core.errors import InputError
 from hellora.reporting.charts import FEW, Bars, bar_chart, lying_bars
 from hellora.reporting.parts import Page, Section, Table, View, missing

@@ -1,4 +1,4 @@
 """Adapters that leave hellora: exports with their model cards, and predictions with them.
 
-It imports record, experiments and the rooms below.
+It imports record, experiments, client, tasks, data, model, methods and core.
 """

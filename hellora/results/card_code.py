@@ -5,7 +5,8 @@ import string
 from pathlib import Path
 from typing import Any
 
-from hellora.model.load import MINILM_HUB, QUANTIZATION, outside_blocks, resolve_name
+from hellora.model.load import QUANTIZATION, outside_blocks
+from hellora.model.location import MINILM_HUB, resolve_name
 from hellora.results.trained import Trained
 from hellora.tasks import length_limit
 from hellora.tasks.causal_lm import CausalLM, prompt_tokens

@@ -11,7 +11,7 @@ import tomli_w
 
 from hellora.core.types import Adapter
 from hellora.experiments.experiment import Experiment
-from hellora.model.load import MINILM_HUB
+from hellora.model.location import MINILM_HUB
 from hellora.results.card_code import code, packages
 from hellora.results.trained import Trained
 

@@ -101,6 +101,32 @@ class Predictor:
         return found.metrics
 
 
+def predict_file(source: Path, file: str, settings: Mapping[str, Any], out: Path | None) -> list[Prediction]:
+    """The predictions of an adapter for each row of a file; `out` gets them, too, as JSON lines or CSV.
+
+    Raises:
+        InputError: adapter, file, setting or `out` does not fit, or the model says nan.
+    """
+    check_out(out, WRITERS)
+    predictions = Predictor.load(source, settings).predict(file)
+    if out is not None:
+        write(out, as_text(predictions, out.suffix))
+    return predictions
+
+
+def evaluate_file(source: Path, file: str, settings: Mapping[str, Any], out: Path | None) -> dict[str, float]:
+    """The metrics of an adapter on the labelled examples of a file; `out` gets them, too, as JSON.
+
+    Raises:
+        InputError: adapter, file, setting or `out` does not fit, or a label is none of the run's classes.
+    """
+    check_out(out, (".json",))
+    metrics = Predictor.load(source, settings).evaluate(file)
+    if out is not None:
+        write(out, as_json(metrics))
+    return metrics
+
+
 def ready(usage: Usage) -> BaseModel:
     """The base model on the device that is asked for."""
     device_check(usage.compute.device)
@@ -118,6 +144,7 @@ def check_out(out: Path | None, suffixes: Sequence[str]) -> None:
 
 
 def write(out: Path, text: str) -> None:
+    """Write a result, whole or not at all."""
     try:
         write_atomically(out, text.encode())
     except OSError as error:

@@ -1,4 +1,4 @@
 """Running an experiment in its folder, with progress on the terminal and trackers.
 
-It imports results, record, experiments and the rooms below.
+It imports results, record, experiments, client, model, server and core.
 """

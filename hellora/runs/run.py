@@ -19,7 +19,7 @@ from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import threads
 from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
-from hellora.model.load import resolve_name
+from hellora.model.location import resolve_name
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import load_state, save_state
 from hellora.record.round_line import Line, round_line
@@ -169,14 +169,13 @@ def finish(
     initial: Mapping[str, float],
     lines: Sequence[Line],
 ) -> Mapping[str, Any]:
-    """Write the adapter and, last, the summary."""
+    """Write the adapter and, last, the summary: where there is one, the run has ended."""
     draft = folder.path / "adapter.draft"
     for old in (draft, folder.adapter):
         shutil.rmtree(old, ignore_errors=True)
     trained = Trained(setup.experiment, setup.base, setup.corpus.labels, state, initial, lines, tuple(setup.clients))
     save_adapter(draft, trained, folder.adapter)
     draft.rename(folder.adapter)
-    corpus, on = setup.corpus, setup.experiment.data.evaluate_on
     summary = {
         "experiment": setup.experiment.name,
         "base_model": resolve_name(setup.experiment.model.name),
@@ -190,16 +189,22 @@ def finish(
         "downlink_bytes": sum(line["downlink_bytes"] for line in lines),
         "seconds": round(sum(line["seconds"] for line in lines), 3),
         "simulated_seconds": lines[-1]["simulated_clock"],
-        "data": {
-            "train": setup.training_examples,
-            "test": len(corpus.test),
-            "classes": len(corpus.labels),
-            "proxy": corpus.proxy_source,
-            "public": corpus.public_source,
-            "evaluated_on": "the clients' held-out examples" if setup.held_out else f"the {on} split",
-        },
+        "data": data_record(setup),
         "versions": {"hellora": __version__, "python": platform.python_version()}
         | {name: version(name) for name in LIBRARIES},
     }
     write_atomically(folder.summary, json.dumps(summary, indent=1).encode())
     return summary
+
+
+def data_record(setup: Setup) -> dict[str, Any]:
+    """How many examples there were, where the server's own came from, and on what models were evaluated."""
+    corpus, split = setup.corpus, setup.experiment.data.evaluate_on
+    return {
+        "train": setup.training_examples,
+        "test": len(corpus.test),
+        "classes": len(corpus.labels),
+        "proxy": corpus.proxy_source,
+        "public": corpus.public_source,
+        "evaluated_on": "the clients' held-out examples" if setup.held_out else f"the {split} split",
+    }

@@ -1,4 +1,4 @@
-"""The server's side of a round: sample, allocate, dispatch, guard, aggregate. Pure: values in, values out.
+"""The server's side of a round: sample, allocate, dispatch, guard, aggregate. Values in, values out.
 
-It imports methods and the rooms below.
+It imports methods, budgets and core.
 """

@@ -1,4 +1,7 @@
-"""What kinds of model and data there are. One task = one file: load, encode, collate, loss, metrics."""
+"""Kinds of model and data, one a file: load, encode, collate, loss, metrics.
+
+It imports data, model and core.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

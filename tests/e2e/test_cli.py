@@ -15,7 +15,7 @@ from refusals import check_refusal
 
 from hellora import __version__
 from hellora.cli.app import app
-from hellora.cli.errors import EXAMPLES
+from hellora.cli.help import EXAMPLES
 from hellora.experiments.presets import presets
 
 Command = Callable[..., Any]

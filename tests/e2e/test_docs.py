@@ -33,6 +33,7 @@ from hellora.experiments.presets import presets
 from hellora.experiments.registry import find
 from hellora.experiments.tables import settings_of
 
+PRESETS = ROOT / "hellora" / "experiments" / "presets"
 LANGUAGES = {"console", "python", "toml", "text", "csv", "json"}
 # Commands that are understood and checked, but not run here, and why.
 ELSEWHERE = {
@@ -54,9 +55,7 @@ def small_presets(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> 
     folder = tmp_path_factory.mktemp("presets")
     model = tiny_models.save_bert(folder / "bert", num_hidden_layers=6)
     for name in presets():
-        (folder / f"{name}.toml").write_text(
-            (ROOT / "hellora" / "experiments" / "presets" / f"{name}.toml").read_text()
-        )
+        (folder / f"{name}.toml").write_text((PRESETS / f"{name}.toml").read_text())
     data = shutil.copytree(sentences, folder / "sentences")
     heading, *rows = (data / "test.csv").read_text().splitlines(keepends=True)
     for split, part in (("test", rows[:40]), ("proxy", rows[40:])):  # the quickstart's data have such a split, too

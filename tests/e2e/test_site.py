@@ -133,7 +133,7 @@ def test_the_reference_has_docstrings_fields_and_what_is_raised(site: Path) -> N
     assert "The rank that each client of the round's cohort trains in each layer" in text  # plan() returns
     assert "there is no such run or client, the folder exists" in text  # export() raises
     assert "(rank, d_in)" in text  # the comment beside LoraPair.A
-    assert "what fits a budget in bytes and seconds" in text  # RoundContext.planner, of another file
+    assert "what fits a budget in bytes or seconds" in text  # RoundContext.planner, of another file
 
 
 # -------------------------------------------------------------------------------------------------------- in a browser

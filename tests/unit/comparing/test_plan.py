@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hellora.comparing.plan import Comparison, Tuning, parse_grid, parse_named, read_comparison
-from hellora.comparing.table import Cell
+from hellora.comparing.statistics import Cell
 from hellora.core.errors import InputError
 from hellora.experiments.config import read_experiment
 

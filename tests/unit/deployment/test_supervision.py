@@ -112,7 +112,7 @@ def test_everything_ends_with_its_supervisor(tmp_path: Path, pids: Callable[[], 
         "    try: supervise([child], print)\n"
         "    except KeyboardInterrupt: sys.exit(42)\n"
     )
-    supervisor = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
+    supervisor = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[3])
     wait_for(lambda: len(pids()) == 2)
     supervisor.send_signal(number)
     assert supervisor.wait(20) == (-signal.SIGKILL if number == signal.SIGKILL else 42)

@@ -13,11 +13,11 @@ from factories import method_of
 from transformers import BertConfig, DistilBertConfig, LlamaConfig, PretrainedConfig, ViTConfig
 
 from hellora.core.types import Budget
+from hellora.core.units import parse_layers
 from hellora.data.partitioners.iid import Iid
 from hellora.experiments.config import own_table, presets, read_experiment
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.planning import plan
-from hellora.experiments.settings import parse_layers
 from hellora.methods.aggregators.context_pad import ContextPad
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
@@ -26,7 +26,7 @@ from hellora.methods.allocators.fisher import span
 from hellora.methods.demands import PROTOTYPES_KEPT, PROXY_DATA
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.local_training.plain import Plain
-from hellora.model.load import resolve_name
+from hellora.model.location import resolve_name
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
 

@@ -12,7 +12,7 @@ from pages import ROOT
 
 from hellora.experiments.config import own_table
 from hellora.experiments.presets import presets
-from hellora.experiments.registry import find, names
+from hellora.experiments.registry import FOLDERS, find, names
 
 FOLDER = ROOT / "docs" / "methods"
 PAGES = sorted(page for page in FOLDER.glob("*.md") if page.stem != "index")
@@ -52,7 +52,7 @@ def test_a_page_explains_every_strategy_and_has_its_settings(kind: str, name: st
     (line,) = re.findall(rf"^\| {kind}s \|.*$", (FOLDER / "index.md").read_text(), re.MULTILINE)
     assert f"`{name}`" in line
     of_it = {(field.name, as_written(field.default)) for field in fields(find(kind, name))}
-    texts = [page.read_text() for page in PAGES if f"(../../hellora/{kind}s/{name}.py)" in page.read_text()]
+    texts = [page.read_text() for page in PAGES if f"(../../hellora/methods/{kind}s/{name}.py)" in page.read_text()]
     assert any(of_it <= set(SETTING.findall(text)) for text in texts), of_it
 
 
@@ -64,9 +64,10 @@ def as_written(default: Any) -> str:
 @every_page
 def test_a_page_names_no_setting_that_its_strategies_lack(page: Path) -> None:
     text = page.read_text()
-    linked = re.findall(r"\(\.\./\.\./hellora/(allocator|dispatcher|aggregator)s/(\w+)\.py\)", text)
-    known = {field.name for kind, name in linked for field in fields(find(kind, name))}
-    known |= {field.name for field in fields(import_module("hellora.core.types").TrainSettings)}
+    linked = re.findall(r"\(\.\./\.\./(hellora/methods/\w+)/(\w+)\.py\)", text)
+    kinds = {folder.replace(".", "/"): kind for kind, (folder, _) in FOLDERS.items()}
+    known = {field.name for folder, name in linked for field in fields(find(kinds[folder], name))}
+    known |= {field.name for field in fields(import_module("hellora.core.exchange").TrainSettings)}
     section = text.partition("\n## Settings\n")[2].partition("\n## ")[0]
     assert {name for name, _ in SETTING.findall(section)} <= known
 

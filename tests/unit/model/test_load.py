@@ -25,12 +25,13 @@ from tokenizers.models import WordLevel
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-import hellora.model.load
+import hellora.model.location
 from hellora.client.train import train_client
 from hellora.core.algebra import components
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter, LoraPair
-from hellora.model.load import ModelSettings, adapter_spec, load_network, load_tokenizer, resolve_name
+from hellora.model.load import ModelSettings, adapter_spec, load_network, load_tokenizer
+from hellora.model.location import resolve_name
 from hellora.model.peft_files import save_peft
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
@@ -172,11 +173,11 @@ def test_a_model_without_linear_modules_in_blocks_is_refused() -> None:
 def test_minilm_is_found_in_the_wheel_and_its_weights_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(resolve_name("minilm"))
     assert (folder / "config.json").is_file()
-    monkeypatch.setattr(hellora.model.load, "MINILM_SHA256", "0" * 64)
+    monkeypatch.setattr(hellora.model.location, "MINILM_SHA256", "0" * 64)
     with pytest.raises(InputError, match="sha256"):
         load_network(ModelSettings(), "features", (), seed=0)
     load_network(ModelSettings(), "features", (), seed=0, weights=False)  # reads no weights, so none are checked
-    monkeypatch.setattr(hellora.model.load, "MINILM_WHEEL", "no_such_wheel")
+    monkeypatch.setattr(hellora.model.location, "MINILM_WHEEL", "no_such_wheel")
     assert resolve_name("minilm") == "sentence-transformers/all-MiniLM-L6-v2"
 
 

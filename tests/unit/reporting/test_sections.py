@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from run_folders import ended_run, line, summary_of, write_run
 
-from hellora.reporting import sections
+from hellora.reporting import clients, training
+from hellora.reporting.clients import MOST_REASONS
 from hellora.reporting.overview import page_of_run
 from hellora.reporting.record import RunRecord, read_run
-from hellora.reporting.sections import MOST_REASONS
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def run_of(tmp_path: Path) -> Any:
 
 def test_the_ranks_of_every_round_are_kept_in_as_many_bytes(run_of: Any) -> None:
     run = run_of(line(0), line(1, cohort=[1], ranks={"1": [3, 1]}))
-    steps = sections.allocation(run).steps
+    steps = training.allocation(run).steps
     assert steps is not None
     assert steps.clients == ["client 0", "client 1", "client 2"]
     assert (steps.trained, steps.rounds, steps.layers) == ([[0, 2], [1]], [0, 1], 2)
@@ -34,34 +34,34 @@ def test_the_ranks_of_every_round_are_kept_in_as_many_bytes(run_of: Any) -> None
 
 
 def test_the_last_round_is_drawn_first_with_blanks_for_who_was_not_asked(run_of: Any) -> None:
-    (trace,) = sections.allocation(run_of(line(0))).views[0].figure.data
+    (trace,) = training.allocation(run_of(line(0))).views[0].figure.data
     assert trace.z == pytest.approx(np.array([[0, 4], [2, 0]]))
     assert trace.y == ("client 0", "client 2")
-    (trace,) = sections.allocation(run_of(line(0), line(1, cohort=[1], ranks={"1": [3, 1]}))).views[0].figure.data
+    (trace,) = training.allocation(run_of(line(0), line(1, cohort=[1], ranks={"1": [3, 1]}))).views[0].figure.data
     assert trace.z == pytest.approx(np.array([[np.nan, np.nan], [3, 1], [np.nan, np.nan]]), nan_ok=True)
 
 
 def test_who_was_left_behind_trained_nothing(run_of: Any) -> None:
     run = run_of(line(0, missing={"0": "too late"}), line(1, missing={"0": "gone"}, rejected={"2": "nan"}))
-    section = sections.allocation(run)
+    section = training.allocation(run)
     assert section.steps is not None
     assert (section.steps.trained, list(section.steps.ranks)) == ([[1], []], [2, 0])
     assert np.isnan(section.views[0].figure.data[0].z).all()
     assert "Blank: not asked in this round, missing or rejected." in section.lead
     run.lines[1]["rejected"].clear()
-    (trace,) = sections.allocation(run).views[0].figure.data
+    (trace,) = training.allocation(run).views[0].figure.data
     assert trace.z == pytest.approx(np.array([[np.nan, np.nan], [2, 0]]), nan_ok=True)
 
 
 def test_a_large_rank_takes_two_bytes(run_of: Any) -> None:
-    steps = sections.allocation(run_of(line(0, ranks={"0": [300, 0]}))).steps
+    steps = training.allocation(run_of(line(0, ranks={"0": [300, 0]}))).steps
     assert steps is not None
     assert np.frombuffer(steps.ranks, f"<{steps.dtype}").tolist() == [300, 0]
 
 
 def test_layer_scores_latest_and_over_rounds(run_of: Any) -> None:
     run = run_of(line(0, layer_scores=[1.0, 3.0]), line(1), line(2, layer_scores=[5.0, None]))
-    latest, over_rounds = sections.layer_scores(run).views
+    latest, over_rounds = training.layer_scores(run).views
     assert latest.label == "latest, round 2"
     assert latest.figure.data[0].y == (5.0, None)
     assert latest.table.rows == [["0", "5", "100.0%"], ["1", "–", "–"]]
@@ -70,11 +70,11 @@ def test_layer_scores_latest_and_over_rounds(run_of: Any) -> None:
 
 
 def test_scores_that_say_nothing_are_no_plot(run_of: Any) -> None:
-    assert not sections.layer_scores(run_of(line(0, layer_scores=[None, None]))).views
+    assert not training.layer_scores(run_of(line(0, layer_scores=[None, None]))).views
 
 
 def test_a_run_in_which_nobody_trained_has_a_scale(run_of: Any) -> None:
-    (trace,) = sections.allocation(run_of(line(0, ranks={"0": [0, 0]}))).views[0].figure.data
+    (trace,) = training.allocation(run_of(line(0, ranks={"0": [0, 0]}))).views[0].figure.data
     assert (trace.zmin, trace.zmax) == (0, 1)
 
 
@@ -82,25 +82,25 @@ def test_memory_is_the_most_of_all_rounds_beside_the_budget(run_of: Any) -> None
     peaks = [{"0": {"predicted_peak_bytes": p * 2**20, "peak_bytes": m * 2**20}} for p, m in ((3, 5), (4, 2))]
     clients = [{"id": i, "examples": 1, "budget": b} for i, b in enumerate(({"memory_bytes": 6 * 2**20}, {}))]
     run = run_of(line(0, clients=peaks[0]), line(1, clients=peaks[1]), clients=clients)
-    (view,) = sections.memory(run).views
+    (view,) = training.memory(run).views
     assert {trace.name: trace.y for trace in view.figure.data} == {"predicted": (4,), "measured": (5,), "budget": (6,)}
     assert view.figure.layout.yaxis.title.text == "MiB"
     assert view.table.rows == [["client 0", "4.0 MiB", "5.0 MiB", "6.0 MiB"]]
 
 
 def test_bytes_in_each_round_and_in_all(run_of: Any) -> None:
-    each, summed = sections.traffic(run_of(line(0), line(1))).views
+    each, summed = training.traffic(run_of(line(0), line(1))).views
     assert [trace.y for trace in each.figure.data] == [(100, 100), (200, 200)]
     assert [trace.y for trace in summed.figure.data] == [(100, 200), (200, 400)]
 
 
 def test_groups_and_the_worst_client(tmp_path: Path) -> None:
-    section = sections.served(read_run(ended_run(tmp_path / "run")))
-    groups, clients = section.views
+    section = clients.served(read_run(ended_run(tmp_path / "run")))
+    groups, each = section.views
     assert groups.figure.data[0].x == ("1 layer", "2 layers")
     assert groups.figure.data[0].y == (0.4, 0.6)
-    assert clients.figure.data[0].x == ("client 1", "client 0", "client 2")
-    assert (clients.figure.data[1].x, clients.figure.data[1].y) == (("client 1",), (0.25,))
+    assert each.figure.data[0].x == ("client 1", "client 0", "client 2")
+    assert (each.figure.data[1].x, each.figure.data[1].y) == (("client 1",), (0.25,))
     assert "Worst client: client 1, accuracy 0.250" in section.lead
 
 
@@ -108,14 +108,14 @@ def test_groups_of_a_language_model_go_by_their_loss(tmp_path: Path) -> None:
     lines = [line(0, metrics={"loss": 2.0})]
     groups = [{"layers": 1, "rank": 4, "clients": 2, "metrics": {"loss": 1.5}}]
     summary = summary_of(lines, initial={"loss": 3.0}, groups=groups, clients={}, worst_client=None)
-    (view,) = sections.served(read_run(write_run(tmp_path / "run", lines, summary=summary))).views
+    (view,) = clients.served(read_run(write_run(tmp_path / "run", lines, summary=summary))).views
     assert (view.figure.data[0].name, view.figure.data[0].y) == ("loss", (1.5,))
 
 
 def test_label_counts_the_most_frequent_class_to_the_left(run_of: Any) -> None:
     labels = [{"sky": 1, "sea": 3}, {"sky": 4}]
-    clients = [{"id": i, "examples": 4, "budget": {}, "labels": each} for i, each in enumerate(labels)]
-    counts, shares = sections.labels(run_of(line(0), clients=clients)).views
+    known = [{"id": i, "examples": 4, "budget": {}, "labels": each} for i, each in enumerate(labels)]
+    counts, shares = clients.labels(run_of(line(0), clients=known)).views
     assert counts.figure.data[0].x == ("sky", "sea")
     assert counts.figure.data[0].z == pytest.approx(np.array([[1, 3], [4, 0]]))
     assert shares.figure.data[0].z == pytest.approx(np.array([[0.25, 0.75], [1, 0]]))
@@ -125,7 +125,7 @@ def test_label_counts_the_most_frequent_class_to_the_left(run_of: Any) -> None:
 def test_every_failure_counts_in_all_attempts(run_of: Any) -> None:
     repeated = [{"missing": {"2": "gone"}, "rejected": {"0": "nan"}, "dropped": {}}]
     run = run_of(line(0, missing={"2": "gone"}), line(1, repeated=repeated, dropped={"0": ["late", "late"]}))
-    by_round, by_client = sections.failures(run).views
+    by_round, by_client = clients.failures(run).views
     assert {trace.name: trace.y for trace in by_round.figure.data} == {
         "missing": (1, 1),
         "rejected": (0, 1),
@@ -145,13 +145,13 @@ def test_every_failure_counts_in_all_attempts(run_of: Any) -> None:
 
 def test_a_table_of_reasons_has_an_end_and_says_so(run_of: Any) -> None:
     run = run_of(*(line(round, missing={"0": f"reason {round}"}) for round in range(MOST_REASONS + 3)))
-    table = sections.failures(run).views[0].table
+    table = clients.failures(run).views[0].table
     assert (len(table.rows), table.left_out) == (MOST_REASONS, 3)
 
 
 def test_the_spectrum_and_its_effective_rank(run_of: Any) -> None:
     run = run_of(line(0, energy=[0, 0]), line(1, energy=[1, 0]), line(2, energy=[0.75, 0.25]))
-    latest, over_rounds, effective = sections.spectrum(run).views
+    latest, over_rounds, effective = training.spectrum(run).views
     assert latest.figure.data[0].y == (0.75, 0.25)
     assert over_rounds.figure.data[0].z == pytest.approx(np.array([[1, 0.75], [0, 0.25]]))
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))

@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 from run_folders import TABLE, ended_run, line, summary_of, write_run
 
-from hellora.comparing.table import CLIENTS_OWN
+from hellora.comparing.statistics import CLIENTS_OWN
 from hellora.core.errors import InputError
 from hellora.reporting.several import page_of_several, run_folders, settings_of
 

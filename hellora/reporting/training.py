@@ -1,20 +1,16 @@
-"""Who trained what, at what cost, and what came of it: the sections of one run. What a run did not record is left out,
-with a line that says why."""
+"""Who trained what, what that made of the adapter, and at what cost: sections of one run. What a run did not record is
+left out, with a line that says why."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from hellora.comparing.table import group_headings, name_of
 from hellora.core.units import in_bytes
 from hellora.reporting.charts import Bars, Curve, bar_chart, heat_map, line_chart
 from hellora.reporting.parts import Section, Steps, Table, View, missing
 from hellora.reporting.quality import byte_unit
 from hellora.reporting.record import Line, RunRecord
-
-MOST_REASONS = 200  # rows of a table of reasons
 
 
 def allocation(run: RunRecord) -> Section:
@@ -55,6 +51,7 @@ def is_counted(line: Line, client: str) -> bool:
 
 
 def numbered(count: int) -> list[str]:
+    """Name layers by their numbers."""
     return [str(i) for i in range(count)]
 
 
@@ -141,121 +138,6 @@ def traffic(run: RunRecord) -> Section:
     return Section(id, title, "What travelled between server and clients, answers that did not count included.", views)
 
 
-def served(run: RunRecord) -> Section:
-    """The accuracy of what each capacity group receives, and of each client with the worst."""
-    id, title = "served", "Whom the result serves how well"
-    if run.summary is None:
-        return missing(id, title, "Capacity groups and clients are measured when the run has ended.")
-    metric = run.metric
-    groups = [group for group in run.summary.get("groups", ()) if metric in group["metrics"]]
-    accuracy = run.summary.get("clients", {})
-    views, lead = [], "Each capacity group with the model that it receives."
-    if groups:
-        labels = budget_names(groups)
-        values = [group["metrics"][metric] for group in groups]
-        rows = [
-            [label, str(group["clients"]), f"{value:.4f}"]
-            for label, group, value in zip(labels, groups, values, strict=True)
-        ]
-        chart = bar_chart([Bars(metric, labels, values)], "budget", metric)
-        views.append(View("capacity groups", chart, Table(["budget", "clients", metric], rows)))
-    if accuracy:
-        order = sorted(accuracy, key=lambda client: (accuracy[client], int(client)))
-        names = [run.names.get(int(client), f"client {client}") for client in order]
-        worst = run.summary["worst_client"]
-        lead += f" Worst client: {names[0]}, accuracy {worst:.3f} by its own mix of classes."
-        bars = [
-            Bars("accuracy", names, [accuracy[client] for client in order]),
-            Bars("worst client", names[:1], [worst], as_marks=True),
-        ]
-        rows = [[name, f"{accuracy[client]:.4f}"] for name, client in zip(names, order, strict=True)]
-        chart = bar_chart(bars, "client, the worst first", "accuracy")
-        views.append(View("each client", chart, Table(["client", "accuracy"], rows)))
-    return Section(id, title, lead, views) if views else missing(id, title, "This run did not measure its groups.")
-
-
-def budget_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Capacity groups by what tells their budgets apart."""
-    columns = [f"group {name_of(group)}" for group in groups]
-    short = group_headings(columns)
-    return [short.get(column, column.removeprefix("group ")) for column in columns]
-
-
-def labels(run: RunRecord) -> Section:
-    """How many examples of each class every client has."""
-    id, title = "labels", "Classes of each client's examples"
-    known = [client for client in run.clients if client.labels]
-    if not known:
-        why = "Not known: labels stay with the clients of a deployment, and a language model or an older run has none."
-        return missing(id, title, why)
-    classes = list(dict.fromkeys(name for client in known for name in client.labels))
-    classes.sort(key=lambda name: -sum(client.labels.get(name, 0) for client in known))
-    counts = np.array([[client.labels.get(name, 0) for name in classes] for client in known], dtype=float)
-    names = [client.name for client in known]
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    rows = [[name, str(int(row.sum())), *(str(int(n)) for n in row)] for name, row in zip(names, counts, strict=True)]
-    table = Table(["client", "all", *classes], rows)
-    views = [
-        View(label, heat_map(values, classes, names, "class", "client", label), table)
-        for label, values in (("examples", counts), ("share of the client's", shares))
-    ]
-    return Section(id, title, "Training examples, the most frequent class to the left.", views, wide=True)
-
-
-def failures(run: RunRecord) -> Section:
-    """Who was missing or rejected, whose answers were dropped, and why; in all attempts of a round."""
-    id, title = "failures", "Missing and rejected clients"
-    found = [(line["round"], *event) for line in run.lines for event in events(line)]
-    if not found:
-        why = "In the rounds that ended, no client was missing or rejected, and no answer was dropped."
-        return missing(id, title, why)
-    kinds = [kind for kind in ("missing", "rejected", "dropped") if any(kind == event[2] for event in found)]
-    in_round = Counter((round, kind) for round, _, kind, _ in found)
-    of_client = Counter((client, kind) for _, client, kind, _ in found)
-    rounds = [line["round"] for line in run.lines]
-    curves = [Curve(kind, rounds, [in_round[round, kind] for round in rounds]) for kind in kinds]
-    clients = sorted({client for _, client, _, _ in found})
-    labels = [run.names.get(client, f"client {client}") for client in clients]
-    bars = [Bars(kind, labels, [of_client[client, kind] for client in clients]) for kind in kinds]
-    table = reasons(run, found)
-    what = "how many" if len(kinds) > 1 else kinds[0]
-    views = [
-        View("in each round", line_chart(curves, "round", what, from_zero=True), table),
-        View("each client", bar_chart(bars, "client", what), table),
-    ]
-    lead = "Missing: no answer. Rejected: an answer that cannot be used. Dropped: late, twice, or asked for by nobody."
-    return Section(id, title, f"{lead} The numbers below have every reason.", views, wide=True)
-
-
-def reasons(run: RunRecord, found: Sequence[tuple[int, int, str, str]]) -> Table:
-    """What happened to whom and why, the most frequent first, from (round, client, kind, reason) each."""
-    when: dict[tuple[str, str, int], list[int]] = {}
-    for round, client, kind, why in found:
-        when.setdefault((kind, why, client), []).append(round)
-    order = sorted(when.items(), key=lambda item: (-len(item[1]), item[0]))
-    rows = [
-        [run.names.get(client, f"client {client}"), kind, why, str(len(times)), listed(times)]
-        for (kind, why, client), times in order[:MOST_REASONS]
-    ]
-    return Table(["client", "what", "why", "times", "rounds"], rows, len(order) - len(rows))
-
-
-def events(line: Line) -> list[tuple[int, str, str]]:
-    """(client, kind, reason) of all attempts of a round."""
-    found = []
-    for attempt in (*line.get("repeated", ()), line):
-        for kind in ("missing", "rejected"):
-            found += [(int(client), kind, why) for client, why in attempt.get(kind, {}).items()]
-        found += [(int(client), "dropped", why) for client, each in attempt.get("dropped", {}).items() for why in each]
-    return found
-
-
-def listed(rounds: Sequence[int]) -> str:
-    """Up to six rounds by number."""
-    shown = ", ".join(str(round) for round in rounds[:6])
-    return shown + (f" … {rounds[-1]}" if len(rounds) > 6 else "")
-
-
 def spectrum(run: RunRecord) -> Section:
     """The share of the adapter's squared norm in each singular direction, and how many directions that amounts to."""
     id, title = "spectrum", "Rank spectrum of the adapter"
@@ -299,16 +181,20 @@ def effective_rank(shares: Any) -> float:
 
 
 def by_round(rounds: Sequence[str], values: Any) -> list[list[str]]:
+    """Make the rows of a table, one a round."""
     return [[round, *map(number, row)] for round, row in zip(rounds, values, strict=True)]
 
 
 def number(value: float) -> str:
+    """Write a number to four digits; a dash where it is none."""
     return f"{value:.4g}" if np.isfinite(value) else "–"
 
 
 def percent(value: float) -> str:
+    """Write a share in percent; a dash where it is none."""
     return f"{value:.1%}" if np.isfinite(value) else "–"
 
 
 def gaps(values: Any) -> list[float | None]:
+    """Leave a gap where a number is not finite, which JSON cannot say."""
     return [float(value) if np.isfinite(value) else None for value in values]

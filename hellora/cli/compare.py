@@ -1,0 +1,122 @@
+"""`hellora compare`: methods × settings × seeds, with intervals."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hellora.cli.arguments import Overrides, sources
+from hellora.cli.ending import resumable
+from hellora.runs.terminal import default_folder, plain_console, quieten
+
+if TYPE_CHECKING:
+    from hellora.comparing.plan import Comparison
+    from hellora.comparing.run import Result
+
+app = typer.Typer(rich_markup_mode=None)
+
+Compared = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="a comparison (TOML), or the preset or experiment to compare methods on",
+        autocompletion=sources,
+    ),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", metavar="NAME=SECTION.KEY=VALUE,…", help="a method, or NAME=preset=PRESET"),
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--setting", metavar="NAME=SECTION.KEY=VALUE,…", help="a setting to compare in")
+]
+Seeds = Annotated[str | None, typer.Option(metavar="SEED,…", help="of the runs [default: 0,1,2]")]
+Tune = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SECTION.KEY=VALUE,…", help="values to try for every method, on a validation split"),
+]
+Uplink = Annotated[
+    str | None, typer.Option(metavar="uplink|BYTES", help="compare at equal uplink: the least of all, or so much")
+]
+Memory = Annotated[str | None, typer.Option(metavar="SIZE,…", help="compare at equal memory: of each group of clients")]
+
+
+@app.command()
+def compare(
+    source: Compared,
+    methods: Methods = None,
+    settings: Settings = None,
+    seeds: Seeds = None,
+    tune: Tune = None,
+    budget: Uplink = None,
+    memory: Memory = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="the comparison's folder [default: runs/compare-NAME]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the comparison in the folder")] = False,
+) -> None:
+    """Compare methods over seeds, with 95 % intervals.
+
+    Each method is run in each setting with each seed; a table says what came of it.
+    """
+    quieten()
+    from hellora.comparing.plan import read_comparison
+    from hellora.comparing.run import run_comparison
+
+    comparison = read_comparison(source, changes(overrides, methods, settings, seeds, tune, budget, memory))
+    folder = out or default_folder(f"compare-{Path(source).stem}", resume)
+    print_line(f"{extent(comparison)} → {folder}")
+    again = ["hellora", "compare", str(folder / "comparison.toml"), "--out", str(folder), "--resume"]
+    with resumable(again, print_line):
+        result = run_comparison(comparison, folder, print_line, resume)
+    show(result, folder)
+    if result.failed:
+        print_line(f"{len(result.failed)} of {len(comparison.cells)} runs failed; --resume tries them again")
+        raise typer.Exit(1)
+
+
+def changes(
+    overrides: list[str] | None,
+    methods: list[str] | None,
+    settings: list[str] | None,
+    seeds: str | None,
+    tune: list[str] | None,
+    budget: str | None,
+    memory: str | None,
+) -> dict[str, Any]:
+    """What the command line says of a comparison, in the form of its file."""
+    from hellora.comparing.plan import changes_of, parse_grid, parse_named
+    from hellora.experiments.overrides import parse_settings, parse_value
+
+    return changes_of(
+        parse_settings(overrides or ()),
+        parse_named("--method", methods or ()),
+        parse_named("--setting", settings or ()),
+        parse_grid(tune) if tune else None,
+        seeds=[parse_value(seed.strip()) for seed in seeds.split(",")] if seeds is not None else None,
+        budget=budget and parse_value(budget),
+        memory=[size.strip() for size in memory.split(",")] if memory is not None else None,
+    )
+
+
+def extent(comparison: "Comparison") -> str:
+    """How many runs a comparison has, and of what: "2 settings × 3 methods × 3 seeds = 18 runs"."""
+    sizes = {"setting": comparison.settings, "method": comparison.methods, "seed": comparison.seeds}
+    factors = [f"{len(names)} {what}{'s' * (len(names) > 1)}" for what, names in sizes.items()]
+    before = f", after {comparison.tuning_runs} to tune" if comparison.tune else ""
+    return f"{' × '.join(factors)} = {len(comparison.cells)} runs{before}"
+
+
+def show(result: "Result", folder: Path) -> None:
+    """Print the tables and their notes, and where they are on disk."""
+    from hellora.comparing.table import on_screen
+
+    console = plain_console()
+    for table in on_screen(result.rows):
+        console.print(table)
+    for line in (*result.notes, f"table: {folder / 'table.md'}, also as .csv and .json"):
+        console.print(line, highlight=False)
+
+
+def print_line(line: str) -> None:
+    """Print a line whatever brackets and colons are in it."""
+    plain_console().print(line, highlight=False)

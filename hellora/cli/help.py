@@ -1,0 +1,48 @@
+"""What `--help` shows: the commands in their order, each with an example."""
+
+from collections.abc import Iterable
+
+import click
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+# In the order in which `hellora --help` shows them.
+EXAMPLES = {
+    "run": "hellora run quickstart --set method.allocator=geometric --out runs/mine",
+    "plan": "hellora plan quickstart --round 3",
+    "compare": "hellora compare quickstart --method a=method.allocator=geometric --method b=method.allocator=fed_hello",
+    "report": "hellora report runs/quickstart",
+    "watch": "hellora watch runs/quickstart",
+    "export": "hellora export runs/quickstart --out my-adapter",
+    "predict": "hellora predict runs/quickstart texts.csv --out predictions.csv",
+    "evaluate": "hellora evaluate my-adapter test.csv --set data.text=body --set data.label=topic",
+    "list": "hellora list",
+    "certificates": "hellora certificates keys --host server.example.org --client hospital --client clinic",
+    "server": "hellora server state --certificates keys --host 0.0.0.0",
+    "client": "hellora client --server server.example.org:8443 --name clinic --data notes.csv --key clinic "
+    "--certificate ca.crt",
+}
+
+
+class Command(TyperCommand):
+    """A command whose help shows brackets as they are; typer escapes them for rich, which we do not let draw."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        return super().get_help(ctx).replace("\\[", "[")
+
+
+class Commands(TyperGroup):
+    """The commands in the order of EXAMPLES."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(super().list_commands(ctx), key=list(EXAMPLES).index)
+
+
+def with_examples(apps: Iterable[typer.Typer]) -> None:
+    """Let the help of each command end with its example."""
+    for app in apps:
+        for command in app.registered_commands:
+            command.cls = Command
+            name = command.name or (command.callback.__name__ if command.callback else "")
+            if name in EXAMPLES:
+                command.epilog = f"\b\nExample:\n  {EXAMPLES[name]}"  # \b: these lines are not filled

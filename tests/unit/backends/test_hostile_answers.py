@@ -8,17 +8,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from factories import random_adapter, task_for, tiny_spec, update_of
+from factories import gathered, random_adapter, task_for, tiny_spec, update_of
 
 from hellora.backends.wire import OVERHEAD, WireError, as_received, pack_answer, read_answer, unpack_answer
 from hellora.core.codec import SCALES
-from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
+from hellora.core.exchange import (
+    ClientFailure,
+    ClientTask,
+    ClientUpdate,
+    Declared,
+    TensorSpec,
+    WireFormat,
+    problem_with_named,
+)
 from hellora.core.types import ClientProfile
-from hellora.server.answers import collect
 
 SPEC = tiny_spec()
 ROW = np.array([[True, False, True, False], [True] * 4, [False] * 4])
-TASK = replace(task_for(1, random_adapter(SPEC, 0), ROW), round=3, report_layer_scores=True)
+DECLARED = Declared(
+    report={
+        "layer_scores/scores": TensorSpec((3,), torch.float64, low=0.0, may_be_nan=True),
+        "hetlora/rank": TensorSpec((), torch.int64, low=1, high=4, optional=True),
+        "mine/flags": TensorSpec((2,), torch.bool),
+    },
+    kept={"mine/variate": TensorSpec((2, 3)), "mine/later": TensorSpec((2, 3), optional=True)},
+)
+TASK = replace(task_for(1, random_adapter(SPEC, 0), ROW), round=3, declared=DECLARED)
 FLEET = (ClientProfile(1, 50), ClientProfile(2, 60))
 FORMATS: list[WireFormat] = ["fp32", "bf16", "int8"]
 JsonObject = dict[str, Any]
@@ -27,8 +42,13 @@ JsonObject = dict[str, Any]
 def honest(format: WireFormat) -> bytes:
     received = as_received(TASK, format)
     update = update_of(received, random_adapter(SPEC, 1), SPEC, num_examples=50)
-    scores = torch.tensor([0.5, 1.0, torch.nan])
-    return pack_answer(replace(update, metrics={"loss": 1.0}, layer_scores=scores), received, SPEC, format)
+    report = {
+        "layer_scores/scores": torch.tensor([0.5, 1.0, torch.nan], dtype=torch.float64),
+        "hetlora/rank": torch.tensor(2),
+        "mine/flags": torch.tensor([True, False]),
+    }
+    kept = {"mine/variate": torch.rand(2, 3, generator=torch.Generator().manual_seed(2))}
+    return pack_answer(replace(update, metrics={"loss": 1.0}, report=report, kept=kept), received, SPEC, format)
 
 
 HONEST = {format: honest(format) for format in FORMATS}
@@ -52,11 +72,11 @@ def outcome(data: bytes) -> tuple[ClientUpdate | None, str]:
     """What the server makes of it: the update that counts, or why none does. A failure is always the client's own."""
     answer = read_answer(data, TASK, SPEC)
     assert answer.client == TASK.client
-    usable, failures, _, dropped = collect([TASK], iter([answer]), SPEC, FLEET)
-    if usable:
-        return usable[0][1], ""
-    (failure,) = failures
-    return None, failure.reason if failure.kind == "rejected" else str(dropped)
+    found = gathered([TASK], [answer], SPEC, FLEET)
+    if found.answers:
+        return found.answers[0][1], ""
+    (failure,) = found.failures
+    return None, failure.reason if failure.kind == "rejected" else str(found.dropped)
 
 
 def with_fields(**changes: Any) -> Callable[[bytes], bytes]:
@@ -103,6 +123,42 @@ def entry(**changes: Any) -> Callable[[bytes], bytes]:
         header, fields, numbers = parts_of(data)
         old = next(name for name in header if name.endswith("lora_A"))
         header[old] = {**header[old], **changes}
+        return joined(header, fields, numbers)
+
+    return change
+
+
+SCORES, RANK, FLAGS, VARIATE = (
+    "/report/layer_scores/scores",
+    "/report/hetlora/rank",
+    "/report/mine/flags",
+    "/kept/mine/variate",
+)
+
+
+def without_tensor(name: str) -> Callable[[bytes], bytes]:
+    """One tensor gone, and its bytes with it."""
+
+    def change(data: bytes) -> bytes:
+        header, fields, numbers = parts_of(data)
+        start, end = header.pop(name)["data_offsets"]
+        for each, found in header.items():
+            if each != "__metadata__" and found["data_offsets"][0] >= end:
+                found["data_offsets"] = [place - (end - start) for place in found["data_offsets"]]
+        return joined(header, fields, numbers[:start] + numbers[end:])
+
+    return change
+
+
+def entry_of(old: str, name: str | None = None, value: int | None = None, **changes: Any) -> Callable[[bytes], bytes]:
+    """A named tensor under another name, with other facts, or with a whole number written over its bytes."""
+
+    def change(data: bytes) -> bytes:
+        header, fields, numbers = parts_of(data)
+        start, end = header[old]["data_offsets"]
+        if value is not None:
+            numbers = numbers[:start] + value.to_bytes(end - start, "little", signed=True) + numbers[end:]
+        header[name or old] = {**header.pop(old), **changes}
         return joined(header, fields, numbers)
 
     return change
@@ -175,10 +231,8 @@ ATTACKS: dict[str, Callable[[bytes], bytes]] = {
     "a metric is huge": with_fields(metrics={"loss": 10**400}),
     "many metrics": with_fields(metrics={str(i): 0.0 for i in range(1000)}),
     "a metric's name is long": with_fields(metrics={"x" * 10_000: 0.0}),
-    "rank 0": with_fields(rank=0),
-    "rank 5": with_fields(rank=5),
-    "rank is true": with_fields(rank=True),
-    "rank is a list": with_fields(rank=[1]),
+    "a rank as a field": with_fields(rank=1),
+    "reports as a field": with_fields(report={}),
     "delta is a text": with_fields(delta="yes"),
     "delta is null": with_fields(delta=None),
     "scales are a list": with_fields(scales=[2.0]),
@@ -202,7 +256,34 @@ ATTACKS: dict[str, Callable[[bytes], bytes]] = {
     "a prototype of no name": renamed(lambda _: "prototype."),
     "prototypes in prototypes": renamed(lambda _: "prototype.1." * 5000 + "x"),
     "empty name": renamed(lambda _: ""),
-    "layer scores": renamed(lambda _: "/layer_scores"),
+    "a report": renamed(lambda _: "/report/mine/x"),
+    "a report of no name": renamed(lambda _: "/report/"),
+    "a second kept tensor": renamed(lambda _: "/kept/mine/later"),
+    "a brief": renamed(lambda _: "/brief/mine/x"),
+    "a row": renamed(lambda _: "/trained"),
+    "a rank 0": entry_of(RANK, value=0),
+    "a rank 5": entry_of(RANK, value=5),
+    "a rank of 2**63": entry_of(RANK, value=-(2**63)),
+    "a rank of one dimension": entry_of(RANK, shape=[1]),
+    "a rank of doubles": entry_of(RANK, dtype="F64"),
+    "no flags": without_tensor(FLAGS),
+    "no scores": without_tensor(SCORES),
+    "nothing kept": without_tensor(VARIATE),
+    "a report of another rule": entry_of(FLAGS, name="/report/layer_scores/flags"),
+    "a report among kept tensors": entry_of(FLAGS, name="/kept/mine/flags"),
+    "a kept tensor among reports": entry_of(VARIATE, name="/report/mine/variate"),
+    "a kept tensor of no owner": entry_of(VARIATE, name="/kept"),
+    "a kept tensor as a number of the adapter": entry_of(VARIATE, name="mine/variate"),
+    "a report in int8": entry_of(SCORES, name="/int8/" + "/report/layer_scores/scores"),
+    "a report in bf16": entry_of(SCORES, name="/bf16/" + "/report/layer_scores/scores"),
+    "scores below 0": entry_of(SCORES, value=int.from_bytes(b"\xc0" * 24, "little", signed=True)),
+    "scores of float32": entry_of(SCORES, dtype="F32", shape=[6]),
+    "scores of another length": entry_of(SCORES, shape=[1, 3]),
+    "scores beyond 64 bits": entry_of(SCORES, shape=[2**40, 2**40]),
+    "flags as numbers": entry_of(FLAGS, dtype="U8"),
+    "flags on other numbers": entry_of(FLAGS, data_offsets=[0, 2]),
+    "a variate of nan": entry_of(VARIATE, value=-1),
+    "a variate turned round": entry_of(VARIATE, shape=[3, 2]),
     "an int8 name": renamed(lambda name: f"/int8//int8/{name}"),
     "a bf16 name": renamed(lambda name: f"/bf16/x/{name}"),
     "a scales name": renamed(lambda _: SCALES),
@@ -247,7 +328,7 @@ def test_a_failure_of_its_own_is_what_it_says() -> None:
     assert read_answer(failing()(b""), TASK, SPEC) == ClientFailure(1, "rejected", "out of memory")
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(400))
 def test_random_damage_is_an_update_or_a_wire_error(seed: int) -> None:
     """Bytes replaced, cut out, doubled or put in, half the time in the header. What counts is whole and finite."""
     rng = np.random.default_rng(seed)
@@ -274,6 +355,8 @@ def test_random_damage_is_an_update_or_a_wire_error(seed: int) -> None:
         got = update.adapter.tensors()
         assert {name: t.shape for name, t in got.items()} == {name: t.shape for name, t in sent.items()}
         assert all(tensor.isfinite().all() for tensor in got.values())
+        assert problem_with_named(update.report, DECLARED.report, "") is None
+        assert problem_with_named(update.kept, DECLARED.kept, "") is None
 
 
 def test_a_delta_is_never_broadcast() -> None:

@@ -12,8 +12,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 
 from hellora.backends.flower import FlowerBackend
-from hellora.backends.roster import Roster
 from hellora.backends.records import from_records, hello_of, note, to_records
+from hellora.backends.roster import Roster
 from hellora.backends.wire import pack_answer, unpack_task
 from hellora.core.exchange import ClientTask, WireFormat
 from hellora.core.types import Budget, ClientProfile

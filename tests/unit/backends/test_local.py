@@ -35,7 +35,9 @@ def work(tiny_bert: Path) -> ClientWork:
     rows = bases.texts(int(edges[-1]))
     labels = [99 if edges[BROKEN] == i else label for i, label in enumerate(rows["label"])]
     rows = rows.remove_columns("label").add_column("label", labels)
-    return ClientWork(base, bases.MEAN_POOLING, rows, [np.arange(edges[i], edges[i + 1]) for i in range(CLIENTS)], (LayerScores(),))
+    return ClientWork(
+        base, bases.MEAN_POOLING, rows, [np.arange(edges[i], edges[i + 1]) for i in range(CLIENTS)], (LayerScores(),)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,23 @@
 """Tasks and answers as bytes: decode(encode(x)) == x, bit for bit."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from factories import dispatched, random_adapter, task_for, tiny_spec, update_of
+from factories import dispatched, gathered, random_adapter, task_for, tiny_spec, update_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from hellora.backends.wire import (
+    OVERHEAD,
     as_received,
     flatten,
+    most_bytes,
     pack_answer,
     pack_task,
     read_answer,
@@ -23,11 +27,22 @@ from hellora.backends.wire import (
 )
 from hellora.core.algebra import trained_part
 from hellora.core.codec import wire_bytes
-from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Factors, Policy, TrainSettings, WireFormat
-from hellora.core.types import Adapter, LoraPair
+from hellora.core.exchange import (
+    ClientFailure,
+    ClientTask,
+    ClientUpdate,
+    Declared,
+    Factors,
+    Policy,
+    TensorSpec,
+    TrainSettings,
+    WireFormat,
+)
+from hellora.core.types import Adapter, ClientProfile, LoraPair
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
+from hellora.methods.sharing import answer_part
 from hellora.methods.strategies import Dispatcher
 
 SPEC = tiny_spec()
@@ -38,6 +53,9 @@ SIZES = st.integers(1, 4)
 SPECIAL = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, 1e-40])
 MODULES = st.sampled_from(["encoder.layer.1.query", "encoder.layer.10.query", "head.0.q", "head", "trained", "a"])
 HEADS = st.sampled_from(["weight", "bias", "classifier.weight", "head.weight", "trained", "layer_scores"])
+NAMES = st.sampled_from(
+    ["layer_scores/scores", "scaffold/head.weight", "a/b/c", "mine/int8", "mine//brief/x", "mine/é", "my/bf16/x"]
+)
 FLOATS = st.floats(allow_nan=True)
 IDS = st.integers(0, 2**40)
 
@@ -74,6 +92,15 @@ def adapters(draw: st.DrawFn) -> Adapter:
 
 
 @st.composite
+def named(draw: st.DrawFn) -> dict[str, Tensor]:
+    """Named tensors of any kind, some of them empty and some without a dimension."""
+    dtype = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool, torch.bfloat16])
+    shape = st.sampled_from([(), (0,), (0, 3), (1,), (5,), (2, 3), (3, 1, 2)])
+    found = draw(st.dictionaries(NAMES, st.tuples(dtype, shape), max_size=3))
+    return {name: draw(tensors(*size, dtype=kind)) for name, (kind, size) in found.items()}
+
+
+@st.composite
 def train_settings(draw: st.DrawFn) -> TrainSettings:
     optimizer = draw(st.sampled_from(["adamw", "sgd"]))
     return TrainSettings(
@@ -87,9 +114,6 @@ def train_settings(draw: st.DrawFn) -> TrainSettings:
         same_batches=draw(st.booleans()),
         clip_norm=draw(st.none() | st.floats(1e-9, 9)),
         precision=draw(st.sampled_from(["auto", "fp32", "bf16"])),
-        tail_penalty=draw(st.floats(0, 1)),
-        tail_share=draw(st.floats(0, 1, exclude_max=True)),
-        min_rank=draw(st.integers(1, 9)),
     )
 
 
@@ -104,9 +128,12 @@ def tasks(draw: st.DrawFn) -> ClientTask:
         trained=mask.T if draw(st.booleans()) else mask,
         train=draw(train_settings()),
         head=draw(st.sampled_from(["aggregate", "frozen", "local"])),
-        report_layer_scores=draw(st.booleans()),
         factors=draw(st.sampled_from(["both", "A", "B"])),
+        cut=draw(st.booleans()),
         bypass=draw(st.booleans()),
+        brief=draw(named()),
+        kept=draw(named()),
+        kept_version=draw(st.none() | IDS),
         policy=draw(st.builds(Policy, recompute=st.sampled_from(["none", "frozen", "all"]), micro_batch=st.just(4))),
     )
 
@@ -119,9 +146,9 @@ def updates(draw: st.DrawFn) -> ClientUpdate:
         num_examples=draw(IDS),
         adapter=draw(adapters()),
         metrics=draw(st.dictionaries(st.text(), FLOATS | st.integers(-(2**63), 2**63 - 1))),
-        layer_scores=draw(st.none() | tensors(5, dtype=torch.float64)),
         num_tokens=draw(st.none() | IDS),
-        rank=draw(st.none() | st.integers(1, 64)),
+        report=draw(named()),
+        kept=draw(named()),
     )
 
 
@@ -131,7 +158,8 @@ FAILURES = st.builds(ClientFailure, IDS, st.sampled_from(["missing", "rejected"]
 def exact(value: Any) -> Any:
     """What two values have in common only if they are equal bit for bit; -0.0 is not 0.0, and nan is nan."""
     if isinstance(value, Tensor):
-        return value.dtype, value.shape, bytes(value.contiguous().reshape(-1).view(torch.uint8).tolist())
+        flat = value.contiguous().reshape(-1)
+        return value.dtype, value.shape, bytes(flat.view(torch.uint8).tolist())
     if isinstance(value, np.ndarray):
         return value.dtype, value.shape, value.tobytes()
     if isinstance(value, LoraPair):
@@ -168,10 +196,12 @@ def test_an_update_comes_back(update: ClientUpdate) -> None:
 def test_a_factor_that_is_not_trained_does_not_travel(factors: Factors, dispatcher: Dispatcher) -> None:
     """What comes out has the factor that was sent in its place, where the client trained."""
     row = np.array([[True, False, True, False]] * 2 + [[False] * 4])
-    task = replace(task_for(0, dispatched(dispatcher, random_adapter(SPEC, 1), row, SPEC), row), factors=factors)
+    cut = dispatcher.sends(row, SPEC).cut
+    task = task_for(0, dispatched(dispatcher, random_adapter(SPEC, 1), row, SPEC), row, cut)
+    task = replace(task, factors=factors)
     assert exact(unpack_task(pack_task(task))) == exact(task)
     update = update_of(task, random_adapter(SPEC, 2), SPEC)
-    sent = trained_part(task.adapter, row, SPEC).pairs
+    sent = trained_part(task.adapter, row, SPEC, cut).pairs
     whole = {
         name: replace(pair, A=sent[name].A) if factors == "B" else replace(pair, B=sent[name].B)
         for name, pair in update.adapter.pairs.items()
@@ -246,7 +276,25 @@ def whole_task(factors: Factors = "both") -> ClientTask:
     global_pair, other = random_adapter(SPEC, 1), random_adapter(SPEC, 2)
     residual = {name: replace(pair, scale=1.0) for name, pair in list(other.pairs.items())[:2]}
     global_pair = replace(global_pair, residual=residual, prototypes={2: replace(other, head=dict(other.head))})
-    return replace(task_for(3, global_pair, ROW), factors=factors, report_layer_scores=True)
+    task = replace(task_for(3, global_pair, ROW), factors=factors, kept_version=4)
+    return replace(task, brief=every_kind("of/"), kept=every_kind("my/"))
+
+
+def every_kind(prefix: str = "") -> dict[str, Tensor]:
+    """Named tensors that a wire format must not touch, with values that rounding would change."""
+    rng = torch.Generator().manual_seed(8)
+    single = torch.rand(3, 4, generator=rng)
+    single[0] = torch.tensor([torch.nan, torch.inf, -0.0, 1e-40])
+    return {
+        f"{prefix}single": single,
+        f"{prefix}double": torch.rand(5, dtype=torch.float64, generator=rng),
+        f"{prefix}whole": torch.tensor([[2**62, -1]]),
+        f"{prefix}yes": torch.tensor([True, False]),
+        f"{prefix}none": torch.zeros(0, 7),
+        f"{prefix}scalar": torch.tensor(0.1),
+        f"{prefix}count": torch.tensor(3),
+        f"{prefix}turned": torch.rand(4, 2, generator=rng).T,
+    }
 
 
 @pytest.mark.parametrize("format", LOSSY)
@@ -284,9 +332,9 @@ def test_the_delta_of_an_answer_is_added_to_what_was_sent(format: WireFormat, fa
         )
         for name, pair in trained.adapter.pairs.items()
     }
-    scores = torch.tensor([0.1, 0.2, torch.nan], dtype=torch.float64)
     adapter = replace(trained.adapter, pairs=pairs)
-    answer = replace(trained, adapter=adapter, metrics={"loss": 1 / 3}, num_tokens=11, rank=2, layer_scores=scores)
+    told = {"report": every_kind("a/"), "kept": every_kind("my/")}
+    answer = replace(trained, adapter=adapter, metrics={"loss": 1 / 3}, num_tokens=11, **told)
     data = pack_answer(answer, received, SPEC, format)
     got = unpack_answer(data, task, SPEC)
     assert isinstance(got, ClientUpdate)
@@ -346,13 +394,147 @@ def test_counted_bytes_are_those_that_travel(format: WireFormat) -> None:
     spec = replace(SPEC, modules=modules, max_rank=16)
     global_pair = random_adapter(spec, 0)
     task = task_for(0, global_pair, np.ones((spec.num_layers, 16), dtype=bool))
-    assert len(pack_task(task, format)) == pytest.approx(wire_bytes(global_pair.tensors().values(), format), rel=0.02)
+    assert len(pack_task(task, format)) == pytest.approx(counted(global_pair.tensors().values(), format), rel=0.02)
     update = update_of(task, nudged(global_pair, 1e-3), spec)
-    expected = wire_bytes(update.adapter.tensors().values(), format)
+    expected = counted(update.adapter.tensors().values(), format)
     assert len(pack_answer(update, task, spec, format)) == pytest.approx(expected, rel=0.02)
 
 
+def counted(tensors: Iterable[Tensor], format: WireFormat) -> int:
+    return wire_bytes(map(TensorSpec.of, tensors), format)
+
+
+# --- named tensors
+
+
+@pytest.mark.parametrize("format", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("version", [None, 0, 7])
+def test_named_tensors_of_a_task_are_never_rounded(format: WireFormat, cut: bool, version: int | None) -> None:
+    adapter = dispatched(Truncate(), TASK.adapter, ROW, SPEC) if cut else TASK.adapter
+    task = replace(task_for(3, adapter, ROW, cut), brief=every_kind("a/"), kept=every_kind("b/"), kept_version=version)
+    back = unpack_task(pack_task(task, format))
+    assert exact(dict(back.brief)) == exact(dict(task.brief))
+    assert exact(dict(back.kept)) == exact(dict(task.kept))
+    assert (back.cut, back.kept_version) == (cut, version)
+    assert exact(replace(back, adapter=task.adapter)) == exact(task)
+    assert back.adapter.tensors().keys() == adapter.tensors().keys()
+
+
+@pytest.mark.parametrize("format", ["fp32", "bf16", "int8"])
+def test_named_tensors_of_an_answer_are_never_rounded(format: WireFormat) -> None:
+    update = replace(update_of(TASK, random_adapter(SPEC, 1), SPEC), report=every_kind("a/"), kept=every_kind("b/"))
+    back = unpack_answer(pack_answer(update, TASK, SPEC, format), TASK, SPEC)
+    assert isinstance(back, ClientUpdate)
+    assert exact(dict(back.report)) == exact(dict(update.report))
+    assert exact(dict(back.kept)) == exact(dict(update.kept))
+    assert exact(replace(back, adapter=update.adapter)) == exact(update)
+
+
+@pytest.mark.parametrize("format", ["fp32", "bf16", "int8"])
+def test_what_a_task_declares_does_not_travel(format: WireFormat) -> None:
+    """Both sides know it from the experiment."""
+    declared = Declared(brief={"a/x": TensorSpec((2,))}, report={"a/y": TensorSpec((9,))}, scratch_bytes=5)
+    told = replace(TASK, brief={"a/x": torch.rand(2)})
+    assert pack_task(replace(told, declared=declared), format) == pack_task(told, format)
+
+
+def test_bytes_of_named_tensors_are_those_that_are_declared() -> None:
+    """To the names and shapes."""
+    specs = {f"a/{name}": TensorSpec.of(tensor) for name, tensor in every_kind().items()}
+    kept = {f"b/{name}": spec for name, spec in specs.items()}
+    declared = Declared(specs, specs, kept, scratch_bytes=1000)
+    size = 12 * 4 + 5 * 8 + 2 * 8 + 2 + 0 + 4 + 8 + 8 * 4
+    assert (declared.bytes_down, declared.bytes_up, declared.bytes_held) == (size, size, 4 * size + 1000)
+    more = len(pack_task(replace(TASK, brief=every_kind("a/")))) - len(pack_task(TASK))
+    assert size <= more <= size + 130 * len(specs)
+
+
 # --- what is no answer
+
+REAL = replace(
+    TASK,
+    declared=Declared(
+        report={
+            "scores/all": TensorSpec((3,), torch.float64, low=0.0, may_be_nan=True),
+            "scores/rank": TensorSpec((), torch.int64, low=1, high=4, optional=True),
+            "scores/change": TensorSpec((2, 2)),
+        },
+        kept={"scores/mine": TensorSpec((2, 2)), "scores/later": TensorSpec((1,), optional=True)},
+    ),
+)
+TOLD = {
+    "scores/all": torch.tensor([0.0, 2.5, torch.nan], dtype=torch.float64),
+    "scores/rank": torch.tensor(4),
+    "scores/change": torch.full((2, 2), -1e30),
+}
+MINE = {"scores/mine": torch.ones(2, 2)}
+BREACHES: dict[str, tuple[dict[str, Tensor | None], str]] = {
+    "undeclared": ({"scores/more": torch.zeros(1)}, "report scores/more was not declared"),
+    "of no rule": ({"": torch.zeros(1)}, "report  was not declared"),
+    "of another rule": ({"other/all": TOLD["scores/all"]}, "report other/all was not declared"),
+    "absent": ({"scores/all": None}, "report scores/all is absent"),
+    "too long": ({"scores/all": torch.zeros(4, dtype=torch.float64)}, r"report scores/all is torch.float64 \(4,\)"),
+    "a matrix": ({"scores/all": torch.zeros(3, 1, dtype=torch.float64)}, r"is torch.float64 \(3, 1\), expected"),
+    "empty": ({"scores/change": torch.zeros(0, 2)}, r"scores/change is torch.float32 \(0, 2\), expected"),
+    "float32": ({"scores/all": torch.zeros(3)}, r"is torch.float32 \(3,\), expected torch.float64 \(3,\)"),
+    "a rank of float": ({"scores/rank": torch.tensor(2.0)}, r"is torch.float32 \(\), expected torch.int64"),
+    "nan": ({"scores/change": torch.tensor([[0, 0], [0, torch.nan]])}, "scores/change has nan or infinite values"),
+    "infinite": ({"scores/all": torch.tensor([1, torch.inf, 1]).double()}, "all has nan or infinite values"),
+    "below": ({"scores/all": torch.tensor([1, -1e-300, 1], dtype=torch.float64)}, "all has values outside 0 to inf"),
+    "rank 0": ({"scores/rank": torch.tensor(0)}, "rank has values outside 1 to 4"),
+    "rank 5": ({"scores/rank": torch.tensor(5)}, "rank has values outside 1 to 4"),
+    "rank -2**63": ({"scores/rank": torch.tensor(-(2**63))}, "rank has values outside 1 to 4"),
+}
+
+
+def heard_of(task: ClientTask, simulated: bool, **told: Any) -> ClientUpdate | str:
+    """What an answer with these named tensors comes to: an update that counts, or why it does not."""
+    update = replace(update_of(TASK, random_adapter(SPEC, 1), SPEC, 10), report=TOLD)
+    answer = read_answer(pack_answer(replace(update, **told), TASK, SPEC), task, SPEC)
+    found = gathered([task], [answer], SPEC, [ClientProfile(0, 10)], simulated=simulated)
+    return found.answers[0][1] if found.answers else found.failures[0].reason
+
+
+@pytest.mark.parametrize("rank", [None, 1, 4])
+def test_reports_as_they_were_declared_count(rank: int | None) -> None:
+    told = {name: tensor for name, tensor in TOLD.items() if name != "scores/rank"}
+    told |= {} if rank is None else {"scores/rank": torch.tensor(rank)}
+    update = heard_of(REAL, False, report=told)
+    assert isinstance(update, ClientUpdate), update
+    assert exact(dict(update.report)) == exact(told)
+    assert update.kept == {}
+
+
+@pytest.mark.parametrize(("changes", "why"), BREACHES.values(), ids=BREACHES)
+def test_other_reports_are_rejected_with_the_reason(changes: dict[str, Tensor | None], why: str) -> None:
+    told = {name: tensor for name, tensor in {**TOLD, **changes}.items() if tensor is not None}
+    reason = heard_of(REAL, False, report=told)
+    assert isinstance(reason, str)
+    assert re.search(why, reason), reason
+    assert reason.startswith("report ")
+    assert "\n" not in reason
+
+
+def test_what_a_real_client_keeps_must_not_come_along() -> None:
+    assert heard_of(REAL, False, kept=MINE) == "kept tensor scores/mine was not declared"
+    assert heard_of(REAL, True) == "kept tensor scores/mine is absent"
+    update = heard_of(REAL, True, kept=MINE)
+    assert isinstance(update, ClientUpdate)
+    assert exact(dict(update.kept)) == exact(MINE)
+    assert "nan" in heard_of(REAL, True, kept={"scores/mine": torch.full((2, 2), torch.nan)})  # type: ignore[operator]
+    assert heard_of(REAL, True, kept={**MINE, "scores/x": torch.ones(1)}) == "kept tensor scores/x was not declared"
+
+
+@pytest.mark.parametrize("where", ["report", "kept"])
+def test_too_many_bytes_of_named_tensors_are_not_even_read(where: str) -> None:
+    """All that is declared counts, and no more than an envelope besides."""
+    sent = answer_part(REAL, SPEC)
+    named = 3 * 8 + 8 + 4 * 4 + 4 * 4 + 4
+    assert most_bytes(REAL, sent) == 2 * sent.num_bytes + named + OVERHEAD
+    reason = heard_of(REAL, True, **{where: {"scores/all": torch.zeros(most_bytes(REAL, sent) // 4)}})
+    assert isinstance(reason, str)
+    assert re.fullmatch(r"its answer has \d+ bytes, at most \d+ were expected", reason)
 
 
 def test_an_answer_for_another_client_is_refused() -> None:

@@ -571,7 +571,10 @@ def test_what_is_left_of_a_rank_without_its_tail(rank: int, share: float, least:
 def local_of(**pairs: tuple[Tensor, Tensor]) -> Local:
     """What a rule sees of pairs (A, B), and of nothing else."""
     spec = tiny_spec()
-    made = {n: LocalPair(nn.Parameter(A), nn.Parameter(B), 2.0, lambda: pytest.fail()) for n, (A, B) in pairs.items()}
+    made = {
+        n: LocalPair(nn.Parameter(A), nn.Parameter(B), 2.0, lambda: pytest.fail("not asked for"))
+        for n, (A, B) in pairs.items()
+    }
     return Local(Shapes(spec, np.ones((3, 4), dtype=bool)), TrainSettings(), made, {}, {})
 
 

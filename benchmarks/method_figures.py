@@ -3,22 +3,25 @@
     python benchmarks/method_figures.py                      # writes docs/figures/methods/*.svg, a few seconds
 
 The first kind is planned by hellora from the preset itself: its allocator, its dispatcher, its factors. The second is
-drawn from the tables in benchmarks/results/. A test holds the committed files to what this writes.
+drawn from the tables in benchmarks/results/. A few show what strategies make of a toy. A test holds the committed files
+to what this writes.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from hellora.core.algebra import new_adapter
 from hellora.core.exchange import ClientTask, ClientUpdate, TrainSettings
 from hellora.core.state import ServerState
-from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
+from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, Mask, ModuleSpec
 from hellora.experiments.config import own_table, read_experiment
 from hellora.experiments.planning import EqualScores, plan
 from hellora.experiments.presets import presets
@@ -27,6 +30,17 @@ from hellora.methods.aggregators.coordinate_median import CoordinateMedian
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.aggregators.trimmed_mean import TrimmedMean
 from hellora.methods.context import RoundContext, Scores
+from hellora.methods.local import Local, Shapes
+from hellora.methods.local_training.fed_prox import FedProx
+from hellora.methods.local_training.plain import Plain
+from hellora.methods.local_training.scaffold import Scaffold
+from hellora.methods.samplers.by_availability import ByAvailability
+from hellora.methods.samplers.uniform import Uniform
+from hellora.methods.server_optimizers.average import Average
+from hellora.methods.server_optimizers.fed_adagrad import FedAdagrad
+from hellora.methods.server_optimizers.fed_adam import FedAdam
+from hellora.methods.server_optimizers.fed_yogi import FedYogi
+from hellora.methods.strategies import LocalTraining
 from hellora.server.rounds import allocate
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +86,9 @@ def figures() -> dict[str, str]:
         ]
     )
     drawn["robust.svg"] = one_number()
+    drawn["samplers.svg"] = asked()
+    drawn["local_training.svg"] = pulled_apart()
+    drawn["server_optimizers.svg"] = steps_of_servers()
     trec = [*table("trec"), *(row for row in table("trec_more") if row.method != "random_layers")]
     drawn["all.measured.svg"] = measured(trec, [], "random_layers")
     for name in (row.method for row in trec):
@@ -309,6 +326,124 @@ def one_number() -> str:
         ]
     parts += [words(at(tick), 40 + 20 * len(rules), str(tick), anchor="middle") for tick in range(5)]
     return svg(50 + 20 * len(rules), parts)
+
+
+# -------------------------------------------------------------------------------- samplers, rules and server optimizers
+
+
+def asked(rounds: int = 400) -> str:
+    """How often each of eight clients is asked when a round asks three, by each sampler."""
+    fleet = tuple(
+        ClientProfile(i, 1, Budget(), availability=each)
+        for i, each in enumerate((1, 0.9, 0.8, 0.6, 0.5, 0.4, 0.2, 0.1))
+    )
+    spec = AdapterSpec((), ("layer",), max_rank=1, scale=1.0)
+    shares = []
+    for sampler in (Uniform(), ByAvailability()):
+        contexts = (RoundContext(t, rounds, 0, spec, fleet, able=fleet, asked=3) for t in range(rounds))
+        times = Counter(client.id for context in contexts for client in sampler.sample(context)[0])
+        shares.append([times[client.id] / rounds for client in fleet])
+    parts = [words(4, 14, f"share of {rounds} rounds in which a client is asked, 3 of 8 in each", weight=600)]
+    for client, row in zip(fleet, zip(*shares, strict=True), strict=True):
+        y = 24 + 24 * client.id
+        parts.append(words(4, y + 14, f"availability {client.availability:g}"))
+        for place, (share, colour) in enumerate(zip(row, (LINE, TEAL), strict=True)):
+            parts.append(
+                f'<rect x="110" y="{y + 10 * place}" width="{220 * share:.4g}" height="8" fill="{colour}"/>'
+                + words(114 + 220 * share, y + 8 + 10 * place, f"{share:.2f}")
+            )
+    bottom = 24 + 24 * len(fleet)
+    for x, colour, name in ((110, LINE, "uniform"), (190, TEAL, "by_availability")):
+        parts += [f'<rect x="{x}" y="{bottom + 4}" width="12" height="8" fill="{colour}"/>']
+        parts += [words(x + 17, bottom + 12, name)]
+    return svg(bottom + 20, parts)
+
+
+def pulled_apart(rounds: int = 12) -> str:
+    """One number that two clients pull to 0 and to 1, one of them eight times as hard: how far it is from where their
+    losses together are least, by rule of local training."""
+    rules = {"plain": Plain(), "fed_prox, mu 1": FedProx(mu=1.0), "scaffold": Scaffold()}
+    found = {name: [abs(value - 1 / 9) for value in trajectory(rule, rounds)] for name, rule in rules.items()}
+    return curves("distance from the best, after each round", found)
+
+
+def trajectory(rule: LocalTraining, rounds: int) -> list[float]:
+    """The number after each round: a head of one parameter, ten steps of 0.1 per client and round."""
+    pulls = ((4.0, 0.0), (0.5, 1.0))  # of each client: how hard, and where to
+    spec = AdapterSpec((), ("layer",), max_rank=1, scale=1.0)
+    fleet = tuple(ClientProfile(i, 1, Budget()) for i in range(len(pulls)))
+    shapes = Shapes(spec, np.zeros((1, 1), dtype=bool), head={"w": (1,)})
+    train = TrainSettings(optimizer="sgd", lr=0.1, weight_decay=0.0)
+    theta, state, kept, seen = torch.ones(1), {}, [{}, {}], []
+    for t in range(rounds):
+        context = RoundContext(t, rounds, 0, spec, fleet, able=fleet, adapter=Adapter({}, {"w": theta}), state=state)
+        trained, reports = [], {}
+        for client, (hard, goal) in zip(fleet, pulls, strict=True):
+            weight = nn.Parameter(theta.clone())
+            brief = rule.brief(context, client, shapes)
+            local = Local(shapes, train, {}, {"w": weight}, {"w": theta}, brief, kept[client.id])
+            carry = rule.begin(local)
+            for _ in range(10):
+                penalty = rule.penalty(local)
+                loss = hard / 2 * (weight - goal).square().sum() + (0.0 if penalty is None else penalty)
+                (weight.grad,) = torch.autograd.grad(loss, weight)
+                carry = rule.gradients(local, carry)
+                with torch.no_grad():
+                    weight -= train.lr * weight.grad
+                local.steps += 1
+            reports[client.id], kept[client.id] = rule.end(local, carry)
+            trained.append(weight.detach())
+        theta = torch.stack(trained).mean(dim=0)
+        rows = {client.id: shapes.trained for client in fleet}
+        state = rule.remember(replace(context, reports=reports, trained=rows))
+        seen.append(float(theta))
+    return seen
+
+
+def steps_of_servers() -> str:
+    """How far one number moves in each round, when the clients' delta is 0.1 in eight rounds and 0.01 in four more."""
+    spec = AdapterSpec((), ("layer",), max_rank=1, scale=1.0)
+    optimizers = {
+        "average": Average(),
+        "momentum 0.5": Average(momentum=0.5),
+        "fed_adam, lr 0.1": FedAdam(lr=0.1),
+        "fed_yogi, lr 0.1": FedYogi(lr=0.1),
+        "fed_adagrad, lr 0.1": FedAdagrad(lr=0.1),
+    }
+    found: dict[str, list[float]] = {}
+    for name, optimizer in optimizers.items():
+        value, state = torch.zeros(1), {}
+        for t, delta in enumerate([0.1] * 8 + [0.01] * 4):
+            context = RoundContext(t, 12, 0, spec, (), adapter=Adapter({}, {"w": value}), state=state)
+            aggregated = Adapter({}, {"w": value + delta})
+            stepped, state = optimizer.step(context, aggregated, np.ones((1, 1), dtype=bool), frozenset("AB"))
+            found.setdefault(name, []).append(float(stepped.head["w"] - value))
+            value = stepped.head["w"]
+    return curves("step of one number in each round", found)
+
+
+def curves(title: str, series: Mapping[str, Sequence[float]]) -> str:
+    """Lines over rounds, from 0 to the largest value."""
+    left, right, top, bottom = 40, 370, 26, 150
+    largest = max(map(max, series.values()))
+    count = max(map(len, series.values()))
+
+    def at(place: int, value: float) -> str:
+        return f"{left + (right - left) * place / (count - 1):.4g} {bottom - (bottom - top) * value / largest:.4g}"
+
+    parts = [words(4, 14, title, weight=600), f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="{LINE}"/>']
+    parts += [words(left - 4, bottom, "0", anchor="end"), words(left - 4, top + 8, f"{largest:.2f}", anchor="end")]
+    parts += [words(left, bottom + 14, "round 0"), words(right, bottom + 14, str(count - 1), anchor="end")]
+    colours = (TEXT, ORANGE, TEAL, VIOLET, "#0284c7")
+    for place, ((name, values), colour) in enumerate(zip(series.items(), colours, strict=False)):
+        path = "L".join(at(i, value) for i, value in enumerate(values))
+        x, y = left + 165 * (place % 2), bottom + 30 + 16 * (place // 2)
+        parts += [
+            f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>',
+            f'<path d="M{x} {y - 4}h14" stroke="{colour}" stroke-width="2"/>',
+            words(x + 19, y, name),
+        ]
+    return svg(bottom + 36 + 16 * ((len(series) - 1) // 2), parts)
 
 
 # ------------------------------------------------------------------------------------------------------------------ SVG

@@ -3,13 +3,13 @@
 import json
 import re
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pages import ROOT
 
+from hellora.core.exchange import TrainSettings
 from hellora.experiments.config import own_table
 from hellora.experiments.presets import presets
 from hellora.experiments.registry import FOLDERS, find, names
@@ -18,7 +18,8 @@ FOLDER = ROOT / "docs" / "methods"
 PAGES = sorted(page for page in FOLDER.glob("*.md") if page.stem != "index")
 METHODS = [name for name in presets() if "base" in own_table(name)]
 SECTIONS = ["Idea", "Equation", "Settings", "When it fails", "Run it", "Figures"]
-STRATEGIES = [(kind, name) for kind in ("allocator", "dispatcher", "aggregator") for name in names(kind)]
+KINDS = ("sampler", "allocator", "dispatcher", "local_training", "aggregator", "server_optimizer")
+STRATEGIES = [(kind, name) for kind in KINDS for name in names(kind)]
 SETTING = re.compile(r"^\| `(\w+)` \| (.+?) \|", re.MULTILINE)
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -49,10 +50,12 @@ def test_the_navigation_lists_every_page() -> None:
 @pytest.mark.parametrize(("kind", "name"), STRATEGIES)
 def test_a_page_explains_every_strategy_and_has_its_settings(kind: str, name: str) -> None:
     """The overview names it, a page links to its file, and lists each of its fields with the default."""
-    (line,) = re.findall(rf"^\| {kind}s \|.*$", (FOLDER / "index.md").read_text(), re.MULTILINE)
+    folder = FOLDERS[kind][0].replace(".", "/")
+    label = folder.rpartition("/")[2].replace("_", " ")
+    (line,) = re.findall(rf"^\| {label} \|.*$", (FOLDER / "index.md").read_text(), re.MULTILINE)
     assert f"`{name}`" in line
     of_it = {(field.name, as_written(field.default)) for field in fields(find(kind, name))}
-    texts = [page.read_text() for page in PAGES if f"(../../hellora/methods/{kind}s/{name}.py)" in page.read_text()]
+    texts = [page.read_text() for page in PAGES if f"(../../{folder}/{name}.py)" in page.read_text()]
     assert any(of_it <= set(SETTING.findall(text)) for text in texts), of_it
 
 
@@ -67,7 +70,7 @@ def test_a_page_names_no_setting_that_its_strategies_lack(page: Path) -> None:
     linked = re.findall(r"\(\.\./\.\./(hellora/methods/\w+)/(\w+)\.py\)", text)
     kinds = {folder.replace(".", "/"): kind for kind, (folder, _) in FOLDERS.items()}
     known = {field.name for folder, name in linked for field in fields(find(kinds[folder], name))}
-    known |= {field.name for field in fields(import_module("hellora.core.exchange").TrainSettings)}
+    known |= {field.name for field in fields(TrainSettings)}
     section = text.partition("\n## Settings\n")[2].partition("\n## ")[0]
     assert {name for name, _ in SETTING.findall(section)} <= known
 

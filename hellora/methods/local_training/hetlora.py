@@ -29,7 +29,7 @@ class Hetlora(LocalTraining):
     min_rank: int = 1  # below which no client prunes itself; the published runs have 5
 
     def __post_init__(self) -> None:
-        if self.tail_penalty < 0:
+        if not self.tail_penalty >= 0:
             raise ValueError(f"tail_penalty must not be negative, but it is {self.tail_penalty}")
         if not 0 <= self.tail_share < 1:
             raise ValueError(f"tail_share must be in [0, 1), not {self.tail_share}")

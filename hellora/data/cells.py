@@ -1,4 +1,4 @@
-"""What a split has in its cells, checked row by row: texts, labels, filled templates, images."""
+"""Read the cells of a split, and check them row by row: texts, labels, filled templates, images."""
 
 import string
 from typing import Any
@@ -11,7 +11,7 @@ from hellora.data.loading import Split
 
 
 def cells_of(split: Split, column: str, setting: str) -> list[Any]:
-    """The cells of a column, which the setting `data.<setting>` names."""
+    """Return the cells of a column, which the setting `data.<setting>` names."""
     if column not in split.data.column_names:
         has = ", ".join(split.data.column_names)
         raise InputError(f"data.{setting}: {split.where} has no column '{column}' (it has {has}): set data.{setting}")
@@ -20,7 +20,7 @@ def cells_of(split: Split, column: str, setting: str) -> list[Any]:
 
 
 def texts(cells: list[Any], split: Split, setting: str) -> list[str]:
-    """The same cells, if each is a text with something in it."""
+    """Return the same cells, if each is a text with something in it; else raise InputError."""
     for row, cell in enumerate(cells):
         if not isinstance(cell, str) or not cell.strip():
             if isinstance(cell, bytes):
@@ -31,7 +31,7 @@ def texts(cells: list[Any], split: Split, setting: str) -> list[str]:
 
 
 def label_cells(split: Split, column: str) -> list[str]:
-    """The label of every row, which is a whole number, a truth value or a text; a ClassLabel's is its class's name."""
+    """Return the label of every row as a text: of a whole number, a truth value or a text; of a ClassLabel the name."""
     cells = cells_of(split, column, "label")
     for row, cell in enumerate(cells):
         if not isinstance(cell, int | str) or cell == "":
@@ -41,14 +41,14 @@ def label_cells(split: Split, column: str) -> list[str]:
 
 
 def named(cells: list[Any], feature: Any) -> list[Any]:
-    """Labels as texts; of a ClassLabel, the names of their classes. What is no label stays as it is."""
+    """Return labels as texts; of a ClassLabel, the names of their classes. What is no label stays as it is."""
     if not isinstance(feature, ClassLabel):
         return [as_written(cell) if isinstance(cell, int) else cell for cell in cells]
     return [cell if cell is None or cell < 0 else feature.names[cell] for cell in cells]
 
 
 def filled(template: str, split: Split, setting: str) -> list[str]:
-    """The template with each row's cells in place of `{column}`; an empty cell gives an empty text."""
+    """Fill the template with each row's cells in place of `{column}`; an empty cell gives an empty text."""
     try:
         pieces = [(text, column, extra or how) for text, column, extra, how in string.Formatter().parse(template)]
     except ValueError as error:
@@ -72,7 +72,7 @@ def filled(template: str, split: Split, setting: str) -> list[str]:
 
 
 def images(split: Split, column: str) -> Dataset:
-    """The one column `image`, decoded when read; the source may hold encoded bytes, paths or images."""
+    """Return the one column `image`, decoded when read; the source may hold encoded bytes, paths or images."""
     if column not in split.data.column_names:
         cells_of(split, column, "image")
     data = split.data.select_columns([column]).rename_columns({column: "image"})

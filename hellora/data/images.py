@@ -1,4 +1,4 @@
-"""Rows with an image, which is decoded when its row is read."""
+"""Read rows with an image, which is decoded when its row is read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from hellora.core.errors import InputError
 
 
 class ImageRows(Sequence[Any]):
-    """The rows of a data set; one whose image cannot be read says which it is."""
+    """Image rows are the rows of a data set; one whose image cannot be read raises an InputError that names it."""
 
     def __init__(self, data: Dataset) -> None:
         self.data = data
@@ -27,7 +27,7 @@ class ImageRows(Sequence[Any]):
             ) from error
 
     def named(self, row: int) -> str:
-        """An image by its file; one without a file by its row in the source."""
+        """Name an image by its file, or one without a file by its row in the source."""
         as_stored = self.data.select([row]).cast_column("image", Image(decode=False))
         if path := as_stored[0]["image"]["path"]:
             return str(path)

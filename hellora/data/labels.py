@@ -7,11 +7,11 @@ WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 def as_written(cell: object) -> str:
-    """A text, a whole number or a truth value as a file has it."""
+    """Write a text, a whole number or a truth value as a file has it."""
     return str(cell).lower() if isinstance(cell, bool) else str(cell)
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """Whole numbers by their size, where all labels are such; else sorted as texts."""
+    """Sort labels by their size, where all are whole numbers; else as texts."""
     found = list(labels)
     return sorted(found, key=int) if all(map(WHOLE_NUMBER.fullmatch, found)) else sorted(found)

@@ -1,4 +1,4 @@
-"""From a name (hub id, local file, local folder, the embedded corpus) to its splits, as they are there."""
+"""Load the splits of a source by its name (hub id, local file, local folder, the embedded corpus), just as they are."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,14 +20,14 @@ FORMATS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".json": "jso
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A split as its source has it, and how to name it to a person."""
+    """A split is as its source has it; `where` names it to a person."""
 
     data: Dataset
     where: str
 
 
 def load_splits(name: str, subset: str, train: str, others: Sequence[str]) -> dict[str, Split]:
-    """The splits of a source; `train` is always among them.
+    """Load the splits of a source; `train` is always among them.
 
     In a folder of files, the files of a split are those whose names start like it; `others` are the splits to look for
     beside `train`. A source with one split only has it under the name `train`.
@@ -47,7 +47,7 @@ def load_splits(name: str, subset: str, train: str, others: Sequence[str]) -> di
 
 
 def _files(name: str, train: str, others: Sequence[str]) -> dict[str, list[Path]]:
-    """The local data files of each split; {} for a hub id and for a folder without data files (images by class)."""
+    """Find the local data files of each split; {} for a hub id or for a folder without data files (images by class)."""
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix not in FORMATS:
@@ -75,7 +75,7 @@ def _files(name: str, train: str, others: Sequence[str]) -> dict[str, list[Path]
 
 
 def _without_overlap(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """The same files, if none is in two splits."""
+    """Return the same files, if none is in two splits; else raise InputError."""
     owner: dict[Path, str] = {}
     for split, paths in files.items():
         for path in paths:
@@ -88,7 +88,7 @@ def _without_overlap(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
 
 
 def _load(name: str, subset: str, files: Mapping[str, Sequence[Path]]) -> DatasetDict:
-    """What `datasets` makes of local files, of a folder of images by class, or of a hub id."""
+    """Let `datasets` load local files, a folder of images by class, or a hub id."""
     folder = Path(name).expanduser()
     try:
         if files:
@@ -114,7 +114,7 @@ def _load(name: str, subset: str, files: Mapping[str, Sequence[Path]]) -> Datase
 
 
 def _read_csv(paths: Sequence[Path]) -> Dataset:
-    """The rows of all files, their columns matched by name; what a file has no column for is missing.
+    """Read the rows of all files, their columns matched by name; what a file has no column for is missing.
 
     Every cell is the text that it is, also `007`, `NA` and the empty one. Cells that are not UTF-8 stay bytes.
     """
@@ -122,7 +122,7 @@ def _read_csv(paths: Sequence[Path]) -> Dataset:
 
 
 def _csv_table(path: Path) -> Any:
-    """The columns of one file."""
+    """Read the columns of one file."""
     parse = csv.ParseOptions(newlines_in_values=True)
     with csv.open_csv(path, parse_options=parse) as opened:
         names = opened.schema.names
@@ -134,7 +134,7 @@ def _csv_table(path: Path) -> Any:
 
 
 def _text(column: Any) -> Any:
-    """A column of bytes as text, if it is UTF-8."""
+    """Return a column of bytes as text, if it is UTF-8; else as it is."""
     try:
         return column.cast(pyarrow.string())
     except pyarrow.ArrowInvalid:
@@ -143,7 +143,7 @@ def _text(column: Any) -> Any:
 
 @contextmanager
 def _no_progress() -> Iterator[None]:
-    """No progress bars: reading what is already here takes a moment."""
+    """Switch progress bars off while this lasts: reading what is already here takes a moment."""
     disabled = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

@@ -1,4 +1,4 @@
-"""Examples to predict or to evaluate on: a file, a folder, or the test split of what has several."""
+"""Read examples to predict or to evaluate on: of a file, a folder, or the test split of what has several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ from hellora.data.sources import Columns, DataSettings, Reader
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Examples in canonical columns; `files` has the name of each image's file, and is empty for other data."""
+    """Rows are examples in canonical columns; `files` names each image's file, and is empty for other data."""
 
     data: Dataset
     files: Sequence[str]
 
 
 def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Sequence[str], labelled: bool) -> Rows:
-    """The rows of a source, by the columns that `settings` name.
+    """Read the rows of a source, by the columns that `settings` name.
 
     Where they need not be labelled, a label may be absent, and a response is not read.
 
@@ -40,7 +40,7 @@ def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Seque
 
 
 def test_split(name: str, settings: DataSettings) -> Split:
-    """The test split of a source, or its only one."""
+    """Load the test split of a source, or its only one."""
     why = None
     for split in settings.test_names:
         try:

@@ -1,4 +1,4 @@
-"""Which client holds which examples. A partitioner is one file of `partitioners/`."""
+"""A partitioner says which client holds which examples. Each is one file of `partitioners/`."""
 
 from abc import ABC, abstractmethod
 
@@ -12,15 +12,18 @@ Indices = npt.NDArray[np.int64]
 
 
 class Partitioner(ABC):
-    """Cut the rows of a training split into one part per client."""
+    """A partitioner cuts the rows of a training split into one part per client."""
 
     @abstractmethod
     def partition(self, data: Dataset, clients: int, seed: int) -> list[Indices]:
-        """Sorted row indices per client: disjoint, together every row, none empty. A function of its arguments only."""
+        """Return sorted row indices per client: disjoint, together every row, none empty.
+
+        The result depends on the arguments only.
+        """
 
 
 def client_rows(partitioner: Partitioner, data: Dataset, clients: int, seed: int) -> list[Indices]:
-    """The parts of a partitioner, checked; it may be a user's own."""
+    """Return the parts that a partitioner makes, checked: it may be a user's own."""
     if clients > len(data):
         raise InputError(
             f"data.clients: {len(data)} training examples are too few for {clients} clients: lower it, and cohort"
@@ -36,7 +39,7 @@ def client_rows(partitioner: Partitioner, data: Dataset, clients: int, seed: int
 
 
 def class_of_row(data: Dataset) -> Indices:
-    """The class of every row, (rows,), for the partitioners that go by class."""
+    """Return the class of every row, (rows,), for the partitioners that go by class."""
     if "label" not in data.column_names:
         raise InputError(
             "data.label: this partitioner goes by class, but the data has no label: set data.label, or "

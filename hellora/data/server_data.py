@@ -1,5 +1,5 @@
-"""The server's own data, to score layers on (proxy) and to train on (public): find it, and keep out of it what
-the clients or the test hold."""
+"""Find the server's own data, to score layers on (proxy) and to train on (public), and keep out of it what the clients
+or the test hold."""
 
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
@@ -14,14 +14,14 @@ UNLABELLED = -100  # the label of a public example without one, or with one that
 
 
 def proxy_split(name: str, splits: Mapping[str, Split], test_name: str | None, train_name: str) -> Split | None:
-    """The split for `data.proxy`; None where it has to be a slice of the test split."""
+    """Find the split for `data.proxy`; None where it has to be a slice of the test split."""
     if name in ("", test_name):
         return None if name else splits.get("proxy")
     return named_split(name, "proxy", splits, train_name)
 
 
 def named_split(name: str, setting: str, splits: Mapping[str, Split], train_name: str) -> Split:
-    """The split that the setting `data.<setting>` names: one of the source, or the training split of another source."""
+    """Find the split that the setting `data.<setting>` names: one of the source, or the training split of another."""
     if name in splits:
         return splits[name]
     if name == "proxy" and not Path(name).exists():  # a split's usual name, and no data set's
@@ -36,7 +36,7 @@ def named_split(name: str, setting: str, splits: Mapping[str, Split], train_name
 
 
 def without_copies(data: Dataset, setting: str, name: str, taken: Dataset, whose: str) -> Dataset:
-    """The server's data without what the clients or the test hold; refused where that is most of it.
+    """Return the server's data without what the clients or the test hold; raise InputError where that is most of it.
 
     Examples are compared by content, so it does not matter by what path they are named.
     """
@@ -52,14 +52,14 @@ def without_copies(data: Dataset, setting: str, name: str, taken: Dataset, whose
 
 
 def described(public: Dataset, split: Split) -> str:
-    """One line for the record."""
+    """Describe the public data in one line for the record."""
     labels = public["label"][:] if "label" in public.column_names else []
     unlabelled = f", {labels.count(UNLABELLED)} without a label" if UNLABELLED in labels else ""
     return f"{len(public)} examples{unlabelled}: {split.where}"
 
 
 def contents(data: Dataset) -> Iterator[bytes]:
-    """A digest of what each row says, its label aside. An image file on disk is known by where it lies."""
+    """Yield a digest of what each row says, its label aside. An image file on disk is known by where it lies."""
     columns = [column for column in ("text", "text_pair", "prompt", "response", "image") if column in data.column_names]
     rows = data.select_columns(columns)
     if "image" in columns:

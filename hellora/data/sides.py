@@ -1,4 +1,4 @@
-"""What each side of a deployment reads: a client its own rows, the server its own test, proxy and public data.
+"""Each side of a deployment reads its own data: a client its rows, the server its test, proxy and public data.
 
 Nobody sees all the data, so the classes are agreed on: each client says which labels it has.
 """
@@ -16,7 +16,7 @@ from hellora.data.sources import Columns, Corpus, DataSettings, Reader, read_own
 
 @dataclass(frozen=True)
 class Classes:
-    """The labels of one client's data: all that its source declares in their order, or those that occur, sorted."""
+    """A client's classes are all labels that its source declares, in their order, or those that occur, sorted."""
 
     values: tuple[str, ...]
     present: tuple[str, ...]  # sorted
@@ -24,12 +24,12 @@ class Classes:
 
 
 def own_split(settings: DataSettings) -> Split:
-    """A client's own rows, as they are in its source."""
+    """Load a client's own rows, as they are in its source."""
     return load_splits(settings.name, settings.subset, settings.train_split, ())[settings.train_split]
 
 
 def own_classes(split: Split, settings: DataSettings, columns: Columns) -> Classes | None:
-    """The classes of a client's rows; None where they have no labels."""
+    """Return the classes of a client's rows; None where they have no labels."""
     reader = Reader.for_split(split, settings, columns)
     if reader.index_of is None:
         return None
@@ -37,7 +37,7 @@ def own_classes(split: Split, settings: DataSettings, columns: Columns) -> Class
 
 
 def agreed(lists: Sequence[Classes]) -> Classes:
-    """The classes of all clients together: declared by all alike, or all that occur, sorted."""
+    """Return the classes of all clients together: those that all declare alike, or all that occur, sorted."""
     present = {label for classes in lists for label in classes.present}
     values = lists[0].values
     if not all(classes.declared and classes.values == values for classes in lists):
@@ -46,12 +46,12 @@ def agreed(lists: Sequence[Classes]) -> Classes:
 
 
 def read_own(split: Split, settings: DataSettings, columns: Columns, classes: Classes | None) -> Dataset:
-    """A client's rows in canonical columns."""
+    """Read a client's rows into canonical columns."""
     return reader_of(settings, columns, classes).read(split)
 
 
 def reader_of(settings: DataSettings, columns: Columns, classes: Classes | None) -> Reader:
-    """The reader of rows whose classes are agreed on."""
+    """Make the reader of rows whose classes are agreed on."""
     if classes is None:
         return Reader(settings, columns, (), None)
     index_of = {value: index for index, value in enumerate(classes.values) if value in classes.present}
@@ -59,7 +59,7 @@ def reader_of(settings: DataSettings, columns: Columns, classes: Classes | None)
 
 
 def server_corpus(settings: DataSettings, columns: Columns, seed: int, classes: Classes | None) -> Corpus:
-    """What the server reads of its own; `train` is empty. The test split of the source, or its only one.
+    """Read the server's own data; `train` is empty, `test` is the test split of the source, or its only one.
 
     Raises:
         InputError: a setting or a row is wrong.
@@ -71,7 +71,7 @@ def server_corpus(settings: DataSettings, columns: Columns, seed: int, classes: 
 
 
 def server_splits(settings: DataSettings) -> tuple[str, dict[str, Split]]:
-    """The splits of the server's source, and the name of the one to test on."""
+    """Load the splits of the server's source, and name the one to test on."""
     others = ("proxy", settings.proxy, settings.public)
     why = None
     for name in settings.test_names:

@@ -26,7 +26,7 @@ Columns = Literal["text", "image", "instruction"]
 
 @dataclass(frozen=True)
 class DataSettings:
-    """The [data] table, less the partitioner's own settings."""
+    """The [data] table says which data is read and how; the partitioner's own settings are not among these."""
 
     name: str = "stdlib_docs"  # or a hub id, a local file, a local folder
     subset: str = ""  # configuration of a hub data set
@@ -74,13 +74,13 @@ class DataSettings:
 
     @property
     def test_names(self) -> tuple[str, ...]:
-        """The splits that can be the test split, best first."""
+        """Name the splits that can be the test split, best first."""
         return ("test", "validation", "dev") if self.test_split == "test" else (self.test_split,)
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """What a run reads, in canonical columns."""
+    """A corpus is all that a run reads, in canonical columns."""
 
     train: Dataset  # of all clients together
     test: Dataset  # what models are evaluated on: the test split, or the validation split where that is asked for
@@ -132,8 +132,8 @@ def read_own_of_server(
     train: Dataset,
     seed: int,
 ) -> Corpus:
-    """A corpus without training examples: the test split, and the server's proxy and public data. What of these is in
-    `train` is left out."""
+    """Read a corpus without training examples: the test split, and the server's proxy and public data. What of these
+    is in `train` is left out."""
     public, public_source = test.select(()), "none"
     if settings.public:
         public_from = named_split(settings.public, "public", splits, settings.train_split)
@@ -158,7 +158,7 @@ def read_own_of_server(
 
 
 def cut(data: Dataset, count: int, seed: int, purpose: str) -> tuple[Dataset, Dataset]:
-    """The rest, and `count` rows (or all there are) drawn by seed, each in the order of the source."""
+    """Return the rest, and `count` rows (or all there are) drawn by seed, each in the order of the source."""
     order = rng_for(seed, "data", purpose).permutation(len(data))
     return data.select(np.sort(order[count:])), data.select(np.sort(order[:count]))
 
@@ -168,7 +168,7 @@ def cut(data: Dataset, count: int, seed: int, purpose: str) -> tuple[Dataset, Da
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Reads splits into canonical columns; the classes are those of the training split."""
+    """A reader reads splits into canonical columns; the classes are those of the training split."""
 
     settings: DataSettings
     columns: Columns
@@ -189,7 +189,7 @@ class Reader:
         return Reader(settings, columns, tuple(labels), index_of, declared)
 
     def read(self, split: Split, keep: tuple[str, ...] = (), may_lack_labels: bool = False) -> Dataset:
-        """The split with canonical columns, and those of `keep` as they are.
+        """Read the split into canonical columns, and keep the columns `keep` as they are.
 
         A label that is absent or no class of the training split is an error, or UNLABELLED (`may_lack_labels`).
         """

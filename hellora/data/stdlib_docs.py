@@ -1,4 +1,4 @@
-"""The embedded corpus: what the docstrings of Python's own standard library say, labelled by topic. Needs no download.
+"""The embedded corpus has what the docstrings of Python's standard library say, labelled by topic; no download needed.
 
 An example is the first paragraph of the docstring of a module, class or function; its label is the topic of its module.
 The sources are parsed, never imported, so the corpus depends on nothing but the version of Python.
@@ -51,7 +51,7 @@ TOPICS = {
 
 @cache
 def load() -> DatasetDict:
-    """The splits train, proxy and test (80, 5 and 15 %), each with text, label (a topic) and module (top-level)."""
+    """Load the splits train, proxy and test (80, 5, 15 %), each with text, label (a topic) and module (top-level)."""
     splits: dict[str, list[dict[str, Any]]] = {"train": [], "proxy": [], "test": []}
     for key, example in _distinct(Path(sysconfig.get_path("stdlib"))).items():
         splits[_split_of(key)].append(example)
@@ -65,7 +65,7 @@ def load() -> DatasetDict:
 
 
 def _distinct(stdlib: Path) -> dict[str, dict[str, Any]]:
-    """One example per distinct text, by the text in one case; a text that occurs under two topics is left out."""
+    """Collect one example per distinct text, by the text in one case; leave out a text that occurs under two topics."""
     found: dict[str, dict[str, Any]] = {}
     ambiguous = set()
     for topic, modules in TOPICS.items():
@@ -80,7 +80,7 @@ def _distinct(stdlib: Path) -> dict[str, dict[str, Any]]:
 
 
 def _paragraphs(stdlib: Path, module: str) -> Iterator[str]:
-    """The first paragraph of every docstring of a module, or of all files of a package, its whitespace normalised."""
+    """Yield the first paragraph of every docstring of a module, or of all files of a package, whitespace normalised."""
     for path in [stdlib / f"{module}.py", *sorted((stdlib / module).rglob("*.py"))]:
         if TESTS.intersection(path.relative_to(stdlib).parts) or not path.is_file():
             continue
@@ -95,6 +95,6 @@ def _paragraphs(stdlib: Path, module: str) -> Iterator[str]:
 
 
 def _split_of(key: str) -> str:
-    """The split of a text, by its hash: the same on every machine."""
+    """Return the split of a text, by its hash: the same on every machine."""
     percent = int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) % 100
     return "train" if percent < 80 else "proxy" if percent < 85 else "test"

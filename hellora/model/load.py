@@ -1,4 +1,4 @@
-"""The only file that imports transformers: it loads a model, and finds the modules in it where LoRA sits."""
+"""Load a model, and find the modules in it where LoRA sits. No other file imports transformers."""
 
 import importlib.util
 import logging
@@ -58,7 +58,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of each la
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The [model] table: which model, and the shape of its adapter."""
+    """The [model] table says which model is trained, and what shape its adapter has."""
 
     name: str = "minilm"  # hub id, local folder, or "minilm"
     rank: int = 8
@@ -83,7 +83,7 @@ class ModelSettings:
 
 @contextmanager
 def loading(settings: ModelSettings) -> Iterator[dict[str, Any]]:
-    """The arguments common to every load; whatever transformers raises becomes one line."""
+    """Lend the arguments common to every load, and turn whatever transformers raises into one line."""
     common = {
         "pretrained_model_name_or_path": resolve_name(settings.name),
         "trust_remote_code": settings.trust_remote_code,
@@ -102,7 +102,7 @@ def loading(settings: ModelSettings) -> Iterator[dict[str, Any]]:
 def load_network(
     settings: ModelSettings, kind: Kind, labels: Sequence[str], seed: int, weights: bool = True
 ) -> tuple[Any, tuple[str, ...]]:
-    """The Hugging Face model on the CPU, in eval mode, without gradients; and the modules that make its own head.
+    """Load the Hugging Face model on the CPU, in eval mode, without gradients; name the modules of its own head.
 
     The head is what a classification model has outside its base model (classifier, pre_classifier, score), and
     whatever the checkpoint had no weights for. New weights are drawn from `seed`. `weights=False` builds the same
@@ -142,7 +142,7 @@ def load_network(
 
 
 def own_head(net: Any, new: Sequence[str]) -> tuple[str, ...]:
-    """The modules of a classification model's head: those outside its base model, and those inside that are new."""
+    """Return the modules of a classification model's head: those outside its base model, and the new ones inside."""
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in net.named_children()}
     base = net.base_model_prefix
     if base not in sizes:  # CLIP's classifier has the vision model of a "clip" that is not there
@@ -153,7 +153,7 @@ def own_head(net: Any, new: Sequence[str]) -> tuple[str, ...]:
 
 
 def refuse_other_senses(settings: ModelSettings, kind: Kind, config: Any) -> None:
-    """A model that reads images cannot read texts."""
+    """Raise InputError where a model that reads images would be given texts, which it cannot read."""
     if kind != "image_classification" and hasattr(config, "image_size"):
         raise InputError(
             f"model.name: {settings.name!r} reads images: set task.name = 'image_classification', and data.name to "
@@ -162,7 +162,7 @@ def refuse_other_senses(settings: ModelSettings, kind: Kind, config: Any) -> Non
 
 
 def refuse_new_blocks(settings: ModelSettings, kind: Kind, new: Sequence[str]) -> None:
-    """A head may be new; a transformer block, or anything of a language model, must come from the checkpoint."""
+    """Raise InputError where the checkpoint lacks a block, or any part of a language model; only a head may be new."""
     wrong = new if kind == "causal_lm" else [name for name in new if NUMBERED.match(name)]
     if wrong:
         raise InputError(
@@ -172,7 +172,7 @@ def refuse_new_blocks(settings: ModelSettings, kind: Kind, new: Sequence[str]) -
 
 
 def quantization(settings: ModelSettings, kind: Kind, labels: Sequence[str]) -> dict[str, Any]:
-    """Further arguments for loading a quantised base. Linear modules outside the blocks, such as heads, stay whole.
+    """Return further arguments to load a quantised base. Linear modules outside the blocks, such as heads, stay whole.
 
     Raises:
         InputError: a package for it is not installed.
@@ -194,12 +194,12 @@ def quantization(settings: ModelSettings, kind: Kind, labels: Sequence[str]) -> 
 
 
 def outside_blocks(net: nn.Module) -> list[str]:
-    """The linear modules that are never quantised, by name."""
+    """Name the linear modules outside the blocks, which are never quantised."""
     return [name for name, _ in linear_modules(net) if not NUMBERED.match(name)]
 
 
 def quantized_away(net: nn.Module, settings: ModelSettings) -> int:
-    """By how many bytes quantisation makes the weights of `net`, which is whole, smaller. A weight is unpacked to be
+    """Count the bytes that quantisation takes off the weights of `net`, which is whole. A weight is unpacked to be
     used, so that the largest one counts as whole."""
     if settings.quantization == "none":
         return 0
@@ -209,15 +209,15 @@ def quantized_away(net: nn.Module, settings: ModelSettings) -> int:
 
 
 def keep_unpacked(net: Any) -> None:
-    """On some processors bitsandbytes packs 4-bit weights anew when they are first used without gradients; from then on
-    they give none. Ask it not to."""
+    """Keep bitsandbytes from packing 4-bit weights anew when they are first used without gradients, as it does on some
+    processors; from then on they would give none."""
     for module in net.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
 def task_of(settings: ModelSettings) -> str:
-    """The task that a model's config names: by its architecture, else by what it reads."""
+    """Return the task that a model's config names: by its architecture, else by what the model reads."""
     with loading(settings) as common:
         config = transformers.AutoConfig.from_pretrained(**common)
     architectures = " ".join(getattr(config, "architectures", None) or ())
@@ -227,7 +227,7 @@ def task_of(settings: ModelSettings) -> str:
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
-    """The model's tokenizer, with a padding token."""
+    """Load the model's tokenizer, and give it a padding token where it has none."""
     with loading(settings) as common:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**common)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
@@ -241,13 +241,13 @@ def load_tokenizer(settings: ModelSettings) -> Any:
 
 
 def load_image_processor(settings: ModelSettings) -> Any:
-    """The model's image processor: PIL images in, `pixel_values` out."""
+    """Load the model's image processor, which turns PIL images into `pixel_values`."""
     with loading(settings) as common:
         return transformers.AutoImageProcessor.from_pretrained(**common)
 
 
 def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool = False) -> AdapterSpec:
-    """Where the adapter sits: the targeted linear modules, and the transformer block that each belongs to.
+    """Say where the adapter sits: in the targeted linear modules, each with the transformer block that it belongs to.
 
     A module's layer is parsed from its name: see NUMBERED.
 
@@ -280,7 +280,7 @@ def linear_modules(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def default_targets(names: Iterable[str], language_model: bool) -> tuple[str, ...]:
-    """The first known group of attention projections that the model has; all four of them for a language model."""
+    """Return the first known group of attention projections that the model has; for a language model all four."""
     leaves = {name.rpartition(".")[2] for name in names}
     if language_model and leaves.issuperset(LANGUAGE_MODEL_NAMES):
         return LANGUAGE_MODEL_NAMES
@@ -291,8 +291,8 @@ def default_targets(names: Iterable[str], language_model: bool) -> tuple[str, ..
 
 
 def shape_of(linear: nn.Module) -> tuple[int, int]:
-    """(d_out, d_in) of a linear module. The weight of a quantised one has another shape; that of GPT-2's Conv1D is
-    (d_in, d_out)."""
+    """Return (d_out, d_in) of a linear module. The weight of a quantised one has another shape; that of GPT-2's Conv1D
+    is (d_in, d_out)."""
     if isinstance(linear, nn.Linear):
         return linear.out_features, linear.in_features
     d_in, d_out = linear.get_parameter("weight").shape

@@ -1,4 +1,4 @@
-"""Where a model lies: in a folder, on the hub or, MiniLM, in an installed wheel."""
+"""Say where a model lies: in a folder, on the hub or, for MiniLM, in an installed wheel."""
 
 import hashlib
 import importlib.util
@@ -12,7 +12,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 
 def resolve_name(name: str) -> str:
-    """A model name as transformers understands it: "minilm" becomes the wheel's folder, or the hub's name for it.
+    """Return a model's name as transformers understands it: for "minilm" the wheel's folder, or its name on the hub.
 
     Raises:
         InputError: a folder is absent or has no config.json.

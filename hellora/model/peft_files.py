@@ -1,4 +1,7 @@
-"""The only file that imports peft. An adapter as PEFT's files, and the base with it in its weights."""
+"""Write an adapter as PEFT's files, read it back, and write the base with it in its weights.
+
+No other file imports peft.
+"""
 
 import json
 import re
@@ -72,7 +75,9 @@ def save_head(adapter: Adapter, folder: Path) -> None:
 
 
 def load_peft(folder: Path, base: BaseModel) -> Adapter:
-    """The adapter that `save_peft` wrote to `folder`. A residual stays what it became: rank components of its module.
+    """Read the adapter that `save_peft` wrote to `folder`.
+
+    A residual stays what it became: rank components of its module.
 
     Raises:
         InputError: a file is absent or damaged, or belongs to another base model.

@@ -1,7 +1,7 @@
-"""How a client trains within its memory (`types.Policy`): what is kept for backward, and in which form.
+"""A policy (`exchange.Policy`) fits training into a client's memory: it decides what is kept for backward, and how.
 
-Blocks that are run again in backward: Chen et al., arXiv 1604.06174. Activations in few bits, rounded at random: ActNN
-(Chen et al., arXiv 2104.14129), GACT (Liu et al., arXiv 2206.11357).
+To run blocks again in backward is due to Chen et al., arXiv 1604.06174; to keep activations in few bits, rounded at
+random, to ActNN (Chen et al., arXiv 2104.14129) and GACT (Liu et al., arXiv 2206.11357).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ SMALLEST = 1024  # elements; a smaller tensor is kept as it is
 
 
 def micro_batches(indices: npt.NDArray[np.int64], size: int | None) -> list[npt.NDArray[np.int64]]:
-    """A batch's indices in parts of `size` examples, the last one of what is left; None = one part."""
+    """Cut a batch's indices into parts of `size` examples, the last one of what is left; None = one part."""
     return [indices] if size is None else [indices[i : i + size] for i in range(0, len(indices), size)]
 
 
@@ -38,7 +38,7 @@ def micro_batches(indices: npt.NDArray[np.int64], size: int | None) -> list[npt.
 
 
 def recomputed_layers(how: Literal["none", "frozen", "all"], trained: Mask) -> list[int]:
-    """The layers that keep only their input; `trained` is the client's row, (layers, max_rank).
+    """Return the layers that keep only their input; `trained` is the client's row, (layers, max_rank).
 
     None of them lies below the shallowest trained layer, where autograd keeps nothing anyway.
     """
@@ -50,7 +50,7 @@ def recomputed_layers(how: Literal["none", "frozen", "all"], trained: Mask) -> l
 
 @contextmanager
 def recomputing(net: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """While entered, each of these blocks of `net` keeps only its input, and backward runs it again.
+    """Make each of these blocks of `net` keep only its input while entered, and be run again in backward.
 
     A cache of keys and values, which a block would fill twice, is switched off.
     """
@@ -68,7 +68,7 @@ def recomputing(net: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def forward_replaced(modules: Sequence[nn.Module], by: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
-    """While entered, these modules compute `by(module)`; their hooks run as ever."""
+    """Make these modules compute `by(module)` while entered; their hooks run as ever."""
     own = [vars(module).get("forward") for module in modules]  # some libraries set one; most modules have their class's
     try:
         for module in modules:
@@ -82,7 +82,7 @@ def forward_replaced(modules: Sequence[nn.Module], by: Callable[[Any], Callable[
 
 
 def run_again_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, checkpointed. Dropout draws the same numbers again, and autocast is as it was.
+    """Return the same function, checkpointed: dropout draws the same numbers again, and autocast is as it was.
 
     Tensors that came by name are handed over by position: only those does torch keep as it keeps other activations.
     """
@@ -105,14 +105,14 @@ def run_again_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Packed:
-    """Numbers as int8 with a float32 scale for each group of them: 1.06 bytes for each number."""
+    """Packed numbers are int8 with a float32 scale for each group of them: each number takes 1.06 bytes."""
 
     values: Tensor  # (groups, GROUP), int8
     scales: Tensor  # (groups, 1), float32: the group's largest magnitude over 127
 
     @staticmethod
     def of(flat: Tensor, generator: torch.Generator) -> "Packed | None":
-        """`flat` (count,), rounded up or down at random such that its expectation is exact; None if one is not finite.
+        """Round `flat` (count,) up or down at random such that its expectation is exact; None if one is not finite.
 
         Each number is off by less than its group's scale.
         """
@@ -127,19 +127,20 @@ class Packed:
         return Packed(rounded.to(torch.int8), scales)
 
     def unpacked(self) -> Tensor:
-        """The numbers in float32, (groups · GROUP,)."""
+        """Return the numbers in float32, (groups · GROUP,)."""
         return (self.values * self.scales).view(-1)
 
 
 def rounding_noise(groups: int, generator: torch.Generator) -> Tensor:
-    """Uniform in ±1/2, (groups, GROUP). Of 16 random bits each: to draw floats takes longer than all the rest."""
+    """Draw numbers uniform in ±1/2, (groups, GROUP), of 16 random bits each: to draw floats would take longer than all
+    the rest."""
     bits = torch.empty(groups * GROUP // 4, dtype=torch.int64, device=generator.device)
     return bits.random_(-(2**63), None, generator=generator).view(torch.int16).view(-1, GROUP) * 2.0**-16
 
 
 @contextmanager
 def int8_activations(generator: torch.Generator) -> Iterator[None]:
-    """While entered, autograd keeps the activations of a forward pass as `Packed`; `generator` rounds them.
+    """Make autograd keep the activations of a forward pass as `Packed` while entered; `generator` rounds them.
 
     What several operations keep of one storage is packed once.
     """
@@ -178,7 +179,7 @@ def int8_activations(generator: torch.Generator) -> Iterator[None]:
 
 
 def is_activation(tensor: Tensor) -> bool:
-    """True for a float tensor that depends on what is trained, and on more than one parameter alone.
+    """Return True for a float tensor that depends on what is trained, and on more than one parameter alone.
 
     So masks, tables of positions, frozen weights and their casts are none; nor are a trained parameter, its views, its
     casts. Logarithms of probabilities stay exact, too: backward exponentiates them, which makes much of a small error.
@@ -194,7 +195,7 @@ def is_activation(tensor: Tensor) -> bool:
 
 
 def in_memory_order(tensor: Tensor) -> Tensor | None:
-    """A view (count,) of the tensor's part of its storage, or None where that has holes or overlaps."""
+    """Return a view (count,) of the tensor's part of its storage, or None where that has holes or overlaps."""
     ordered = tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
     return ordered.view(-1) if ordered.is_contiguous() else None
 
@@ -203,7 +204,7 @@ def in_memory_order(tensor: Tensor) -> Tensor | None:
 
 
 def recasting(net: nn.Module) -> AbstractContextManager[None]:
-    """While entered, no cast of a frozen linear weight of `net` is kept for backward.
+    """Keep no cast of a frozen linear weight of `net` for backward while entered.
 
     Autocast would keep one of each weight above the shallowest trained layer: for few examples that is more than it
     saves.
@@ -215,7 +216,7 @@ def recasting(net: nn.Module) -> AbstractContextManager[None]:
 
 
 class RecastLinear(torch.autograd.Function):
-    """torch.nn.functional.linear with a frozen weight and bias; backward casts the weight anew."""
+    """RecastLinear computes torch.nn.functional.linear of a frozen weight and bias; backward casts the weight anew."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -233,7 +234,10 @@ class RecastLinear(torch.autograd.Function):
 
 
 class Beside(nn.Module):
-    """y = base(x) + Σ scale · B A x, of frozen pairs. They are constants: backward needs no activation for them."""
+    """Frozen pairs act beside the weight: y = base(x) + Σ scale · B A x.
+
+    The pairs are constants: backward needs no activation for them.
+    """
 
     A: Tensor  # (rank, d_in) of all pairs together
     B: Tensor  # (d_out, rank)

@@ -1,4 +1,4 @@
-"""What the blocks below the shallowest trained one make of a batch, kept over a client's local epochs.
+"""Keep what the blocks below the shallowest trained one make of a batch, over a client's local epochs.
 
 Those blocks train nothing and run in eval mode, so the same batch comes out of them the same, bit for bit. It is kept
 whole: the last bits of an example's hidden states depend on how many examples and how much padding stand beside it, for
@@ -25,7 +25,7 @@ from hellora.model.policies import forward_replaced
 
 
 class TensorStore(ABC):
-    """Keeps tensors by name, up to `limit` bytes of them. What is kept is never replaced."""
+    """A store keeps tensors by name, up to `limit` bytes of them. What is kept is never replaced."""
 
     def __init__(self, limit: int | None) -> None:
         self.limit, self.num_bytes = limit, 0
@@ -44,11 +44,11 @@ class TensorStore(ABC):
 
     @abstractmethod
     def get(self, name: bytes) -> Tensor | None:
-        """A copy of what was kept, on its device; None if nothing was."""
+        """Return a copy of what was kept, on its device; None if nothing was."""
 
 
 class InMemory(TensorStore):
-    """Leaves tensors on the device where they are."""
+    """This store leaves tensors on the device where they are."""
 
     def __init__(self, limit: int | None = None) -> None:
         super().__init__(limit)
@@ -63,7 +63,7 @@ class InMemory(TensorStore):
 
 
 class OnDisk(TensorStore):
-    """Writes tensors to one file, end to end."""
+    """This store writes tensors to one file, end to end."""
 
     def __init__(self, file: IO[bytes], limit: int | None = None) -> None:
         super().__init__(limit)
@@ -86,13 +86,16 @@ class OnDisk(TensorStore):
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU, without a copy."""
+    """View a contiguous tensor on the CPU as bytes, without a copy."""
     return tensor.flatten().view(torch.uint8).numpy().data
 
 
 @contextmanager
 def store_of(policy: Policy) -> Iterator[TensorStore]:
-    """Lend an empty store of the policy's kind and size. Its file has no name: it is gone however the process ends."""
+    """Lend an empty store of the policy's kind and size.
+
+    A store's file has no name: it is gone however the process ends.
+    """
     if policy.prefix_cache == "disk":
         with TemporaryFile() as file:
             yield OnDisk(file, policy.prefix_cache_bytes)
@@ -101,8 +104,8 @@ def store_of(policy: Policy) -> Iterator[TensorStore]:
 
 
 class PrefixCache:
-    """Stands before each block of a frozen prefix. A batch that came before skips them all: the last block answers
-    with what it said then, the others with what they are given.
+    """A prefix cache stands before each block of a frozen prefix. A batch that came before skips them all: the last
+    block answers with what it said then, the others with what they are given.
 
     That is right where the blocks are a chain: each runs once in a pass, in order, and gets the very tensor that the
     one before it returned; nothing but that tensor comes out of a block; and nothing before the prefix trains. No
@@ -122,14 +125,14 @@ class PrefixCache:
 
     @contextmanager
     def batch(self, indices: npt.NDArray[np.int64]) -> Iterator[None]:
-        """One forward pass over the examples `indices`."""
+        """Serve one forward pass over the examples `indices`."""
         self.name, self.done = indices.tobytes(), 0
         self.found = self.store.get(self.name) if self.chain else None
         yield
         self.found = self.returned = None
 
     def run(self, place: int, forward: Callable[..., Any], /, *rest: Any, **named: Any) -> Any:
-        """What the block at `place` answers; `forward` is its own."""
+        """Return what the block at `place` answers; `forward` is its own."""
         given = rest[0] if rest else named.get("hidden_states")
         if self.found is not None:
             returned = self.found if place == len(self.blocks) - 1 else given
@@ -157,9 +160,10 @@ class PrefixCache:
 
 @contextmanager
 def prefix_cache(net: nn.Module, task: ClientTask, layers: Sequence[str], count: int) -> Iterator[PrefixCache]:
-    """A cache before the frozen prefix of `net`, as the task's policy asks for; `layers` are the network's blocks,
-    `count` is the number of examples. It keeps nothing where no batch comes again, or where the client leaves frozen
-    blocks out anyway. On leaving, the blocks are as they were.
+    """Put a cache before the frozen prefix of `net`, as the task's policy asks for.
+
+    `layers` are the network's blocks, `count` is the number of examples. The cache keeps nothing where no batch comes
+    again, or where the client leaves frozen blocks out anyway. On leaving, the blocks are as they were.
     """
     policy = task.policy
     wanted = policy.prefix_cache != "none" and passes(task.train, count) > 1 and not task.bypass
@@ -172,11 +176,11 @@ def prefix_cache(net: nn.Module, task: ClientTask, layers: Sequence[str], count:
 
 
 def frozen_prefix(layers: Sequence[str], trained: Mask) -> Sequence[str]:
-    """The layers below the shallowest that `trained` (layers, max_rank) trains: all of them, if it trains none."""
+    """Return the layers below the shallowest that `trained` (layers, max_rank) trains: all, if it trains none."""
     rows = np.flatnonzero(trained.any(axis=1))
     return layers[: rows[0]] if len(rows) else layers
 
 
 def passes(settings: TrainSettings, count: int) -> float:
-    """How often training goes through its `count` examples."""
+    """Say how often training goes through its `count` examples."""
     return settings.epochs if settings.steps is None else settings.steps / math.ceil(count / settings.batch_size)

@@ -1,4 +1,4 @@
-"""The one model of a process, lent to a client and returned untouched.
+"""A process has one model, which is lent to a client and comes back untouched.
 
 `BaseModel.adapted` puts LoRA modules where a client trains, merges everything else of the adapter into a copy of the
 weight it belongs to (or keeps it beside the weight), and on leaving puts the very same parameters back. The base is
@@ -22,10 +22,10 @@ from hellora.model.policies import Beside, recasting, recomputed_layers, recompu
 
 
 class LoraLinear(nn.Module):
-    """y = base(x) + scale · B A dropout(x), with A (rank, d_in) and B (d_out, rank) trained and the base frozen.
+    """A LoRA module computes y = base(x) + scale · B A dropout(x); A (rank, d_in) and B (d_out, rank) train.
 
-    `factors` may train only one of them. A and B may carry a leading batch dimension: one copy of the pair per example,
-    whose gradients are then the gradients of each example's own loss.
+    The base is frozen. `factors` may train only one of the two. A and B may carry a leading batch dimension: one copy
+    of the pair per example, whose gradients are then the gradients of each example's own loss.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LoraLinear(nn.Module):
 
 
 class Bypass(nn.Module):
-    """In the place of a transformer block that a client leaves out: what comes in goes out (FedRA).
+    """A bypass stands in the place of a transformer block that a client leaves out: what comes in goes out (FedRA).
 
     Whoever asks it for an attribute, such as the kind of attention mask to pass, gets the block's.
     """
@@ -73,19 +73,19 @@ class PerExampleError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class AdaptedModel:
-    """A base model while it is lent out: its LoRA modules and head parameters, and how to read them back."""
+    """An adapted model is a base model while it is lent out; its LoRA modules and head parameters can be read back."""
 
     lora: Mapping[str, LoraLinear]
     head: Mapping[str, nn.Parameter]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimizer gets: the parameters that require a gradient, and no other."""
+        """Return what the optimizer gets: the parameters that require a gradient, and no other."""
         lora = [p for module in self.lora.values() for p in (module.A, module.B)]
         return [p for p in (*lora, *self.head.values()) if p.requires_grad]
 
     def read(self) -> Adapter:
-        """The trained values, on the CPU, detached from the model."""
+        """Read the trained values, on the CPU, detached from the model."""
         pairs = {n: LoraPair(to_cpu(m.A), to_cpu(m.B), m.scale) for n, m in self.lora.items()}
         return Adapter(pairs, {n: to_cpu(p) for n, p in self.head.items() if p.requires_grad})
 
@@ -96,7 +96,7 @@ def to_cpu(tensor: Tensor) -> Tensor:
 
 
 class BaseModel:
-    """The one model of a process: a Hugging Face network, the head on top of it, what turns data into batches.
+    """The one model of a process has a Hugging Face network, the head on top of it, and what turns data into batches.
 
     `head` is a module of hellora's own (mean pooling's linear layer); where the network has its own head, `head` is
     None and `head_modules` names its modules. `processor` is the tokenizer or image processor.
@@ -123,24 +123,26 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device that the weights are on."""
         device: torch.device = next(self.net.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights; adapters and heads are float32."""
+        """Return the dtype of the weights; adapters and heads are float32."""
         dtype: torch.dtype = next(self.net.parameters()).dtype
         return dtype
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all weights, the head's too."""
+        """Count the bytes of all weights, the head's too."""
         return weights_bytes(self.net, self.head)
 
     def fingerprint(self) -> str:
-        """A digest of the base without its head: names, shapes, and a few values of each weight. Two sides of a
-        network that load other weights by mistake tell so by it."""
+        """Return a digest of the base without its head: of names, shapes, and a few values of each weight.
+
+        Two sides of a deployment that load different weights by mistake tell so by it.
+        """
         digest = blake2b(digest_size=8)
         for name, weight in self.net.named_parameters():
             if self.head is not None or name not in self.head_names:
@@ -149,7 +151,7 @@ class BaseModel:
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> "BaseModel":
-        """Move it to a device; returns itself."""
+        """Move the model to a device, and return it."""
         self.net.to(device)
         if self.head is not None:
             self.head.to(device)
@@ -163,7 +165,7 @@ class BaseModel:
         return self
 
     def initial_head(self) -> dict[str, Tensor]:
-        """The head as it was loaded or drawn, in float32."""
+        """Copy the head as it was loaded or drawn, in float32, to the CPU."""
         parameters = dict((self.head if self.head is not None else self.net).named_parameters())
         return {name: to_cpu(parameters[name]).float() for name in self.head_names}
 
@@ -208,7 +210,7 @@ class BaseModel:
             self.net.eval()
 
     def train_mode(self, trained: Mask | None, train_head: bool) -> None:
-        """Blocks that train anything, and a network's own head where it trains, to train mode (dropout on)."""
+        """Put the blocks that train anything, and a network's own head where it trains, in train mode (dropout on)."""
         if trained is not None:
             for name, rows in zip(self.spec.layers, trained, strict=True):
                 self.net.get_submodule(name).train(bool(rows.any()))
@@ -218,7 +220,7 @@ class BaseModel:
 
 
 class Loan:
-    """What stands in a lent model in the place of its own parameters and modules, and how to put those back."""
+    """A loan knows what stands in a lent model in the place of its own parameters and modules, and puts those back."""
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
@@ -284,7 +286,7 @@ class Loan:
 
 
 def merged(linear: nn.Module, pairs: Sequence[LoraPair]) -> Tensor:
-    """A copy of the linear module's weight with each ΔW added, in the weight's own dtype and layout.
+    """Copy the linear module's weight with each ΔW added, in the weight's own dtype and layout.
 
     What is not an nn.Linear is GPT-2's Conv1D, which stores its weight as (d_in, d_out).
     """

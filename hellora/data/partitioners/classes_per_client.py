@@ -1,4 +1,4 @@
-"""A fixed number of classes per client, the Non-IID setting of Fed-HeLLo (Zhang et al., arXiv 2506.12213).
+"""Give each client a fixed number of classes, the Non-IID setting of Fed-HeLLo (Zhang et al., arXiv 2506.12213).
 
 Classes are dealt to clients by shuffled round-robin; a class is then split among its holders by Dir(1).
 """
@@ -47,7 +47,7 @@ class ClassesPerClient(Partitioner):
 
 
 def deal(sizes: Indices, clients: int, k: int, rng: np.random.Generator) -> list[list[int]]:
-    """`k` distinct classes for each client from shuffled decks; a class of n examples has at most n holders.
+    """Deal `k` distinct classes to each client from shuffled decks; a class of n examples has at most n holders.
 
     Every class has a holder because the first deck is dealt out before another one is opened. A client is short of
     classes only where all classes that it lacks have as many holders as examples.
@@ -75,7 +75,7 @@ def deal(sizes: Indices, clients: int, k: int, rng: np.random.Generator) -> list
 
 
 def shares(size: int, holders: int, rng: np.random.Generator) -> Indices:
-    """How many of a class's `size` examples each holder gets: its minimum, and a Dir(1) share of the rest."""
+    """Say how many of a class's `size` examples each holder gets: its minimum, and a Dir(1) share of the rest."""
     minimum = min(MIN_SHARE, size // holders)
     rest = size - minimum * holders
     edges = np.floor(np.cumsum(rng.dirichlet(np.ones(holders)))[:-1] * rest).astype(np.int64)

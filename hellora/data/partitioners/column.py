@@ -1,4 +1,4 @@
-"""Natural clients: one per value of a column, such as a task, a category or an author (LEAF, arXiv 1812.01097)."""
+"""Natural clients (LEAF, arXiv 1812.01097): each holds one value of a column, such as a task, a category, an author."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from hellora.data.partitioning import Indices, Partitioner
 
 @dataclass(frozen=True)
 class Column(Partitioner):
-    """Client i holds the rows with the i-th value of `column`, in sorted order of value."""
+    """Gives client i the rows with the i-th value of `column`, in sorted order of value."""
 
     column: str
 

@@ -1,4 +1,4 @@
-"""Dirichlet label skew (Yurochkin et al., arXiv 1905.12022; Hsu et al., arXiv 1909.06335); flwr-datasets' partitioner.
+"""Dirichlet label skew (Yurochkin et al., arXiv 1905.12022; Hsu et al., arXiv 1909.06335); flwr-datasets draws it.
 
 p_c ~ Dir(α, …, α) over the clients, for every class c; client i receives the share p_ci of the examples of class c
 """
@@ -16,7 +16,7 @@ from hellora.data.partitioning import Indices, Partitioner, class_of_row
 
 @dataclass(frozen=True)
 class Dirichlet(Partitioner):
-    """Small `alpha`: a client holds few classes, and clients differ in size; large: close to iid."""
+    """Gives clients few classes and unequal sizes where `alpha` is small; a large one comes close to iid."""
 
     alpha: float = 0.3
     min_examples: int = 10  # per client; drawn anew, up to ten times, until every client has that many

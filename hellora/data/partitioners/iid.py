@@ -1,4 +1,4 @@
-"""Equal random parts, as in FedAvg's IID setting (McMahan et al., arXiv 1602.05629); flwr-datasets' IidPartitioner."""
+"""FedAvg's IID setting (McMahan et al., arXiv 1602.05629): flwr-datasets' IidPartitioner cuts equal random parts."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from hellora.data.partitioning import Indices, Partitioner
 
 @dataclass(frozen=True)
 class Iid(Partitioner):
-    """The rows are shuffled and dealt out; sizes differ by at most one."""
+    """Shuffles the rows and deals them out; sizes differ by at most one."""
 
     def partition(self, data: Dataset, clients: int, seed: int) -> list[Indices]:
         from flwr_datasets.partitioner import IidPartitioner  # slow to import

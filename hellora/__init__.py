@@ -65,7 +65,7 @@ def run(source: str, settings: Settings | None = None, *, out: str | Path, resum
 
 
 def plan(source: str, settings: Settings | None = None, *, round: int = 0) -> dict[int, list[int]]:
-    """Who would train what in a round, as `hellora plan` shows it.
+    """Show who would train what in a round, as `hellora plan` does.
 
     Neither weights nor data are loaded. Where a method scores layers, all of them score alike here.
 
@@ -170,7 +170,7 @@ def export(
 def predict(
     source: str | Path, file: str | Path, settings: Settings | None = None, *, out: str | Path | None = None
 ) -> list[dict[str, Any]]:
-    """What an adapter says of each row of a file, a folder of images or a data set of the hub.
+    """Say what an adapter predicts for each row of a file, a folder of images or a data set of the hub.
 
     Args:
         source: an exported adapter, merged weights, or a run
@@ -193,7 +193,7 @@ def predict(
 def evaluate(
     source: str | Path, file: str | Path, settings: Settings | None = None, *, out: str | Path | None = None
 ) -> dict[str, float]:
-    """The metrics of an adapter on labelled examples, as a run measures them.
+    """Compute the metrics of an adapter on labelled examples, as a run measures them.
 
     Args:
         source: an exported adapter, merged weights, or a run

@@ -1,4 +1,4 @@
-"""The commands that use what a run has trained: export, predict, evaluate."""
+"""These commands use what a run has trained: export, predict, evaluate."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The arguments and options that several commands share."""
+"""Several commands share these arguments and options."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from hellora.experiments.presets import presets
 
 
 def sources(incomplete: str) -> Iterator[str]:
-    """What an argument PRESET_OR_FILE may become: presets, experiment files, and folders on the way to one."""
+    """Yield what an argument PRESET_OR_FILE may become: presets, experiment files, and folders on the way to one."""
     yield from (name for name in presets() if name.startswith(incomplete))
     for path in sorted(Path().glob(f"{incomplete}*")) if not incomplete.startswith("/") else []:
         if path.suffix == ".toml" or path.is_dir():

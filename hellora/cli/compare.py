@@ -1,4 +1,4 @@
-"""`hellora compare`: methods × settings × seeds, with intervals."""
+"""`hellora compare` runs methods × settings × seeds, and shows their means with intervals."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,7 +83,7 @@ def changes(
     budget: str | None,
     memory: str | None,
 ) -> dict[str, Any]:
-    """What the command line says of a comparison, in the form of its file."""
+    """Return what the command line says of a comparison, in the form of its file."""
     from hellora.comparing.plan import changes_of, parse_grid, parse_named
     from hellora.experiments.overrides import parse_settings, parse_value
 
@@ -99,7 +99,7 @@ def changes(
 
 
 def extent(comparison: "Comparison") -> str:
-    """How many runs a comparison has, and of what: "2 settings × 3 methods × 3 seeds = 18 runs"."""
+    """Say how many runs a comparison has, and of what: "2 settings × 3 methods × 3 seeds = 18 runs"."""
     sizes = {"setting": comparison.settings, "method": comparison.methods, "seed": comparison.seeds}
     factors = [f"{len(names)} {what}{'s' * (len(names) > 1)}" for what, names in sizes.items()]
     before = f", after {comparison.tuning_runs} to tune" if comparison.tune else ""

@@ -1,4 +1,4 @@
-"""How commands end: with what was done, with one line that says what is wrong, or with the command that goes on."""
+"""A command ends with what was done, with one line that says what is wrong, or with the command that goes on."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ NO_COMMAND = re.compile(r"No such command '(\w+)'")
 
 
 def run_command(app: typer.Typer) -> int:
-    """Run what the command line says; the exit status: 0 done, 1 the run had to stop, 2 the input is wrong.
+    """Run what the command line says, and return the exit status: 0 done, 1 the run had to stop, 2 the input is wrong.
 
     Errors are one line on standard error: what is wrong, where, and what to do.
     """
@@ -35,7 +35,7 @@ def run_command(app: typer.Typer) -> int:
 
 
 def in_one_line(error: click.ClickException) -> str:
-    """What click says of a command line that it cannot read, as we say it."""
+    """Put what click says of a command line that it cannot read into one line, as we say it."""
     said = " ".join(error.format_message().split()).removesuffix(".")
     said = re.sub(r"( Did you mean [^?]+\?)\1", r"\1", said)  # click and typer both ask
     context = error.ctx if isinstance(error, click.UsageError) else None
@@ -50,7 +50,7 @@ def in_one_line(error: click.ClickException) -> str:
 
 @contextmanager
 def resumable(again: Sequence[str], say: Callable[[str], None]) -> Iterator[None]:
-    """Ctrl-C ends the block, and the command, with the line that goes on."""
+    """Let Ctrl-C end the block, and the command, with the line that goes on."""
     try:
         yield
     except KeyboardInterrupt:
@@ -60,7 +60,7 @@ def resumable(again: Sequence[str], say: Callable[[str], None]) -> Iterator[None
 
 @contextmanager
 def until_stopped(words: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM or a closed terminal ends the block, and the command as one that has done its work."""
+    """Let Ctrl-C, SIGTERM or a closed terminal end the block, and the command as one that has done its work."""
     from hellora.deployment.supervision import ending_on_signals
 
     with ending_on_signals():

@@ -1,4 +1,4 @@
-"""The commands that make a federation of machines: certificates, server, client."""
+"""These commands make a federation of machines: certificates, server, client."""
 
 from pathlib import Path
 from typing import Annotated
@@ -121,7 +121,7 @@ def client(
 
 
 def check_client(name: str, key: Path | None, model: Path | None, insecure: bool) -> None:
-    """Raises InputError where a client cannot prove who it is, or its model is not where it says."""
+    """Raise InputError where a client cannot prove who it is, or its model is not where it says."""
     from hellora.deployment.certificates import NAME, check_private_key
 
     if not NAME.fullmatch(name):

@@ -1,4 +1,4 @@
-"""What `--help` shows: the commands in their order, each with an example."""
+"""`--help` shows the commands in their order, each with an example."""
 
 from collections.abc import Iterable
 
@@ -25,14 +25,14 @@ EXAMPLES = {
 
 
 class Command(TyperCommand):
-    """A command whose help shows brackets as they are; typer escapes them for rich, which we do not let draw."""
+    """Shows brackets in a command's help as they are; typer escapes them for rich, which we do not let draw."""
 
     def get_help(self, ctx: click.Context) -> str:
         return super().get_help(ctx).replace("\\[", "[")
 
 
 class Commands(TyperGroup):
-    """The commands in the order of EXAMPLES."""
+    """Lists the commands in the order of EXAMPLES."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(super().list_commands(ctx), key=list(EXAMPLES).index)

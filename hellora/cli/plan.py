@@ -1,4 +1,4 @@
-"""`hellora plan`: who would train what in a round of an experiment, or what one client's budget allows."""
+"""`hellora plan` shows who would train what in a round of an experiment, or what one client's budget allows."""
 
 from collections.abc import Collection
 from itertools import groupby
@@ -66,7 +66,7 @@ def plan(
 
 
 def check_alternatives(context: typer.Context, source: str | None, model: str | None) -> None:
-    """Raises InputError where the command line mixes a plan of an experiment with that of one client's budget."""
+    """Raise InputError where the command line mixes a plan of an experiment with that of one client's budget."""
     if (source is None) == (model is None):
         raise InputError("plan: name a preset or experiment file, or a --model with its --memory, not both")
     if source is not None:
@@ -77,7 +77,7 @@ def check_alternatives(context: typer.Context, source: str | None, model: str | 
 
 
 def given_options(context: typer.Context, but: Collection[str]) -> list[str]:
-    """The parameters that are on the command line, less some."""
+    """Return the parameters that are on the command line, less those in `but`."""
     return [
         name
         for name in context.params
@@ -126,12 +126,12 @@ def plan_of_round(source: str, overrides: list[str], round: int) -> None:
 
 
 def ranks_in_words(ranks: "Ranks") -> str:
-    """The ranks of all layers, the shallowest to the left; a dot is a frozen layer."""
+    """Write the ranks of all layers, the shallowest to the left; a dot is a frozen layer."""
     return " ".join(f"{rank:>2}" if rank else " ·" for rank in ranks.tolist())
 
 
 def estimate_in_words(budget: "Budget", estimate: "Estimate | None") -> list[str]:
-    """Budget, policy and predicted peak."""
+    """Write budget, policy and predicted peak."""
     from hellora.budgets.planner import in_words
     from hellora.core.units import in_bytes
 
@@ -169,7 +169,7 @@ def plan_of_budget(table: "Settings", overrides: list[str], examples: int, token
 
 
 def row_of_choice(plan: "BudgetPlan", choice: "Choice") -> list[str]:
-    """What an allocator gives the client, and what that is predicted to take."""
+    """Write what an allocator gives the client, and what that is predicted to take."""
     from hellora.core.units import in_bytes
 
     if choice.estimate is None:
@@ -181,7 +181,7 @@ def row_of_choice(plan: "BudgetPlan", choice: "Choice") -> list[str]:
 
 
 def measured_in_words(measured: "Measured", estimate: "Estimate") -> list[str]:
-    """The measured peak, by how much the predicted one is off, and the speed."""
+    """Write the measured peak, by how much the predicted one is off, and the speed."""
     from hellora.core.units import in_bytes
 
     peak = measured.peak_bytes
@@ -190,6 +190,6 @@ def measured_in_words(measured: "Measured", estimate: "Estimate") -> list[str]:
 
 
 def shortened(ranks: "Ranks") -> str:
-    """Runs of equal ranks: "·×24 16×8"."""
+    """Shorten runs of equal ranks: "·×24 16×8"."""
     runs = [(rank, len(list(same))) for rank, same in groupby(ranks.tolist())]
     return " ".join(f"{rank or '·'}" + (f"×{count}" if count > 1 else "") for rank, count in runs)

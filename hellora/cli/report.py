@@ -1,4 +1,4 @@
-"""The commands that show runs in a browser: as a file, and live."""
+"""These commands show runs in a browser: as a file, and live."""
 
 from pathlib import Path
 from typing import Annotated

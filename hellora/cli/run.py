@@ -1,4 +1,4 @@
-"""`hellora run`: an experiment on this machine, on Flower's simulation, or at a server whose clients train."""
+"""`hellora run` runs an experiment on this machine, on Flower's simulation, or at a server whose clients train."""
 
 import os
 import shlex
@@ -68,7 +68,7 @@ def run_here(source: str, overrides: list[str], out: Path | None, resume: bool) 
 
 
 def outcome(summary: Mapping[str, Any]) -> list[str]:
-    """What came of a run, and at what cost; a line more for each of its prototypes, and for their ensemble."""
+    """Say what came of a run, and at what cost, with a line more for each of its prototypes, and for their ensemble."""
     from hellora.core.units import in_bytes
     from hellora.runs.progress import shown
 
@@ -133,7 +133,7 @@ def run_simulated(source: str, overrides: list[str], out: Path | None, resume: b
 
 
 def engine_settings(experiment: "Experiment") -> dict[str, float]:
-    """What Flower's simulation is told: all clients, as many processes as workers, and what devices each may use.
+    """Make what Flower's simulation is told: all clients, as many processes as workers, and what devices each may use.
 
     Where RAY_ADDRESS names a cluster of Ray, it has the resources that its machines were started with.
     """
@@ -167,5 +167,5 @@ def followed(run: Callable[[Lines], None], title: str, again: list[str], done: s
 
 
 def command(source: str, overrides: list[str]) -> list[str]:
-    """The command line that began a run, less where it goes."""
+    """Return the command line that began a run, less where it goes."""
     return ["hellora", "run", source, *(part for text in overrides for part in ("--set", text))]

@@ -1,4 +1,4 @@
-"""What a comparison is: methods × settings × seeds on one base experiment, checked before anything runs.
+"""A comparison is methods × settings × seeds on one base experiment, checked before anything runs.
 
 base = "quickstart"                  a preset or an experiment file; [experiment] changes it, or is it all
 seeds = [0, 1, 2]
@@ -32,7 +32,7 @@ NEXT_SETTING = re.compile(r",(?=\s*[\w.]+\s*=)")  # a comma inside a value is fo
 
 @dataclass(frozen=True)
 class Tuning:
-    """The [tune] table: one grid for every method, scored on a part of the training data that no run trains on."""
+    """The [tune] table has one grid for every method, scored on a part of the training data that no run trains on."""
 
     grid: dict[str, tuple[Any, ...]]
     validation: float = 0.1  # part of the training data that is held out, in tuning runs and all others
@@ -45,13 +45,13 @@ class Tuning:
             raise ValueError(f"validation must be between 0 and 1, not {self.validation}")
 
     def points(self) -> list[Table]:
-        """Every combination of the grid's values, as settings."""
+        """Return every combination of the grid's values, as settings."""
         return [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison; `experiment` is the whole table that every cell stands on."""
+    """A comparison holds what is compared; `experiment` is the whole table that every cell stands on."""
 
     experiment: Table
     methods: dict[str, Table] = field(default_factory=dict)
@@ -76,17 +76,17 @@ class Comparison:
 
     @property
     def cells(self) -> list[Cell]:
-        """Seed by seed, so that what an interrupted comparison has can be compared."""
+        """Order the runs seed by seed, so that what an interrupted comparison has can be compared."""
         return [Cell(s, m, seed) for seed, s, m in product(self.seeds, self.settings, self.methods)]
 
     @property
     def points(self) -> list[Table]:
-        """What tuning chooses among, for each method in each setting."""
+        """Return what tuning chooses among, for each method in each setting."""
         return self.tune.points() if self.tune else [{}]
 
     @property
     def tuning_cells(self) -> list[Cell]:
-        """The runs of each point of the grid."""
+        """Return the runs of each point of the grid."""
         seeds = (self.tune.seeds or self.seeds[:1]) if self.tune else ()
         return [Cell(s, m, seed) for s, m, seed in product(self.settings, self.methods, seeds)]
 
@@ -95,13 +95,13 @@ class Comparison:
         return len(self.tuning_cells) * len(self.points)
 
     def with_tuning_seeds(self, begun: Sequence[int] = ()) -> "Comparison":
-        """The same with the seeds of its tuning written out: its own, else those `begun` with, else the first."""
+        """Write out the seeds of the tuning: its own, else those `begun` with, else the comparison's first."""
         if self.tune is None or self.tune.seeds:
             return self
         return replace(self, tune=replace(self.tune, seeds=tuple(begun) or self.seeds[:1]))
 
     def of(self, cell: Cell, point: Table, evaluate_on: str = "test") -> Experiment:
-        """A cell's experiment: the base; over it the method's preset, the setting, the method, the tuned values.
+        """Make a cell's experiment: the base; over it the method's preset, the setting, the method, the tuned values.
 
         Raises:
             InputError: it is not valid.
@@ -136,13 +136,13 @@ class Comparison:
                 self.of(cell, point, "validation")
 
     def to_toml(self) -> str:
-        """The comparison, its base written out."""
+        """Write the comparison as TOML, its base written out."""
         values = plain(asdict(self))
         return tomli_w.dumps({**values, "tune": plain(values["tune"])} if self.tune else values)
 
 
 def parts_of(preset: Any) -> Table:
-    """The settings of a preset or file that are its method's."""
+    """Return those settings of a preset or file that are its method's."""
     if preset is None:
         return {}
     if not isinstance(preset, str):
@@ -165,7 +165,7 @@ def changes_of(
     budget: Any,
     memory: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """What is said of a comparison beside its file, in the file's form; None leaves what the file says."""
+    """Put what is said of a comparison beside its file into the file's form; None leaves what the file says."""
     tables: dict[str, Any] = {
         "experiment": dict(experiment or {}),
         "methods": dict(methods or {}),
@@ -177,7 +177,7 @@ def changes_of(
 
 
 def read_comparison(source: str, changes: Mapping[str, Any]) -> Comparison:
-    """The comparison in a TOML file, or on a preset or experiment file, with `changes` of the same form laid over it.
+    """Read a comparison from a TOML file, a preset or an experiment file, with `changes` of the same form laid over it.
 
     Raises:
         InputError: the comparison, or any run of it, is not valid.
@@ -210,7 +210,7 @@ def read_comparison(source: str, changes: Mapping[str, Any]) -> Comparison:
 
 
 def parse_named(option: str, texts: Sequence[str]) -> dict[str, Table]:
-    """`NAME=SECTION.KEY=VALUE,…` texts as tables of settings by name; nothing after `NAME=` is the base as it is."""
+    """Read `NAME=SECTION.KEY=VALUE,…` texts as tables of settings by name; nothing after `NAME=` is the base itself."""
     tables: dict[str, Table] = {}
     for text in texts:
         name, equals, rest = text.partition("=")
@@ -225,7 +225,7 @@ def parse_named(option: str, texts: Sequence[str]) -> dict[str, Table]:
 
 
 def parse_grid(texts: Sequence[str]) -> Table:
-    """`SECTION.KEY=VALUE,VALUE,…` texts as a grid."""
+    """Read `SECTION.KEY=VALUE,VALUE,…` texts as a grid."""
     grid = {}
     for text in texts:
         key, equals, values = text.partition("=")

@@ -37,7 +37,7 @@ Chosen = dict[tuple[str, str], Table | None]  # tuned values by setting and meth
 
 @dataclass(frozen=True)
 class Result:
-    """What a comparison came to: the table, its notes, and the cells that failed with why."""
+    """A comparison comes to this: the table, its notes, and the cells that failed with why."""
 
     rows: Sequence[Row]
     notes: Sequence[str]
@@ -46,7 +46,7 @@ class Result:
 
 @dataclass
 class Tally:
-    """One line per run, with the time that the runs still to come will take if they are like those done so far."""
+    """Shows a line per run, with the time that the runs still to come will take if they are like those done so far."""
 
     total: int
     say: Say
@@ -95,7 +95,7 @@ def run_comparison(comparison: Comparison, out: Path, say: Say, resume: bool = F
 def result_of(
     comparison: Comparison, outcomes: Mapping[Cell, Run | str], chosen: Chosen, lost: Sequence[str]
 ) -> Result:
-    """What the runs that have ended come to, in the order of the comparison's cells; says so if it is not all."""
+    """Collect what the runs that have ended come to, in the order of its cells; add a note if some are to come."""
     ended = [(cell, outcomes[cell]) for cell in comparison.cells if cell in outcomes]
     runs = {cell: outcome for cell, outcome in ended if isinstance(outcome, Run)}
     failed = {cell: outcome for cell, outcome in ended if isinstance(outcome, str)}
@@ -165,8 +165,9 @@ def named(cell: Cell) -> str:
 
 
 def tuned_values(comparison: Comparison, out: Path, tally: Tally) -> tuple[Chosen, list[str]]:
-    """The point of the grid with the best mean metric on the validation split, per setting and method; the first of
-    equals. A point at which a run failed is not chosen; None where that leaves none. Second: what failed, and why."""
+    """Find the point of the grid with the best mean metric on the validation split, per setting and method; the first
+    of equals. A point at which a run failed is not chosen; None where that leaves none. Also return why runs failed.
+    """
     keys = [(setting, method) for setting in comparison.settings for method in comparison.methods]
     if not comparison.tune:
         return {key: {} for key in keys}, []
@@ -194,7 +195,7 @@ def tuned_values(comparison: Comparison, out: Path, tally: Tally) -> tuple[Chose
 
 
 def run_cell(experiment: Experiment, folder: Path, cell: Cell, what: str, tally: Tally) -> Run | str:
-    """Run or resume one run; the finished run, or why it failed."""
+    """Run or resume one run; return the finished run, or why it failed."""
     done_before = RunFolder(folder).summary.exists()
     started = time.perf_counter()
     outcome = attempt(experiment, folder)
@@ -211,7 +212,7 @@ def run_cell(experiment: Experiment, folder: Path, cell: Cell, what: str, tally:
 
 
 def attempt(experiment: Experiment, folder: Path) -> Run | str:
-    """One run with its lines in its log; the reason of a failure in one line."""
+    """Run one experiment with its lines in its log; return the run, or the reason of a failure in one line."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "run.log").open("a") as log:
@@ -240,7 +241,7 @@ def write_table(result: Result, out: Path) -> None:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What the budget and the tuning were."""
+    """Say what the budget and the tuning were."""
     lines = []
     if comparison.budget is not None:
         each = "what the cheapest whole run of its setting and seed sent up"
@@ -266,7 +267,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def in_time(seconds: float) -> str:
-    """A duration for a person."""
+    """Write a duration for a person."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

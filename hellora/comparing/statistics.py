@@ -1,4 +1,4 @@
-"""From finished runs to rows: mean and 95 % interval per setting and method, and who beats random_layers.
+"""Finished runs become rows: mean and 95 % interval per setting and method, and who beats random_layers.
 
 interval      mean ± t(0.975, n − 1) · s / √n over n seeds, s with n − 1; none of one seed
 difference    the same of the paired differences to `random_layers` at equal seeds
@@ -22,7 +22,7 @@ CLIENTS_OWN = "the clients' held-out examples"  # what runs.finish says of model
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One run of a comparison."""
+    """A cell names one run of a comparison."""
 
     setting: str
     method: str
@@ -31,20 +31,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run as its folder tells it."""
+    """A run has finished, and is what its folder tells."""
 
     summary: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
 
     @property
     def metric(self) -> str:
-        """The main metric of its task."""
+        """Return the main metric of the run's task."""
         return "accuracy" if "accuracy" in self.summary["final"] else "loss"
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n seeds, with half the width of its 95 % interval where there is one."""
+    """An interval is a mean over n seeds, with half the width of its 95 % interval where there is one."""
 
     mean: float
     half: float | None
@@ -53,7 +53,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Row:
-    """A method in a setting. `values` is by column: the metric, worst_client, group …, bytes, seconds, …"""
+    """A row is of a method in a setting. `values` is by column: the metric, worst_client, group …, bytes, seconds, …"""
 
     setting: str
     method: str
@@ -70,14 +70,14 @@ class Row:
 
 
 def interval_of(values: Sequence[float]) -> Interval:
-    """Mean and Student's 95 % interval; one value has none."""
+    """Compute the mean and Student's 95 % interval; one value has none."""
     n = len(values)
     half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None
     return Interval(float(np.mean(values)), half, n)
 
 
 def is_above(mine: Mapping[int, float], theirs: Mapping[int, float], lower_is_better: bool = False) -> bool | None:
-    """True if the interval of the paired differences (by seed) is wholly on the good side; None below two pairs."""
+    """Tell whether the interval of the paired differences (by seed) is all on the good side; None below two pairs."""
     sign = -1 if lower_is_better else 1
     differences = [sign * (mine[seed] - theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
     found = interval_of(differences) if len(differences) > 1 else None
@@ -85,7 +85,7 @@ def is_above(mine: Mapping[int, float], theirs: Mapping[int, float], lower_is_be
 
 
 def uplink_budgets(runs: Mapping[Cell, Run]) -> dict[Cell, int]:
-    """For each run the least uplink that any method's whole run took in its setting with its seed, in bytes."""
+    """Find for each run the least uplink that any method's whole run took in its setting with its seed, in bytes."""
     least: dict[tuple[str, int], int] = {}
     alike = {cell: run for cell, run in runs.items() if run.summary["data"]["evaluated_on"] != CLIENTS_OWN}
     for cell, run in (alike or runs).items():
@@ -98,7 +98,7 @@ def uplink_budgets(runs: Mapping[Cell, Run]) -> dict[Cell, int]:
 
 
 def numbers(run: Run, budget: int | None = None) -> dict[str, float]:
-    """What a run came to, by column; with a budget in bytes of uplink, what it had come to within it.
+    """Return what a run came to, by column; with a budget in bytes of uplink, what it had come to within it.
 
     Groups and clients are measured at the end only, so a run that the budget cuts short has none of them.
     """
@@ -129,7 +129,7 @@ def numbers(run: Run, budget: int | None = None) -> dict[str, float]:
 
 
 def name_of(group: Mapping[str, Any]) -> str:
-    """A capacity group by its budget."""
+    """Name a capacity group by its budget."""
     rank = group["rank"] if isinstance(group["rank"], int) else "/".join(map(str, group["rank"]))
     memory = f", {in_bytes(group['memory_bytes'])}" if group.get("memory_bytes") else ""
     return f"{group['layers']} {'layer' if group['layers'] == 1 else 'layers'}, rank {rank}{memory}"
@@ -140,7 +140,7 @@ def rows_of(
     budgets: Mapping[Cell, int] | None = None,
     tuned: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
 ) -> list[Row]:
-    """A row per setting and method, in the order in which they first occur among the finished runs."""
+    """Make a row per setting and method, in the order in which they first occur among the finished runs."""
     found = {cell: numbers(run, budgets.get(cell) if budgets else None) for cell, run in runs.items()}
     for cell, values in found.items():
         at_home = found.get(Cell(IID, cell.method, cell.seed))
@@ -166,8 +166,7 @@ def rows_of(
 
 
 def marked(row: Row, rows: Sequence[Row], found: Mapping[Cell, Mapping[str, float]]) -> Row:
-    """The row with its marks: best of its setting, above random_layers. Only the same metric of equal test data can be
-    compared."""
+    """Mark the row: best of its setting, above random_layers. Only one metric of equal test data can be compared."""
     lower = row.metric in LOWER_IS_BETTER
 
     def measured(row: Row) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""The table of a comparison: on the screen, as Markdown, CSV and JSON, with what a reader has to know of it."""
+"""The table of a comparison is shown on the screen, as Markdown, CSV and JSON, with what a reader has to know of it."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from hellora.core.units import in_bytes
 
 
 def headings(rows: Sequence[Row]) -> dict[str, str]:
-    """The columns of one setting's rows, with their headings."""
+    """Return the columns of one setting's rows, with their headings."""
     shown = {name: name.replace("_", " ") for row in rows for name in (row.metric, "worst_client")}
     shown |= group_headings(list(dict.fromkeys(n for row in rows for n in row.values if n.startswith("group "))))
     shown |= {
@@ -31,7 +31,7 @@ def headings(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def group_headings(columns: Sequence[str]) -> dict[str, str]:
-    """The columns of several groups, named by what tells them apart; one group says what the main metric says."""
+    """Name the columns of several groups by what tells them apart; one group says what the main metric says."""
     names = {column: column.removeprefix("group ") for column in columns}
     parts = list(zip_longest(*(name.split(", ") for name in names.values()), fillvalue=""))  # without memory: ""
     differing = [part for part in parts if len(set(part)) > 1]
@@ -40,7 +40,7 @@ def group_headings(columns: Sequence[str]) -> dict[str, str]:
 
 
 def cell_text(row: Row, name: str) -> str:
-    """A cell as it is shown, less bold type; "–" where there is no number."""
+    """Write a cell as it is shown, less bold type; "–" where there is no number."""
     if name == "tuned":
         return ", ".join(f"{key} {value}" for key, value in row.tuned.items()) or "–"
     if name == "n":
@@ -59,7 +59,7 @@ def cell_text(row: Row, name: str) -> str:
 
 
 def footnotes(rows: Sequence[Row], notes: Iterable[str] = ()) -> list[str]:
-    """What a reader has to know, one sentence a line."""
+    """Write what a reader has to know, one sentence a line."""
     lines = ["mean ± half the 95 % interval (Student's t) over n seeds; of one seed there is no interval."]
     if any("worst_client" in row.values for row in rows):
         lines.append(
@@ -76,7 +76,7 @@ def footnotes(rows: Sequence[Row], notes: Iterable[str] = ()) -> list[str]:
 
 
 def on_screen(rows: Sequence[Row]) -> list[Table]:
-    """A table per setting, the best mean in bold."""
+    """Make a table per setting, the best mean in bold."""
     tables = []
     for setting in dict.fromkeys(row.setting for row in rows):
         mine = [row for row in rows if row.setting == setting]
@@ -93,7 +93,7 @@ def on_screen(rows: Sequence[Row]) -> list[Table]:
 
 
 def as_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
-    """A table per setting, the best mean in bold, and the footnotes."""
+    """Write a table per setting, the best mean in bold, and the footnotes."""
     text = ""
     for setting in dict.fromkeys(row.setting for row in rows):
         mine = [row for row in rows if row.setting == setting]
@@ -109,7 +109,7 @@ def as_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A line per setting and method; numbers unrounded, bytes as bytes, half an interval empty where there is none."""
+    """Write a line per setting and method; numbers unrounded, bytes as bytes, half an interval empty where none is."""
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -127,5 +127,5 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_table(rows: Sequence[Row], notes: Sequence[str], failed: Mapping[str, str]) -> dict[str, Any]:
-    """The whole as JSON values."""
+    """Return the whole as JSON values."""
     return {"rows": [asdict(row) for row in rows], "notes": list(notes), "failed": dict(failed)}

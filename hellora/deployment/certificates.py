@@ -1,4 +1,4 @@
-"""Keys and certificates for a trial: a CA of one's own, the server's certificate, a key pair per client.
+"""Make keys and certificates for a trial: a CA of one's own, the server's certificate, a key pair per client.
 
 ca.crt, ca.key           the CA; every client checks the server against ca.crt, and ca.key stays where it is
 server.crt, server.key   what the server shows
@@ -32,7 +32,7 @@ NAME = re.compile(deployment.NAME)
 
 @dataclass(frozen=True)
 class Made:
-    """What `make` has added to a folder."""
+    """Says what `make` has added to a folder."""
 
     new_authority: bool
     clients: tuple[str, ...]
@@ -63,7 +63,7 @@ def make(folder: Path, hosts: Sequence[str], clients: Sequence[str]) -> Made:
 
 
 def check_names(clients: Sequence[str]) -> None:
-    """Raises InputError unless each client has a name, and one of its own."""
+    """Raise InputError unless each client has a name, and one of its own."""
     for name in clients:
         if not NAME.fullmatch(name) or name.endswith(".pub"):
             raise InputError(f"--client {name!r}: a name has letters, digits and . _ - only, such as 'hospital'")
@@ -73,7 +73,7 @@ def check_names(clients: Sequence[str]) -> None:
 
 
 def check_additions(folder: Path, hosts: Sequence[str], clients: Sequence[str]) -> None:
-    """Raises InputError unless a folder that holds a CA only gets clients that it lacks."""
+    """Raise InputError unless a folder that holds a CA only gets clients that it lacks."""
     if hosts:
         raise InputError(
             f"{folder} has a server's certificate already: leave out --host to add clients, or choose a new folder"
@@ -85,12 +85,12 @@ def check_additions(folder: Path, hosts: Sequence[str], clients: Sequence[str]) 
 
 
 def key_paths(folder: Path, client: str) -> tuple[Path, Path]:
-    """A client's private and public key."""
+    """Return the paths of a client's private and public key."""
     return folder / "clients" / client, folder / "clients" / f"{client}.pub"
 
 
 def general_name(host: str) -> x509.GeneralName:
-    """An IP address, or else a DNS name."""
+    """Read an IP address, or else a DNS name."""
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
@@ -101,7 +101,7 @@ def general_name(host: str) -> x509.GeneralName:
 
 
 def make_server(folder: Path, names: Sequence[x509.GeneralName], host: str) -> None:
-    """A CA, and a certificate of the server that it has signed. The CA's certificate comes last: it stands for all."""
+    """Make a CA, and a server's certificate that it has signed. The CA's certificate comes last: it stands for all."""
     authority, server = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
     issuer = subject_of("hellora trial CA")
     ca = (
@@ -142,7 +142,7 @@ def subject_of(name: str) -> x509.Name:
 
 
 def started(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    """A certificate to be, valid from an hour ago, for clocks differ."""
+    """Begin a certificate, valid from an hour ago, for clocks differ."""
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -176,7 +176,7 @@ def private_bytes(key: ec.EllipticCurvePrivateKey, form: forms.PrivateFormat) ->
 
 
 def write_new(path: Path, content: bytes, mode: int) -> None:
-    """A file that must not exist yet; it never has wider permissions than `mode`."""
+    """Write a file that must not exist yet; it never has wider permissions than `mode`."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
 
@@ -185,7 +185,7 @@ def write_new(path: Path, content: bytes, mode: int) -> None:
 
 
 def check_private_key(path: Path, where: str) -> None:
-    """Raises InputError where the file is no private key that a client can prove itself with."""
+    """Raise InputError where the file is no private key that a client can prove itself with."""
     if not path.is_file():
         raise InputError(f"{where}: there is no file {path}")
     try:
@@ -204,7 +204,7 @@ def check_private_key(path: Path, where: str) -> None:
 
 
 def check_certificate(path: Path, where: str) -> None:
-    """Raises InputError where the file is no certificate."""
+    """Raise InputError where the file is no certificate."""
     if not path.is_file():
         raise InputError(f"{where}: there is no file {path}")
     try:
@@ -214,7 +214,7 @@ def check_certificate(path: Path, where: str) -> None:
 
 
 def check_server(folder: Path, host: str) -> None:
-    """Raises InputError where the folder lacks a file of the server, or its certificate is not for `host`."""
+    """Raise InputError where the folder lacks a file of the server, or its certificate is not for `host`."""
     for name in ("ca.crt", "server.crt", "server.key"):
         if not (folder / name).is_file():
             raise InputError(f"--certificates: {folder} has no {name}: make them with `hellora certificates`")
@@ -233,7 +233,7 @@ def check_server(folder: Path, host: str) -> None:
 
 
 def public_key_text(path: Path) -> str:
-    """A public key in OpenSSH format, without its comment. Raises InputError where the file is none."""
+    """Read a public key in OpenSSH format, without its comment. Raise InputError where the file is none."""
     try:
         text = path.read_text()
         forms.load_ssh_public_key(text.encode())

@@ -1,4 +1,4 @@
-"""`hellora client`: the resident trainer with this client's model and data, and Flower's SuperNode before it.
+"""`hellora client` runs the resident trainer with this client's model and data, and Flower's SuperNode before it.
 
 The folder has trainer.json (what the trainer was told), supernode.log, flwr/ (Flower's own files) and what the trainer
 keeps. They talk over a Unix socket in a folder that only this user can enter.
@@ -30,7 +30,7 @@ LONGEST_SOCKET = 100  # characters; systems allow 104 or 108
 
 @dataclass(frozen=True)
 class Client:
-    """What `hellora client` was asked for. `budget` has what the planner may use: memory, layers, rank, uplink, …"""
+    """Holds what `hellora client` was asked for. `budget` has what the planner may use: memory, rank, uplink, …"""
 
     server: Address
     name: str
@@ -44,7 +44,7 @@ class Client:
 
     @property
     def log(self) -> Path:
-        """Where the SuperNode writes what it does."""
+        """Say where the SuperNode writes what it does."""
         return self.folder / "supernode.log"
 
     def run(self, tell: Tell) -> None:
@@ -71,7 +71,7 @@ class Client:
             supervise([trainer, node], tell, Arrival(node, lambda: tell(f"{self.name}: connected to {self.server}")))
 
     def for_trainer(self, socket: Path) -> dict[str, Any]:
-        """Makes what the trainer is told."""
+        """Make what the trainer is told."""
         return {
             "name": self.name,
             "socket": str(socket),
@@ -83,8 +83,9 @@ class Client:
         }
 
     def node_command(self, socket: Path) -> list[str]:
-        """Makes its command line, with a port for its own processes that is free now; should somebody take it, the next
-        start has another. Where the trainer listens, only the node's settings can tell those processes."""
+        """Make the SuperNode's command line, with a port for its own processes that is free now; should somebody take
+        it, the next start has another. Where the trainer listens, only the node's settings can tell those processes.
+        """
         command = [program("flower-supernode"), "--superlink", str(self.server), "--port", str(free_port())]
         command += ["--node-config", arguments_of({"name": self.name, "trainer": str(socket)})]
         if self.server.certificate is None or self.key is None:
@@ -96,7 +97,7 @@ class Client:
         ]
 
     def why_it_ended(self, output: str) -> str:
-        """Says it in words; an untrusted server is an InputError, for it will not become another by itself.
+        """Say why the SuperNode ended; an untrusted server is an InputError, for it will not become another by itself.
 
         A SuperNode's exit status does not tell these apart, so its log has to.
         """
@@ -164,7 +165,7 @@ def budget_settings(
     memory: str, layers: int | None, rank: int | None, uplink: str | None, seconds: float | None,
     speed: float | None, link: str | None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Check limits, and return them as the trainer takes them. Raises InputError where one is no budget."""
+    """Check limits, and return them as the trainer takes them. Raise InputError where one is no budget."""
     if memory not in ("auto", "none"):
         parse_bytes(memory, "--memory")
     for where, size in (("--uplink", uplink), ("--link", link)):

@@ -43,7 +43,7 @@ APPS = ("hellora.deployment.flower_app:server", "hellora.deployment.flower_app:c
 
 @dataclass(frozen=True)
 class Submission:
-    """What the server's app is told. `out` is the run's folder below the server's runs, or an absolute path."""
+    """Holds what the server's app is told. `out` is the run's folder below the server's runs, or an absolute path."""
 
     name: str
     experiment: Mapping[str, Any]
@@ -63,7 +63,7 @@ class Submission:
         }
 
     def write_bundle(self, folder: Path) -> Path:
-        """The folder that `flwr run` packs and sends."""
+        """Write the folder that `flwr run` packs and sends."""
         folder.mkdir(parents=True)
         table = {
             "project": {
@@ -90,7 +90,7 @@ class Submission:
         return folder
 
     def submit(self, flower: Flower, engine: Mapping[str, float]) -> str:
-        """Hand it to the server; returns the run's id. `engine` has the settings of Flower's simulation."""
+        """Hand it to the server, and return the run's id. `engine` has the settings of Flower's simulation."""
         bundle = self.write_bundle(flower.home / "bundle")
         settings = flower.home / "settings.toml"
         settings.write_text(tomli_w.dumps(self.settings()))
@@ -103,13 +103,13 @@ class Submission:
 
 
 class OwnLines:
-    """Which of a run's log lines are the app's own; and whether it raised an InputError of ours."""
+    """Tells which of a run's log lines are the app's own; and whether it raised an InputError of ours."""
 
     def __init__(self) -> None:
         self.raised = self.input_error = False
 
     def pick(self, line: str) -> bool:
-        """Take a line of the log; says whether it is one of the app's own."""
+        """Take a line of the log, and say whether it is one of the app's own."""
         by_flower = BY_FLOWER.match(line) is not None
         self.raised |= by_flower and RAISED in line  # a traceback follows, and nothing of the app's own
         self.input_error |= self.raised and OUR_INPUT_ERROR.match(line) is not None
@@ -126,7 +126,7 @@ class Following:
     alive: Callable[[], bool] = lambda: True  # False where the server cannot come back
 
     def to_the_end(self) -> None:
-        """Raises InputError or RunError, as the run did, or RunError where it was stopped or the server is gone."""
+        """Show the lines to the end. Raise what the run did, or RunError where it was stopped or the server is gone."""
         shown, lines = 0, OwnLines()
         while True:
             lines = OwnLines()
@@ -146,7 +146,7 @@ class Following:
         raise RunError(words or f"the run ended as {status.partition(':')[2]}")
 
     def log_lines(self) -> Iterator[str]:
-        """All that the run has said so far, and what it says until it ends or the server goes away."""
+        """Yield all that the run has said so far, and what it says until it ends or the server goes away."""
         with subprocess.Popen(
             under_supervisor(self.flower.command("log", self.run, CONNECTION, "--stream")),
             env=environment(self.flower.home),
@@ -167,7 +167,7 @@ class Following:
                 process.stdin = None  # `with` would close it again
 
     def status(self) -> tuple[str, str]:
-        """The run's status, such as "finished:failed", and why; asks again while the server is away."""
+        """Return the run's status, such as "finished:failed", and why; ask again while the server is away."""
         until = time.monotonic() + LOST_SECONDS
         while True:
             try:

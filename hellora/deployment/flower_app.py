@@ -1,4 +1,4 @@
-"""The two apps that Flower starts: the server's, once per run, and the client's, once per message.
+"""Flower starts two apps: the server's, once per run, and the client's, once per message.
 
 The client's process is short-lived, so it only hands the message to the resident trainer beside it (`trainer.py`); in
 Flower's simulation there is none, and the engine's long-lived processes train themselves. Nothing here imports torch
@@ -48,7 +48,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 def asked(kind: str, content: RecordDict, context: Context) -> RecordDict:
-    """The answer to a message; why there is none, where that is so."""
+    """Answer a message, or say why there is no answer."""
     contract, me = text_of(content, CONTRACT), {"name": context.node_config.get("name", "")}
     data = from_records(content) if kind == "train" else b""
     try:
@@ -64,7 +64,7 @@ def asked(kind: str, content: RecordDict, context: Context) -> RecordDict:
 
 
 def of_trainer(socket: str, kind: str, contract: str, data: bytes) -> bytes:
-    """Ask the resident trainer. Raises RuntimeError with its reason, EOFError if it ended."""
+    """Ask the resident trainer. Raise RuntimeError with its reason, EOFError if it ended."""
     until = time.monotonic() + TRAINER_SECONDS
     while True:
         try:
@@ -84,7 +84,7 @@ def of_trainer(socket: str, kind: str, contract: str, data: bytes) -> bytes:
 
 
 def of_simulation(kind: str, contract: str, data: bytes, context: Context) -> bytes:
-    """What the simulated client says; its name is the number of its part of the data."""
+    """Return what the simulated client says; its name is the number of its part of the data."""
     from hellora.deployment.participant import Contract
 
     if kind == "join":
@@ -95,7 +95,7 @@ def of_simulation(kind: str, contract: str, data: bytes, context: Context) -> by
 
 @cache
 def participant() -> Any:
-    """The participant of this process of the engine."""
+    """Make the participant of this process of the engine, once."""
     leave_out_notes()
     from hellora.deployment.participant import Simulated
 

@@ -1,4 +1,4 @@
-"""From an experiment and the clients behind a Flower grid to what a run is made of."""
+"""From an experiment and the clients behind a Flower grid, make what a run consists of."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SimulatedOnFlower:
-    """Clients that Flower's engine simulates; each process of it prepares the experiment by itself."""
+    """Prepares clients that Flower's engine simulates; each process of it prepares the experiment by itself."""
 
     grid: Grid
     log: Log = print
@@ -57,7 +57,7 @@ class SimulatedOnFlower:
 
 @dataclass(frozen=True)
 class Deployed:
-    """Clients elsewhere, each with its own data. The server has data to test on, and none of theirs."""
+    """Prepares clients elsewhere, each with its own data. The server has data to test on, and none of theirs."""
 
     grid: Grid
     log: Log = print
@@ -102,15 +102,16 @@ class Deployed:
         )
 
     def admit(self, node: int, fields: Mapping[str, Any], most: int) -> str:
-        """The name of a node that has at most so many classes. Raises ValueError where the name is somebody else's."""
+        """Name a node that has at most `most` classes. Raise ValueError where the name is somebody else's."""
         name = understood_join(fields, most).name
         if (owner := owner_of(node, self.admitted)) not in (None, name):
             raise ValueError(f"it says that it is {name}, with the key of {owner}")
         return name
 
     def gather(self, experiment: Experiment, roster: Roster, before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """What each client of the run said of itself, by name, in the order of ids; of one that does not come back,
-        what it said when the run began."""
+        """Return what each client of the run said of itself, by name, in the order of ids; of one that does not come
+        back, what it said when the run began.
+        """
         if not before:
             count = experiment.data.clients
             roster.gather(lambda: len(roster.nodes) >= count, JOIN_SECONDS)
@@ -134,8 +135,9 @@ class Deployed:
         return {name: {**before[name], **roster.said.get(name, {})} for name in before}
 
     def load(self, roster: Roster, contract: str, said: dict[str, dict[str, Any]], limit: int) -> None:
-        """Let all clients that are here load data and model; notes in `said` how long their longest example is, in
-        tokens, at most `limit`."""
+        """Let all clients that are here load data and model; note in `said` how long their longest example is, in
+        tokens, at most `limit`.
+        """
         here = {roster.nodes[name]: name for name in said if name in roster.nodes}
         self.log(f"{', '.join(here.values())}: loading data and model …")
         problems = []
@@ -154,7 +156,7 @@ class Deployed:
 
 
 def connected(roster: Roster, names: Sequence[str], contract: str, setup: Setup) -> FlowerBackend:
-    """The clients of these names, by id; the server's own model goes to its device."""
+    """Connect the clients of these names, by id; the server's own model goes to its device."""
     run = setup.federation
     setup.base.to(devices(setup.experiment.compute.device)[0])
     enough = run.cohort if run.spares else None
@@ -177,7 +179,7 @@ def check_deployed(experiment: Experiment) -> None:
 
 
 def classes_of(who: Sequence[Said]) -> Classes | None:
-    """The classes that clients agree on. Raises InputError where only some have labels."""
+    """Return the classes that clients agree on. Raise InputError where only some have labels."""
     known = [classes for each in who if (classes := each.own_classes()) is not None]
     if known and len(known) < len(who):
         raise InputError("data.label: some clients' data have labels and others' have none: mend their data")
@@ -185,6 +187,6 @@ def classes_of(who: Sequence[Said]) -> Classes | None:
 
 
 def is_limited(client: ClientProfile) -> bool:
-    """True if its budget is more than layers and ranks."""
+    """Tell whether the client's budget is more than layers and ranks."""
     budget = client.budget
     return any(limit is not None for limit in (budget.memory_bytes, budget.seconds, budget.uplink_bytes))

@@ -1,4 +1,4 @@
-"""Flower's own programs: where they are, what they are told, and what their answers mean."""
+"""Flower's own programs are called here: where they are, what they are told, and what their answers mean."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ def program(name: str) -> str:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Returns the environment of every process of Flower. `home` is its own folder, instead of ~/.flwr.
+    """Return the environment of every process of Flower. `home` is its own folder, instead of ~/.flwr.
 
     No telemetry, no look for updates, nothing is installed at run time, and what is sent to this machine does not go
     through a proxy. A strategy "my_module:Mine" may lie in the working directory.
@@ -62,7 +62,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Address:
-    """A server's host and port, and the CA that has signed its certificate; None is plain text."""
+    """An address is a server's host and port, and the CA that has signed its certificate; None is plain text."""
 
     host: str
     port: int
@@ -73,7 +73,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, where: str, certificate: Path | None, insecure: bool) -> "Address":
-        """From "HOST:PORT". Raises InputError where it is none, or where nothing says how to be sure of the server."""
+        """Read "HOST:PORT". Raise InputError where it is none, or where nothing says how to be sure of the server."""
         found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", text)
         if not found or not 1 <= int(found[2]) <= 65535:
             raise InputError(f"{where} {text!r}: write it as HOST:PORT, such as server.example:8443")
@@ -90,7 +90,7 @@ class Address:
         return cls(found[1].strip("[]"), int(found[2]), certificate and certificate.resolve())
 
     def reached(self) -> bool:
-        """True where a server answers, False where none does (yet).
+        """Tell whether a server answers; False where none does (yet).
 
         Raises:
             InputError: what answers cannot be trusted, or does not speak as it should; that will not change by itself.
@@ -110,14 +110,14 @@ class Address:
             return False
 
     def speaks_plain_text(self, plain: socket.socket) -> bool:
-        """Ask for a page: whatever it is, what speaks HTTP without TLS answers in HTTP. Raises InputError if not."""
+        """Ask for a page: whatever it is, what speaks HTTP without TLS answers in HTTP. Raise InputError if not."""
         plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
         if not plain.recv(16).startswith(b"HTTP/"):
             raise InputError(f"{self} does not speak plain text: leave out --insecure, and give --certificate")
         return True
 
     def distrust(self, why: str) -> str:
-        """Says what is wrong with the server's certificate, and what to do."""
+        """Say what is wrong with the server's certificate, and what to do."""
         return (
             f"--certificate {self.certificate}: {self} shows a certificate that it does not vouch for ({why}): take "
             f"the ca.crt of that server, and reach it by a name that its certificate has"
@@ -126,7 +126,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Flower:
-    """Flower's command line, for one server."""
+    """Calls Flower's command line, for one server."""
 
     home: Path
 
@@ -142,7 +142,7 @@ class Flower:
         return cls(home)
 
     def command(self, *arguments: str) -> list[str]:
-        """Puts the program before its arguments."""
+        """Put the program before its arguments."""
         return [program("flwr"), *arguments]
 
     def call(self, *arguments: str) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def free_port() -> int:
 
 
 def check_free(host: str, port: int) -> None:
-    """Raises InputError where one cannot listen there."""
+    """Raise InputError where one cannot listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -219,5 +219,5 @@ def check_free(host: str, port: int) -> None:
 
 
 def arguments_of(settings: dict[str, str | int | float | bool]) -> str:
-    """Settings as Flower reads them on a command line."""
+    """Write settings as Flower reads them on a command line."""
     return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())

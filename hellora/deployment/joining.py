@@ -1,5 +1,6 @@
-"""What clients say of themselves when they join, checked before anything is made of it. A client may send
-anything; what is refused here has not joined, and the reason says why."""
+"""What clients say of themselves when they join is checked before anything is made of it. A client may send anything;
+what is refused here has not joined, and the reason says why.
+"""
 
 import json
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ class SaidBudget:
 
 @dataclass(frozen=True)
 class Said:
-    """What one client said. `longest` is of its examples, in tokens; known once it has loaded them."""
+    """Holds what one client said. `longest` is of its examples, in tokens; known once it has loaded them."""
 
     name: Annotated[str, Field(pattern=f"^{NAME}$")]
     version: Annotated[str, Field(max_length=40)]  # of its hellora
@@ -52,7 +53,7 @@ class Said:
     longest: int = 1
 
     def profile(self, client: int) -> ClientProfile:
-        """The client as the server knows it, under its id."""
+        """Make the client as the server knows it, under its id."""
         own = self.budget
         budget = Budget(own.layers, own.rank, own.memory_bytes, own.seconds, own.uplink_bytes)
         return ClientProfile(client, self.examples, budget, self.speed, self.link, 1.0)
@@ -66,7 +67,7 @@ SAID = TypeAdapter(Said)
 
 
 def understood_join(fields: Mapping[str, Any], most_classes: int = MOST_CLASSES) -> Said:
-    """What a client says of itself. Raises ValueError where that cannot be."""
+    """Read what a client says of itself. Raise ValueError where that cannot be."""
     try:
         said = SAID.validate_json(json.dumps(dict(fields)))
     except ValidationError as error:
@@ -83,7 +84,7 @@ def understood_join(fields: Mapping[str, Any], most_classes: int = MOST_CLASSES)
 
 
 def owner_of(node: int, admitted: Path | None) -> str | None:
-    """Whose key the server admitted a node with; None where it does not know."""
+    """Say whose key the server admitted a node with; None where it does not know."""
     if admitted is None or not admitted.is_file():
         return None
     keys: Mapping[str, Mapping[str, str]] = json.loads(admitted.read_text())

@@ -1,4 +1,4 @@
-"""What a client keeps of a run for itself: named tensors of its rules of local training, in versions.
+"""A client keeps something of a run for itself: named tensors of its rules of local training, in versions.
 
 A version is named by the round that made it. The server says from which version to begin: that of the last round in
 which this client counted. So an answer that did not count (it came too late, it was rejected, the server went back a
@@ -24,12 +24,12 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class KeptTensors:
-    """The folder of one client in one run."""
+    """Holds one client's kept tensors of one run, in a folder."""
 
     folder: Path
 
     def load(self, version: int | None) -> dict[str, Tensor]:
-        """What was kept in the round `version`, {} for None; newer versions are removed.
+        """Load what was kept in the round `version`, {} for None; newer versions are removed.
 
         Raises:
             InputError: there is no such version here, or it is damaged.
@@ -56,7 +56,7 @@ class KeptTensors:
             self.file(old).unlink()
 
     def versions(self) -> list[int]:
-        """The rounds of which something is kept, ascending."""
+        """List the rounds of which something is kept, ascending."""
         return sorted(int(file.stem) for file in self.folder.glob(f"*{SUFFIX}") if file.stem.isdecimal())
 
     def file(self, version: int) -> Path:

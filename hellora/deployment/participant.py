@@ -1,4 +1,4 @@
-"""A client's side of a federation over a network: what it says of itself, and its training.
+"""A client takes part in a federation over a network: it says what it is, and trains.
 
 It keeps the base model, loaded once, for as long as its process lives. All that it needs besides its own data comes
 with every message (`Contract`), so that a process that was started anew can go on.
@@ -37,7 +37,7 @@ AUTO_SHARE = 0.9  # of the memory that is free when the client starts
 
 @dataclass(frozen=True)
 class Contract:
-    """What all clients of a run agree on: the experiment with every default written out, and the classes.
+    """All clients of a run agree on a contract: the experiment with every default written out, and the classes.
 
     `base` is the fingerprint of the server's base model. Classes and base are not known when clients join.
     """
@@ -68,7 +68,7 @@ class Contract:
 
 
 class Participant(ABC):
-    """A client, or in a simulation all of them, in one process."""
+    """Takes part as a client, or in a simulation as all of them, in one process."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self.log = log
@@ -77,18 +77,18 @@ class Participant(ABC):
 
     @abstractmethod
     def join(self, contract: Contract) -> dict[str, Any]:
-        """What the client says of itself; nothing of its data but its size and its classes."""
+        """Return what the client says of itself; nothing of its data but its size and its classes."""
 
     @abstractmethod
     def load(self, contract: Contract, experiment: Experiment) -> ClientWork:
-        """Data and model. Raises InputError where they do not fit."""
+        """Load data and model. Raise InputError where they do not fit."""
 
     @abstractmethod
     def settled(self, contract: Contract) -> Experiment:
-        """The contract's experiment, as this client carries it out."""
+        """Return the contract's experiment, as this client carries it out."""
 
     def ready(self, contract: Contract) -> ClientWork:
-        """The work of a contract, loaded if it was not."""
+        """Return the work of a contract, loaded if it was not."""
         if self.work is None or contract != self.contract:
             started, self.work, self.contract = time.perf_counter(), None, None  # the old one is freed first
             experiment = self.settled(contract)
@@ -107,12 +107,12 @@ class Participant(ABC):
         return self.work
 
     def prepare(self, contract: Contract) -> dict[str, Any]:
-        """Load everything; the longest example in tokens (1 where they have no length)."""
+        """Load everything, and return the longest example in tokens (1 where they have no length)."""
         lengths = self.ready(contract).encoded.lengths
         return {"longest": 1 if lengths is None else int(lengths.max())}
 
     def train(self, contract: Contract, data: bytes) -> bytes:
-        """The answer to a packed task, packed."""
+        """Answer a packed task, packed."""
         work, task = self.ready(contract), unpack_task(data)
         started = time.perf_counter()
         self.log(f"round {task.round}: training")
@@ -128,7 +128,7 @@ class Participant(ABC):
 
 
 class Simulated(Participant):
-    """Every client of an experiment, with its part of the experiment's own data."""
+    """Takes part as every client of an experiment, with its part of the experiment's own data."""
 
     def join(self, contract: Contract) -> dict[str, Any]:
         return {}
@@ -142,7 +142,7 @@ class Simulated(Participant):
 
 @dataclass(frozen=True)
 class OwnSettings:
-    """What a client says of itself: its name, its data, what it can afford. `memory` is auto, none or a size."""
+    """Says what a client says of itself: its name, its data, what it can afford. `memory` is auto, none or a size."""
 
     name: str
     data: Mapping[str, Any]
@@ -169,13 +169,13 @@ class OwnSettings:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that are free on a device now."""
+    """Return the bytes that are free on a device now."""
     name = devices(device)[0]
     return torch.cuda.mem_get_info(name)[0] if name.startswith("cuda") else psutil.virtual_memory().available
 
 
 class WithOwnData(Participant):
-    """One client with its own data, device and budget."""
+    """Takes part as one client with its own data, device and budget."""
 
     def __init__(self, own: OwnSettings, log: Callable[[str], None]) -> None:
         super().__init__(log)
@@ -183,8 +183,9 @@ class WithOwnData(Participant):
         self.own, self.budget = own, own.budget  # before anything is loaded
 
     def settled(self, contract: Contract) -> Experiment:
-        """With this client's data, device and model in place of the server's. Public data stays in the settings, for
-        methods that need it, and unread."""
+        """Put this client's data, device and model in place of the server's. Public data stays in the settings, for
+        methods that need it, and unread.
+        """
         table = {**contract.table, "data": {**contract.table["data"], "proxy": "", "subset": ""}}
         mine: dict[str, Any] = {f"data.{key}": value for key, value in self.own.data.items()}
         mine["compute.device"] = self.own.device

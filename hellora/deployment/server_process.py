@@ -1,4 +1,4 @@
-"""`hellora server`: Flower's SuperLink kept alive, and the clients' keys that it admits.
+"""`hellora server` keeps Flower's SuperLink alive, and has the clients' keys that it admits.
 
 The folder has state.db (nodes, runs and messages), superlink.log, admitted.json (whose keys were admitted) and flwr/
 (Flower's own files).
@@ -24,7 +24,7 @@ EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where Flower's own process
 
 @dataclass(frozen=True)
 class Server:
-    """What `hellora server` was asked for. Without certificates it speaks plain text, to anybody."""
+    """Holds what `hellora server` was asked for. Without certificates it speaks plain text, to anybody."""
 
     folder: Path
     host: str
@@ -34,22 +34,22 @@ class Server:
 
     @property
     def log(self) -> Path:
-        """Where the SuperLink writes what it does."""
+        """Say where the SuperLink writes what it does."""
         return self.folder / "superlink.log"
 
     @property
     def database(self) -> Path:
-        """Where it keeps nodes, runs and messages: in memory, as by default, they would end with the process."""
+        """Say where it keeps nodes, runs and messages: in memory, as by default, they would end with the process."""
         return self.folder / "state.db"
 
     @property
     def own_address(self) -> Address:
-        """Says how the server's own processes reach it: no certificate is for 0.0.0.0."""
+        """Say how the server's own processes reach it: no certificate is for 0.0.0.0."""
         host = EVERYWHERE.get(self.host, self.host)
         return Address(host, self.port, self.certificates and (self.certificates / "ca.crt").resolve())
 
     def check(self) -> None:
-        """Raises InputError where it cannot work."""
+        """Raise InputError where it cannot work."""
         if self.certificates is not None:
             from hellora.deployment.certificates import check_server
 
@@ -58,7 +58,7 @@ class Server:
 
     @property
     def told_to_runs(self) -> dict[str, str]:
-        """Makes what a run on this server finds in its environment (`flower_app.py`).
+        """Make what a run on this server finds in its environment (`flower_app.py`).
 
         A ServerApp is told no more than what was submitted, and whoever submits must not say where to write or whom to
         trust. What the SuperLink's processes inherit is said by whoever keeps the server.
@@ -68,11 +68,11 @@ class Server:
 
     @property
     def admitted(self) -> Path:
-        """Where it is noted whose keys were admitted."""
+        """Say where it is noted whose keys were admitted."""
         return self.folder / "admitted.json"
 
     def command(self) -> list[str]:
-        """Makes the SuperLink's command line."""
+        """Make the SuperLink's command line."""
         arguments = ["--host", self.host, "--port", str(self.port), "--database", str(self.database.resolve())]
         arguments += ["--disable-runtime-dependency-installation"]
         if self.certificates is None:
@@ -98,7 +98,7 @@ class Server:
 
 
 def why_it_ended(output: str, log: Path) -> str:
-    """Says why the SuperLink ended, in its own words where it has any."""
+    """Say why the SuperLink ended, in its own words where it has any."""
     words = reason(output)
     return f"the SuperLink ended: {words} (see {log})" if words else f"the SuperLink ended (see {log})"
 

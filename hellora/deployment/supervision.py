@@ -1,4 +1,4 @@
-"""Processes that are kept alive while hellora runs, and that end with it, whatever happens to it."""
+"""Keep processes alive while hellora runs, and end them with it, whatever happens to it."""
 
 import os
 import signal
@@ -67,7 +67,7 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Tells whether its supervisor runs, which is as long as anything of it does."""
+        """Tell whether its supervisor runs, which is as long as anything of it does."""
         return self.process is not None and self.process.poll() is None
 
     def output(self) -> str:

@@ -34,7 +34,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def die_with_supervisor() -> None:
-    """In the command's process, before it starts: even if this script is killed, the command ends."""
+    """Let the command end even if this script is killed; this runs in its process, before it starts."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -80,7 +80,7 @@ class Supervisor:
                     self.status = self.child.returncode = os.waitstatus_to_exitcode(ended[1])
 
     def signal_rest(self, number: int) -> list[int]:
-        """Send a signal to all that is left; returns whom."""
+        """Send a signal to all that is left, and return whom."""
         rest = descendants() if LINUX else []
         for pid in rest:
             with contextlib.suppress(ProcessLookupError):
@@ -91,7 +91,7 @@ class Supervisor:
         return rest
 
     def run(self) -> int:
-        """Wait for the command's end, or end it; returns its status."""
+        """Wait for the command's end, or end it, and return its status."""
         while self.status is None and not self.asked_to_stop:
             # An end of file: the asker has closed the pipe, or is gone, even by SIGKILL, which it could not tell of.
             if select.select([sys.stdin], [], [], TICK)[0] and not os.read(0, 1024):
@@ -107,7 +107,7 @@ class Supervisor:
         return self.status if self.status is not None else -signal.SIGKILL
 
     def clear(self) -> None:
-        """End all that is left: asked first, then killed."""
+        """End all that is left: ask first, then kill."""
         until = time.monotonic() + self.grace
         if self.status is not None:
             self.signal_rest(signal.SIGTERM)
@@ -124,7 +124,7 @@ class Supervisor:
 
 
 def main() -> int:
-    """Supervise the command of the command line; returns its exit status."""
+    """Supervise the command of the command line, and return its exit status."""
     supervisor = Supervisor(sys.argv[2:], float(sys.argv[1]))
     signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the asker, who then closes the pipe

@@ -1,5 +1,5 @@
-"""A client's resident process. It serves the short-lived processes that Flower starts for each message, over
-a Unix socket, and ends when its standard input does.
+"""A client's resident process serves the short-lived processes that Flower starts for each message, over a Unix socket,
+and ends when its standard input does.
 
     python -m hellora.deployment.trainer settings.json
 """

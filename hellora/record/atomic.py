@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens to the process or the machine."""
+"""Files are written so that they are whole or absent, whatever happens to the process or the machine."""
 
 import os
 from pathlib import Path

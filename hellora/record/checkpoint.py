@@ -1,4 +1,4 @@
-"""A run's state on disk: safetensors and JSON, written so that a kill at any moment leaves a whole one.
+"""A checkpoint is a run's state on disk: safetensors and JSON, written so that a kill at any moment leaves a whole one.
 
 `checkpoint/state.json` is the commit point. It names the tensor file of its round and that file's sha256; both are
 written under another name and renamed into place.
@@ -50,7 +50,7 @@ def save_state(folder: Path, state: ServerState, record: Mapping[str, Any]) -> N
 
 
 def load_state(folder: Path) -> tuple[ServerState, dict[str, Any]] | None:
-    """The checkpoint in `folder` and the record saved with it, or None where there is none yet.
+    """Load the checkpoint in `folder` and the record saved with it; return None where there is none yet.
 
     Raises:
         InputError: a file of it is damaged.
@@ -86,7 +86,7 @@ def load_state(folder: Path) -> tuple[ServerState, dict[str, Any]] | None:
 
 
 def by_client(tensors: Named) -> dict[int, dict[str, Tensor]]:
-    """Tensors "client/name" by client and name."""
+    """Group tensors named "client/name" by client and name."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         client, _, rest = name.partition("/")

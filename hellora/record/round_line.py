@@ -1,4 +1,4 @@
-"""A round as one line of rounds.jsonl."""
+"""Each round becomes one line of rounds.jsonl."""
 
 import math
 from collections.abc import Mapping
@@ -18,9 +18,10 @@ def round_line(
     seconds: float,
     before: Line | None,
 ) -> Line:
-    """One line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
+    """Make one line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
     attempts before the one that counted, whose bytes are in the sums. `layer_scores` are those of rounds that measured
-    them. `simulated_clock` is the sum of `simulated_seconds` so far."""
+    them. `simulated_clock` is the sum of `simulated_seconds` so far.
+    """
     ranks = report.allocation.ranks.tolist()
     simulated = clock = None
     if report.simulated_seconds is not None:
@@ -49,7 +50,7 @@ def round_line(
 
 
 def new_layer_scores(report: RoundReport) -> list[float | None] | None:
-    """The scores (layers,) of an allocator that measured them anew in this round; null for one that is not finite."""
+    """Return the scores (layers,) of an allocator that measured them anew in this round; null for one not finite."""
     scores = select(report.state.strategies, "allocator")
     if "scores" not in scores or int(scores.get("refreshed", -1)) != report.round:
         return None

@@ -1,4 +1,4 @@
-"""The folder of one run, held by one process.
+"""One process holds the folder of one run.
 
 experiment.toml   every setting, defaults written out       checkpoint/   the state to go on from
 rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
@@ -32,7 +32,7 @@ LEFT_OVER = (".draft", ".lock", ".log")  # what a run that was killed before it 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run."""
+    """A run folder has the files of one run."""
 
     path: Path
 
@@ -82,7 +82,7 @@ class RunFolder:
 
     @contextmanager
     def claim(self, experiment: Experiment, resume: bool) -> Iterator[Experiment | None]:
-        """Hold this folder for `experiment`, alone; the experiment as it was begun there, or None.
+        """Hold this folder for `experiment`, alone; yield the experiment as it was begun there, or None.
 
         Raises:
             InputError: the folder holds something else, or a run that was not asked to be resumed or that still runs.
@@ -121,7 +121,7 @@ class RunFolder:
             lock.release()
 
     def clear(self) -> None:
-        """A run that was refused leaves no folder behind, unless somebody else's file is in it."""
+        """Remove the folder of a run that was refused, unless somebody else's file is in it."""
         for file in (self.experiment, self.rounds, self.clients, self.costs, self.path / "run.lock"):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "tracking", ignore_errors=True)
@@ -136,7 +136,7 @@ class RunFolder:
             raise InputError(f"{self.summary} is damaged: remove it, and --resume writes it again") from error
 
     def read_lines(self, count: int) -> list[Line]:
-        """The first `count` lines; what was written after the checkpoint will be run again."""
+        """Read the first `count` lines; what was written after the checkpoint will be run again."""
         lines = self.rounds.read_bytes().splitlines()[:count] if self.rounds.exists() else []
         try:
             if len(lines) < count:

@@ -1,4 +1,4 @@
-"""The three kinds of plots, as plotly figures without colours: the page has those, for light and for dark.
+"""Draw the three kinds of plots, as plotly figures without colours: the page has those, for light and for dark.
 
 A trace's `meta` says which colour is its own: {"colour": 2} is the third of the page's; a heat map has its scale.
 """
@@ -28,7 +28,7 @@ ROW_HEIGHT, SMALLEST, LARGEST = 18, 280, 900  # of a heat map
 
 @dataclass(frozen=True)
 class Curve:
-    """A line, with a band around it where `half` has half of its height."""
+    """A curve is a line, with a band around it where `half` has half of its height."""
 
     name: str
     x: Sequence[float]
@@ -38,7 +38,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar for each label; `half` is half an interval around its end, of which what is not `within` is cut off."""
+    """There is a bar for each label; `half` is half an interval around its end, cut off where it is not `within`."""
 
     name: str
     x: Sequence[str]
@@ -49,7 +49,7 @@ class Bars:
 
 
 def text(plain: str) -> str:
-    """Text from data as plotly shows it as it is: plotly reads tags."""
+    """Return text from data so that plotly shows it as it is: plotly reads tags."""
     return escape(plain, quote=False)
 
 
@@ -58,7 +58,7 @@ def titled(title: str, **more: Any) -> dict[str, Any]:
 
 
 def figure(traces: Sequence[Any], **layout: Any) -> go.Figure:
-    """The traces, without plotly's own template."""
+    """Make a figure of the traces, without plotly's own template."""
     figure = go.Figure(list(traces))
     figure.update_layout(template={}, **layout)
     return figure
@@ -71,8 +71,9 @@ def line_chart(
     from_zero: bool = False,
     within: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """Lines over a common axis, with their bands; `from_zero`: the heights are amounts. What of a band is not `within`
-    two heights is not shown, so that it cannot press the lines together."""
+    """Draw lines over a common axis, with their bands; `from_zero`: the heights are amounts. What of a band is not
+    `within` two heights is not shown, so that it cannot press the lines together.
+    """
     traces: list[Any] = [
         band(curve, i) for i, curve in enumerate(curves) if any(half is not None for half in curve.half)
     ]
@@ -104,7 +105,7 @@ def line_chart(
 
 
 def cut(curves: Sequence[Curve], within: tuple[float, float] | None) -> dict[str, Any]:
-    """The range of the heights where a band leaves `within`; else plotly finds it."""
+    """Set the range of the heights where a band leaves `within`; else plotly finds it."""
     ends = [(y - (half or 0), y + (half or 0)) for c in curves for y, half in zip(c.y, c.half, strict=False)]
     low, high = min((low for low, _ in ends), default=0.0), max((high for _, high in ends), default=0.0)
     if within is None or (within[0] <= low and high <= within[1]):
@@ -115,7 +116,7 @@ def cut(curves: Sequence[Curve], within: tuple[float, float] | None) -> dict[str
 
 
 def band(curve: Curve, colour: int) -> Any:
-    """A closed outline around where the curve has an interval; behind all lines."""
+    """Draw a closed outline around where the curve has an interval; it lies behind all lines."""
     known = [
         (x, y - half, y + half) for x, y, half in zip(curve.x, curve.y, curve.half, strict=True) if half is not None
     ]
@@ -134,7 +135,7 @@ def band(curve: Curve, colour: int) -> Any:
 
 
 def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
-    """Bars beside each other, or marks where they are too many; the labels are names, not numbers."""
+    """Draw bars beside each other, or marks where they are too many; the labels are names, not numbers."""
     many = max(len(bar.x) for bar in bars) > MANY
     traces: list[Any] = []
     for i, bar in enumerate(bars):
@@ -164,8 +165,9 @@ def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
 
 
 def interval(bars: Bars) -> dict[str, Any] | None:
-    """Intervals as plotly draws them, up and down from the bar: it takes None for an interval of nothing, and no number
-    for no interval."""
+    """Give intervals as plotly draws them, up and down from the bar: it takes None for an interval of nothing, and no
+    number for no interval.
+    """
     if bars.half is None:
         return None
     low, high = bars.within
@@ -178,7 +180,7 @@ def interval(bars: Bars) -> dict[str, Any] | None:
 
 
 def lying_bars(bars: Bars, x_title: str) -> go.Figure:
-    """Bars below each other, so that many names, or long ones, can be read."""
+    """Draw bars below each other, so that many names, or long ones, can be read."""
     name = text(bars.name)
     trace = go.Bar(
         name=name,
@@ -208,7 +210,7 @@ def heat_map(
     y_title: str,
     value: str,
 ) -> go.Figure:
-    """Values (rows, columns), the first row at the top; nan is a blank."""
+    """Draw values (rows, columns), the first row at the top; nan is a blank."""
     trace = go.Heatmap(
         z=np.where(np.isfinite(z), z, np.nan).astype(np.float32),
         x=[text(label) for label in columns],

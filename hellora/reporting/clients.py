@@ -1,5 +1,6 @@
-"""Whom the result serves how well, what examples clients have, and who of them was missing: sections of one run. What a
-run did not record is left out, with a line that says why."""
+"""These sections of one run show whom the result serves how well, what examples clients have, and who of them was
+missing. What a run did not record is left out, with a line that says why.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ MOST_REASONS = 200  # rows of a table of reasons
 
 
 def served(run: RunRecord) -> Section:
-    """The accuracy of what each capacity group receives, and of each client with the worst."""
+    """Show the accuracy of what each capacity group receives, and of each client with the worst."""
     id, title = "served", "Whom the result serves how well"
     if run.summary is None:
         return missing(id, title, "Capacity groups and clients are measured when the run has ended.")
@@ -50,14 +51,14 @@ def served(run: RunRecord) -> Section:
 
 
 def budget_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Capacity groups by what tells their budgets apart."""
+    """Name capacity groups by what tells their budgets apart."""
     columns = [f"group {name_of(group)}" for group in groups]
     short = group_headings(columns)
     return [short.get(column, column.removeprefix("group ")) for column in columns]
 
 
 def labels(run: RunRecord) -> Section:
-    """How many examples of each class every client has."""
+    """Show how many examples of each class every client has."""
     id, title = "labels", "Classes of each client's examples"
     known = [client for client in run.clients if client.labels]
     if not known:
@@ -78,7 +79,7 @@ def labels(run: RunRecord) -> Section:
 
 
 def failures(run: RunRecord) -> Section:
-    """Who was missing or rejected, whose answers were dropped, and why; in all attempts of a round."""
+    """Show who was missing or rejected, whose answers were dropped, and why; in all attempts of a round."""
     id, title = "failures", "Missing and rejected clients"
     found = [(line["round"], *event) for line in run.lines for event in events(line)]
     if not found:
@@ -103,7 +104,7 @@ def failures(run: RunRecord) -> Section:
 
 
 def reasons(run: RunRecord, found: Sequence[tuple[int, int, str, str]]) -> Table:
-    """What happened to whom and why, the most frequent first, from (round, client, kind, reason) each."""
+    """List what happened to whom and why, the most frequent first, from (round, client, kind, reason) each."""
     when: dict[tuple[str, str, int], list[int]] = {}
     for round, client, kind, why in found:
         when.setdefault((kind, why, client), []).append(round)
@@ -116,7 +117,7 @@ def reasons(run: RunRecord, found: Sequence[tuple[int, int, str, str]]) -> Table
 
 
 def events(line: Line) -> list[tuple[int, str, str]]:
-    """(client, kind, reason) of all attempts of a round."""
+    """List (client, kind, reason) of all attempts of a round."""
     found = []
     for attempt in (*line.get("repeated", ()), line):
         for kind in ("missing", "rejected"):
@@ -126,6 +127,6 @@ def events(line: Line) -> list[tuple[int, str, str]]:
 
 
 def listed(rounds: Sequence[int]) -> str:
-    """Up to six rounds by number."""
+    """List up to six rounds by number."""
     shown = ", ".join(str(round) for round in rounds[:6])
     return shown + (f" … {rounds[-1]}" if len(rounds) > 6 else "")

@@ -1,4 +1,4 @@
-"""The report of a run, or of the comparison of several; of one, what it is, how far it has come, and all sections."""
+"""A report shows a run, or compares several; of one, it says what it is, how far it has come, and has all sections."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def write_report(folders: list[Path], out: Path | None) -> Path:
 
 
 def page_of(paths: list[Path]) -> Page:
-    """The page of one run, or of the comparison of several.
+    """Make the page of one run, or of the comparison of several.
 
     Raises:
         InputError: a folder holds no run, or a damaged one.
@@ -37,7 +37,7 @@ def page_of(paths: list[Path]) -> Page:
 
 
 def page_of_run(run: RunRecord) -> Page:
-    """All that is known of a run, in the order in which one asks for it."""
+    """Show all that is known of a run, in the order in which one asks for it."""
     if not run.lines:
         note = "No round has ended yet: what there is to see of them comes with the first one."
         return Page(run.name, facts(run), [labels(run)], [note], ended=run.summary is not None)
@@ -56,12 +56,12 @@ def page_of_run(run: RunRecord) -> Page:
 
 
 def short(name: str) -> str:
-    """The last part of a path, which is of one machine only; a name on the Hub is whole."""
+    """Return the last part of a path, which is of one machine only; a name on the Hub is whole."""
     return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
 
 
 def facts(run: RunRecord) -> list[tuple[str, str]]:
-    """What one wants to know first."""
+    """Say what one wants to know first."""
     table, last = run.table, next((line["metrics"] for line in reversed(run.lines) if line["metrics"]), None)
     method, metric = table.get("method", {}), run.metric
     stopped = [("stopped by", f"{run.error} (the whole is in {ERROR})")] if run.error and not run.summary else []

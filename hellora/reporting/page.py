@@ -1,5 +1,6 @@
-"""A page as one HTML file with everything inside: plotly.js, the figures, the numbers. Nothing is fetched from
-anywhere, and the page's own policy forbids it."""
+"""A page is one HTML file with everything inside: plotly.js, the figures, the numbers. Nothing is fetched from
+anywhere, and the page's own policy forbids it.
+"""
 
 import base64
 import json
@@ -33,7 +34,7 @@ def write(page: Page, file: Path) -> None:
 
 
 def content_of(page: Page) -> dict[str, Any]:
-    """The page as JSON values, as its script reads them."""
+    """Turn a page into JSON values, as its script reads them."""
     return {
         "title": page.title,
         "facts": [list(fact) for fact in page.facts],
@@ -78,7 +79,7 @@ def steps_content(steps: Steps) -> dict[str, Any]:
 
 
 def html(content: Mapping[str, Any], live: bool = False) -> str:
-    """The file. `live`: it asks where it came from for newer content, every two seconds."""
+    """Return the file's text. `live`: it asks where it came from for newer content, every two seconds."""
     from plotly.offline import get_plotlyjs
 
     folder = files("hellora.reporting")
@@ -95,6 +96,6 @@ def html(content: Mapping[str, Any], live: bool = False) -> str:
 
 
 def in_script(value: Any) -> str:
-    """JSON inside a <script>: no text in it can end the element, or begin a comment."""
+    """Write JSON for a <script>: no text in it can end the element, or begin a comment."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

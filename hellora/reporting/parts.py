@@ -1,4 +1,4 @@
-"""What a page is made of: sections, each with one or more views of its subject, and every view with its numbers."""
+"""A page is made of sections, each with one or more views of its subject, and every view with its numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 @dataclass(frozen=True)
 class Table:
-    """What a plot shows, in numbers, for whoever cannot see it."""
+    """A table shows in numbers what a plot shows, for whoever cannot see it."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -17,7 +17,7 @@ class Table:
 
 @dataclass(frozen=True)
 class View:
-    """One way of looking at a section's subject."""
+    """A view is one way of looking at a section's subject."""
 
     label: str
     figure: go.Figure
@@ -26,8 +26,9 @@ class View:
 
 @dataclass(frozen=True)
 class Steps:
-    """Ranks of every round, for the slider. `trained` has the places in the plot's rows of the clients that trained,
-    `ranks` the bytes of (trained, layers) numbers, round after round."""
+    """The slider steps through the ranks of every round. `trained` has the places in the plot's rows of the clients
+    that trained, `ranks` the bytes of (trained, layers) numbers, round after round.
+    """
 
     rounds: Sequence[int]
     trained: Sequence[Sequence[int]]
@@ -39,7 +40,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Section:
-    """A subject. Without views it is left out of the page, but for a line that says `why`."""
+    """A section shows one subject. Without views it is left out of the page, but for a line that says `why`."""
 
     id: str
     title: str
@@ -52,7 +53,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """All that a page shows."""
+    """A page holds all that is shown."""
 
     title: str
     facts: Sequence[tuple[str, str]]

@@ -1,4 +1,4 @@
-"""Accuracy and loss over rounds, over bytes and over time: of one run, or of several with intervals."""
+"""These sections show accuracy and loss over rounds, bytes and time: of one run, or of several with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ NOT_TIMED = "There is no simulated time: the speed or link of a client is not kn
 
 @dataclass(frozen=True)
 class Axis:
-    """What quality is held against: where a run is on it before its first round, and after each."""
+    """Quality is held against an axis: where a run is on it before its first round, and after each."""
 
     label: Literal["rounds", "bytes", "simulated time", "time"]
     title: str
     divisor: float = 1.0
 
     def of(self, run: RunRecord) -> list[float]:
-        """(1 + rounds,)"""
+        """Return the run's places on the axis: (1 + rounds,)."""
         if self.label == "rounds":
             after = [float(line["round"] + 1) for line in run.lines]
         elif self.label == "bytes":
@@ -37,12 +37,12 @@ class Axis:
 
 
 def byte_unit(largest: float) -> tuple[int, str]:
-    """The unit in which numbers of bytes up to `largest` read well."""
+    """Choose the unit in which numbers of bytes up to `largest` read well."""
     return next((size, name) for size, name in UNITS if largest >= size or size == 1)
 
 
 def axes(runs: Sequence[RunRecord]) -> list[Axis]:
-    """The axes that all runs have. Time is that of simulated devices, or of real clients."""
+    """Return the axes that all runs have. Time is that of simulated devices, or of real clients."""
     size, unit = byte_unit(max(sum(run.total(name)[-1] for name in ("uplink_bytes", "downlink_bytes")) for run in runs))
     found = [Axis("rounds", "rounds finished"), Axis("bytes", f"{unit} sent, up and down", size)]
     if all(run.timed for run in runs):
@@ -51,24 +51,24 @@ def axes(runs: Sequence[RunRecord]) -> list[Axis]:
 
 
 def about_time(runs: Sequence[RunRecord]) -> str:
-    """Why there is no axis of time; "" where there is."""
+    """Say why there is no axis of time; "" where there is."""
     return "" if all(run.timed for run in runs) or all(run.real for run in runs) else NOT_TIMED
 
 
 def measured(run: RunRecord, metric: str) -> list[float | None]:
-    """A metric before the first round and after each, None where it was not measured."""
+    """Return a metric before the first round and after each, None where it was not measured."""
     return [run.initial.get(metric), *((line["metrics"] or {}).get(metric) for line in run.lines)]
 
 
 def training_loss(line: Line) -> float | None:
-    """The mean of the clients' losses, by examples."""
+    """Compute the mean of the clients' losses, by examples."""
     clients = [values for values in line["clients"].values() if values.get("loss") is not None]
     examples = sum(values["examples"] for values in clients)
     return sum(values["loss"] * values["examples"] for values in clients) / examples if examples else None
 
 
 def quality_sections(run: RunRecord) -> list[Section]:
-    """Accuracy, where the task has it, and loss, of one run."""
+    """Show accuracy, where the task has it, and loss, of one run."""
     found = []
     if run.metric == "accuracy":
         series = {"accuracy": measured(run, "accuracy"), "macro F1": measured(run, "macro_f1")}
@@ -104,8 +104,9 @@ def quality_section(
 
 
 def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis) -> Curve:
-    """The mean of runs that differ in their seed, wherever all of them were measured, at their mean place on the axis;
-    with half of Student's 95 % interval, where there is more than one."""
+    """Average runs that differ in their seed, wherever all of them were measured, at their mean place on the axis; with
+    half of Student's 95 % interval, where there is more than one.
+    """
     count = min(len(run.lines) for run in runs) + 1
     values = [measured(run, metric)[:count] for run in runs]
     places = [axis.of(run)[:count] for run in runs]
@@ -122,13 +123,13 @@ def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis) -
 
 
 def plausible(metric: str, curves: Sequence[Curve]) -> tuple[float, float]:
-    """Between which values a metric is, or is worth showing: a loss as far above the means as they reach apart."""
+    """Say between which values a metric is, or is worth showing: a loss as far above the means as they reach apart."""
     means = [mean for curve in curves for mean in curve.y]
     return (0.0, 1.0) if metric == "accuracy" else (0.0, 2 * max(means) - min(means))
 
 
 def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequence[RunRecord]]) -> Section:
-    """A metric of groups of runs, each by its name. A run without a round is not in its group yet."""
+    """Show a metric of groups of runs, each by its name. A run without a round is not in its group yet."""
     every = [run for runs in groups.values() for run in runs]
     begun = {name: [run for run in runs if run.lines] for name, runs in groups.items()}
     groups = {

@@ -1,4 +1,4 @@
-"""What a run's folder tells, at any moment of the run: read without torch, and without a lock."""
+"""Read what a run's folder tells, at any moment of the run, without torch, and without a lock."""
 
 import json
 import tomllib
@@ -41,8 +41,9 @@ OF_SUMMARY = {
 
 @dataclass(frozen=True)
 class Client:
-    """A client as clients.json has it; `labels` is {} where nobody but the client may know them. Only real ones, of a
-    deployment, have names of their own."""
+    """Tells of a client as clients.json has it; `labels` is {} where nobody but the client may know them. Only real
+    ones, of a deployment, have names of their own.
+    """
 
     id: int
     name: str
@@ -54,7 +55,7 @@ class Client:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as far as it has come. `initial` are the metrics before round 0, {} where they are not known yet."""
+    """Tells of a run as far as it has come. `initial` are the metrics before round 0, {} where they are unknown yet."""
 
     name: str
     table: Mapping[str, Any]  # its experiment.toml
@@ -66,33 +67,33 @@ class RunRecord:
 
     @property
     def metric(self) -> str:
-        """The main metric of its task."""
+        """Return the main metric of the run's task."""
         measured = [line["metrics"] for line in self.lines if line["metrics"]]
         return "accuracy" if any("accuracy" in metrics for metrics in (self.initial, *measured)) else "loss"
 
     @cached_property
     def names(self) -> Mapping[int, str]:
-        """What every client is called that was ever asked, or is on record, by id."""
+        """Say what every client is called that was ever asked, or is on record, by id."""
         asked = {client for line in self.lines for client in line["cohort"]}
         known = {client.id: client.name for client in self.clients}
         return {client: known.get(client, f"client {client}") for client in sorted(asked | known.keys())}
 
     def total(self, name: str) -> list[float]:
-        """The running sum of a number of the lines, (rounds,)."""
+        """Return the running sum of a number of the lines, (rounds,)."""
         return list(accumulate(float(line[name]) for line in self.lines))
 
     @property
     def timed(self) -> bool:
-        """True if every round has its simulated time."""
+        """Tell whether every round has its simulated time."""
         return bool(self.lines) and all(line.get("simulated_clock") is not None for line in self.lines)
 
     @property
     def real(self) -> bool:
-        """True if its clients are real, so that the time of its rounds is, too."""
+        """Tell whether its clients are real, so that the time of its rounds is, too."""
         return bool(self.clients) and all(client.named for client in self.clients)
 
     def of_clients(self, name: str) -> dict[int, list[float]]:
-        """A number that counted clients report, or that was predicted for them, of all rounds, by id."""
+        """Collect a number that counted clients report, or that was predicted for them, of all rounds, by id."""
         found: dict[int, list[float]] = {}
         for line in self.lines:
             for client, values in line["clients"].items():
@@ -102,7 +103,7 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The run in a folder, which may still be written to: a line that is not whole yet does not count.
+    """Read the run in a folder, which may still be written to: a line that is not whole yet does not count.
 
     Raises:
         InputError: it is no run's folder, or a file of it is damaged.
@@ -122,7 +123,7 @@ def read_run(folder: Path) -> RunRecord:
 
 @contextmanager
 def blamed(file: Path) -> Iterator[None]:
-    """Whatever keeps the block from reading a file becomes an InputError that names the file."""
+    """Turn whatever keeps the block from reading a file into an InputError that names the file."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -132,7 +133,7 @@ def blamed(file: Path) -> Iterator[None]:
 
 
 def read_table(file: Path) -> Mapping[str, Any]:
-    """The settings of the run."""
+    """Read the settings of the run."""
     with blamed(file):
         table = tomllib.loads(file.read_text())
         checked(table, OF_TABLE)
@@ -142,14 +143,14 @@ def read_table(file: Path) -> Mapping[str, Any]:
 
 
 def read_clients(file: Path) -> list[Client]:
-    """Who takes part; [] where that is not on record."""
+    """Read who takes part; [] where that is not on record."""
     with blamed(file):
         known = read(file)
         return [client_of(fields) for fields in ([] if known is None else known["clients"])]
 
 
 def read_lines(file: Path) -> list[Line]:
-    """The rounds that have ended."""
+    """Read the rounds that have ended."""
     with blamed(file):
         lines: list[Line] = read(file) or []
         for number, line in enumerate(lines, 1):
@@ -158,7 +159,7 @@ def read_lines(file: Path) -> list[Line]:
 
 
 def read_summary(file: Path) -> Mapping[str, Any] | None:
-    """What came of the run; None until it has ended."""
+    """Read what came of the run; None until it has ended."""
     with blamed(file):
         summary: Mapping[str, Any] | None = read(file)
         if summary is not None:
@@ -172,14 +173,14 @@ def read_summary(file: Path) -> Mapping[str, Any] | None:
 
 
 def read_initial(file: Path) -> Mapping[str, float]:
-    """The metrics before round 0, as a checkpoint has them; {} before the first one."""
+    """Read the metrics before round 0, as a checkpoint has them; {} before the first one."""
     with blamed(file):
         initial: Mapping[str, float] = (read(file) or {}).get("record", {}).get("initial", {})
         return initial
 
 
 def checked(fields: Any, kinds: Mapping[str, Any], where: str = "") -> None:
-    """Raises ValueError where a field is missing or not of its kind."""
+    """Raise ValueError where a field is missing or not of its kind."""
     if not isinstance(fields, dict):
         raise ValueError(f"{where}not a table of names and values")
     for key, kind in kinds.items():
@@ -190,7 +191,7 @@ def checked(fields: Any, kinds: Mapping[str, Any], where: str = "") -> None:
 
 
 def check_line(line: Any, where: str) -> None:
-    """Raises ValueError where a line of rounds.jsonl is not one that a run wrote."""
+    """Raise ValueError where a line of rounds.jsonl is not one that a run wrote."""
     checked(line, OF_LINE, where)
     check_numbers(line["metrics"] or {}, f"{where}metrics: ")
     check_numbers({"simulated_clock": line.get("simulated_clock")}, where)
@@ -209,20 +210,20 @@ def check_line(line: Any, where: str) -> None:
 
 
 def check_numbers(fields: Mapping[Any, Any], where: str) -> None:
-    """Raises ValueError where something is no number, nor null."""
+    """Raise ValueError where something is no number, nor null."""
     for key, value in fields.items():
         if not isinstance(value, (*NUMBER, NONE)):
             raise ValueError(f"{where}{key} is {value!r:.40}")
 
 
 def last_line(file: Path) -> str:
-    """The last line of a text that is not empty; "" where there is no file."""
+    """Return the last line of a text that is not empty; "" where there is no file."""
     lines = [line for line in file.read_text(errors="replace").splitlines() if line.strip()] if file.is_file() else []
     return lines[-1].strip() if lines else ""
 
 
 def read(file: Path) -> Any:
-    """The JSON value of a file, or of each whole line of one; None where there is no file."""
+    """Read the JSON value of a file, or of each whole line of one; None where there is no file."""
     if not file.is_file():
         return None
     data = file.read_bytes()
@@ -245,6 +246,6 @@ def client_of(fields: Mapping[str, Any]) -> Client:
 
 
 def stamp(folder: Path) -> tuple[tuple[int, int], ...]:
-    """Changes when a file of the run does: the time and size of each."""
+    """Return the time and size of each file of the run: it changes when one of them does."""
     stats = [file.stat() for name in (*FILES, ERROR) if (file := folder / name).is_file()]
     return tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)

@@ -1,4 +1,4 @@
-"""Several runs on one page: those that differ only in their seed are one line, with its 95 % interval."""
+"""One page shows several runs: those that differ only in their seed are one line, with its 95 % interval."""
 
 import math
 import tomllib
@@ -21,7 +21,7 @@ Settings = Mapping[str, Mapping[str, Sequence[RunRecord]]]  # setting, then meth
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
-    """The runs that are meant: a comparison's folder stands for all its cells that have begun."""
+    """List the runs that are meant: a comparison's folder stands for all its cells that have begun."""
     found: list[Path] = []
     for path in paths:
         if (path / "comparison.toml").is_file():
@@ -32,7 +32,7 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
 
 
 def cells_of(comparison: Path) -> list[Path]:
-    """The cells that have begun, settings and methods in the order in which the comparison names them."""
+    """List the cells that have begun, settings and methods in the order in which the comparison names them."""
     try:
         table = tomllib.loads((comparison / "comparison.toml").read_text())
         order = [list(table.get(key, {})) for key in ("settings", "methods")]
@@ -50,7 +50,7 @@ def cells_of(comparison: Path) -> list[Path]:
 
 
 def settings_of(folders: Sequence[Path]) -> Settings:
-    """The runs by setting and by what they are called within it; each group in the order of its seeds.
+    """Group the runs by setting and by what they are called within it; each group in the order of its seeds.
 
     Raises:
         InputError: a folder holds no run, or two hold the same run, which would count twice.
@@ -86,14 +86,14 @@ def settings_of(folders: Sequence[Path]) -> Settings:
 
 
 def comparison_of(folder: Path) -> Path | None:
-    """The comparison whose run <comparison>/cells/<setting>/<method>/seed-<s> is."""
+    """Find the comparison whose run <comparison>/cells/<setting>/<method>/seed-<s> is."""
     parents = folder.resolve().parents
     is_cell = len(parents) > 3 and parents[2].name == "cells" and (parents[3] / "comparison.toml").is_file()
     return parents[3] if is_cell else None
 
 
 def settings(table: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a run the one it is: "section.key" with its value."""
+    """Return what makes a run the one it is: "section.key" with its value."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if key not in ASIDE:
@@ -102,19 +102,19 @@ def settings(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def described(runs: Sequence[RunRecord], differing: Sequence[str]) -> str:
-    """A group by the settings in which it differs from the others; more than three of them are no name."""
+    """Name a group by the settings in which it differs from the others; more than three of them are no name."""
     flat = settings(runs[0].table)
     parts = [f"{key.partition('.')[2] or key} {flat[key]}" for key in differing if key in flat]
     return ", ".join(parts) if parts and len(differing) <= 3 else runs[0].name
 
 
 def unlike(name: str, taken: Container[str]) -> str:
-    """The name, or with a number where it is taken."""
+    """Return the name, or with a number where it is taken."""
     return next(each for n in count(1) if (each := name if n == 1 else f"{name} ({n})") not in taken)
 
 
 def page_of_several(folders: Sequence[Path]) -> Page:
-    """The comparison of the runs in these folders."""
+    """Compare the runs in these folders on a page."""
     by_setting = settings_of(folders)
     runs = [run for groups in by_setting.values() for each in groups.values() for run in each]
     ended = [run for run in runs if run.summary is not None]
@@ -135,19 +135,19 @@ def page_of_several(folders: Sequence[Path]) -> Page:
 
 
 def named(id: str, title: str, setting: str) -> tuple[str, str]:
-    """The id and title of a section, in its setting where there are any."""
+    """Return the id and title of a section, in its setting where there are any."""
     return (f"{id}-{setting}", f"{title} in {setting}") if setting else (id, title)
 
 
 def curves(setting: str, groups: Groups) -> list[Section]:
-    """Accuracy, where there is any, and loss on the way."""
+    """Show accuracy, where there is any, and loss on the way."""
     accuracy = any(run.metric == "accuracy" for runs in groups.values() for run in runs)
     metrics = ["accuracy", "loss"] if accuracy else ["loss"]
     return [compared_quality(*named(metric, metric.capitalize(), setting), metric, groups) for metric in metrics]
 
 
 def rows_of_groups(by_setting: Settings) -> list[Row]:
-    """A row of the comparison's table for each group that has runs that ended."""
+    """Make a row of the comparison's table for each group that has runs that ended."""
     return rows_of(
         {
             Cell(setting, method, int(run.table["seed"])): Run(run.summary, run.lines)
@@ -160,7 +160,7 @@ def rows_of_groups(by_setting: Settings) -> list[Row]:
 
 
 def at_the_end(setting: str, rows: Sequence[Row]) -> Section:
-    """The rows of one setting as a table, and its columns as bars with intervals."""
+    """Show the rows of one setting as a table, and its columns as bars with intervals."""
     id, title = named("end", "At the end", setting)
     if not rows:
         return missing(id, title, "None of these runs has ended.")
@@ -178,7 +178,7 @@ def at_the_end(setting: str, rows: Sequence[Row]) -> Section:
 
 
 def bars_of(name: str, heading: str, rows: Sequence[Row]) -> Any:
-    """A column of the comparison's table as bars with intervals."""
+    """Show a column of the comparison's table as bars with intervals."""
     shown = [row for row in rows if name in row.values]
     found = [row.values[name] for row in shown]
     size, unit = (1, heading)

@@ -1,5 +1,6 @@
-"""Who trained what, what that made of the adapter, and at what cost: sections of one run. What a run did not record is
-left out, with a line that says why."""
+"""These sections of one run show who trained what, what that made of the adapter, and at what cost. What a run did not
+record is left out, with a line that says why.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from hellora.reporting.record import Line, RunRecord
 
 
 def allocation(run: RunRecord) -> Section:
-    """The trained rank per client and layer, round by round."""
+    """Show the trained rank per client and layer, round by round."""
     id, title = "allocation", "Who trained what"
     layers = max((len(row) for line in run.lines for row in line["ranks"].values()), default=0)
     if not layers:
@@ -46,7 +47,7 @@ def allocation(run: RunRecord) -> Section:
 
 
 def is_counted(line: Line, client: str) -> bool:
-    """True unless the client was left behind in the end: asked, but missing or rejected."""
+    """Tell whether the client was not left behind in the end: asked, but missing or rejected."""
     return client not in line.get("missing", {}) and client not in line.get("rejected", {})
 
 
@@ -56,7 +57,7 @@ def numbered(count: int) -> list[str]:
 
 
 def layer_scores(run: RunRecord) -> Section:
-    """Fisher scores by layer, whenever they were measured."""
+    """Show Fisher scores by layer, whenever they were measured."""
     id, title = "scores", "Fisher scores by layer"
     measured = [line for line in run.lines if any(score is not None for score in line.get("layer_scores") or ())]
     if not measured:
@@ -86,7 +87,7 @@ def layer_scores(run: RunRecord) -> Section:
 
 
 def memory(run: RunRecord) -> Section:
-    """The most bytes that each client was predicted and measured to hold, beside its budget."""
+    """Show the most bytes that each client was predicted and measured to hold, beside its budget."""
     id, title = "memory", "Memory of each client"
     predicted = {client: max(v) for client, v in run.of_clients("predicted_peak_bytes").items()}
     peaks = {client: max(v) for client, v in run.of_clients("peak_bytes").items()}
@@ -116,7 +117,7 @@ def memory(run: RunRecord) -> Section:
 
 
 def traffic(run: RunRecord) -> Section:
-    """Bytes up and down, in each round and in all."""
+    """Show bytes up and down, in each round and in all."""
     id, title = "traffic", "Bytes up and down"
     if not run.lines:
         return missing(id, title, "No round has ended yet.")
@@ -139,7 +140,7 @@ def traffic(run: RunRecord) -> Section:
 
 
 def spectrum(run: RunRecord) -> Section:
-    """The share of the adapter's squared norm in each singular direction, and how many directions that amounts to."""
+    """Show the share of the adapter's squared norm in each singular direction, and to how many these amount."""
     id, title = "spectrum", "Rank spectrum of the adapter"
     lines = [line for line in run.lines if sum(line.get("energy") or ()) > 0]
     if not lines:
@@ -175,7 +176,7 @@ def spectrum(run: RunRecord) -> Section:
 
 
 def effective_rank(shares: Any) -> float:
-    """exp(−Σ p ln p), with p the shares of their sum: 1 = one direction, R = all R alike."""
+    """Compute exp(−Σ p ln p), with p the shares of their sum: 1 = one direction, R = all R alike."""
     p = shares[shares > 0] / shares.sum()
     return float(np.exp(-(p * np.log(p)).sum()))
 

@@ -1,4 +1,4 @@
-"""The page of a run in progress, served on this machine alone: GET / is the page, GET /data its newest content."""
+"""Serve the page of a run in progress, on this machine alone: GET / is the page, GET /data its newest content."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ NAMES = (HOST, "localhost")  # by which a browser may ask; a page of elsewhere w
 
 
 class Watched:
-    """A run's folder, read again when it has changed."""
+    """A run's folder is watched: it is read again when it has changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,7 +29,7 @@ class Watched:
         self.known: Mapping[str, Any] = {}
 
     def content(self) -> Mapping[str, Any]:
-        """What the page shows now, with a `version` that grows whenever it is another.
+        """Return what the page shows now, with a `version` that grows whenever it is another.
 
         Raises:
             InputError: a file of the run is damaged.
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
 
     def newer(self, since: str) -> str | None:
-        """The content, unless it is still of the version `since`."""
+        """Return the content, unless it is still of the version `since`."""
         content = self.watched.content()
         return None if since == str(content["version"]) else json.dumps(content, allow_nan=False)
 
@@ -84,11 +84,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """A request is no news."""
+        """Keep silent: a request is no news."""
 
 
 def server_of(folder: Path, port: int = 0) -> ThreadingHTTPServer:
-    """A server of the page of the run in `folder`, at a free port if 0 is asked for; `serve_forever` starts it.
+    """Make a server of the page of the run in `folder`, at a free port if 0 is asked for; `serve_forever` starts it.
 
     Raises:
         InputError: there is no run in the folder, or the port is taken.

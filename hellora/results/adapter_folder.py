@@ -1,4 +1,4 @@
-"""An exported adapter on disk.
+"""An exported adapter is on disk as follows.
 
 adapter_config.json   adapter_model.safetensors   what peft loads; or, merged, a whole model as transformers writes it
 head.safetensors                                  hellora's own head, where the network has none
@@ -45,7 +45,7 @@ NEEDED: dict[str, tuple[str, ...] | None] = {
 
 @dataclass(frozen=True, eq=False)
 class Usage:
-    """How an adapter is used: hellora.json."""
+    """This is how an adapter is used: hellora.json."""
 
     task: Task
     model: ModelSettings
@@ -57,12 +57,12 @@ class Usage:
 
     @staticmethod
     def of_experiment(experiment: Experiment, labels: tuple[str, ...], settings: Mapping[str, Any]) -> "Usage":
-        """What an experiment's own adapter is used with, with `settings` changed."""
+        """Say what an experiment's own adapter is used with, with `settings` changed."""
         return Usage.of_table(usage_table(experiment, labels, merged=False), settings)
 
     @staticmethod
     def of_table(table: Table, settings: Mapping[str, Any]) -> "Usage":
-        """Raises InputError where a setting is wrong, or has nothing to do with predictions."""
+        """Read such a table. Raise InputError where a setting is wrong, or has nothing to do with predictions."""
         for key in settings:
             section, _, name = key.partition(".")
             fixed = section == "model" and (name in TRAINED or (name == "name" and table["merged"]))
@@ -84,12 +84,12 @@ class Usage:
         )
 
     def load_base(self) -> BaseModel:
-        """The base model, on the CPU."""
+        """Load the base model, on the CPU."""
         return self.task.load(self.model, self.labels, seed=0)
 
 
 def usage_table(experiment: Experiment, labels: tuple[str, ...], merged: bool) -> Table:
-    """The content of hellora.json. Where and how fast the run was computed is no part of it."""
+    """Return the content of hellora.json. Where and how fast the run was computed is no part of it."""
     table: Table = {"format": 1, "merged": merged, "labels": list(labels)}
     for section, keys in NEEDED.items():
         content = experiment.table[section]
@@ -142,7 +142,7 @@ def save_one(
 
 
 def read_usage(folder: Path, settings: Mapping[str, Any]) -> Usage:
-    """How the adapter in `folder` is used, with `settings` ("section.key": value) changed.
+    """Read how the adapter in `folder` is used, with `settings` ("section.key": value) changed.
 
     Raises:
         InputError: hellora.json is damaged or of a later version, or a setting is wrong.
@@ -158,7 +158,7 @@ def read_usage(folder: Path, settings: Mapping[str, Any]) -> Usage:
 
 
 def load_adapter(folder: Path, usage: Usage, base: BaseModel) -> Adapter:
-    """The adapter in `folder`; of merged weights, the head alone.
+    """Load the adapter in `folder`; of merged weights, the head alone.
 
     Raises:
         InputError: a file is absent, damaged, or of another base model.

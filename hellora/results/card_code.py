@@ -1,4 +1,4 @@
-"""The code in a model card: as it stands, with plain transformers and peft, it gives hellora's logits."""
+"""A model card has code: as it stands, with plain transformers and peft, it gives hellora's logits."""
 
 import re
 import string
@@ -89,7 +89,7 @@ PACKAGES = {name: name for name in ("torch", "transformers", "peft", "safetensor
 
 
 def code(trained: Trained, folder: Path, merged: bool) -> str:
-    """Python that loads what is in `folder` and uses it. `merged`: the weights are whole, and peft is not needed."""
+    """Write Python that loads what is in `folder` and uses it. `merged`: the weights are whole, peft is not needed."""
     experiment, base = trained.experiment, trained.base
     task, model = experiment.task, experiment.model
     if isinstance(task, SequenceClassification):
@@ -129,19 +129,19 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
 
 
 def packages(code: str) -> str:
-    """What has to be installed for code in a card, as pip takes it."""
+    """Say what has to be installed for code in a card, as pip takes it."""
     modules = dict.fromkeys(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
     quantizer = ["bitsandbytes", "accelerate"] if "BitsAndBytesConfig" in code else []
     return " ".join([PACKAGES[module] for module in modules if module in PACKAGES] + quantizer)
 
 
 def also_on_hub(name: str) -> str:
-    """A comment for a base that has a name on the hub, and is taken from this machine."""
+    """Write a comment for a base that has a name on the hub, and is taken from this machine."""
     return f"  # on the Hub: {MINILM_HUB}" if name == "minilm" and resolve_name(name) != MINILM_HUB else ""
 
 
 def quantization(trained: Trained) -> str:
-    """Code for how the base was quantised."""
+    """Write code for how the base was quantised."""
     model = trained.experiment.model
     said = ", ".join(f"{name}={value!r}" for name, value in QUANTIZATION[model.quantization].items())
     return (
@@ -151,18 +151,18 @@ def quantization(trained: Trained) -> str:
 
 
 def borrows_padding(processor: Any) -> bool:
-    """True for a tokenizer that has no padding token of its own, so that load_tokenizer gave it another one."""
+    """Tell whether a tokenizer has no padding token of its own, so that load_tokenizer gave it another one."""
     pad = getattr(processor, "pad_token", None)
     return pad is not None and pad in (processor.eos_token, processor.unk_token)
 
 
 def appends_end(tokenizer: Any) -> bool:
-    """True for a tokenizer that ends every text with an end-of-text token."""
+    """Tell whether a tokenizer ends every text with an end-of-text token."""
     return len(prompt_tokens(tokenizer, ["a"])[0]) < len(tokenizer("a")["input_ids"])
 
 
 def filled_in(template: str) -> str:
-    """Python code for a prompt of the form that the model was trained on."""
+    """Write Python code for a prompt of the form that the model was trained on."""
     columns = [column for _, column, _, _ in string.Formatter().parse(template) if column]
     question = "What is federated learning?"
     values = {column: "" if i else question for i, column in enumerate(dict.fromkeys(columns))}

@@ -21,7 +21,7 @@ LOOKS = 5  # at a checkpoint that a run may be replacing
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """What is in the folder of a run."""
+    """A run's folder has this in it."""
 
     folder: RunFolder
     experiment: Experiment
@@ -30,7 +30,7 @@ class Saved:
 
     @staticmethod
     def read(path: Path) -> "Saved":
-        """Raises InputError where the folder has no run, or none that has begun to train."""
+        """Read it. Raise InputError where the folder has no run, or none that has begun to train."""
         folder = RunFolder(path)
         if not folder.experiment.is_file():
             raise InputError(f"{path} is not the folder of a run: it has no {folder.experiment.name}")
@@ -45,7 +45,7 @@ class Saved:
         return tuple(self.record["labels"])
 
     def trained(self) -> Trained:
-        """Loads the base model."""
+        """Load the base model, and return what the run has come to."""
         experiment = self.experiment
         base = experiment.task.load(experiment.model, self.labels, seed=0)
         lines = self.folder.read_lines(self.state.round)
@@ -56,11 +56,11 @@ class Saved:
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """The names of clients of a network, by id."""
+        """Return the names of clients of a network, by id."""
         return tuple(self.record["clients"])
 
     def client(self, name: str) -> int:
-        """The id of a client that is named by its name or its id, and has an adapter of its own."""
+        """Return the id of a client that is named by its name or its id, and has an adapter of its own."""
         if not self.state.private:
             raise InputError(
                 "--client: no client has an adapter of its own in this run; that takes method.head = 'local' or "
@@ -74,7 +74,7 @@ class Saved:
 
 
 def load_settled(folder: RunFolder) -> tuple[ServerState, dict[str, Any]] | None:
-    """The checkpoint, of a run that may be going on and replace it meanwhile."""
+    """Load the checkpoint of a run that may be going on and replace it meanwhile."""
     for _ in range(LOOKS - 1):
         try:
             return load_state(folder.checkpoint)

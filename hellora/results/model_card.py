@@ -1,4 +1,4 @@
-"""The README of an exported adapter: what it is, what it learned from and how, and the lines that use it.
+"""The README of an exported adapter says what it is, what it learned from and how, and has the lines that use it.
 
 Its head is what the Hub reads of a model: https://huggingface.co/docs/hub/model-cards.
 """
@@ -71,7 +71,7 @@ PERSONAL_BESIDE = (
 
 
 def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) -> str:
-    """The README of the adapter in `folder`; `notes` stand below the code."""
+    """Write the README of the adapter in `folder`; `notes` stand below the code."""
     experiment, rounds = trained.experiment, trained.experiment.run.rounds
     done, data = len(trained.lines), experiment.data
     on = "the clients' held-out examples" if experiment.method.personal else f"the {data.evaluate_on} split"
@@ -105,7 +105,7 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
 
 
 def front_matter(trained: Trained, merged: bool) -> str:
-    """What the Hub reads, without the lines around it. A JSON value is a YAML value."""
+    """Write what the Hub reads, without the lines around it. A JSON value is a YAML value."""
     experiment = trained.experiment
     model, data = hub_name(experiment.model.name), experiment.data
     head: dict[str, Any] = {}
@@ -120,7 +120,7 @@ def front_matter(trained: Trained, merged: bool) -> str:
 
 
 def facts(trained: Trained) -> dict[str, str]:
-    """What a reader asks first."""
+    """Say what a reader asks first."""
     experiment = trained.experiment
     run, data, model, train = experiment.run, experiment.data, experiment.model, experiment.train
     method = experiment.table["method"]
@@ -141,7 +141,7 @@ def facts(trained: Trained) -> dict[str, str]:
 
 
 def public_settings(experiment: Experiment) -> dict[str, Any]:
-    """Every setting that has to do with the result; of a file or folder of this machine, its name alone."""
+    """Return every setting that has to do with the result; of a file or folder of this machine, its name alone."""
     shown: dict[str, Any] = {}
     for section, content in experiment.table.items():
         if section in ("compute", "tracking"):
@@ -161,12 +161,12 @@ def shown_name(name: str) -> str:
 
 
 def hub_name(name: str) -> str:
-    """A model as its reader knows it."""
+    """Name a model as its reader knows it."""
     return MINILM_HUB if name == "minilm" else shown_name(name)
 
 
 def notes(trained: Trained, adapter: Adapter, client: int | None, alone: bool) -> str:
-    """What there is besides this adapter: the clients' own parts, the prototypes of other ranks.
+    """Say what there is besides this adapter: the clients' own parts, the prototypes of other ranks.
 
     `client` is whose adapter this is; None is everybody's. `alone`: it has no folders beside or below it.
     """

@@ -1,4 +1,4 @@
-"""What a trained adapter says of new examples, and how well: `hellora predict` and `hellora evaluate`."""
+"""Say what a trained adapter predicts for new examples, and how well: `hellora predict` and `hellora evaluate`."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ WRITERS = (".jsonl", ".csv")
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A base model with an adapter for it, loaded and on its device."""
+    """A predictor is a base model with an adapter for it, loaded and on its device."""
 
     usage: Usage
     base: BaseModel
@@ -38,7 +38,7 @@ class Predictor:
 
     @staticmethod
     def load(source: Path, settings: Mapping[str, Any]) -> "Predictor":
-        """From an exported adapter, merged weights, or a run: its adapter, or its checkpoint if it is not finished.
+        """Load an exported adapter, merged weights, or a run: its adapter, or its checkpoint if it is not finished.
 
         Raises:
             InputError: there is nothing of the kind, or a setting is wrong.
@@ -60,7 +60,7 @@ class Predictor:
         return Predictor(usage, ready(usage), saved.state.adapter)
 
     def predict(self, file: str) -> list[Prediction]:
-        """One prediction per row: a label with the probability of each class, or an answer."""
+        """Make one prediction per row: a label with the probability of each class, or an answer."""
         task, data = self.usage.task, self.usage.data
         rows = read_rows(file, data, task.columns, self.usage.labels, labelled=False)
         if task.columns == "instruction":
@@ -92,7 +92,7 @@ class Predictor:
         ]
 
     def evaluate(self, file: str) -> dict[str, float]:
-        """The metrics of the task, as a run measures them."""
+        """Compute the metrics of the task, as a run measures them."""
         usage = self.usage
         rows = read_rows(file, usage.data, usage.task.columns, usage.labels, labelled=True).data
         found = evaluate(
@@ -102,7 +102,7 @@ class Predictor:
 
 
 def predict_file(source: Path, file: str, settings: Mapping[str, Any], out: Path | None) -> list[Prediction]:
-    """The predictions of an adapter for each row of a file; `out` gets them, too, as JSON lines or CSV.
+    """Predict with an adapter for each row of a file; `out` gets the predictions, too, as JSON lines or CSV.
 
     Raises:
         InputError: adapter, file, setting or `out` does not fit, or the model says nan.
@@ -115,7 +115,7 @@ def predict_file(source: Path, file: str, settings: Mapping[str, Any], out: Path
 
 
 def evaluate_file(source: Path, file: str, settings: Mapping[str, Any], out: Path | None) -> dict[str, float]:
-    """The metrics of an adapter on the labelled examples of a file; `out` gets them, too, as JSON.
+    """Compute the metrics of an adapter on the labelled examples of a file; `out` gets them, too, as JSON.
 
     Raises:
         InputError: adapter, file, setting or `out` does not fit, or a label is none of the run's classes.
@@ -128,7 +128,7 @@ def evaluate_file(source: Path, file: str, settings: Mapping[str, Any], out: Pat
 
 
 def ready(usage: Usage) -> BaseModel:
-    """The base model on the device that is asked for."""
+    """Put the base model on the device that is asked for."""
     device_check(usage.compute.device)
     if usage.compute.threads:
         torch.set_num_threads(usage.compute.threads)
@@ -136,7 +136,7 @@ def ready(usage: Usage) -> BaseModel:
 
 
 def check_out(out: Path | None, suffixes: Sequence[str]) -> None:
-    """Raises InputError where a result cannot be written, before it is computed."""
+    """Raise InputError where a result cannot be written, before it is computed."""
     if out is not None and out.suffix not in suffixes:
         raise InputError(f"--out {out}: the name must end in {' or '.join(suffixes)}")
     if out is not None and not out.parent.is_dir():
@@ -152,13 +152,13 @@ def write(out: Path, text: str) -> None:
 
 
 def as_json(metrics: Mapping[str, float]) -> str:
-    """Metrics by name; null for one that is not finite, which JSON has no number for."""
+    """Return metrics by name; null for one that is not finite, which JSON has no number for."""
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     return json.dumps(finite, indent=1) + "\n"
 
 
 def as_text(predictions: Sequence[Prediction], suffix: str = ".jsonl") -> str:
-    """As JSON lines; or as CSV, with a column `probability.<class>` for each class."""
+    """Write predictions as JSON lines; or as CSV, with a column `probability.<class>` for each class."""
     if suffix == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
     flat = []

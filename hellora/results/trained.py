@@ -1,4 +1,4 @@
-"""What a run has come to, as exports and model cards need it."""
+"""Exports and model cards need to know what a run has come to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from hellora.model.resident import BaseModel
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a run has come to after some of its rounds: what is exported, and what a card says of it."""
+    """A run has come to this after some of its rounds: what is exported, and what a card says of it."""
 
     experiment: Experiment
     base: BaseModel
@@ -23,10 +23,10 @@ class Trained:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class of each logit; a head may have room for more than the data has."""
+        """Name the class of each logit; a head may have room for more than the data has."""
         return class_names(self.labels, self.experiment.model.classes or len(self.labels))
 
 
 def class_names(labels: Sequence[str], count: int) -> tuple[str, ...]:
-    """A name for each of `count` classes, of which `labels` are the first."""
+    """Name each of `count` classes, of which `labels` are the first."""
     return (*labels, *(f"class {i}" for i in range(len(labels), count)))

@@ -1,4 +1,4 @@
-"""Clients.json: who takes part in a run, what each can afford, and where it is known what its data are.
+"""The file clients.json says who takes part in a run, what each can afford, and where it is known what its data are.
 
 {"clients": [{"id": 0, "name": "clinic", "examples": 120, "budget": {"layers": 2}, "labels": {"sea": 80, "sky": 40}}]}
 
@@ -16,7 +16,7 @@ from hellora.experiments.setup import Setup
 
 
 def fleet_record(setup: Setup) -> dict[str, Any]:
-    """The content of clients.json, as JSON values, in the order of ids."""
+    """Return the content of clients.json, as JSON values, in the order of ids."""
     names, counts = list(setup.clients), label_counts(setup)
     num_layers = setup.federation.spec.num_layers
     records = []
@@ -30,13 +30,13 @@ def fleet_record(setup: Setup) -> dict[str, Any]:
 
 
 def given(budget: Budget, num_layers: int) -> dict[str, Any]:
-    """The limits that a budget has, a share of the layers as their number."""
+    """Return the limits that a budget has, a share of the layers as their number."""
     limits = {name: limit for name, limit in asdict(budget).items() if limit is not None}
     return limits | ({"layers": budget.capacity(num_layers)} if isinstance(budget.layers, Fraction) else {})
 
 
 def label_counts(setup: Setup) -> list[dict[str, int]]:
-    """How many training examples of each class a simulated client has, by id; [] where there is nothing to count."""
+    """Count each simulated client's training examples of each class, by id; [] where there is nothing to count."""
     names, parts = setup.corpus.labels, setup.work.parts
     if parts is None or not names:
         return []

@@ -1,4 +1,4 @@
-"""Whom the result of a run serves how well: each capacity group, each client, and the worst off.
+"""Measure whom the result of a run serves how well: each capacity group, each client, and the worst off.
 
     accuracy of client i = Σ_c π_ic · recall_c / Σ_c π_ic
 
@@ -25,7 +25,7 @@ Ranks = tuple[int, ...]  # per layer
 
 
 def served(setup: Setup, state: ServerState, evaluation: Evaluation) -> dict[str, Any]:
-    """`groups`, `clients` and `worst_client` of a run's summary; `evaluation` is that of `state`.
+    """Return `groups`, `clients` and `worst_client` of a run's summary; `evaluation` is that of `state`.
 
     A group is the clients of one budget; its metrics are those of the model that they receive, or where each client
     has its own the mean of theirs, by held-out rows. `clients` has the accuracy of each, where there are classes.
@@ -55,7 +55,7 @@ def served(setup: Setup, state: ServerState, evaluation: Evaluation) -> dict[str
 
 
 def by_budget(setup: Setup, state: ServerState) -> dict[tuple[int, Ranks, int], list[int]]:
-    """The ids of the clients of each budget (layers, ranks, bytes of memory or 0), the smallest budget first.
+    """Group the ids of clients by budget (layers, ranks, bytes of memory or 0), the smallest budget first.
 
     Where clients prune their ranks (HetLoRA), what is left of the budget counts.
     """
@@ -72,7 +72,7 @@ def by_budget(setup: Setup, state: ServerState) -> dict[tuple[int, Ranks, int], 
 
 
 def received(setup: Setup, state: ServerState, ranks: Ranks) -> Adapter:
-    """What a client receives that trains the first components of all layers; the global adapter where it has none."""
+    """Return what a client receives that trains the first components of all layers; else the global adapter."""
     spec = setup.base.spec
     row = np.arange(spec.max_rank) < np.array(ranks)[:, None]
     dispatcher = setup.federation.method.dispatcher
@@ -82,7 +82,7 @@ def received(setup: Setup, state: ServerState, ranks: Ranks) -> Adapter:
 
 
 def evaluation_of(adapter: Adapter, models: list[tuple[Adapter, Evaluation]], setup: Setup) -> Evaluation:
-    """The adapter on the test split; not evaluated again if it is among `models`, else added to them."""
+    """Evaluate the adapter on the test split; not again if it is among `models`, else it is added to them."""
     for known, evaluation in models:
         if acts_like(adapter, known):
             return evaluation
@@ -91,7 +91,7 @@ def evaluation_of(adapter: Adapter, models: list[tuple[Adapter, Evaluation]], se
 
 
 def acts_like(one: Adapter, other: Adapter) -> bool:
-    """True if both change the base model in the same way, to the bit."""
+    """Tell whether both change the base model in the same way, to the bit."""
     if one is other:
         return True
     mine, theirs = (replace(adapter, prototypes={}).tensors() for adapter in (one, other))
@@ -103,8 +103,9 @@ def acts_like(one: Adapter, other: Adapter) -> bool:
 
 
 def expected_accuracy(setup: Setup, clients: Clients, recall: Mapping[int, float]) -> dict[int, float]:
-    """The accuracy of a model with this recall on each client's own mix of classes; no entry where none of its classes
-    is in the test split, nor for a language model, nor where clients' data is their own."""
+    """Compute the accuracy of a model with this recall on each client's own mix of classes; no entry where none of its
+    classes is in the test split, nor for a language model, nor where clients' data is their own.
+    """
     parts = setup.work.parts
     if not recall or parts is None:
         return {}

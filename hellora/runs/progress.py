@@ -1,4 +1,4 @@
-"""What a run shows on a terminal: bars for rounds and clients with the time left, one line per round."""
+"""A terminal shows how a run goes: bars for rounds and clients with the time left, one line per round."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ from hellora.server.simulation import in_seconds
 
 
 class TerminalProgress:
-    """Bars where the output is a terminal; the lines, which are what a log file gets, always."""
+    """Shows bars where the output is a terminal; the lines, which are what a log file gets, always."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

@@ -36,26 +36,26 @@ LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
 
 
 class Progress(Protocol):
-    """What wants to know how a run goes; every method may do nothing."""
+    """An observer wants to know how a run goes; every method may do nothing."""
 
     def loading(self, experiment: Experiment, folder: Path) -> None:
-        """Data and model are about to be loaded."""
+        """Note that data and model are about to be loaded."""
 
     def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
-        """They are loaded; `initial` are the metrics before round 0."""
+        """Note that they are loaded; `initial` are the metrics before round 0."""
 
     def round_started(self, clients: int) -> None:
-        """So many clients are asked to train, in a new round or a new attempt at it."""
+        """Note that so many clients are asked to train, in a new round or a new attempt at it."""
 
     def client_answered(self, answer: ClientUpdate | ClientFailure) -> None:
-        """A client trained, or failed."""
+        """Note that a client trained, or failed."""
 
     def round_finished(self, line: Line) -> None:
-        """A round's line of `rounds.jsonl` is written, and its checkpoint."""
+        """Note that a round's line of `rounds.jsonl` is written, and its checkpoint."""
 
 
 class ReportingBackend(Backend):
-    """A backend that tells `progress` of every answer that passes."""
+    """Tells `progress` of every answer that passes through a backend."""
 
     def __init__(self, backend: Backend, progress: Progress) -> None:
         self.backend, self.progress = backend, progress
@@ -143,7 +143,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
 
 
 def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:
-    """The state before round 0, evaluated and saved."""
+    """Make the state before round 0, evaluate and save it."""
     state = setup.initial_state()
     labels = list(setup.corpus.labels)  # so that what was trained can be used without the data
     try:
@@ -198,7 +198,7 @@ def finish(
 
 
 def data_record(setup: Setup) -> dict[str, Any]:
-    """How many examples there were, where the server's own came from, and on what models were evaluated."""
+    """Say how many examples there were, where the server's own came from, and on what models were evaluated."""
     corpus, split = setup.corpus, setup.experiment.data.evaluate_on
     return {
         "train": setup.training_examples,

@@ -1,4 +1,4 @@
-"""What every command does with the terminal and the environment before it begins."""
+"""Every command does this with the terminal and the environment before it begins."""
 
 import logging
 import os
@@ -8,14 +8,14 @@ from rich.console import Console
 
 
 def default_folder(name: str, resume: bool) -> Path:
-    """runs/NAME, or the next free runs/NAME-2, -3 …; to resume, the latest that exists."""
+    """Choose runs/NAME, or the next free runs/NAME-2, -3 …; to resume, the latest that exists."""
     candidates = [Path("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, 10_000)]
     free = next(n for n, folder in enumerate(candidates) if not folder.exists())
     return candidates[max(0, free - 1)] if resume else candidates[free]
 
 
 def plain_console() -> Console:
-    """Brackets and colons in names and reasons are text, not markup. A file has no edge."""
+    """Make a console on which brackets and colons in names and reasons are text, not markup. A file has no edge."""
     console = Console(soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = 200

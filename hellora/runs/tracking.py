@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def values_of(line: Line, split: str) -> dict[str, float]:
-    """The numbers of a round, by the names that trackers show. `split` is what the metrics were measured on."""
+    """Return the numbers of a round, by the names that trackers show. `split` is what the metrics were measured on."""
     values = {f"{split}/{name}": value for name, value in (line["metrics"] or {}).items()}
     if (loss := train_loss(line)) is not None:
         values["train/loss"] = loss
@@ -47,14 +47,14 @@ def values_of(line: Line, split: str) -> dict[str, float]:
 
 
 def train_loss(line: Line) -> float | None:
-    """The mean loss of a round's clients over their examples; None where nobody trained."""
+    """Compute the mean loss of a round's clients over their examples; None where nobody trained."""
     told = [client for client in line["clients"].values() if "loss" in client]  # clients elsewhere tell what they like
     examples = sum(client["examples"] for client in told)
     return sum(client["loss"] * client["examples"] for client in told) / examples if examples else None
 
 
 def config_of(table: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment's table as trackers take it: flat, with a text for a list."""
+    """Return an experiment's table as trackers take it: flat, with a text for a list."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
@@ -65,7 +65,7 @@ def config_of(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tracker_class(name: str) -> Any:
-    """accelerate's tracker of a name, one that was registered with it, or a user's own "module:Class".
+    """Find accelerate's tracker of a name, one that was registered with it, or a user's own "module:Class".
 
     Raises:
         InputError: there is none, or its package is not installed.
@@ -93,13 +93,13 @@ def tracker_class(name: str) -> Any:
 
 
 def check_trackers(settings: TrackingSettings) -> None:
-    """Raises InputError where a tracker is unknown or not installed."""
+    """Raise InputError where a tracker is unknown or not installed."""
     for name in settings.trackers:
         tracker_class(name)
 
 
 def arguments(name: str, project: str, title: str, place: Path, state: State) -> tuple[list[Any], dict[str, Any]]:
-    """How to open a tracker so that it goes on with the run in `state`, and writes below `place`."""
+    """Say how to open a tracker so that it goes on with the run in `state`, and writes below `place`."""
     if name == "tensorboard":  # what it was told of rounds that do not count is purged
         return [name, str(place)], {"purge_step": state["rounds"]}
     if name == "wandb":
@@ -114,7 +114,7 @@ def arguments(name: str, project: str, title: str, place: Path, state: State) ->
 
 @dataclass
 class Tracking:
-    """The open trackers of a run, by name, and what each has been told of."""
+    """Holds the open trackers of a run, by name, and what each has been told of."""
 
     place: Path
     split: str
@@ -122,7 +122,7 @@ class Tracking:
     states: dict[str, State] = field(default_factory=dict)
 
     def open(self, experiment: "Experiment", title: str) -> None:
-        """Raises InputError where one cannot start."""
+        """Open the trackers. Raise InputError where one cannot start."""
         from accelerate import PartialState
 
         PartialState()  # trackers want to know which of several processes they are in; there is one
@@ -174,7 +174,7 @@ class Tracking:
 
 @contextmanager
 def tracking(experiment: "Experiment", folder: Path, lines: Sequence[Line]) -> Iterator[Tracking]:
-    """The trackers of a run in `folder`, told of the rounds in `lines`; none where the experiment names none.
+    """Yield the trackers of a run in `folder`, told of the rounds in `lines`; none where the experiment names none.
 
     Raises:
         InputError: a tracker cannot start.

@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hellora.core.algebra import trained_part
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TrainSettings
-from hellora.core.state import ServerState, StrategyState
+from hellora.core.state import ServerState, StrategyState, select
 from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, LoraPair, Mask, ModuleSpec
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.context import RoundContext, Scores
 from hellora.methods.dispatchers.whole import Whole
+from hellora.methods.local import Local, LocalPair, Shapes
 from hellora.methods.samplers.uniform import Uniform
 from hellora.methods.server_optimizers.average import Average
 from hellora.methods.strategies import Aggregator, Allocator, Answers, Dispatcher, Method
@@ -94,7 +95,7 @@ class Lent:
     """In the place of the server's model: scores that are given, and prototypes that learn nothing."""
 
     scores: Callable[[], Scores] = no_scores
-    taught: Callable[..., Mapping[int, Adapter]] = lambda students, weights, how, seed: students
+    taught: Callable[..., Mapping[int, Adapter]] = lambda students, *_: students
 
     def layer_scores(self, adapter: Adapter) -> Scores:
         return self.scores()
@@ -190,6 +191,29 @@ def update_of(task: ClientTask, values: Adapter, spec: AdapterSpec, num_examples
     """The update that carries `values` where the task trains."""
     adapter = replace(trained_part(values, task.trained, spec), head=values.head)
     return ClientUpdate(task.round, task.client, num_examples, adapter)
+
+
+def local_of(task: ClientTask, spec: AdapterSpec, rule: str = "", labels: Tensor | None = None) -> Local:
+    """A client's parameters as a rule of local training sees them, without a model around them."""
+
+    def parameter(tensor: Tensor, factor: str) -> nn.Parameter:
+        return nn.Parameter(tensor.clone(), requires_grad=task.factors in ("both", factor))
+
+    part = trained_part(task.adapter, task.trained, spec, task.cut)
+    head = {} if task.head == "frozen" else dict(task.adapter.head)
+    return Local(
+        shapes=Shapes(spec, task.trained, task.factors, {name: tuple(tensor.shape) for name, tensor in head.items()}),
+        train=task.train,
+        pairs={
+            name: LocalPair(parameter(pair.A, "A"), parameter(pair.B, "B"), pair.scale, lambda pair=pair: pair)
+            for name, pair in part.pairs.items()
+        },
+        head={name: nn.Parameter(tensor.clone()) for name, tensor in head.items()},
+        received_head=head,
+        brief=select(task.brief, rule),
+        kept=select(task.kept, rule),
+        labels=lambda: labels,
+    )
 
 
 def effective(adapter: Adapter) -> dict[str, npt.NDArray[np.float64]]:

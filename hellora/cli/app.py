@@ -1,4 +1,4 @@
-"""The command line. Heavy imports wait until a command needs them, so that --help answers at once."""
+"""Make the command line of all commands. Heavy imports wait until one needs them, so that --help answers at once."""
 
 import sys
 from typing import Annotated
@@ -36,7 +36,7 @@ def list_() -> None:
 
     console = plain_console()
     for kind in registry.FOLDERS:
-        console.print(f"\n{kind}s", style="bold")
+        console.print(f"\n{registry.heading(kind)}", style="bold")
         for name in registry.names(kind):
             console.print(f"  {name:<28}{registry.summary(kind, name)}", highlight=False)
     console.print("\npresets", style="bold")
@@ -52,6 +52,6 @@ with_examples((app, *PARTS))
 
 
 def main() -> None:
-    """The `hellora` command: 0 done, 1 the run had to stop, 2 the input is wrong."""
+    """Run the command `hellora`, and exit with its status: 0 done, 1 the run had to stop, 2 the input is wrong."""
     sys.path.insert(0, "")  # a strategy "my_module:Mine" may lie in the working directory
     sys.exit(run_command(app))

@@ -1,4 +1,4 @@
-"""Which examples make a step."""
+"""Choose the examples that make a step."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ WINDOW = 16  # batches that are sorted by length together
 
 
 def training_batches(encoded: Encoded, settings: TrainSettings, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The indices of each step's batch: `steps` of them, or `epochs` passes over the data."""
+    """Yield the indices of each step's batch: `steps` of them, or `epochs` passes over the data."""
     done = epoch = 0
     while settings.steps is not None or epoch < settings.epochs:
         drawn = 0 if settings.same_batches else epoch
@@ -31,7 +31,7 @@ def training_batches(encoded: Encoded, settings: TrainSettings, seed: int) -> It
 def shuffled_batches(
     lengths: npt.NDArray[np.int64] | None, count: int, batch_size: int, seed: int, epoch: int
 ) -> list[npt.NDArray[np.int64]]:
-    """One epoch: shuffle, sort windows of WINDOW batches by length so that little is padding, shuffle the batches."""
+    """Deal out one epoch: shuffle, sort windows of WINDOW batches by length so that little is padding, shuffle them."""
     rng = rng_for(seed, "batches", epoch)
     order = rng.permutation(count)
     if lengths is not None:

@@ -27,10 +27,10 @@ from hellora.tasks import Batch, Encoded, Task
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """What teachers say of one batch, softened: the log-probability of every class, (rows, classes).
+    """A target is what teachers say of one batch, softened: the log-probability of every class, (rows, classes).
 
-    Of a language model, that of the k likeliest classes only, which `top` (rows, k) names, and last that of all others
-    together, (rows, k + 1).
+    Of a language model, it has that of the k likeliest classes only, which `top` (rows, k) names, and last that of all
+    others together, (rows, k + 1).
     """
 
     log_p: Tensor
@@ -39,7 +39,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    """All that a server needs to let prototypes teach each other."""
+    """A distillation has all that a server needs to let prototypes teach each other."""
 
     settings: MutualDistillation
     base: BaseModel
@@ -49,9 +49,9 @@ class Distillation:
     train_head: bool = True
 
     def distil(self, students: Mapping[int, Adapter], weights: Mapping[int, float], seed: int) -> dict[int, Adapter]:
-        """The prototypes by rank, each trained against its ensemble, in which they have `weights`.
+        """Return the prototypes by rank, each trained against its ensemble, in which they have `weights`.
 
-        A function of its arguments: `seed` decides the batches and the dropout.
+        The result depends on the arguments only: `seed` decides the batches and the dropout.
 
         Raises:
             RunError: a loss became nan or infinite.
@@ -60,7 +60,7 @@ class Distillation:
         return {rank: self.taught(students[rank], rank, targets[rank], seed) for rank in students}
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """The public batches of a round: `kd_steps` of them, or one pass over the data if that is less."""
+        """Yield the public batches of a round: `kd_steps` of them, or one pass over the data if that is less."""
         encoded: Encoded = self.kind.encode(self.base, self.public)
         drawn = shuffled_batches(encoded.lengths, len(encoded), self.settings.kd_batch_size, seed, epoch=0)
         for indices in drawn[: self.settings.kd_steps]:
@@ -70,7 +70,7 @@ class Distillation:
     def targets(
         self, prototypes: Mapping[int, Adapter], weights: Mapping[int, float], seed: int
     ) -> dict[int, list[Target]]:
-        """What each prototype is to learn, by its rank, batch by batch. On the CPU."""
+        """Return what each prototype is to learn, by its rank, batch by batch, on the CPU."""
         others = {rank: tuple(r for r in prototypes if r != rank) for rank in prototypes}
         teachers = dict.fromkeys(prototypes, tuple(prototypes)) if self.settings.include_self else others
         said: dict[tuple[int, ...], list[Target]] = {ranks: [] for ranks in teachers.values()}
@@ -84,7 +84,7 @@ class Distillation:
         return {rank: said[teachers[rank]] for rank in prototypes}
 
     def taught(self, student: Adapter, rank: int, targets: Sequence[Target], seed: int) -> Adapter:
-        """One prototype after a step of AdamW on each batch. Its pairs move, and its head where heads are trained."""
+        """Train one prototype by a step of AdamW on each batch. Its pairs move, and its head where heads are trained."""
         settings, row = self.settings, whole_row(self.base.spec, rank)
         with (
             seeded(seed_for(seed, "student", rank), self.base.device),
@@ -108,13 +108,13 @@ class Distillation:
 
 
 def whole_row(spec: AdapterSpec, rank: int) -> Mask:
-    """The row that trains every component of the prototype of a rank, (layers, max_rank)."""
+    """Return the row that trains every component of the prototype of a rank, (layers, max_rank)."""
     return np.tile(np.arange(spec.max_rank) < rank, (spec.num_layers, 1))
 
 
 @torch.no_grad()
 def logits_of(adapter: Adapter, base: BaseModel, kind: Task, batch: Batch) -> Tensor:
-    """What a prototype says of a batch in eval mode, (rows, classes), in float32.
+    """Return what a prototype says of a batch in eval mode, (rows, classes), in float32.
 
     Its pairs act as modules, as in its own training. To merge them into the weights for one batch would cost more.
     """
@@ -125,7 +125,7 @@ def logits_of(adapter: Adapter, base: BaseModel, kind: Task, batch: Batch) -> Te
 
 
 def mean_logits(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """z̄ = Σ w z / Σ w, summed in the order given."""
+    """Return z̄ = Σ w z / Σ w, summed in the order given."""
     total = torch.zeros_like(logits[0])
     for z, weight in zip(logits, weights, strict=True):
         total += weight / sum(weights) * z
@@ -133,7 +133,7 @@ def mean_logits(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
 
 def soften(logits: Tensor, temperature: float, top_k: int | None) -> Target:
-    """softmax(z / T) of every class, or of the `top_k` likeliest and of the rest together. On the CPU."""
+    """Take softmax(z / T) of every class, or of the `top_k` likeliest and of the rest together; move it to the CPU."""
     log_p = (logits / temperature).log_softmax(-1)
     if top_k is None or top_k >= logits.shape[-1]:
         return Target(log_p.cpu())
@@ -142,13 +142,13 @@ def soften(logits: Tensor, temperature: float, top_k: int | None) -> Target:
 
 
 def with_rest(log_p: Tensor, top: Tensor) -> Tensor:
-    """The log-probabilities (rows, k) of the classes in `top`, and behind them that of all others together."""
+    """Return the log-probabilities (rows, k) of the classes in `top`, and behind them that of all others together."""
     rest = log_p.scatter(-1, top, -math.inf).logsumexp(-1, keepdim=True)
     return torch.cat([log_p.gather(-1, top), rest], -1)
 
 
 def divergence(target: Target, logits: Tensor, temperature: float) -> Tensor:
-    """T² · KL(teachers ‖ softmax(z / T)) of each row, (rows,). What the target lumps together is lumped here too."""
+    """Return T² · KL(teachers ‖ softmax(z / T)) of each row, (rows,); classes are lumped together as in the target."""
     log_p = target.log_p.to(logits.device)
     log_q = (logits.float() / temperature).log_softmax(-1)
     if target.top is not None:
@@ -164,7 +164,7 @@ def evaluate_ensemble(
     batch_size: int,
     precision: Precision = "auto",
 ) -> Evaluation:
-    """Metrics of the prototypes together: of the plain mean of their logits."""
+    """Evaluate the prototypes together, by the plain mean of their logits."""
 
     def outputs(batch: Batch) -> Outputs:
         logits = [logits_of(adapter, base, kind, batch) for adapter in prototypes]

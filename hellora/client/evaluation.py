@@ -1,4 +1,4 @@
-"""What an adapter makes of examples: predictions, metrics, and the Fisher information of its layers."""
+"""Find what an adapter makes of examples: predictions, metrics, and the Fisher information of its layers."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -19,7 +19,7 @@ from hellora.tasks import Batch, Encoded, Task, class_recall
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What an adapter makes of some rows; `recall` is of every class that occurs in them (classification only).
+    """An evaluation says what an adapter makes of some rows; `recall` is of every class in them (classification only).
 
     Where each client has a model of its own, `metrics` is the mean and `clients` has each one's, by client id.
     """
@@ -32,7 +32,7 @@ class Evaluation:
 def evaluate(
     adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
 ) -> Evaluation:
-    """The metrics of an adapter on rows (a `datasets.Dataset` with the columns of `kind`), `batch_size` at a time.
+    """Evaluate an adapter on rows (a `datasets.Dataset` with the columns of `kind`), `batch_size` at a time.
 
     The whole adapter is merged in. Losses are in nats, per example or, of language, per supervised token.
     """
@@ -45,9 +45,9 @@ def evaluate(
 def predict(
     adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
 ) -> Tensor:
-    """What an adapter says of each row, in their order: logits (rows, classes), in float32 on the CPU.
+    """Return what an adapter says of each row, in their order: logits (rows, classes), in float32 on the CPU.
 
-    For classification; `Task.answer` is what language models do.
+    This is for classification; language models answer by `Task.answer`.
     """
     encoded = kind.encode(base, rows)
     found: dict[int, Tensor] = {}
@@ -68,7 +68,7 @@ def measure(
     batch_size: int,
     precision: Precision = "auto",
 ) -> Evaluation:
-    """What `outputs_of` says of each batch, measured, the shortest texts first. The caller switches gradients off."""
+    """Measure what `outputs_of` says of each batch, the shortest texts first. The caller switches gradients off."""
     encoded = kind.encode(base, rows)
     loss_sum = weight_sum = 0.0
     predictions: list[int] = []
@@ -87,11 +87,11 @@ def measure(
 
 
 def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> Scores:
-    """Γ(j) = 1/|D| Σ_d ‖∇_θ_j f(d)‖², the trace of layer j's empirical Fisher block (Fed-HeLLo, FIM-HLA); (layers,).
+    """Score each layer by the trace of its empirical Fisher block (Fed-HeLLo, FIM-HLA): Γ (layers,).
 
-    f(d) is the mean loss of example d. Over every row, in eval mode, head excluded. Each example of a batch has its
-    own copy of the adapter, so one backward pass gives all per-example gradients; a model that merges the batch with
-    another dimension is done example by example instead.
+    Γ(j) = 1/|D| Σ_d ‖∇_θ_j f(d)‖², where f(d) is the mean loss of example d, over every row, in eval mode, head
+    excluded. Each example of a batch has its own copy of the adapter, so one backward pass gives all per-example
+    gradients; a model that merges the batch with another dimension is done example by example instead.
     """
     encoded = kind.encode(base, rows)
     try:
@@ -102,7 +102,8 @@ def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batc
 
 
 def sum_of_squares(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encoded, batch_size: int | None) -> Scores:
-    """Σ_d ‖∇_θ_j f(d)‖² per layer; `batch_size` examples at a time with a copy each, or None: one, without copies."""
+    """Sum Σ_d ‖∇_θ_j f(d)‖² per layer, over `batch_size` examples at a time with a copy each; None = one at a time,
+    without copies."""
     everything = np.ones((base.spec.num_layers, base.spec.max_rank), dtype=bool)
     total = np.zeros(base.spec.num_layers)
     for indices in evaluation_batches(encoded, batch_size or 1):
@@ -118,7 +119,7 @@ def sum_of_squares(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encod
 
 
 def squared_norms(lora: Any, spec: AdapterSpec) -> Scores:
-    """The squared L2 norm of the gradients of each layer's trained pairs, (layers,)."""
+    """Return the squared L2 norm of the gradients of each layer's trained pairs, (layers,)."""
     squares = np.zeros(spec.num_layers)
     for name, module in lora.items():
         gradients = [p.grad for p in (module.A, module.B) if p.grad is not None]  # none in an expert that saw no token
@@ -127,7 +128,7 @@ def squared_norms(lora: Any, spec: AdapterSpec) -> Scores:
 
 
 def evaluation_batches(encoded: Encoded, batch_size: int) -> list[npt.NDArray[np.int64]]:
-    """Every example once, in order of length."""
+    """Cut every example once into batches, in order of length."""
     order = np.arange(len(encoded))
     if encoded.lengths is not None:
         order = np.argsort(encoded.lengths, kind="stable")
@@ -139,7 +140,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def autocast(base: BaseModel, precision: Precision) -> AbstractContextManager[None]:
-    """bf16 autocast where asked for, where the device has it (auto), and always where the base is not float32."""
+    """Return bf16 autocast where asked for, where the device has it (auto), and always where the base is not float32."""
     device = base.device.type
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
     wanted = precision == "bf16" or (precision == "auto" and has_bf16) or base.dtype != torch.float32

@@ -1,5 +1,5 @@
-"""The rules of local training of one client, applied together: losses add up, changes of gradients follow one another,
-and every named tensor has the name of its rule in front.
+"""Apply the rules of one client's local training together: losses add up, changes of gradients follow one another, and
+every named tensor has the name of its rule in front.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from hellora.model.resident import AdaptedModel, BaseModel
 
 
 class Rules:
-    """Rules at work on a model that is lent out, each with its own view of it and what it carries along."""
+    """Rules work on a model that is lent out, each with its own view of it and what it carries along."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Rules:
         return list(zip(self.rules, self.locals, strict=True))
 
     def outputs(self, outputs: Outputs) -> Outputs:
-        """The outputs of a forward pass with the losses that the rules make of them."""
+        """Return the outputs of a forward pass with the losses that the rules make of them."""
         for rule, local in self.each():
             outputs = rule.outputs(local, outputs)
         return outputs
@@ -76,7 +76,7 @@ class Rules:
 
     @torch.no_grad()
     def end(self) -> tuple[Named, Named]:
-        """(report, kept) of all rules, on the CPU.
+        """End the training of all rules, and return their (report, kept), on the CPU.
 
         Raises:
             ValueError: a rule returned what it did not declare.
@@ -101,13 +101,13 @@ def on_cpu(tensors: Named) -> dict[str, Tensor]:
 
 
 def shapes_of(task: ClientTask, base: BaseModel) -> Shapes:
-    """The task as rules may know it before it is made."""
+    """Describe the task as rules may know it before it is made."""
     head = {} if task.head == "frozen" else task.adapter.head
     return Shapes(base.spec, task.trained, task.factors, {name: tuple(t.shape) for name, t in head.items()})
 
 
 def received_pairs(task: ClientTask, adapted: AdaptedModel, spec: AdapterSpec) -> Mapping[str, LocalPair]:
-    """What trains, and how to find out what it was when training began."""
+    """Return what trains, and how to find out what it was when training began."""
 
     def received(name: str) -> LoraPair:
         pair, row = task.adapter.pairs[name], task.trained[spec.layer_of[name]]

@@ -1,4 +1,4 @@
-"""What happens at a client: train the row that it was given."""
+"""Train at a client the row that it was given."""
 
 import math
 import time
@@ -87,7 +87,7 @@ def train_steps(
     prefix: PrefixCache,
     rules: Rules,
 ) -> dict[str, float]:
-    """Take all steps on a model that is lent out; the mean `loss`, and the number of `steps`."""
+    """Take all steps on a model that is lent out; return the mean `loss` and the number of `steps`."""
     settings, policy = task.train, task.policy
     rounding = torch.Generator(base.device).manual_seed(seed_for(task.seed, "int8"))
     optimizer = make_optimizer(adapted.parameters, settings)
@@ -118,7 +118,7 @@ def train_steps(
 
 
 def labels_of(rows: Any) -> torch.Tensor | None:
-    """The class of each row of a `datasets.Dataset`, (examples,); None where there is no column `label`."""
+    """Return the class of each row of a `datasets.Dataset`, (examples,); None where there is no column `label`."""
     if "label" not in getattr(rows, "column_names", ()):
         return None
     return torch.tensor(rows["label"][:])
@@ -144,7 +144,7 @@ def make_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> t
 
 @contextmanager
 def numerics(base: BaseModel, policy: Policy, settings: TrainSettings, rounding: torch.Generator) -> Iterator[None]:
-    """A forward pass in the precision, and with activations kept in the form, that a client's policy asks for."""
+    """Run a forward pass in the precision, and keep activations in the form, that a client's policy asks for."""
     keeping = int8_activations(rounding) if policy.int8_activations else nullcontext()
     with keeping, autocast(base, "bf16" if policy.bf16 else settings.precision):
         yield
@@ -152,7 +152,7 @@ def numerics(base: BaseModel, policy: Policy, settings: TrainSettings, rounding:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's global generator: seed it for one client's training, and put it back."""
+    """Seed torch's global generator, from which dropout draws, for one client's training; then put it back."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""All that client work needs in one process."""
+"""Hold all that client work needs in one process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from hellora.tasks import Encoded, Task
 
 @dataclass(frozen=True, eq=False)
 class ClientWork:
-    """All that client work needs in one process: the resident base, the task, and the clients' data."""
+    """Client work needs three things in one process: the resident base, the task, and the clients' data."""
 
     base: BaseModel
     kind: Task
@@ -29,14 +29,14 @@ class ClientWork:
     rules: Sequence[LocalTraining] = ()  # of local training, in order
 
     def train(self, task: ClientTask) -> ClientUpdate:
-        """Train one client on its own rows; raises what `train_client` raises."""
+        """Train one client on its own rows; raise what `train_client` raises."""
         if self.parts is None:
             return train_client(task, self.base, self.kind, self.data, self.rules, self.encoded)
         return train_client(task, self.base, self.kind, self.data.select(self.parts[task.client]), self.rules)
 
     @cached_property
     def encoded(self) -> Encoded:
-        """All rows, encoded once for all rounds."""
+        """Encode all rows, once for all rounds."""
         return self.kind.encode(self.base, self.data)
 
     def attempt(self, task: ClientTask) -> ClientUpdate | ClientFailure:
@@ -47,12 +47,12 @@ class ClientWork:
             return ClientFailure(task.client, "rejected", f"{type(error).__name__}: {error}")
 
     def keeps(self, task: ClientTask) -> bool:
-        """True if a rule of local training keeps tensors from task to task."""
+        """Return True if a rule of local training keeps tensors from task to task."""
         shapes = shapes_of(task, self.base)
         return any(rule.declares(shapes).kept for rule in self.rules)
 
     def size(self, client: int) -> int:
-        """How many examples a client has."""
+        """Count the examples that a client has."""
         return len(self.data) if self.parts is None else len(self.parts[client])
 
     def warm_up(self) -> None:

@@ -36,6 +36,11 @@ def names(kind: str) -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
+def heading(kind: str) -> str:
+    """The kind in words, as a list of its names is headed: that of its folder, such as "local training"."""
+    return FOLDERS[kind][0].rpartition(".")[2].replace("_", " ")
+
+
 def find(kind: str, name: str) -> type[Any]:
     """The class behind a name.
 

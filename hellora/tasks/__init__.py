@@ -27,7 +27,7 @@ Columns = Literal["text", "image", "instruction"]
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Examples ready to be collated. `lengths`, in tokens, serve to group batches; None where all are alike.
+    """Encoded examples are ready to be collated. `lengths`, in tokens, serve to group batches; None where all are alike.
 
     `num_tokens` counts the supervised tokens of a language task; None for others.
     """
@@ -41,33 +41,33 @@ class Encoded:
 
 
 class Task(ABC):
-    """A kind of problem. Stateless: the model, tokenizer and head are the BaseModel's."""
+    """A task is a kind of problem. It has no state: the model, tokenizer and head are the BaseModel's."""
 
     columns: ClassVar[Columns]  # which columns of the data it reads
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens of an example; 1 where examples are no texts."""
+        """Return the most tokens of an example; 1 where examples are no texts."""
         return 1
 
     @abstractmethod
     def kind(self) -> Kind:
-        """Which Hugging Face class loads the model."""
+        """Say which Hugging Face class loads the model."""
 
     @abstractmethod
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
-        """The base model with its head and processor; without `weights`, its structure alone (meta device)."""
+        """Load the base model with its head and processor; without `weights`, its structure alone (meta device)."""
 
     @abstractmethod
     def encode(self, base: BaseModel, rows: Any) -> Encoded:
-        """Rows of a `datasets.Dataset` as examples."""
+        """Encode the rows of a `datasets.Dataset` as examples."""
 
     @abstractmethod
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
-        """Examples as one padded batch, on the CPU."""
+        """Collate examples into one padded batch, on the CPU."""
 
     def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
-        """A batch of this shape on the base's device, every example as long as it can be, with nothing in it.
+        """Make a batch of this shape on the base's device, every example as long as it can be, with nothing in it.
 
         Raises:
             InputError: the task does not say what its batches are like, so their cost cannot be predicted.
@@ -79,22 +79,22 @@ class Task(ABC):
 
     @abstractmethod
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
-        """One forward pass: (rows, classes). A row is an example; of a language model, a supervised token."""
+        """Run one forward pass: (rows, classes). A row is an example; of a language model, a supervised token."""
 
     @abstractmethod
     def score(self, logits: Tensor, batch: Batch) -> Outputs:
-        """What logits (rows, classes) say of each example."""
+        """Say what logits (rows, classes) mean for each example."""
 
     def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
-        """One forward pass, scored."""
+        """Run one forward pass, and score it."""
         return self.score(self.logits(base, batch), batch)
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        """Metrics of a whole evaluation; `loss` is the mean loss."""
+        """Return the metrics of a whole evaluation; `loss` is the mean loss."""
         return {"loss": loss}
 
     def answer(self, base: BaseModel, prompts: Sequence[str]) -> list[str]:
-        """What the model answers to each prompt, for tasks of instructions.
+        """Return what the model answers to each prompt, for tasks of instructions.
 
         Raises:
             InputError: the task does not say how to answer.
@@ -102,12 +102,12 @@ class Task(ABC):
         raise InputError(f"task {type(self).__name__} has no answer(), which predictions need: write it")
 
     def answer_metrics(self, base: BaseModel, rows: Any) -> dict[str, float]:
-        """Metrics of generated answers, for tasks that have them."""
+        """Return the metrics of generated answers, for tasks that have them."""
         return {}
 
 
 def classification_outputs(logits: Tensor, labels: Tensor) -> Outputs:
-    """Cross-entropy and prediction of each example; logits (batch, classes), labels (batch,).
+    """Return the cross-entropy and prediction of each example; logits (batch, classes), labels (batch,).
 
     An example that is UNLABELLED has a loss of 0.
     """
@@ -116,7 +116,7 @@ def classification_outputs(logits: Tensor, labels: Tensor) -> Outputs:
 
 
 def classification_metrics(loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-    """Accuracy, macro and micro F1 (over the classes that occur), mean loss."""
+    """Return accuracy, macro and micro F1 (over the classes that occur), and mean loss."""
     from sklearn.metrics import accuracy_score, f1_score  # its import takes as long as a plan
 
     return {
@@ -128,13 +128,13 @@ def classification_metrics(loss: float, predictions: Sequence[int], references: 
 
 
 def class_recall(predictions: Sequence[int], references: Sequence[int]) -> dict[int, float]:
-    """The part of each class that was recognised, for the classes that occur in `references`."""
+    """Return the part of each class that was recognised, for the classes that occur in `references`."""
     said, true = np.asarray(predictions), np.asarray(references)
     return {int(label): float((said[true == label] == label).mean()) for label in np.unique(true)}
 
 
 def length_limit(base: BaseModel, max_length: int) -> int:
-    """`max_length`, or what the model's positions and its tokenizer allow if that is less. In tokens."""
+    """Return `max_length`, or what the model's positions and its tokenizer allow if that is less, in tokens."""
     positions = getattr(base.net.config, "max_position_embeddings", None)
     if base.net.config.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions = positions and positions - 2  # they count positions from padding_idx + 1

@@ -20,7 +20,7 @@ IGNORED = -100  # label of a token that is not supervised
 
 @dataclass(frozen=True)
 class CausalLM(Task):
-    """Answer a prompt. `answers` test prompts are answered greedily at each evaluation and scored by ROUGE-L."""
+    """Answers prompts; each evaluation answers `answers` test prompts greedily and scores them by ROUGE-L."""
 
     max_length: int = 512  # tokens of prompt and response together
     answers: int = 0
@@ -44,7 +44,7 @@ class CausalLM(Task):
         return BaseModel(net, adapter_spec(net, settings, language_model=True), processor, dropout=settings.dropout)
 
     def encode(self, base: BaseModel, rows: Any) -> Encoded:
-        """Prompt, response and end of text. Where both are too long together, the response keeps up to half of the
+        """Join prompt, response and end of text. Where both are too long together, the response keeps up to half of the
         limit and the prompt loses its beginning."""
         limit = length_limit(base, self.max_length)
         tokenizer = base.processor
@@ -106,12 +106,13 @@ class CausalLM(Task):
         return {"rouge_l": sum(scores) / len(scores)}
 
     def new_tokens(self, base: BaseModel) -> int:
-        """Tokens that an answer may have: at most half of the limit."""
+        """Count the tokens that an answer may have: at most half of the limit."""
         return min(self.answer_tokens, length_limit(base, self.max_length) // 2)
 
     @torch.no_grad()
     def answer(self, base: BaseModel, prompts: Sequence[str]) -> list[str]:
-        """The likeliest token at each place, up to the end of text. As in training, a prompt loses its beginning."""
+        """Choose the likeliest token at each place, up to the end of text. As in training, a prompt that is too long
+        loses its beginning."""
         room = length_limit(base, self.max_length) - self.new_tokens(base)
         answers = []
         for prompt in prompt_tokens(base.processor, prompts):
@@ -128,13 +129,13 @@ class CausalLM(Task):
 
 
 def prompt_tokens(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """Each prompt as the tokenizer begins a text; an end of text that it appends is dropped, for the answer follows."""
+    """Encode each prompt as the tokenizer begins a text; drop an end of text that it appends, for the answer follows."""
     tokens: list[list[int]] = tokenizer(list(prompts), verbose=False)["input_ids"]
     return [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in tokens]
 
 
 def shortened(tokenizer: Any, prompt: list[int], count: int) -> list[int]:
-    """The last `count` tokens of a prompt; its beginning-of-text token stays in front."""
+    """Return the last `count` tokens of a prompt; its beginning-of-text token stays in front."""
     if len(prompt) <= count:
         return prompt
     first = prompt[:1] if prompt[0] == tokenizer.bos_token_id else []

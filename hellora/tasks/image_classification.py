@@ -16,7 +16,7 @@ from hellora.tasks import Batch, Columns, Encoded, Example, Task, classification
 
 @dataclass(frozen=True)
 class ImageClassification(Task):
-    """Classify images. They are decoded and processed batch by batch."""
+    """Classifies images, which are decoded and processed batch by batch."""
 
     columns: ClassVar[Columns] = "image"
 
@@ -58,6 +58,6 @@ class ImageClassification(Task):
 
 
 def image_size(config: Any) -> tuple[int, int]:
-    """(height, width) of the images that a model was made for; 224 where its config does not say."""
+    """Return (height, width) of the images that a model was made for; 224 where its config does not say."""
     size = getattr(getattr(config, "vision_config", config), "image_size", 224)
     return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,4 +1,4 @@
-"""Classify a text, or a pair of texts: an encoder with mean pooling and a linear head, or the model's own head."""
+"""Classify a text, or a pair of texts, by an encoder with mean pooling and a linear head, or by the model's own head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from hellora.tasks import (
 
 @dataclass(frozen=True)
 class SequenceClassification(Task):
-    """Classify texts; `head_type` is mean_pooling (masked mean of the last hidden states, linear) or own."""
+    """Classifies texts; `head_type` is mean_pooling (masked mean of the last hidden states, linear) or own."""
 
     head_type: Literal["mean_pooling", "own"] = "mean_pooling"
     max_length: int = 128  # tokens; longer texts are cut

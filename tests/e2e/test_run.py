@@ -611,6 +611,9 @@ def test_list_has_a_line_for_everything(hellora: Command) -> None:
     expected = {name for kind in registry.FOLDERS for name in registry.names(kind)} | set(presets())
     assert lines.keys() == expected
     assert all(len(text) > 15 for text in lines.values())
+    headings = [line for line in answer.out.splitlines() if line and not line.startswith(" ")]
+    kinds = ["samplers", "allocators", "dispatchers", "local training", "aggregators", "server optimizers"]
+    assert headings == [*kinds, "tasks", "partitioners", "presets"]
 
 
 # ------------------------------------------------------------------------------------------------ folders and the shell

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+import safetensors.torch
 from factories import (
     LargestTensor,
     aggregated,
@@ -12,33 +14,46 @@ from factories import (
     bits,
     effective,
     random_adapter,
+    round_of,
     strategies,
     task_for,
     tiny_spec,
     update_of,
     variants,
 )
+from hypothesis import given, settings
 
 import hellora.methods.aggregators
+from hellora.core.algebra import trained_part
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
-from hellora.methods.aggregators.clipped_mean import ClippedMean
-from hellora.methods.aggregators.coordinate_median import CoordinateMedian
-from hellora.methods.aggregators.refine import Refine
-from hellora.methods.aggregators.sparsity_weighted import SparsityWeighted
+from hellora.methods.demands import (
+    BOUNDED_ADAPTER,
+    LASTING_COMPONENTS,
+    LONE_ADAPTER,
+    MEAN_OF_EQUALS,
+    PROTOTYPES_KEPT,
+    RETURNS_THE_ONLY_ONE,
+    TRAINS_ONLY_B,
+    Fact,
+)
 from hellora.methods.strategies import Aggregator, Answers
 
 SPEC = tiny_spec()
 FULL = np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool)
 GLOBAL = random_adapter(SPEC, seed=1000)
-# ClippedMean has the laws of a mean for updates that it does not clip.
-AGGREGATORS = [
-    replace(a, max_norm=2.0**100) if isinstance(a, ClippedMean) else a
-    for a in variants(hellora.methods.aggregators, Aggregator)
-]
-# SparsityWeighted weighs by what clients hold; Refine lies between a mean of factors and one of products; a median is
-# no mean. TrimmedMean is one of four clients, of which it trims none.
-BY_EXAMPLES = [a for a in AGGREGATORS if not isinstance(a, SparsityWeighted | Refine | CoordinateMedian)]
+AGGREGATORS = list(variants(hellora.methods.aggregators, Aggregator))
 every_aggregator = pytest.mark.parametrize("aggregator", AGGREGATORS, ids=repr)
+
+
+def who_claims(fact: Fact) -> pytest.MarkDecorator:
+    """An optional law is for the aggregators that promise it."""
+    claimants = [aggregator for aggregator in AGGREGATORS if fact in aggregator.demands.promises]
+    assert claimants
+    return pytest.mark.parametrize("aggregator", claimants, ids=repr)
+
+
+def lasts(aggregator: Aggregator) -> bool:
+    return LASTING_COMPONENTS in aggregator.demands.promises
 
 
 def values_of(aggregator: Aggregator, client: int) -> Adapter:
@@ -47,9 +62,8 @@ def values_of(aggregator: Aggregator, client: int) -> Adapter:
 
 
 def as_it_trains(aggregator: Aggregator, adapter: Adapter) -> Adapter:
-    if "both" in aggregator.trains:
+    if TRAINS_ONLY_B not in aggregator.demands.needs:
         return adapter
-    assert aggregator.trains == ("B",)
     return replace(adapter, pairs={name: replace(pair, A=GLOBAL.pairs[name].A) for name, pair in adapter.pairs.items()})
 
 
@@ -69,7 +83,8 @@ def scaled(adapter: Adapter, factor: float) -> Adapter:
 
 
 @every_aggregator
-@pytest.mark.parametrize("seed", range(5))
+@given(seed=st.integers(0, 9999))
+@settings(derandomize=True, deadline=None, database=None, max_examples=5)
 def test_the_order_of_updates_is_irrelevant(aggregator: Aggregator, seed: int) -> None:
     """Clients 0 and 1 are huge and cancel each other, so in float64 the order of the terms decides what is left."""
     answers = list(answers_with(aggregator, [FULL, FULL, *random_rows(seed, 4)], examples=[9, 9, 41, 7, 100, 13]))
@@ -82,13 +97,13 @@ def test_the_order_of_updates_is_irrelevant(aggregator: Aggregator, seed: int) -
         assert bits(aggregated(aggregator, GLOBAL, [answers[i] for i in order], SPEC, 0).tensors()) == expected
 
 
-@every_aggregator
+@who_claims(RETURNS_THE_ONLY_ONE)
 @pytest.mark.parametrize("examples", [1, 3, 49, 12_345])
 def test_one_full_client_gives_its_adapter_back(aggregator: Aggregator, examples: int) -> None:
     """Bit by bit; where the global adapter is made anew, in what it does."""
     sent = values_of(aggregator, 0)
     got = aggregated(aggregator, GLOBAL, answers_with(aggregator, [FULL], [examples]), SPEC, 0)
-    if aggregator.keeps_components:
+    if lasts(aggregator):
         assert bits(got.tensors()) == bits(sent.tensors())
     assert bits(got.head) == bits(sent.head)
     for name, expected in effective(sent).items():
@@ -106,11 +121,55 @@ def test_what_nobody_trained_is_bit_identical(aggregator: Aggregator) -> None:
     for module in SPEC.modules:
         old, new = GLOBAL.pairs[module.name], result.pairs[module.name]
         untouched = ~np.logical_or.reduce(rows)[module.layer]
-        if aggregator.keeps_components or untouched.all():
+        if lasts(aggregator) or untouched.all():
             assert bits({0: new.A[untouched], 1: new.B[:, untouched]}) == bits(
                 {0: old.A[untouched], 1: old.B[:, untouched]}
             )
     assert not any(SPEC.layer_of[name] == 1 for name in result.residual)
+
+
+@who_claims(BOUNDED_ADAPTER)
+def test_an_adapter_that_is_bounded_stays_without_a_residual(aggregator: Aggregator) -> None:
+    adapter = GLOBAL
+    for seed in range(3):
+        tasks = [task_for(client, adapter, row) for client, row in enumerate(random_rows(seed, count=3))]
+        answers = [(t, update_of(t, values_of(aggregator, t.client), SPEC, 3 + t.client)) for t in tasks]
+        adapter = aggregated(aggregator, adapter, answers, SPEC, 0)
+        assert not adapter.residual
+        assert {n: p.rank for n, p in adapter.pairs.items()} == dict.fromkeys(GLOBAL.pairs, SPEC.max_rank)
+
+
+@every_aggregator
+def test_who_keeps_prototypes_says_so(aggregator: Aggregator) -> None:
+    """A lone adapter has none; where they are kept, every rank that was trained has one."""
+    rows = [np.arange(SPEC.max_rank) < np.full((SPEC.num_layers, 1), rank) for rank in (1, 2, 4)]
+    result = aggregated(aggregator, GLOBAL, answers_with_prototypes(aggregator, rows), SPEC, 0)
+    promises = aggregator.demands.promises
+    assert (LONE_ADAPTER in promises) != (PROTOTYPES_KEPT in promises)
+    assert list(result.prototypes) == ([1, 2] if PROTOTYPES_KEPT in promises else [])
+
+
+def answers_with_prototypes(aggregator: Aggregator, rows: Sequence[Mask]) -> Answers:
+    """Of clients that were sent only what they train, as every aggregator can serve them."""
+    answers = []
+    for client, row in enumerate(rows):
+        sent = Adapter(trained_part(GLOBAL, row, SPEC).pairs, GLOBAL.head)
+        task = task_for(client, sent, row, cut=True)
+        answers.append((task, update_of(task, values_of(aggregator, client), SPEC, 3 + client)))
+    return answers
+
+
+@every_aggregator
+def test_state_goes_through_a_checkpoint(aggregator: Aggregator) -> None:
+    answers = answers_with(aggregator, random_rows(seed=3, count=3), [3, 5, 7])
+    context = round_of(GLOBAL, SPEC)
+    adapter, state = aggregator.aggregate(context, answers)
+    loaded = safetensors.torch.load(safetensors.torch.save(dict(state)))  # refuses tensors that share storage
+    assert bits(loaded) == bits(state)
+    later = replace(context, round=1, adapter=adapter)
+    kept, resumed = (aggregator.aggregate(replace(later, state=found), answers) for found in (state, loaded))
+    assert bits(kept[0].tensors()) == bits(resumed[0].tensors())
+    assert bits(kept[1]) == bits(resumed[1])
 
 
 @every_aggregator
@@ -129,19 +188,16 @@ def test_inputs_are_not_mutated(aggregator: Aggregator) -> None:
     assert all(np.array_equal(task.trained, row) for (task, _), row in zip(answers, rows, strict=True))
 
 
-@pytest.mark.parametrize("aggregator", BY_EXAMPLES, ids=repr)
+@who_claims(MEAN_OF_EQUALS)
 def test_equal_ranks_and_weights_reduce_to_fedavg(aggregator: Aggregator) -> None:
-    """To the mean of every factor, or of every product as well as the global adapter's rank can hold it.
-
-    Refine claims neither: it lies between the two.
-    """
+    """To the mean of every factor, or of every product as well as the global adapter's rank can hold it."""
     result = aggregated(aggregator, GLOBAL, answers_with(aggregator, [FULL] * 4, [9] * 4), SPEC, 0)
     clients = [values_of(aggregator, client) for client in range(4)]
-    tensors = result.tensors() if aggregator.keeps_components else {f"head.{n}": t for n, t in result.head.items()}
+    tensors = result.tensors() if lasts(aggregator) else {f"head.{n}": t for n, t in result.head.items()}
     for name, got in tensors.items():
         mean = np.mean([client.tensors()[name].double().numpy() for client in clients], axis=0)
         np.testing.assert_allclose(got.numpy(), mean, rtol=1e-6, atol=1e-7)
-    if not aggregator.keeps_components:
+    if not lasts(aggregator):
         for name, got_product in effective(result).items():
             mean = np.mean([effective(client)[name] for client in clients], axis=0)
             unavoidable = np.linalg.norm(np.linalg.svd(mean, compute_uv=False)[SPEC.max_rank :])

@@ -12,8 +12,9 @@ from factories import MemoryLaw, assert_is_a_strategy_file, bits, context_of, fl
 from hypothesis import given, settings
 
 import hellora.methods.allocators
-from hellora.core.types import Budget
-from hellora.methods.allocators.exclusive import Exclusive
+from hellora.core.errors import InputError
+from hellora.core.state import StrategyState
+from hellora.core.types import Allocation, Budget
 from hellora.methods.context import RoundContext
 from hellora.methods.strategies import Allocator
 
@@ -23,7 +24,7 @@ every_allocator = pytest.mark.parametrize("allocator", list(variants(hellora.met
 
 @dataclasses.dataclass(frozen=True)
 class Situation:
-    """A view in plain numbers, so that a test can build it in another order."""
+    """A context in plain numbers, so that a test can build it in another order."""
 
     num_layers: int
     max_rank: int
@@ -32,9 +33,10 @@ class Situation:
     reported: list[int]  # positions of the clients with reports, of scores and of a rank
     round: int
     seed: int
+    full_client: bool  # somebody can train everything
 
-    def view(self, order: random.Random | None = None) -> RoundContext:
-        """The view; given `order`, with the cohort, fleet and reports shuffled."""
+    def context(self, order: random.Random | None = None) -> RoundContext:
+        """The round; given `order`, with the cohort, fleet and reports shuffled."""
         fleet = list(fleet_of(*self.budgets))
         cohort = [fleet[i] for i in self.chosen]
         reporters = [fleet[i].id for i in self.reported]
@@ -51,8 +53,8 @@ class Situation:
             seed=self.seed,
             cohort=cohort,
             layer_scores=lambda: np.random.default_rng(self.seed).random(self.num_layers),
-            reports=reports,
-            reported_ranks={client: 1 + client % self.max_rank for client in reporters},
+            scores=reports,
+            ranks={client: 1 + client % self.max_rank for client in reporters},
         )
 
     def report(self, client: int) -> torch.Tensor:
@@ -61,7 +63,8 @@ class Situation:
 
 
 @st.composite
-def situations(draw: st.DrawFn, full_client: bool) -> Situation:
+def situations(draw: st.DrawFn) -> Situation:
+    full_client = draw(st.booleans())
     num_layers, max_rank = draw(st.integers(1, 13)), draw(st.integers(1, 6))
     rank = st.integers(0, max_rank + 2)
     ranks = st.one_of(st.none(), rank, st.lists(rank, min_size=num_layers, max_size=num_layers).map(tuple))
@@ -73,22 +76,41 @@ def situations(draw: st.DrawFn, full_client: bool) -> Situation:
     positions = st.lists(st.integers(0, len(budgets) - 1), unique=True)
     chosen, reported = draw(positions), draw(positions)
     seed = draw(st.integers(0, 99))
-    return Situation(num_layers, max_rank, budgets, chosen, reported, draw(st.integers(0, 19)), seed)
+    return Situation(num_layers, max_rank, budgets, chosen, reported, draw(st.integers(0, 19)), seed, full_client)
 
 
-def situations_for(allocator: Allocator) -> st.SearchStrategy[Situation]:
-    return situations(full_client=isinstance(allocator, Exclusive))
+def allocated(
+    allocator: Allocator, situation: Situation, context: RoundContext | None = None
+) -> tuple[Allocation, StrategyState]:
+    """What is allocated; nothing where the allocator refuses a fleet in which nobody can train everything."""
+    context = context or situation.context()
+    try:
+        return allocator.allocate(context)
+    except InputError:
+        assert not situation.full_client
+        return dataclasses.replace(context, cohort=()).allocation_of_ranks([]), {}
+
+
+def check(allocation: Allocation, situation: Situation, context: RoundContext) -> None:
+    """Every budget holds, and nothing but a fleet is refused."""
+    if allocation.clients or not context.cohort or situation.full_client:
+        allocation.check(context.cohort, context.spec)
+
+
+def named(context: RoundContext) -> object:
+    """The tensors of a context, comparable bit for bit."""
+    return bits(context.state), {client: bits(told) for client, told in context.reports.items()}
 
 
 @every_allocator
 def test_within_every_budget(allocator: Allocator) -> None:
     @laws
-    @given(situations_for(allocator))
+    @given(situations())
     def law(situation: Situation) -> None:
-        view = situation.view()
-        allocation, memory = allocator.allocate(view)
-        allocation.check(view.cohort, view.spec)
-        assert all(isinstance(value, torch.Tensor) for value in memory.values())
+        context = situation.context()
+        allocation, state = allocated(allocator, situation, context)
+        check(allocation, situation, context)
+        assert all(isinstance(value, torch.Tensor) for value in state.values())
 
     law()
 
@@ -96,14 +118,17 @@ def test_within_every_budget(allocator: Allocator) -> None:
 @every_allocator
 def test_within_every_budget_in_bytes(allocator: Allocator) -> None:
     @laws
-    @given(situations_for(allocator), st.tuples(*[st.floats(0, 2)] * 3), st.lists(st.floats(0, 40), max_size=6))
+    @given(situations(), st.tuples(*[st.floats(0, 2)] * 3), st.lists(st.floats(0, 40), max_size=6))
     def law(situation: Situation, costs: tuple[float, float, float], limits: list[float]) -> None:
-        view = situation.view()
-        weak = [client.id for client in view.fleet][:-1]  # the last one can afford all that its layers and ranks allow
+        context = situation.context()
+        weak = [client.id for client in context.fleet][
+            :-1
+        ]  # the last one can afford all that its layers and ranks allow
         planner = MemoryLaw(*costs, limits=dict(zip(weak, limits, strict=False)))
-        allocation, _ = allocator.allocate(dataclasses.replace(view, planner=planner))
-        allocation.check(view.cohort, view.spec)
-        assert all(map(planner.fits, view.cohort, allocation.ranks))
+        allocation, _ = allocated(allocator, situation, dataclasses.replace(context, planner=planner))
+        check(allocation, situation, context)
+        of = {client.id: client for client in context.cohort}
+        assert all(planner.fits(of[c], ranks) for c, ranks in zip(allocation.clients, allocation.ranks, strict=True))
 
     law()
 
@@ -111,18 +136,18 @@ def test_within_every_budget_in_bytes(allocator: Allocator) -> None:
 @every_allocator
 def test_same_seed_and_round_give_the_same_mask_whatever_was_called_before(allocator: Allocator) -> None:
     @laws
-    @given(situations_for(allocator), situations_for(allocator))
+    @given(situations(), situations())
     def law(situation: Situation, other: Situation) -> None:
-        view = situation.view()
-        before = bits(view.memory), bits(view.reports)
-        first, first_memory = allocator.allocate(view)
-        allocator.allocate(other.view())
+        context = situation.context()
+        before = named(context)
+        first, first_state = allocated(allocator, situation, context)
+        allocated(allocator, other)
         np.random.random()  # noqa: NPY002  the global generators must not matter
         torch.rand(1)
-        second, second_memory = allocator.allocate(view)
+        second, second_state = allocated(allocator, situation, context)
         assert np.array_equal(first.mask, second.mask)
-        assert bits(first_memory) == bits(second_memory)
-        assert (bits(view.memory), bits(view.reports)) == before, "the view was changed"
+        assert bits(first_state) == bits(second_state)
+        assert named(context) == before, "the context was changed"
 
     law()
 
@@ -130,27 +155,27 @@ def test_same_seed_and_round_give_the_same_mask_whatever_was_called_before(alloc
 @every_allocator
 def test_reordering_clients_permutes_rows(allocator: Allocator) -> None:
     @laws
-    @given(situations_for(allocator), st.randoms(use_true_random=False))
+    @given(situations(), st.randoms(use_true_random=False))
     def law(situation: Situation, order: random.Random) -> None:
-        one, one_memory = allocator.allocate(situation.view())
-        two, two_memory = allocator.allocate(situation.view(order))
+        one, one_state = allocated(allocator, situation)
+        two, two_state = allocated(allocator, situation, situation.context(order))
         assert {c: one.row(c).tobytes() for c in one.clients} == {c: two.row(c).tobytes() for c in two.clients}
-        assert bits(one_memory) == bits(two_memory)
+        assert bits(one_state) == bits(two_state)
 
     law()
 
 
 @every_allocator
-def test_memory_goes_through_a_checkpoint(allocator: Allocator) -> None:
+def test_state_goes_through_a_checkpoint(allocator: Allocator) -> None:
     @laws
-    @given(situations_for(allocator))
+    @given(situations())
     def law(situation: Situation) -> None:
-        _, memory = allocator.allocate(situation.view())
-        loaded = safetensors.torch.load(safetensors.torch.save(dict(memory)))  # refuses tensors that share storage
-        assert bits(loaded) == bits(memory)
-        later = dataclasses.replace(situation, round=situation.round + 1).view()
-        kept, _ = allocator.allocate(dataclasses.replace(later, memory=memory))
-        resumed, _ = allocator.allocate(dataclasses.replace(later, memory=loaded))
+        _, state = allocated(allocator, situation)
+        loaded = safetensors.torch.load(safetensors.torch.save(dict(state)))  # refuses tensors that share storage
+        assert bits(loaded) == bits(state)
+        later = dataclasses.replace(situation, round=situation.round + 1).context()
+        kept, _ = allocated(allocator, situation, dataclasses.replace(later, state=state))
+        resumed, _ = allocated(allocator, situation, dataclasses.replace(later, state=loaded))
         assert np.array_equal(kept.mask, resumed.mask)
 
     law()

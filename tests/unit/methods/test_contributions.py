@@ -22,11 +22,14 @@ MODULE = SPEC.modules[0]
 
 def answers_of(dispatcher: Dispatcher) -> Answers:
     """Client 0 with 1 example has two components of layer 0; client 1 with 3 has all of it, and one of layer 1."""
-    tasks = [task_for(k, dispatched(dispatcher, BANK, row, SPEC), row, dispatcher.sends(row, SPEC).cut) for k, row in enumerate(ROWS)]
+    tasks = [
+        task_for(k, dispatched(dispatcher, BANK, row, SPEC), row, dispatcher.sends(row, SPEC).cut)
+        for k, row in enumerate(ROWS)
+    ]
     answers = []
     for task in tasks:
-        sent = random_adapter_for(task.adapter)
-        part = replace(trained_part(sent, task.trained, SPEC, task.cut), head=sent.head)
+        back = random_adapter_for(task.adapter)
+        part = replace(trained_part(back, task.trained, SPEC, task.cut), head=back.head)
         answers.append((task, ClientUpdate(0, task.client, 1 + 2 * task.client, part)))
     return answers
 

@@ -63,13 +63,14 @@ from hellora.server.rounds import allocate, federate, sample
 
 SPEC = tiny_spec()
 START = ServerState(0, random_adapter(SPEC, seed=1000))
+AVERAGE = Average()
 FLEET = fleet_of(1, 2, 3, 3, 2, 1)  # ids 10, 13, …, 25
 
 
 def federation(
     allocator: Allocator | None = None,
     head: HeadPolicy = "aggregate",
-    optimizer: ServerOptimizer = Average(),
+    optimizer: ServerOptimizer = AVERAGE,
     dispatcher: Dispatcher | None = None,
     aggregator: Aggregator | None = None,
     trains: Trains = "both",

@@ -290,9 +290,7 @@ def test_one_shared_factor_makes_means_of_unequal_ranks_exact(name: str) -> None
         pairs = {n: trained(p, "B", p.scale, rng) for n, p in part.items()}
         answers.append((task, ClientUpdate(0, task.client, size, Adapter(pairs, global_pair.head))))
     mean = aggregated(aggregator, global_pair, answers, spec, 0)
-    result = effective(
-        with_still_factors(mean, global_pair, frozenset("B"))
-    )  # as the round does where only B trains
+    result = effective(with_still_factors(mean, global_pair, frozenset("B")))  # as the round does where only B trains
     for module in spec.modules:
         expected = np.zeros((module.d_out, module.d_in))
         for q in range(4):
@@ -341,7 +339,12 @@ def without_a_step(ranks: Sequence[int], global_pair: Adapter, spec: AdapterSpec
         row = np.tile(np.arange(spec.max_rank) < rank, (spec.num_layers, 1))
         task = task_sent(Truncate(), client, global_pair, row, spec)
         answers.append(
-            (task, ClientUpdate(0, client, 1, replace(trained_part(task.adapter, row, spec, task.cut), head=global_pair.head)))
+            (
+                task,
+                ClientUpdate(
+                    0, client, 1, replace(trained_part(task.adapter, row, spec, task.cut), head=global_pair.head)
+                ),
+            )
         )
     return answers
 
@@ -423,9 +426,7 @@ def by_hand(
     for client, (row, entries) in enumerate(zip(rows, values, strict=True)):
         mask = np.array([row], dtype=bool)
         after = trained_part(diagonal([*entries, 0.0]), mask, spec)
-        answers.append(
-            (task_sent(Truncate(), client, start, mask, spec), ClientUpdate(0, client, 7, after))
-        )
+        answers.append((task_sent(Truncate(), client, start, mask, spec), ClientUpdate(0, client, 7, after)))
     return Situation(spec, start, answers, Truncate())
 
 

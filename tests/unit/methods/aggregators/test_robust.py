@@ -17,6 +17,7 @@ from hellora.methods.aggregators.clipped_mean import ClippedMean
 from hellora.methods.aggregators.coordinate_median import CoordinateMedian, median
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.aggregators.trimmed_mean import TrimmedMean
+from hellora.methods.demands import MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE
 from hellora.methods.strategies import Aggregator, Answers
 
 ONE = AdapterSpec((ModuleSpec("m", 0, d_in=1, d_out=1),), ("layer",), max_rank=2, scale=1.0)
@@ -100,6 +101,47 @@ def test_updates_within_the_norm_are_averaged_as_ever() -> None:
     assert bits(aggregated(ClippedMean(1e3), GLOBAL, answers, SPEC, 0).tensors()) == bits(
         aggregated(ParticipantMean(), GLOBAL, answers, SPEC, 0).tensors()
     )
+
+
+FULL = np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool)
+
+
+def full_answers(examples: Sequence[int]) -> Answers:
+    """Clients 0, 1, … train everything."""
+    tasks = [task_for(client, GLOBAL, FULL) for client in range(len(examples))]
+    return [(t, update_of(t, random_adapter(SPEC, t.client), SPEC, n)) for t, n in zip(tasks, examples, strict=True)]
+
+
+@pytest.mark.parametrize("examples", [1, 3, 49, 12_345])
+def test_where_nothing_is_clipped_one_full_client_gives_its_adapter_back(examples: int) -> None:
+    """It claims this law for no norm, for there is always a delta that is longer."""
+    assert not ClippedMean().demands.promises & {MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE}
+    got = aggregated(ClippedMean(2.0**100), GLOBAL, full_answers([examples]), SPEC, 0)
+    assert bits(got.tensors()) == bits(random_adapter(SPEC, 0).tensors())
+
+
+@pytest.mark.parametrize(
+    "aggregator", [ClippedMean(2.0**100), ClippedMean(2.0**100, "uniform"), TrimmedMean()], ids=repr
+)
+def test_equal_clients_of_which_none_is_clipped_or_trimmed_give_their_mean(aggregator: Aggregator) -> None:
+    """A fifth of four clients is none."""
+    assert MEAN_OF_EQUALS not in aggregator.demands.promises
+    result = aggregated(aggregator, GLOBAL, full_answers([9] * 4), SPEC, 0)
+    for name, got in result.tensors().items():
+        sent = [random_adapter(SPEC, client).tensors()[name].double().numpy() for client in range(4)]
+        np.testing.assert_allclose(got.numpy(), np.mean(sent, axis=0), rtol=1e-6, atol=1e-7)
+
+
+@given(seed=st.integers(0, 9999))
+@settings(deadline=None, max_examples=5, derandomize=True, database=None)
+def test_a_huge_norm_is_the_participant_mean(seed: int) -> None:
+    """Bit for bit, of updates that a smaller norm would clip."""
+    rows = np.random.default_rng(seed).random((4, SPEC.num_layers, SPEC.max_rank)) < 0.5
+    tasks = [task_for(client, GLOBAL, row) for client, row in enumerate(rows)]
+    answers = [(task, update_of(task, random_adapter(SPEC, task.client), SPEC, 3 + task.client)) for task in tasks]
+    mean = bits(aggregated(ParticipantMean(), GLOBAL, answers, SPEC, 0).tensors())
+    assert bits(aggregated(ClippedMean(2.0**100), GLOBAL, answers, SPEC, 0).tensors()) == mean
+    assert bits(aggregated(ClippedMean(1.0), GLOBAL, answers, SPEC, 0).tensors()) != mean
 
 
 @pytest.mark.parametrize("head", ["frozen", "local"])

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -57,15 +57,7 @@ def train_client(
     with (
         peak_memory(base.device) as peak,
         seeded(task.seed, base.device),
-        base.adapted(
-            task.adapter,
-            task.trained,
-            task.head != "frozen",
-            factors=task.factors,
-            bypass=task.bypass,
-            policy=task.policy,
-            cut=task.cut,
-        ) as adapted,
+        lent_for(task, base) as adapted,
         prefix_cache(base.net, task, base.spec.layers, len(encoded)) as prefix,
     ):
         at_work = Rules(rules, task, base, adapted, lambda: labels_of(rows))
@@ -76,6 +68,19 @@ def train_client(
     if peak.bytes is not None:
         metrics["peak_bytes"] = base.num_bytes + task.adapter.num_bytes + peak.bytes
     return ClientUpdate(task.round, task.client, len(encoded), adapter, metrics, encoded.num_tokens, report, kept)
+
+
+def lent_for(task: ClientTask, base: BaseModel) -> AbstractContextManager[AdaptedModel]:
+    """Lend the model out for a task: what it trains gets gradients, all else of the adapter acts."""
+    return base.adapted(
+        task.adapter,
+        task.trained,
+        task.head != "frozen",
+        factors=task.factors,
+        bypass=task.bypass,
+        policy=task.policy,
+        cut=task.cut,
+    )
 
 
 def train_steps(

@@ -37,7 +37,7 @@ Chosen = dict[tuple[str, str], Table | None]  # tuned values by setting and meth
 
 @dataclass(frozen=True)
 class Result:
-    """A comparison comes to this: the table, its notes, and the cells that failed with why."""
+    """Holds what a comparison came to: the table, its notes, and the cells that failed with why."""
 
     rows: Sequence[Row]
     notes: Sequence[str]
@@ -95,7 +95,7 @@ def run_comparison(comparison: Comparison, out: Path, say: Say, resume: bool = F
 def result_of(
     comparison: Comparison, outcomes: Mapping[Cell, Run | str], chosen: Chosen, lost: Sequence[str]
 ) -> Result:
-    """Collect what the runs that have ended come to, in the order of its cells; add a note if some are to come."""
+    """Collect what the runs that have ended come to, in the order of the comparison's cells; say if that is not all."""
     ended = [(cell, outcomes[cell]) for cell in comparison.cells if cell in outcomes]
     runs = {cell: outcome for cell, outcome in ended if isinstance(outcome, Run)}
     failed = {cell: outcome for cell, outcome in ended if isinstance(outcome, str)}

@@ -22,7 +22,7 @@ CLIENTS_OWN = "the clients' held-out examples"  # what runs.finish says of model
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """A cell names one run of a comparison."""
+    """Names one run of a comparison."""
 
     setting: str
     method: str
@@ -31,7 +31,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Run:
-    """A run has finished, and is what its folder tells."""
+    """Holds a finished run as its folder tells it."""
 
     summary: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
@@ -44,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval is a mean over n seeds, with half the width of its 95 % interval where there is one."""
+    """Holds the mean over n seeds, with half the width of its 95 % interval where there is one."""
 
     mean: float
     half: float | None
@@ -53,7 +53,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Row:
-    """A row is of a method in a setting. `values` is by column: the metric, worst_client, group …, bytes, seconds, …"""
+    """Tells of a method in a setting. `values` is by column: the metric, worst_client, group …, bytes, seconds, …"""
 
     setting: str
     method: str
@@ -166,7 +166,7 @@ def rows_of(
 
 
 def marked(row: Row, rows: Sequence[Row], found: Mapping[Cell, Mapping[str, float]]) -> Row:
-    """Mark the row: best of its setting, above random_layers. Only one metric of equal test data can be compared."""
+    """Mark the row: best of its setting, above random_layers. Only the same metric of equal test data compares."""
     lower = row.metric in LOWER_IS_BETTER
 
     def measured(row: Row) -> tuple[str, str, str]:

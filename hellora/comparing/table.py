@@ -109,7 +109,7 @@ def as_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """Write a line per setting and method; numbers unrounded, bytes as bytes, half an interval empty where none is."""
+    """Write a line per setting and method: numbers unrounded, bytes as bytes, half an interval empty if it has none."""
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

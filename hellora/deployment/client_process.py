@@ -30,7 +30,7 @@ LONGEST_SOCKET = 100  # characters; systems allow 104 or 108
 
 @dataclass(frozen=True)
 class Client:
-    """Holds what `hellora client` was asked for. `budget` has what the planner may use: memory, rank, uplink, …"""
+    """Holds what `hellora client` was asked for. `budget` is for the planner: memory, layers, rank, uplink, …"""
 
     server: Address
     name: str

@@ -102,7 +102,7 @@ class Deployed:
         )
 
     def admit(self, node: int, fields: Mapping[str, Any], most: int) -> str:
-        """Name a node that has at most `most` classes. Raise ValueError where the name is somebody else's."""
+        """Return the name of a node of at most `most` classes. Raise ValueError where the name is somebody else's."""
         name = understood_join(fields, most).name
         if (owner := owner_of(node, self.admitted)) not in (None, name):
             raise ValueError(f"it says that it is {name}, with the key of {owner}")

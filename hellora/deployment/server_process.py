@@ -1,4 +1,4 @@
-"""`hellora server` keeps Flower's SuperLink alive, and has the clients' keys that it admits.
+"""`hellora server` keeps Flower's SuperLink alive, and tells it which clients' keys to admit.
 
 The folder has state.db (nodes, runs and messages), superlink.log, admitted.json (whose keys were admitted) and flwr/
 (Flower's own files).

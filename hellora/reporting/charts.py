@@ -38,7 +38,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Bars:
-    """There is a bar for each label; `half` is half an interval around its end, cut off where it is not `within`."""
+    """Has a bar for each label; `half` is half an interval around its end, cut off where it is not `within`."""
 
     name: str
     x: Sequence[str]

@@ -19,7 +19,7 @@ NAMES = (HOST, "localhost")  # by which a browser may ask; a page of elsewhere w
 
 
 class Watched:
-    """A run's folder is watched: it is read again when it has changed."""
+    """Reads a run's folder again when it has changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -45,7 +45,7 @@ NEEDED: dict[str, tuple[str, ...] | None] = {
 
 @dataclass(frozen=True, eq=False)
 class Usage:
-    """This is how an adapter is used: hellora.json."""
+    """Says how an adapter is used: hellora.json."""
 
     task: Task
     model: ModelSettings

@@ -21,7 +21,7 @@ LOOKS = 5  # at a checkpoint that a run may be replacing
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """A run's folder has this in it."""
+    """Holds what is in the folder of a run."""
 
     folder: RunFolder
     experiment: Experiment

@@ -11,7 +11,7 @@ from hellora.model.resident import BaseModel
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A run has come to this after some of its rounds: what is exported, and what a card says of it."""
+    """Holds what a run has come to after some of its rounds: what is exported, and what a card says of it."""
 
     experiment: Experiment
     base: BaseModel

@@ -72,7 +72,7 @@ def by_budget(setup: Setup, state: ServerState) -> dict[tuple[int, Ranks, int], 
 
 
 def received(setup: Setup, state: ServerState, ranks: Ranks) -> Adapter:
-    """Return what a client receives that trains the first components of all layers; else the global adapter."""
+    """Return what a client gets that trains the first components of all layers; the global adapter if it has none."""
     spec = setup.base.spec
     row = np.arange(spec.max_rank) < np.array(ranks)[:, None]
     dispatcher = setup.federation.method.dispatcher

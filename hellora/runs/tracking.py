@@ -1,6 +1,6 @@
 """Tell experiment trackers of every round: TensorBoard, Weights & Biases, MLflow, whatever accelerate knows.
 
-The only file that imports accelerate. What they write goes to `tracking/` in the run's folder, if they let us choose;
+Only this file imports accelerate. What trackers write goes to `tracking/` in the run's folder, if they let us choose;
 `tracking/state.json` says of each how many rounds it has been told of, so that a resumed run goes on where it was.
 """
 

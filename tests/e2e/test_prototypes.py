@@ -128,10 +128,16 @@ def test_a_frozen_head_is_the_same_in_every_prototype(hellora: Command, helora: 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["data.public="], "error: data.public: the aggregator distils on public data: name a source or a split"),
+        (
+            ["data.public="],
+            "error: method.aggregator = 'mutual_distillation' needs public data to distil on: set data.public",
+        ),
         (["data.public=copy"], "error: data.public: 40 of the 40 examples in 'copy' are the clients' own training"),
         (["data.public=test"], "error: data.public: 60 of the 60 examples in 'test' are the test examples"),
-        (["method.dispatcher=whole"], "error: method.aggregator = 'mutual_distillation' and method.dispatcher ="),
+        (
+            ["method.dispatcher=whole"],
+            "error: method.aggregator = 'mutual_distillation' needs clients that receive the prototype of",
+        ),
     ],
 )
 def test_wrong_input_is_refused_in_one_line(

@@ -6,7 +6,6 @@ round) leaves nothing behind: what is newer than the version to begin from is re
 for a server that goes back a round.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +33,10 @@ class KeptTensors:
         Raises:
             InputError: there is no such version here, or it is damaged.
         """
+        for newer in [v for v in self.versions() if version is None or v > version]:
+            self.file(newer).unlink()  # these files and no others: the folder's name comes from a server
         if version is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
             return {}
-        for newer in [v for v in self.versions() if v > version]:
-            self.file(newer).unlink()
         try:
             tensors: dict[str, Tensor] = load(self.file(version).read_bytes())
             return tensors

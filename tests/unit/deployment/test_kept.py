@@ -72,12 +72,19 @@ def test_a_round_that_is_done_again_takes_the_place_of_the_first(store: KeptTens
     assert bits(store.load(5)) == bits(tensors(55))
 
 
-def test_a_start_without_a_version_clears_everything(store: KeptTensors) -> None:
+def test_a_start_without_a_version_clears_all_versions_and_nothing_else(store: KeptTensors) -> None:
+    """The folder's name comes from a server: whatever else is there is not ours to remove."""
     assert store.load(None) == {}
     store.save(1, tensors(1))
-    (store.folder / "000002.safetensors.draft").write_bytes(b"half")
+    store.save(2, tensors(2))
+    below = store.folder / "a folder"
+    below.mkdir()
+    for other in (store.folder / "notes.txt", below / "000003.safetensors"):
+        other.write_bytes(b"mine")
     assert store.load(None) == {}
-    assert names(store) == []
+    assert store.versions() == []
+    assert names(store) == ["a folder", "notes.txt"]
+    assert (below / "000003.safetensors").read_bytes() == b"mine"
     assert store.load(None) == {}
 
 

@@ -1,4 +1,4 @@
-"""Mathematics on LoRA pairs and adapters. Pure: inputs are never changed, sums run in float64."""
+"""Compute with LoRA pairs and adapters. All of it is pure: inputs are never changed, and sums run in float64."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,12 +12,12 @@ from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
 
 
 def new_adapter(spec: AdapterSpec, head: Mapping[str, Tensor], seed: int) -> Adapter:
-    """The adapter before round 0: B = 0 and A drawn, as PEFT starts it; the same on every machine."""
+    """Make the adapter before round 0: B = 0 and A drawn, as PEFT starts it; it is the same on every machine."""
     return Adapter({module.name: new_pair(module, spec, seed) for module in spec.modules}, dict(head))
 
 
 def new_pair(module: ModuleSpec, spec: AdapterSpec, seed: int) -> LoraPair:
-    """A module's pair before training: B = 0 and A uniform in ±1/√d_in.
+    """Make a module's pair before training: B = 0 and A uniform in ±1/√d_in.
 
     A depends on the seed and the module's name only, not on which other modules are adapted.
     """
@@ -28,24 +28,24 @@ def new_pair(module: ModuleSpec, spec: AdapterSpec, seed: int) -> LoraPair:
 
 
 def delta_weight(pair: LoraPair) -> Tensor:
-    """ΔW = scale · B @ A as a dense (d_out, d_in) matrix."""
+    """Return ΔW = scale · B @ A as a dense (d_out, d_in) matrix."""
     return pair.scale * (pair.B @ pair.A)
 
 
 def components(pair: LoraPair, index: Tensor) -> LoraPair:
-    """The rank components of `pair` that `index` names: integers, or a boolean of shape (rank,)."""
+    """Return the rank components of `pair` that `index` names: integers, or a boolean of shape (rank,)."""
     where = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
     return LoraPair(pair.A[where], pair.B[:, where], pair.scale)
 
 
 def joined(pair: LoraPair, other: LoraPair) -> LoraPair:
-    """One pair that does what both do, of the rank of both together and the scale of the first."""
+    """Return one pair that does what both do, of the rank of both together and the scale of the first."""
     B = torch.cat([pair.B, other.B * (other.scale / pair.scale)], dim=1)
     return LoraPair(torch.cat([pair.A, other.A]), B, pair.scale)
 
 
 def trained_components(pair: LoraPair, row: Mask, cut: bool) -> Tensor:
-    """Which components of a dispatched pair are trained, (rank,) bool.
+    """Say which components of a dispatched pair are trained, (rank,) bool.
 
     `row` (max_rank,) names components of the global adapter. A pair that is `cut` has only those, in their order.
     """
@@ -56,7 +56,7 @@ def trained_components(pair: LoraPair, row: Mask, cut: bool) -> Tensor:
 
 
 def trained_part(adapter: Adapter, trained: Mask, spec: AdapterSpec, cut: bool = False) -> Adapter:
-    """The components that `trained` (layers, max_rank) switches on; modules of frozen layers are absent. No head."""
+    """Return the components that `trained` (layers, max_rank) switches on; frozen layers and the head are absent."""
     pairs = {}
     for module in spec.modules:
         if trained[module.layer].any():
@@ -66,7 +66,7 @@ def trained_part(adapter: Adapter, trained: Mask, spec: AdapterSpec, cut: bool =
 
 
 def prototype_row(trained: Mask) -> Mask:
-    """A client's row over the components of the prototype of its rank, (layers, rank).
+    """Return a client's row over the components of the prototype of its rank, (layers, rank).
 
     Its rank is the most components that it trains in a layer. A prototype has as many; where the client trains fewer,
     they are the first ones. The prototype of the largest rank is the global adapter, of which it trains what `trained`
@@ -78,9 +78,7 @@ def prototype_row(trained: Mask) -> Mask:
 
 
 def prototype_of(adapter: Adapter, rank: int, spec: AdapterSpec) -> Adapter:
-    """The global adapter of one rank, alone. One that does not exist yet is the first `rank` components of the global
-    adapter.
-    """
+    """Return the global adapter of one rank, alone. Where that does not exist yet, take the first `rank` components."""
     if rank in adapter.prototypes:
         return adapter.prototypes[rank]
     pairs = adapter.pairs
@@ -90,23 +88,23 @@ def prototype_of(adapter: Adapter, rank: int, spec: AdapterSpec) -> Adapter:
 
 
 def prototypes_of(adapter: Adapter, spec: AdapterSpec) -> dict[int, Adapter]:
-    """Every global adapter that exists, by its rank, ascending; the last one is the global adapter."""
+    """Return every global adapter that exists, by its rank, ascending; the last one is the global adapter."""
     return {rank: prototype_of(adapter, rank, spec) for rank in (*sorted(adapter.prototypes), spec.max_rank)}
 
 
 def with_prototypes(by_rank: Mapping[int, Adapter]) -> Adapter:
-    """The inverse of `prototypes_of`: the adapter of the largest rank, with the others as its prototypes."""
+    """Undo `prototypes_of`: return the adapter of the largest rank, with the others as its prototypes."""
     *smaller, largest = sorted(by_rank)
     return replace(by_rank[largest], prototypes={rank: by_rank[rank] for rank in smaller})
 
 
 def mean_head(adapters: Sequence[Adapter], weights: Sequence[float]) -> dict[str, Tensor]:
-    """The weighted mean of the adapters' heads, by parameter name."""
+    """Return the weighted mean of the adapters' heads, by parameter name."""
     return {name: weighted_mean([a.head[name] for a in adapters], weights) for name in adapters[0].head}
 
 
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Σ w·x / Σ w, summed in float64 in the order given, returned in the dtype of the first tensor."""
+    """Return Σ w·x / Σ w, summed in float64 in the order given, in the dtype of the first tensor."""
     total = torch.zeros_like(tensors[0], dtype=torch.float64)
     for tensor, weight in zip(tensors, weights, strict=True):
         total += weight * tensor.to(torch.float64)
@@ -114,6 +112,6 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
 
 
 def in_float64(adapter: Adapter) -> Adapter:
-    """The adapter with its pairs in float64, so that their mean is not rounded yet."""
+    """Return the adapter with its pairs in float64, so that their mean is not rounded yet."""
     pairs = {name: LoraPair(pair.A.double(), pair.B.double(), pair.scale) for name, pair in adapter.pairs.items()}
     return replace(adapter, pairs=pairs)

@@ -1,4 +1,4 @@
-"""Numbers as they travel: fp32 as they are, bf16 rounded to nearest, int8 rounded at random without bias.
+"""Encode numbers as they travel: fp32 stays as it is, bf16 is rounded to nearest, int8 at random without bias.
 
     scale = 2^⌈log2(max |x| / 127)⌉        q = ⌊x / scale + u⌋, u uniform in [0, 1)        x̂ = scale · q
     E x̂ = x        |x̂ − x| < scale < 2 max |x| / 127        a slice of zeros stays zeros
@@ -26,7 +26,7 @@ BF16, INT8, SCALES = "/bf16/", "/int8/", "/scales"  # how rounded tensors are na
 
 
 def wire_bytes(tensors: Iterable[TensorSpec], format: WireFormat) -> int:
-    """Bytes of tensors as they travel, without names and shapes."""
+    """Count the bytes of tensors as they travel, without names and shapes."""
     total = 0
     for tensor in tensors:
         numbers: int = math.prod(tensor.shape)
@@ -42,23 +42,23 @@ def is_rounded(tensor: Tensor) -> bool:
 
 
 def num_scales(shape: Sequence[int]) -> int:
-    """How many scales a tensor has as int8: one for each row of a matrix, or for each column where these are fewer."""
+    """Count the scales of a tensor in int8: one for each row of a matrix, or for each column where these are fewer."""
     return 1 if len(shape) < 2 else min(shape[0], math.prod(shape[1:]))
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
-    """A view as a matrix; a vector is one row."""
+    """View a tensor as a matrix; a vector is one row."""
     return tensor.reshape(1, -1) if tensor.ndim < 2 else tensor.flatten(1)
 
 
 def as_slices(tensor: Tensor) -> Tensor:
-    """A view of (scales, numbers): the rows of a matrix, or its columns where these are fewer."""
+    """View a tensor as (scales, numbers): the rows of a matrix, or its columns where these are fewer."""
     matrix = as_matrix(tensor)
     return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
 
 
 def quantize(tensor: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """An int8 tensor of the same shape, and the float32 scale of each slice.
+    """Return an int8 tensor of the same shape, and the float32 scale of each slice.
 
     A slice with nan or inf comes back as such, so that whoever receives it finds out.
     """
@@ -76,14 +76,14 @@ def quantize(tensor: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor
 
 
 def dequantize(q: Tensor, scales: Tensor) -> Tensor:
-    """The inverse of `quantize`, in float32."""
+    """Undo `quantize`, in float32."""
     numbers = q.float()
     as_slices(numbers).mul_(scales[:, None])
     return numbers
 
 
 def encode(tensors: Mapping[str, Tensor], format: WireFormat, seed: int) -> dict[str, Tensor]:
-    """Tensors by name as they travel; what is rounded has the format in its name, and all scales are one tensor."""
+    """Return tensors by name as they travel: a rounded one has the format in its name; all scales are one tensor."""
     if format == "fp32":
         return dict(tensors)
     plain = {name: tensor for name, tensor in tensors.items() if not is_rounded(tensor)}
@@ -99,7 +99,7 @@ def encode(tensors: Mapping[str, Tensor], format: WireFormat, seed: int) -> dict
 
 
 def decode(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `encode`, up to rounding; the names say what is what.
+    """Undo `encode`, up to rounding; the names say what is what.
 
     Raises:
         ValueError: a number is of another type than its name says, or the scales are not as many as there must be.

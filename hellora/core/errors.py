@@ -1,10 +1,10 @@
-"""The two ways a run can end early, so that every message has one form: what is wrong, where, what to do."""
+"""Two errors end a run early, so that every message has one form: what is wrong, where, what to do."""
 
 import difflib
 
 
 class HelloraError(Exception):
-    """Base of every error that hellora raises on purpose; its text is one line for a person."""
+    """Every error that hellora raises on purpose is one of these; its text is one line for a person."""
 
 
 class InputError(HelloraError):
@@ -16,6 +16,6 @@ class RunError(HelloraError):
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """The end of an error message: the nearest known name, or all of them."""
+    """Return the end of an error message: the nearest known name, or all of them."""
     close = difflib.get_close_matches(name, known, n=1)
     return f": did you mean {close[0]!r}?" if close else f": choose among {', '.join(known)}"

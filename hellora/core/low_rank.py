@@ -1,4 +1,4 @@
-"""Sums of low-rank products, exactly, in float64, and never as a dense matrix.
+"""Sum low-rank products exactly, in float64, and never as a dense matrix.
 
 A term is a weight and a pair: w · s · B A. A sum of terms is one pair with stacked factors. With B = Q_B R_B and
 Aᵀ = Q_A R_A, its singular values are those of the small R_B R_Aᵀ, of at most (stacked rank) × (stacked rank) numbers.
@@ -18,7 +18,7 @@ Term = tuple[float, LoraPair]  # w and the pair of w · s · B A
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ThinSVD:
-    """A matrix as U diag(S) Vh, without the directions in which it is 0. In float64.
+    """A thin SVD holds a matrix as U diag(S) Vh in float64, without the directions in which it is 0.
 
     The largest entry of each column of U is positive, so that the same matrix has the same factors.
     """
@@ -32,7 +32,7 @@ class ThinSVD:
         return len(self.S)
 
     def truncated(self, rank: int, energy: float = 1.0) -> "ThinSVD":
-        """The first `rank` directions, or the fewest that hold the share `energy` of Σ S² if they are less."""
+        """Keep the first `rank` directions, or the fewest that hold the share `energy` of Σ S² if those are fewer."""
         keep = min(rank, self.rank)
         if energy < 1 and keep:
             held = self.S.square().cumsum(0)
@@ -40,20 +40,20 @@ class ThinSVD:
         return ThinSVD(self.U[:, :keep], self.S[:keep], self.Vh[:keep])
 
     def balanced(self, scale: float) -> LoraPair:
-        """The pair of this scale, in float64, with √S on both sides: as long in B as in A."""
+        """Return the pair of this scale, in float64, with √S on both sides, so that B is as long as A."""
         root = (self.S / scale).sqrt()
         return LoraPair(root[:, None] * self.Vh, self.U * root, scale)
 
 
 def stacked(terms: Sequence[Term]) -> LoraPair:
-    """Σ w · s · B A as one pair of scale 1 in float64; its rank is the sum of theirs."""
+    """Return Σ w · s · B A as one pair of scale 1 in float64; its rank is the sum of theirs."""
     A = torch.cat([pair.A.double() for _, pair in terms])
     B = torch.cat([weight * pair.scale * pair.B.double() for weight, pair in terms], dim=1)
     return LoraPair(A, B, 1.0)
 
 
 def thin_svd(terms: Sequence[Term], rank: int | None = None) -> ThinSVD:
-    """The SVD of Σ w · s · B A, or its first `rank` directions.
+    """Return the SVD of Σ w · s · B A, or its first `rank` directions.
 
     What rounding alone can have left of terms that cancel counts as 0.
     """
@@ -69,24 +69,24 @@ def thin_svd(terms: Sequence[Term], rank: int | None = None) -> ThinSVD:
 
 
 class Qr:
-    """X = Q R. Q is not written out: that takes as long as the factorisation, and few of its columns are needed."""
+    """Factorises X = Q R. Q is not written out: that takes as long as the factorisation, and few columns are needed."""
 
     def __init__(self, X: Tensor) -> None:
         self.reflectors, self.tau = torch.geqrf(X)
 
     @property
     def R(self) -> Tensor:
-        """(min(X.shape), columns of X)."""
+        """Return R, of shape (min(X.shape), columns of X)."""
         return self.reflectors[: len(self.tau)].triu()
 
     def lift(self, small: Tensor) -> Tensor:
-        """Q @ small, for `small` with as many rows as R."""
+        """Return Q @ small, for `small` with as many rows as R."""
         padded = torch.nn.functional.pad(small, (0, 0, 0, len(self.reflectors) - len(small)))
         return torch.ormqr(self.reflectors[:, : len(self.tau)], self.tau, padded)
 
 
 def to_global(svd: ThinSVD, scale: float, idle_A: Tensor) -> LoraPair:
-    """The balanced pair of the first components, in as many as `idle_A` (rank, d_in) has rows, and in its dtype.
+    """Return the balanced pair of the first components, as many as `idle_A` (rank, d_in) has rows, and in its dtype.
 
     A component that the matrix does not fill has B = 0 and its row of `idle_A`: it adds nothing, and can be trained.
     With A = 0 too it would have no gradient, ever.
@@ -98,10 +98,10 @@ def to_global(svd: ThinSVD, scale: float, idle_A: Tensor) -> LoraPair:
 
 
 def grown(residual: LoraPair | None, added: ThinSVD, limit: int, dtype: torch.dtype) -> LoraPair | None:
-    """A residual, of scale 1, with `added` beside it; None as long as there is nothing.
+    """Return a residual, of scale 1, with `added` beside it; None as long as there is nothing.
 
-    Exact up to `limit` components. Beyond, it is factorised anew and its first `limit` directions are kept, which is
-    exact too where the limit is the smaller side of the matrix.
+    It is exact up to `limit` components. Beyond, it is factorised anew and its first `limit` directions are kept, which
+    is exact too where the limit is the smaller side of the matrix.
     """
     if added.rank == 0:
         return residual
@@ -113,6 +113,6 @@ def grown(residual: LoraPair | None, added: ThinSVD, limit: int, dtype: torch.dt
 
 
 def norm(pair: LoraPair) -> float:
-    """‖ΔW‖_F = s √Σ (Bᵀ B) ∗ (A Aᵀ), from matrices of rank × rank numbers."""
+    """Return ‖ΔW‖_F = s √Σ (Bᵀ B) ∗ (A Aᵀ), from matrices of rank × rank numbers."""
     A, B = pair.A.double(), pair.B.double()
     return math.sqrt(max(0.0, pair.scale * pair.scale * float(((B.T @ B) * (A @ A.T)).sum())))

@@ -9,11 +9,11 @@ import numpy as np
 
 
 def seed_for(seed: int, *purpose: int | str) -> int:
-    """A 63-bit seed for one purpose, such as `seed_for(seed, "train", round, client)`."""
+    """Return a 63-bit seed for one purpose, such as `seed_for(seed, "train", round, client)`."""
     text = "/".join([str(seed), *map(str, purpose)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def rng_for(seed: int, *purpose: int | str) -> np.random.Generator:
-    """A fresh generator for one purpose."""
+    """Make a fresh generator for one purpose."""
     return np.random.default_rng(seed_for(seed, *purpose))

@@ -1,4 +1,4 @@
-"""What is left of a round: the state to go on from, and a report of what happened."""
+"""A round leaves a state to go on from, and a report of what happened."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ StrategyState = Mapping[str, Tensor]  # what a strategy wants to find again next
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServerState:
-    """All that the next round depends on: the checkpoint. Resume is: load it and go on, bit for bit."""
+    """The next round depends on this state alone: it is the checkpoint. To resume, load it and go on, bit for bit."""
 
     round: int  # the next round to run
     adapter: Adapter
@@ -26,24 +26,24 @@ class ServerState:
 
     @property
     def private(self) -> dict[int, dict[str, Tensor]]:
-        """What of the adapter simulated clients have of their own, by flat name: a head, a factor."""
+        """Return what simulated clients have of the adapter of their own, by flat name: a head, a factor."""
         found = {client: select(named, "private") for client, named in self.kept.items()}
         return {client: own for client, own in found.items() if own}
 
 
 def select(tensors: Named, owner: str) -> dict[str, Tensor]:
-    """The tensors of one owner, under the owner's own names."""
+    """Return the tensors of one owner, under the owner's own names."""
     return {key.removeprefix(f"{owner}/"): value for key, value in tensors.items() if key.startswith(f"{owner}/")}
 
 
 def owned(tensors: Named, owner: str) -> dict[str, Tensor]:
-    """The inverse of `select`: every name with its owner in front."""
+    """Undo `select`: put the owner in front of every name."""
     return {f"{owner}/{name}": value for name, value in tensors.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attempt:
-    """One try of a round: who was asked, whose updates were usable, who failed and why, what travelled."""
+    """An attempt at a round records who was asked, whose updates were usable, who failed and why, what travelled."""
 
     cohort: tuple[int, ...]
     updated: tuple[int, ...]
@@ -57,7 +57,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundReport:
-    """What a log line, a plot or a test needs to know of a finished round; `state` is the state after it.
+    """A report says of a finished round what a log line, a plot or a test needs; `state` is the state after it.
 
     `attempts` ends with the one that counted; `allocation` and `client_metrics` are of that one.
     """
@@ -76,16 +76,16 @@ class RoundReport:
 
     @property
     def downlink_bytes(self) -> int:
-        """Bytes sent to clients, in all attempts."""
+        """Count the bytes sent to clients, in all attempts."""
         return sum(sum(attempt.downlink_bytes.values()) for attempt in self.attempts)
 
     @property
     def uplink_bytes(self) -> int:
-        """Bytes that clients sent, in all attempts."""
+        """Count the bytes that clients sent, in all attempts."""
         return sum(sum(attempt.uplink_bytes.values()) for attempt in self.attempts)
 
     @property
     def simulated_seconds(self) -> float | None:
-        """How long all attempts took the simulated devices; None = not known."""
+        """Return how long all attempts took the simulated devices; None = not known."""
         known = [attempt.simulated_seconds for attempt in self.attempts if attempt.simulated_seconds is not None]
         return sum(known) if len(known) == len(self.attempts) else None

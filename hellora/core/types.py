@@ -1,4 +1,4 @@
-"""The values that travel through a round. All are frozen; no tensor inside is ever changed in place."""
+"""These values travel through a round. All are frozen; no tensor inside is ever changed in place."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Ranks = npt.NDArray[np.int64]  # (layers,): rank components of each layer; 0 is 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraPair:
-    """One module's low-rank update, ΔW = scale · B @ A. The scale travels with the pair."""
+    """A pair of factors updates one module: ΔW = scale · B @ A. The scale travels with the pair."""
 
     A: Tensor  # (rank, d_in)
     B: Tensor  # (d_out, rank)
@@ -35,7 +35,8 @@ class LoraPair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
-    """LoRA pairs by module name, and the trained head by parameter name. An absent module has no entry.
+    """An adapter holds LoRA pairs by module name, and the trained head by parameter name. An absent module has no
+    entry.
 
     `residual` acts beside the pairs and is never trained: what FLoRA and FedEx-LoRA add to the base, in pairs of scale
     1. `prototypes` are the global adapters of smaller ranks, where every rank has its own (HeLoRA-KD); none of them
@@ -48,7 +49,7 @@ class Adapter:
     prototypes: Mapping[int, "Adapter"] = field(default_factory=dict)  # by rank
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor under one flat name: `<module>.lora_A`, `<module>.lora_B`, `head.<parameter>`,
+        """Return every tensor under one flat name: `<module>.lora_A`, `<module>.lora_B`, `head.<parameter>`,
         `<module>.residual_A`, `<module>.residual_B`; those of a prototype have `prototype.<rank>.` before.
         """
         flat = {f"head.{name}": value for name, value in self.head.items()}
@@ -62,13 +63,13 @@ class Adapter:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all tensors, as they would travel."""
+        """Count the bytes of all tensors, as they would travel."""
         return sum(t.numel() * t.element_size() for t in self.tensors().values())
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpec:
-    """One adapted linear module: its weight maps d_in to d_out; `layer` is its column in an allocation."""
+    """One linear module is adapted: its weight maps d_in to d_out; `layer` is its column in an allocation."""
 
     name: str
     layer: int
@@ -78,7 +79,7 @@ class ModuleSpec:
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """The shape of the global adapter: its modules in the model's order, its layers, its rank and scale."""
+    """A spec gives the shape of the global adapter: its modules in the model's order, layers, rank and scale."""
 
     modules: tuple[ModuleSpec, ...]  # in the model's order
     layers: tuple[str, ...]  # a layer is a transformer block, named like "encoder.layer.3"
@@ -91,13 +92,13 @@ class AdapterSpec:
 
     @cached_property
     def layer_of(self) -> Mapping[str, int]:
-        """The column of each module's layer."""
+        """Return the column of each module's layer."""
         return {module.name: module.layer for module in self.modules}
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a client can afford to train: layers, and rank components in each of them (None = no limit).
+    """A budget says what a client can afford to train: layers, and rank components in each of them (None = no limit).
 
     `memory_bytes` is what training may take beyond the interpreter and its libraries: base weights, adapter, gradients,
     optimizer, activations.
@@ -110,13 +111,13 @@ class Budget:
     uplink_bytes: int | None = None  # per round
 
     def capacity(self, num_layers: int) -> int:
-        """How many of `num_layers` layers this budget allows. A share is rounded, and at least one layer."""
+        """Return how many of `num_layers` layers this budget allows. A share is rounded, to at least one layer."""
         if isinstance(self.layers, Fraction):
             return max(1, math.floor(self.layers * num_layers + Fraction(1, 2)))
         return num_layers if self.layers is None else max(0, min(self.layers, num_layers))
 
     def ranks(self, num_layers: int, max_rank: int) -> npt.NDArray[np.int64]:
-        """How many rank components of each layer this budget allows, (layers,).
+        """Return how many rank components of each layer this budget allows, (layers,).
 
         Raises:
             InputError: it has one rank per layer, but of another number of layers.
@@ -128,13 +129,13 @@ class Budget:
         return ranks
 
     def trains(self, num_layers: int, max_rank: int) -> bool:
-        """True if this budget allows to train anything at all."""
+        """Return True if this budget allows to train anything at all."""
         return self.capacity(num_layers) > 0 and bool(self.ranks(num_layers, max_rank).any())
 
 
 @dataclass(frozen=True, slots=True)
 class ClientProfile:
-    """A client as the server knows it. `id` names its part of the data, never a network node."""
+    """A profile describes a client as the server knows it. `id` names its part of the data, never a network node."""
 
     id: int
     num_examples: int  # that it trains on
@@ -146,24 +147,24 @@ class ClientProfile:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
-    """Who trains what: a boolean mask over clients × layers × rank components; its row sums are the ranks."""
+    """An allocation says who trains what: a mask of clients × layers × rank components; its row sums are the ranks."""
 
     clients: tuple[int, ...]  # ids, in the order of the mask's rows
     mask: Mask  # (clients, layers, max_rank)
 
     @staticmethod
     def of_layers(clients: tuple[int, ...], rows: Mask, max_rank: int) -> "Allocation":
-        """Whole layers on or off: `rows` is (clients, layers)."""
+        """Switch whole layers on or off: `rows` is (clients, layers)."""
         return Allocation(clients, np.repeat(rows.astype(bool)[:, :, None], max_rank, axis=2))
 
     def row(self, client: int) -> Mask:
-        """The client's part of the mask, (layers, max_rank)."""
+        """Return the client's part of the mask, (layers, max_rank)."""
         row: Mask = self.mask[self.clients.index(client)]
         return row
 
     @property
     def ranks(self) -> npt.NDArray[np.int64]:
-        """Trained rank per client and layer, (clients, layers); 0 = frozen there."""
+        """Return the trained rank per client and layer, (clients, layers); 0 = frozen there."""
         ranks: npt.NDArray[np.int64] = self.mask.sum(axis=2, dtype=np.int64)
         return ranks
 
@@ -191,7 +192,7 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent:
-    """What a client receives of the global adapter, layer by layer, as its dispatcher declares it."""
+    """A dispatcher declares with it what a client receives of the global adapter, layer by layer."""
 
     ranks: Ranks  # (layers,): the rank of each pair of a layer; 0 = no pair of it is sent
     cut: bool = False  # a pair in which the client trains has only what it trains; else every component of the adapter

@@ -1,4 +1,4 @@
-"""Sizes, and shares of a model's layers, as people write them."""
+"""Read sizes, and shares of a model's layers, as people write them, and write sizes for people."""
 
 import re
 from fractions import Fraction
@@ -11,7 +11,7 @@ SHARE = re.compile(r"([1-9]\d*)/([1-9]\d*)")  # of the model's layers
 
 
 def parse_bytes(text: str, where: str) -> int:
-    """A size such as "6GiB" or "500 MB" in bytes.
+    """Return a size such as "6GiB" or "500 MB" in bytes.
 
     Raises:
         InputError: it has no unit, or is no size above 0; the message begins with `where`.
@@ -29,7 +29,7 @@ def parse_bytes(text: str, where: str) -> int:
 
 
 def in_bytes(count: int) -> str:
-    """A number of bytes for a person, in binary units."""
+    """Write a number of bytes for a person, in binary units."""
     size = float(count)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
@@ -39,7 +39,7 @@ def in_bytes(count: int) -> str:
 
 
 def parse_layers(layers: int | str) -> int | Fraction:
-    """A number of layers, or a share of the model's: "1/3", "all"."""
+    """Return a number of layers, or a share of the model's: "1/3", "all"."""
     if isinstance(layers, int):
         return layers
     share = SHARE.fullmatch("1/1" if layers == "all" else layers)

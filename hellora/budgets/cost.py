@@ -1,4 +1,4 @@
-"""What a row of an allocation costs its client: bytes held, bytes sent, operations.
+"""A cost model tells what a row of an allocation costs its client: bytes held, bytes sent, operations.
 
     peak(S) = standing + max over moments of the step
     standing  weights + copies of weights with frozen components merged in + received adapter
@@ -11,7 +11,7 @@
 What a block keeps depends on its part in the row. `off`: nothing below it trains, nor does it, so autograd keeps
 nothing of it. `first`: it trains, and what comes in has no gradient. `frozen`: it trains nothing, and hands a gradient
 down. `trained`: it does both. The shallowest trained block therefore decides most of a row's memory (Fed-HeLLo's
-geometric patterns differ in it; see docs/budgets.md). Each of these terms (`tracing.py` defines them) is a law
+geometric patterns differ in it; see docs/budgets.md). Each of these terms (`tracing.py` defines them) is bilinear:
 
     bytes(examples n, trained rank r) = c_0 + c_1 n + (c_2 + c_3 n) r
 
@@ -37,13 +37,13 @@ FLOAT = 4  # bytes of an adapter's number
 
 
 def nothing(_: Mask) -> Declared:
-    """What plain training declares: no named tensor."""
+    """Return what plain training declares: no named tensor."""
     return Declared()
 
 
 @dataclass(frozen=True, eq=False)
 class BlockCoefficients:
-    """Coefficients (4, layers) of what blocks hold in one part of a row."""
+    """These coefficients, (4, layers), give the bytes that blocks hold in one part of a row."""
 
     keep: Floats
     forward: Floats
@@ -53,7 +53,7 @@ class BlockCoefficients:
 
 @dataclass(frozen=True, eq=False)
 class StepCoefficients:
-    """What a step holds under one way of keeping activations. All but those of blocks are (4,)."""
+    """These coefficients tell what a step holds under one way of keeping activations; all but blocks' are (4,)."""
 
     blocks: Mapping[Part, BlockCoefficients]
     start: Floats
@@ -66,7 +66,7 @@ class StepCoefficients:
 
 @dataclass(frozen=True, slots=True)
 class ActivationPolicy:
-    """The part of a policy that decides what is kept of an activation."""
+    """This part of a policy decides what is kept of an activation."""
 
     recompute: Recompute = "none"
     int8_activations: bool = False
@@ -79,7 +79,7 @@ class ActivationPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a client does in a round: so many examples, in batches of so many, so often."""
+    """A client does this in a round: so many examples, in batches of so many, so often."""
 
     examples: int
     batch_size: int
@@ -87,13 +87,13 @@ class Work:
 
     @property
     def batch(self) -> int:
-        """Examples in its largest batch."""
+        """Count the examples in its largest batch."""
         return max(1, min(self.batch_size, self.examples))
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a client's round costs: the most bytes held at once, floating point operations, bytes sent up."""
+    """A client's round costs this: the most bytes held at once, floating point operations, bytes sent up."""
 
     peak_bytes: int
     operations: float
@@ -102,12 +102,12 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class CostModel:
-    """The cost of any row and policy for one model, task, batch shape and method."""
+    """A cost model gives the cost of any row and policy for one model, task, batch shape and method."""
 
     spec: AdapterSpec
     steps: Mapping[ActivationPolicy, StepCoefficients]
     weights_bytes: int  # of the base, with its head
-    weight_item_bytes: int  # of one number of an adapted weight, where a copy of it is folded
+    weight_item_bytes: int  # of one number of an adapted weight, of which merging makes a copy
     head_parameters: int  # that train
     optimizer_numbers: int  # kept per trained parameter: 2 of AdamW
     block_operations: Floats  # (layers,): forward of one example through each block
@@ -124,7 +124,7 @@ class CostModel:
     measured: bool = False  # counted in real steps, because the model's steps need values
 
     def as_record(self) -> dict[str, Any]:
-        """As JSON values, with the coefficients counted so far: coefficients (of 1, n, r and n·r) by part and layer."""
+        """Return JSON values, with the coefficients counted so far: those of 1, n, r and n·r by part and layer."""
 
         def blocks(coefficients: StepCoefficients) -> dict[str, Any]:
             return {
@@ -145,11 +145,11 @@ class CostModel:
         }
 
     def cost(self, ranks: Ranks, policy: Policy, work: Work) -> Cost:
-        """What a client pays that trains `ranks` (layers,) under `policy`."""
+        """Return what a client pays that trains `ranks` (layers,) under `policy`."""
         return Cost(self.peak_bytes(ranks, policy, work), self.operations(ranks, policy, work), self.uplink(ranks))
 
     def uplink(self, ranks: Ranks) -> int:
-        """Bytes of the update: of the trained components the factors that travel, and the head if it does."""
+        """Count the bytes of the update: of the trained components the factors that travel, and the head if it does."""
         numbers = max(self.trained_parameters(ranks, factors) for factors in self.travels)
         scales = max(int(ranks @ self.modules) * (2 if factors == "both" else 1) for factors in self.travels)
         if self.sends_head:
@@ -158,34 +158,34 @@ class CostModel:
         return NUMBER_BYTES[self.wire] * numbers + SCALE_BYTES[self.wire] * scales + report
 
     def row(self, ranks: Ranks) -> Mask:
-        """The row of an allocation (layers, max_rank) that trains the first `ranks` (layers,) components."""
+        """Return the row of an allocation (layers, max_rank) that trains the first `ranks` (layers,) components."""
         row: Mask = np.arange(self.spec.max_rank) < ranks[:, None]
         return row
 
     def sent(self, ranks: Ranks) -> Sent:
-        """What a client receives that trains `ranks` (layers,)."""
+        """Return what a client receives that trains `ranks` (layers,)."""
         if self.sends is None:
             return Sent(np.full(self.spec.num_layers, self.spec.max_rank))
         return self.sends(self.row(ranks))
 
     def trained_parameters(self, ranks: Ranks, factors: Factors = "both") -> int:
-        """Numbers in the trained components of all modules; of one factor only where only that one is asked for."""
+        """Count the numbers in the trained components of all modules; of one factor only where one is asked for."""
         return int(ranks @ self.widths[factors])
 
     @cached_property
     def widths(self) -> Mapping[Factors, Ranks]:
-        """Numbers of one rank component of all modules of each layer, (layers,)."""
+        """Count the numbers of one rank component of all modules of each layer, (layers,)."""
         A, B = (self.sums_by_layer([getattr(m, size) for m in self.spec.modules]) for size in ("d_in", "d_out"))
         return {"A": A, "B": B, "both": A + B}
 
     @cached_property
     def modules(self) -> Ranks:
-        """Adapted modules of each layer, (layers,)."""
+        """Count the adapted modules of each layer, (layers,)."""
         return self.sums_by_layer([1] * len(self.spec.modules))
 
     @cached_property
     def areas(self) -> Ranks:
-        """Numbers of the adapted weights of each layer, (layers,)."""
+        """Count the numbers of the adapted weights of each layer, (layers,)."""
         return self.sums_by_layer([m.d_in * m.d_out for m in self.spec.modules])
 
     def sums_by_layer(self, values: Sequence[int]) -> Ranks:
@@ -196,7 +196,7 @@ class CostModel:
     # ------------------------------------------------------------------------------------------------------- memory
 
     def standing_bytes(self, ranks: Ranks, policy: Policy) -> int:
-        """What is held all through training."""
+        """Count the bytes that are held all through training."""
         sent = self.sent(ranks).ranks
         received = FLOAT * int(sent @ self.widths["both"])
         copies = self.weight_item_bytes * int((sent > ranks) @ self.areas)
@@ -209,7 +209,7 @@ class CostModel:
         return self.weights_bytes + copies + received + trained + named
 
     def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
-        """The most bytes that training holds at once: base weights, adapter, gradients, optimizer, activations."""
+        """Return the most bytes held at once: base weights, adapter, gradients, optimizer, activations."""
         examples = min(policy.micro_batch or work.batch, work.batch)
         step = self.step_bytes(ranks, self.steps[self.activation_policy(ranks, policy)], examples)
         step = max(step + self.cached_bytes(ranks, policy, work), self.merging_bytes if policy.merge else 0)
@@ -217,11 +217,11 @@ class CostModel:
 
     @cached_property
     def merging_bytes(self) -> int:
-        """What folding holds for a moment, before training: a dense update of the largest module, twice."""
+        """Count what merging holds for a moment, before training: a dense update of the largest module, twice."""
         return 2 * FLOAT * max(module.d_in * module.d_out for module in self.spec.modules)
 
     def step_bytes(self, ranks: Ranks, coefficients: StepCoefficients, examples: int) -> float:
-        """The most that one step on so many examples holds besides what is there before and after it."""
+        """Return the most that one step on so many examples holds besides what is there before and after it."""
         n = np.array([1.0, examples, 0.0, 0.0])
         by_rank = np.stack([np.ones(len(ranks)), np.full(len(ranks), examples), ranks, ranks * examples])
         keep, forward, release, backward = np.zeros((4, len(ranks)))
@@ -243,31 +243,29 @@ class CostModel:
         return float(max(blocks, ends))
 
     def cached_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
-        """What a prefix cache holds in memory: what it keeps, and the copy that is in use."""
+        """Count what a prefix cache holds in memory: what it keeps, and the copy that is in use."""
         if not self.caches(ranks, policy, work) or not self.parts(ranks)["off"].any():
             return 0
         in_use = min(policy.micro_batch or work.batch, work.batch) * self.hidden_bytes
         return in_use + (self.kept_bytes(policy, work) if policy.prefix_cache == "memory" else 0)
 
     def caches(self, ranks: Ranks, policy: Policy, work: Work) -> bool:
-        """True if a prefix cache is asked for, and of use."""
+        """Return True if a prefix cache is asked for, and of use."""
         return policy.prefix_cache != "none" and work.epochs > 1 and not self.sent(ranks).bypass
 
     def kept_bytes(self, policy: Policy, work: Work) -> int:
-        """What a prefix cache keeps, wherever it does."""
+        """Count what a prefix cache keeps, wherever it does."""
         whole = work.examples * self.hidden_bytes
         return whole if policy.prefix_cache_bytes is None else min(whole, policy.prefix_cache_bytes)
 
     def activation_policy(self, ranks: Ranks, policy: Policy) -> ActivationPolicy:
-        """Which coefficients hold: where no block is frozen above the shallowest that trains, none of these is run
-        again.
-        """
+        """Say which coefficients hold: with no frozen block above the shallowest trained one, none is run again."""
         how = ActivationPolicy.of(policy)
         idle = how.recompute == "frozen" and not self.parts(ranks)["frozen"].any()
         return replace(how, recompute="none") if idle else how
 
     def parts(self, ranks: Ranks) -> dict[Part, npt.NDArray[np.bool_]]:
-        """Which blocks play which part, (layers,) each. In a row that trains nothing all are off."""
+        """Say which blocks play which part, (layers,) each. In a row that trains nothing all are off."""
         trains = ranks > 0
         first = int(np.argmax(trains)) if trains.any() else len(ranks)
         place = np.arange(len(ranks))
@@ -281,8 +279,9 @@ class CostModel:
     # --------------------------------------------------------------------------------------------------------- time
 
     def operations(self, ranks: Ranks, policy: Policy, work: Work) -> float:
-        """Floating point operations of a round. Backward through a frozen block costs what forward does; a recomputed
-        block runs forward twice; a LoRA pair costs a pass forward and two backward."""
+        """Count the floating point operations of a round. Backward through a frozen block costs what forward does; a
+        recomputed block runs forward twice; a LoRA pair costs a pass forward and two backward.
+        """
         parts, bypasses = self.parts(ranks), self.sent(ranks).bypass
         forward = self.block_operations
         per_example = np.zeros(len(ranks))

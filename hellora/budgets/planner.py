@@ -1,4 +1,4 @@
-"""What a client can afford in bytes and seconds, and how it trains to afford it.
+"""A planner tells what a client can afford in bytes and seconds, and how it trains to afford it.
 
 A row of an allocation fits a client if under some policy its predicted peak, uplink and time are within the budget; of
 the policies that fit, the fastest is taken. What may be used is the run's choice (`[policy]`).
@@ -31,7 +31,7 @@ Question = tuple[Budget, float | None, Work, bytes]  # a client's means, and the
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """How a client can train a row, and what that is predicted to cost; `seconds` None: its speed is not known."""
+    """An estimate says how a client can train a row, at what predicted cost; `seconds` is None for an unknown speed."""
 
     policy: Policy
     cost: Cost
@@ -40,7 +40,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Planner:
-    """Chooses policies. `policy` is what every client does; `may` is what a client may do besides to stay in budget."""
+    """A planner chooses policies. `policy` is what all clients do, `may` what one may do besides to stay in budget."""
 
     model: CostModel
     train: TrainSettings
@@ -50,7 +50,7 @@ class Planner:
     fitting: dict[Question, bool] = field(default_factory=dict)
 
     def estimate(self, client: ClientProfile, ranks: Ranks) -> Estimate | None:
-        """The fastest way to train `ranks` (layers,) within the client's budget; None if there is none."""
+        """Return the fastest way to train `ranks` (layers,) within the client's budget; None if there is none."""
         key = self.key(client, ranks)
         if key not in self.estimates:
             work = self.work(client)
@@ -59,8 +59,8 @@ class Planner:
         return self.estimates[key]
 
     def fits(self, client: ClientProfile, ranks: Ranks) -> bool:
-        """True if there is any way. Those without recomputation come first, whose coefficients are the fastest to
-        count.
+        """Return True if there is any way. Those without recomputation come first, whose coefficients are the fastest
+        to count.
         """
         if not ranks.any():
             return True
@@ -73,23 +73,23 @@ class Planner:
         return client.budget, client.speed, self.work(client), ranks.astype(np.int64).tobytes()
 
     def first_that_fits(self, client: ClientProfile, ranks: Ranks, policies: Sequence[Policy]) -> Estimate | None:
-        """An estimate of the first policy under which the row fits. The coefficients that later ones need stay
+        """Return an estimate of the first policy under which the row fits. The coefficients that later ones need stay
         uncounted.
         """
         estimates = (self.estimate_of(client, ranks, policy) for policy in policies)
         return next((estimate for estimate in estimates if self.within(client.budget, estimate)), None)
 
     def trains(self, client: ClientProfile) -> bool:
-        """True if the client can train anything at all."""
+        """Return True if the client can train anything at all."""
         return any(self.fits(client, ranks) for ranks in self.smallest_rows)
 
     @property
     def smallest_rows(self) -> list[Ranks]:
-        """One component of one layer, the deepest layer first."""
+        """Return the rows with one component of one layer, the deepest layer first."""
         return list(np.eye(self.model.spec.num_layers, dtype=np.int64)[::-1])
 
     def usable(self, work: Work) -> list[Policy]:
-        """The policies that may be used, without micro-batches as large as a batch."""
+        """Return the policies that may be used, without micro-batches as large as a batch."""
         return [policy for policy in self.policies if policy.micro_batch is None or policy.micro_batch < work.batch]
 
     def estimate_of(self, client: ClientProfile, ranks: Ranks, policy: Policy) -> Estimate:
@@ -106,17 +106,17 @@ class Planner:
         return budget.uplink_bytes is None or cost.uplink_bytes <= budget.uplink_bytes
 
     def memory(self, cost: Cost) -> int:
-        """The least `memory_bytes` of a budget that this fits."""
+        """Return the least `memory_bytes` of a budget that this cost fits."""
         return math.ceil(cost.peak_bytes + RESERVE * (cost.peak_bytes - self.model.weights_bytes))
 
     def operations(self, ranks: Ranks, policy: Policy, work: Work) -> float:
-        """Operations of a round, with what a policy adds besides operations as if it were more of them."""
+        """Count the operations of a round, with what a policy adds besides operations as if it were more of them."""
         passes = 1 if policy.micro_batch is None else math.ceil(work.batch / policy.micro_batch)
         slower = 1 + MICRO_BATCH_SLOWDOWN * math.log2(passes) + INT8_SLOWDOWN * policy.int8_activations
         return self.model.operations(ranks, policy, work) * slower
 
     def work(self, client: ClientProfile) -> Work:
-        """What the client does in a round; `steps` of batches count as passes over its examples."""
+        """Return what the client does in a round; `steps` of batches count as passes over its examples."""
         train, examples = self.train, client.num_examples or self.train.batch_size
         batch = min(train.batch_size, examples)
         epochs = float(train.epochs) if train.steps is None else train.steps * batch / examples
@@ -124,7 +124,7 @@ class Planner:
 
     @cached_property
     def policies(self) -> tuple[Policy, ...]:
-        """Every policy that a client may use, over what all use; of two as fast, the first is taken."""
+        """Return every policy that a client may use, on top of what all use; of two as fast, the first is taken."""
         own, may = self.policy, set(self.may)
         ways: tuple[Recompute, ...] = ("none", "frozen", "all")
         more = ways[ways.index(own.recompute) + 1 :]
@@ -152,7 +152,7 @@ class Planner:
                 )
 
     def explain(self, client: ClientProfile) -> str:
-        """Why nothing fits a client, and the least that would."""
+        """Say why nothing fits a client, and the least that would."""
         policies = self.usable(self.work(client))
         least = [self.estimate_of(client, ranks, policy) for ranks in self.smallest_rows for policy in policies]
         parts = [f"memory {in_bytes(min(self.memory(estimate.cost) for estimate in least))}"]
@@ -163,7 +163,7 @@ class Planner:
 
 
 def in_words(budget: Budget) -> str:
-    """A budget in bytes and seconds for a person."""
+    """Write a budget in bytes and seconds for a person."""
     parts = [] if budget.memory_bytes is None else [f"memory {in_bytes(budget.memory_bytes)}"]
     parts += [] if budget.uplink_bytes is None else [f"uplink {in_bytes(budget.uplink_bytes)}"]
     parts += [] if budget.seconds is None else [f"{budget.seconds:g} s per round"]
@@ -171,10 +171,10 @@ def in_words(budget: Budget) -> str:
 
 
 def largest(count: int, fits: Callable[[int], bool]) -> int:
-    """The largest c of 0 … count for which fits(c); 0 always fits."""
+    """Return the largest c of 0 … count for which fits(c); 0 always fits."""
     return next((c for c in range(count, 0, -1) if fits(c)), 0)
 
 
 def largest_of_growing(count: int, fits: Callable[[int], bool]) -> int:
-    """The same for a cost that grows with c, by bisection."""
+    """Return the same for a cost that grows with c, by bisection."""
     return bisect_left(range(1, count + 1), True, key=lambda c: not fits(c))

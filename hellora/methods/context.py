@@ -1,4 +1,4 @@
-"""What every strategy sees of a round."""
+"""A context holds what every strategy sees of a round."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,13 +21,14 @@ LayersOf = Callable[[int], npt.ArrayLike]  # which layers, of how many
 
 
 class LentModel(Protocol):
-    """The server's model with data that the server may see, lent to a strategy that needs PROXY_DATA or PUBLIC_DATA."""
+    """The server lends its model, with data that it may see, to a strategy that needs PROXY_DATA or PUBLIC_DATA."""
 
     def layer_scores(self, adapter: Adapter) -> Scores:
-        """Fisher scores of an adapter on the proxy data, (layers,)."""
+        """Return the Fisher scores of an adapter on the proxy data, (layers,)."""
 
     def distil(self, students: Mapping[int, Adapter], weights: Mapping[int, float], how: Any, seed: int) -> Any:
-        """The students by rank, each taught by the ensemble of all on the public data, in which they have `weights`.
+        """Return the students by rank, each taught by the ensemble of all on the public data, in which they have
+        `weights`.
 
         `how` has the settings: see `methods/aggregators/mutual_distillation.py`.
         """
@@ -35,7 +36,7 @@ class LentModel(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class RoundContext:
-    """A round as every strategy sees it. `state` is the strategy's own: what it returned last, {} at first."""
+    """A context shows a round to a strategy. `state` is the strategy's own: what it returned last, {} at first."""
 
     round: int
     rounds: int  # of the whole run
@@ -56,11 +57,11 @@ class RoundContext:
     lent: LentModel | None = None  # where the strategy needs PROXY_DATA or PUBLIC_DATA
 
     def of(self, kind: str, state: ServerState) -> "RoundContext":
-        """The same as the strategy of a kind sees it, with its own part of a state."""
+        """Return the same as the strategy of a kind sees it, with its own part of a state."""
         return replace(self, state=select(state.strategies, kind))
 
     def layer_scores(self) -> Scores:
-        """Fisher scores of the global adapter on proxy data, (layers,): a pass over the data at every call.
+        """Return the Fisher scores of the global adapter on proxy data, (layers,): a pass over the data at every call.
 
         Raises:
             InputError: the strategy does not say that it needs PROXY_DATA.
@@ -70,41 +71,41 @@ class RoundContext:
         return self.lent.layer_scores(self.adapter)
 
     def reported(self, name: str) -> dict[int, Tensor]:
-        """The report "rule/name" of every client that made it in the last round that counted."""
+        """Return the report "rule/name" of every client that made it in the last round that counted."""
         return {client: tensors[name] for client, tensors in self.reports.items() if name in tensors}
 
     def rng(self, client: int, purpose: str, round: int | None = None) -> np.random.Generator:
-        """A generator keyed by (experiment seed, round, client id), never by the order of calls."""
+        """Make a generator keyed by (experiment seed, round, client id), never by the order of calls."""
         return rng_for(self.seed, purpose, self.round if round is None else round, client)
 
     def seed_for(self, purpose: str) -> int:
-        """A seed of the round for one purpose."""
+        """Return a seed of the round for one purpose."""
         return seed_for(self.seed, purpose, self.round)
 
     # ------------------------------------------------------------------------------------- what clients can afford
 
     def capacity(self, client: ClientProfile, layers_of: LayersOf) -> int:
-        """The most layers c of its budget that a client can train if it trains layers_of(c)."""
+        """Return the most layers c of its budget that a client can train if it trains layers_of(c)."""
         limit = client.budget.capacity(self.spec.num_layers)
         return largest(limit, lambda c: self.fits(client, self.ranks(client, layers_of(c))))
 
     def fits(self, client: ClientProfile, ranks: Ranks) -> bool:
-        """True if a client can afford to train `ranks` (layers,) in bytes and seconds."""
+        """Return True if a client can afford to train `ranks` (layers,) in bytes and seconds."""
         return self.planner is None or self.planner.fits(client, ranks)
 
     def fleet_capacities(self, layers_of: LayersOf) -> tuple[int, ...]:
-        """The distinct capacities above 0 of the whole fleet, ascending: the papers' groups c_1 < … < c_G."""
+        """Return the distinct capacities above 0 of the whole fleet, ascending: the papers' groups c_1 < … < c_G."""
         return tuple(sorted({self.capacity(client, layers_of) for client in self.fleet} - {0}))
 
     def ranks(self, client: ClientProfile, layers: npt.ArrayLike) -> Ranks:
-        """The ranks of its budget in `layers`, and 0 in the others, (layers,)."""
+        """Return the ranks of its budget in `layers`, and 0 in the others, (layers,)."""
         ranks = np.zeros(self.spec.num_layers, dtype=np.int64)
         chosen = np.asarray(layers, dtype=np.int64)
         ranks[chosen] = client.budget.ranks(self.spec.num_layers, self.spec.max_rank)[chosen]
         return ranks
 
     def trainable_layers(self, client: ClientProfile) -> npt.NDArray[np.bool_]:
-        """The layers that a client could train in some round, (layers,): each alone, with one rank component."""
+        """Say which layers a client could train in some round, (layers,): each alone, with one rank component."""
         ranks = client.budget.ranks(self.spec.num_layers, self.spec.max_rank)
         one = np.eye(self.spec.num_layers, dtype=np.int64)
         within = client.budget.capacity(self.spec.num_layers) > 0
@@ -113,17 +114,17 @@ class RoundContext:
     # ----------------------------------------------------------------------------------------- making an allocation
 
     def allocation_of_ranks(self, ranks: Sequence[Ranks]) -> Allocation:
-        """The allocation in which each cohort client trains the first `ranks` (layers,) components."""
+        """Make the allocation in which each cohort client trains the first `ranks` (layers,) components."""
         rows = np.array(ranks, dtype=np.int64).reshape(len(self.cohort), self.spec.num_layers)
         mask = np.arange(self.spec.max_rank) < rows[:, :, None]
         return Allocation(tuple(client.id for client in self.cohort), mask)
 
     def allocation(self, layers: Sequence[npt.ArrayLike]) -> Allocation:
-        """The allocation in which each cohort client trains these layers, to the rank of its budget."""
+        """Make the allocation in which each cohort client trains these layers, to the rank of its budget."""
         return self.allocation_of_ranks(list(map(self.ranks, self.cohort, layers)))
 
     def largest_allocation(self, layers_of: Callable[[ClientProfile, int], npt.ArrayLike]) -> Allocation:
-        """Each cohort client trains layers_of(client, c) for the most layers c that it can afford, at its ranks."""
+        """Let each cohort client train layers_of(client, c) for the most layers c that it can afford, at its ranks."""
         rows = []
         for client in self.cohort:
             count = self.capacity(client, partial(layers_of, client))

@@ -1,4 +1,4 @@
-"""Answers as aggregators read them: in order, with weights, and module by module beside what was sent."""
+"""Read answers as aggregators need them: in order, with weights, and module by module beside what was sent."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ Weighting = Literal["samples", "uniform"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contribution:
-    """One client's part in one module. `before`, `after` and `rest` together are what acted at the client."""
+    """One client contributes this to a module. `before`, `after` and `rest` together are what acted at the client."""
 
     share: float  # p_k; those of a module add up to 1
     rows: Tensor  # (max_rank,) bool: the components of the global adapter that it trained
@@ -36,17 +36,17 @@ def check_weighting(weighting: Weighting) -> None:
 
 
 def in_order(answers: Answers) -> Answers:
-    """The answers by client id, so that sums do not depend on who answered first."""
+    """Sort the answers by client id, so that sums do not depend on who answered first."""
     return sorted(answers, key=lambda answer: answer[1].client)
 
 
 def weights_of(answers: Answers, weighting: Weighting) -> list[float]:
-    """Each answer's weight: its examples (tokens, of language), or 1."""
+    """Return each answer's weight: its examples (tokens, of language), or 1."""
     return [update.weight if weighting == "samples" else 1.0 for _, update in answers]
 
 
 def contributions(module: ModuleSpec, answers: Answers, weighting: Weighting) -> list[Contribution]:
-    """The part in `module` of every client that trained it, by client id."""
+    """Return the part in `module` of every client that trained it, by client id."""
     trainers = [answer for answer in in_order(answers) if module.name in answer[1].adapter.pairs]
     weights = weights_of(trainers, weighting)
     parts = []
@@ -66,14 +66,14 @@ def contributions(module: ModuleSpec, answers: Answers, weighting: Weighting) ->
 
 
 def aggregated_head(answers: Answers, weighting: Weighting) -> dict[str, Tensor]:
-    """The mean of the head over all answers."""
+    """Return the mean of the head over all answers."""
     by_id = in_order(answers)
     return mean_head([update.adapter for _, update in by_id], weights_of(by_id, weighting))
 
 
 def mean_by_component(context: RoundContext, answers: Answers, weigh: Callable[[ClientUpdate], float]) -> Adapter:
-    """The adapter in which each rank component is the weighted mean over the clients that trained it, factor by factor,
-    and the head that over all; what nobody trained stays.
+    """Return the adapter in which each rank component is the weighted mean over the clients that trained it, factor by
+    factor, and the head that over all; what nobody trained stays.
     """
     if not answers:
         return context.adapter
@@ -90,7 +90,7 @@ def mean_by_component(context: RoundContext, answers: Answers, weigh: Callable[[
 
 
 def trained_pairs(answers: Answers, module: ModuleSpec) -> list[tuple[ClientUpdate, Tensor, LoraPair]]:
-    """Of every client that trained a module: its update, which components it trained (max_rank,) bool, their pair."""
+    """Return, for each client that trained a module: its update, what it trained (max_rank,) bool, their pair."""
     return [
         (update, torch.tensor(task.trained[module.layer]), update.adapter.pairs[module.name])
         for task, update in answers
@@ -99,7 +99,7 @@ def trained_pairs(answers: Answers, module: ModuleSpec) -> list[tuple[ClientUpda
 
 
 def component_mean(old: Tensor, parts: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
-    """Per row of `old` (max_rank, d), the weighted mean over the parts that have the row; `old` where none has.
+    """Return, per row of `old` (max_rank, d), the weighted mean over the parts that have the row; `old` where none has.
 
     A part is: which rows it has, (max_rank,) bool; their values, (rank, d); its weight.
     """
@@ -112,7 +112,7 @@ def component_mean(old: Tensor, parts: Sequence[tuple[Tensor, Tensor, float]]) -
 
 
 def coordinate_wise(context: RoundContext, answers: Answers, combine: Callable[[Tensor], Tensor]) -> Adapter:
-    """The adapter whose numbers are each `combine` of what clients returned for them: unweighted, in float64.
+    """Return the adapter whose numbers are each `combine` of what clients returned for them: unweighted, in float64.
 
     `combine` maps (clients, …) to (…). Of a rank component the clients are those that trained it, of the head all.
     """
@@ -142,23 +142,23 @@ def coordinate_wise(context: RoundContext, answers: Answers, combine: Callable[[
 
 
 def mean_held(global_pair: LoraPair, parts: Sequence[Contribution]) -> list[Term]:
-    """Σ_k p_k ΔW_k, ΔW_k being all that acts at client k: the value form. What was cut off at dispatch counts as 0."""
+    """Return the value form, Σ_k p_k ΔW_k, ΔW_k being all that acts at client k. What dispatch cut off counts as 0."""
     frozen = with_global(global_pair, 0.0, [(part.share, ~part.rows, part.rest) for part in parts])
     return [*frozen, *[(part.share, part.after) for part in parts]]
 
 
 def mean_moved(global_pair: LoraPair, parts: Sequence[Contribution], eta: float = 1.0) -> list[Term]:
-    """ΔW + η Σ_k p_k (s_k B_k A_k − D_k): the update form. What a client did not train stays as it is in the global
-    adapter.
+    """Return the update form, ΔW + η Σ_k p_k (s_k B_k A_k − D_k). What a client did not train stays as it is in the
+    global adapter.
 
-    The same as the value form where η = 1 and nothing was cut off at dispatch.
+    It is the same as the value form where η = 1 and nothing was cut off at dispatch.
     """
     left = with_global(global_pair, 1.0, [(-eta * part.share, part.rows, part.before) for part in parts])
     return [*left, *[(eta * part.share, part.after) for part in parts]]
 
 
 def with_global(global_pair: LoraPair, start: float, parts: Iterable[tuple[float, Tensor, LoraPair]]) -> list[Term]:
-    """start · ΔW + Σ w · pair, for parts (w, rows, pair).
+    """Return start · ΔW + Σ w · pair, for parts (w, rows, pair).
 
     A pair that is the global adapter's own `rows` only changes the weights of the global adapter's components, so that
     the stacked rank does not grow with the number of clients.
@@ -180,7 +180,8 @@ def factorised_anew(
     weighting: Weighting,
     terms: Callable[[LoraPair, Sequence[Contribution]], list[Term]],
 ) -> Adapter:
-    """The adapter with SVD_R(Σ terms(global_pair, parts)) in every module that somebody trained, and the mean head.
+    """Return the adapter with SVD_R(Σ terms(global_pair, parts)) in every module that somebody trained, and the mean
+    head.
 
     Components beyond the rank of the sum are drawn anew.
     """

@@ -1,8 +1,8 @@
-"""What a strategy needs of a run and what it promises, in one value; and the one check of all combinations.
+"""State what a strategy needs of a run and what it promises, in one value; one check covers all combinations.
 
 A `Fact` is something that is true of a run or not. Every strategy, and the settings beside them, say which facts they
-promise and which they need; a need that nobody promises is refused, in a sentence made from the fact. The law tests
-hold promises to the code.
+promise and which they need; a need that nobody promises is refused, in a sentence made from the fact. The tests in
+tests/laws hold promises to the code.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from hellora.core.errors import InputError
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that is true of a run or not, in words: "<who> needs <text>: <mend>"."""
+    """A fact is true of a run or not, and reads in words: "<who> needs <text>: <mend>"."""
 
     text: str
     mend: str
@@ -21,24 +21,24 @@ class Fact:
 
 @dataclass(frozen=True)
 class Demands:
-    """What a strategy needs and promises. `brings` are rules of local training that come with it, by name."""
+    """Demands say what a strategy needs and promises; rules of local training that come with it are in `brings`."""
 
     needs: frozenset[Fact] = field(default_factory=frozenset)
     promises: frozenset[Fact] = field(default_factory=frozenset)
     brings: tuple[str, ...] = ()
 
     def also(self, *, needs: Iterable[Fact] = (), promises: Iterable[Fact] = ()) -> "Demands":
-        """The same with more."""
+        """Return the same with more."""
         return Demands(self.needs.union(needs), self.promises.union(promises), self.brings)
 
     def less(self, *facts: Fact) -> "Demands":
-        """The same without these needs and promises."""
+        """Return the same without these needs and promises."""
         return Demands(self.needs.difference(facts), self.promises.difference(facts), self.brings)
 
 
 def check_demands(parties: Iterable[tuple[str, Demands]]) -> None:
-    """Raise InputError for the first need that nobody promises. A party is who it is, such as "method.allocator =
-    'fisher'", and what it needs and promises.
+    """Raise InputError for the first need that nobody promises. Each of `parties` says who it is, such as
+    "method.allocator = 'fisher'", and what it needs and promises.
     """
     known = list(parties)
     promised = frozenset[Fact]().union(*(demands.promises for _, demands in known))

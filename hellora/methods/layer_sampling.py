@@ -1,4 +1,4 @@
-"""From layer scores to probabilities to a sample of layers. Deterministic; numpy only."""
+"""Turn layer scores into probabilities, and these into a sample of layers. All is deterministic; numpy is enough."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +8,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def kmeans_1d(values: npt.ArrayLike, k: int) -> Indices:
-    """The exact 1-D k-means clustering, as one label per value; labels ascend with the values, from 0.
+    """Return the exact 1-D k-means clustering, as one label per value; labels ascend with the values, from 0.
 
     An optimal cluster is an interval of the sorted values, so dynamic programming over the last cluster's start
     finds it: cost(n values, c clusters) = min over start of cost(start, c - 1) + spread(start..n). Equal values
@@ -44,9 +44,9 @@ def kmeans_1d(values: npt.ArrayLike, k: int) -> Indices:
 
 
 def probabilities_from_scores(scores: Floats, clusters: int) -> Floats | None:
-    """A layer's probability is proportional to the rank of its score's cluster: 1 for the lowest … `clusters`.
+    """Make a layer's probability proportional to the rank of its score's cluster: 1 for the lowest … `clusters`.
 
-    None where the scores say nothing: some are not finite, or all are equal.
+    Return None where the scores say nothing: some are not finite, or all are equal.
     """
     if not np.isfinite(scores).all() or scores.max() == scores.min():
         return None
@@ -57,10 +57,10 @@ def probabilities_from_scores(scores: Floats, clusters: int) -> Floats | None:
 
 
 def sample_layers(probabilities: Floats, count: int, rng: np.random.Generator) -> Indices:
-    """`count` distinct layers, ascending: weighted sampling without replacement, one draw after another.
+    """Draw `count` distinct layers, ascending: weighted sampling without replacement, one draw after another.
 
-    Done as a race of exponential clocks with rates p: the first to ring is layer j with probability p_j / Σ p, and
-    the others, being memoryless, then race on from the start: the same distribution as drawing one by one. Layers
+    It is done as a race of exponential clocks with rates p: the first to ring is layer j with probability p_j / Σ p,
+    and the others, being memoryless, then race on from the start: the same distribution as drawing one by one. Layers
     of probability 0 come last, in order.
     """
     clocks = -np.log1p(-rng.random(len(probabilities)))

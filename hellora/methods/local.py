@@ -1,4 +1,4 @@
-"""What a rule of local training sees: a task before it is made (`Shapes`), and the model that trains (`Local`)."""
+"""A rule of local training sees a task before it is made (`Shapes`), and the model that trains (`Local`)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from hellora.core.types import AdapterSpec, LoraPair, Mask
 
 @dataclass(frozen=True, eq=False)
 class Shapes:
-    """What is known of a client's task before it is made. Names are flat: "<module>.lora_A", "head.<parameter>"."""
+    """Shapes tell of a client's task before it is made. Names are flat: "<module>.lora_A", "head.<parameter>"."""
 
     spec: AdapterSpec
     trained: Mask  # (layers, max_rank): the client's row
@@ -22,7 +22,7 @@ class Shapes:
     head: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # shapes by parameter name; {} = it stays frozen
 
     def trained_tensors(self) -> dict[str, TensorSpec]:
-        """What the client trains, cut to its rank components."""
+        """Return what the client trains, cut to its rank components."""
         found: dict[str, TensorSpec] = {}
         for module in self.spec.modules:
             if rank := int(self.trained[module.layer].sum()):
@@ -30,7 +30,7 @@ class Shapes:
         return found | {f"head.{name}": TensorSpec(shape) for name, shape in self.head.items()}
 
     def all_tensors(self) -> dict[str, TensorSpec]:
-        """Both factors of every module, with all components, and the head: what can be trained in some round."""
+        """Return both factors of every module, with all components, and the head: what can be trained in some round."""
         found: dict[str, TensorSpec] = {}
         for module in self.spec.modules:
             found[f"{module.name}.lora_A"] = TensorSpec((self.spec.max_rank, module.d_in))
@@ -38,13 +38,13 @@ class Shapes:
         return found | {f"head.{name}": TensorSpec(shape) for name, shape in self.head.items()}
 
     def pair(self, name: str, rank: int, d_in: int, d_out: int) -> dict[str, TensorSpec]:
-        """The factors of one module that are trained."""
+        """Return the factors of one module that are trained."""
         both = {f"{name}.lora_A": TensorSpec((rank, d_in)), f"{name}.lora_B": TensorSpec((d_out, rank))}
         still = {"both": None, "A": f"{name}.lora_B", "B": f"{name}.lora_A"}[self.factors]
         return {key: spec for key, spec in both.items() if key != still}
 
     def rows(self, name: str) -> Tensor | None:
-        """Which components of the global adapter the client has of a tensor, (rank,) numbers; None: it is a head's."""
+        """Say which components of the global adapter the client has of a tensor, (rank,) numbers; None for a head's."""
         module, _, factor = name.rpartition(".")
         if factor not in ("lora_A", "lora_B"):
             return None
@@ -53,7 +53,7 @@ class Shapes:
 
 @dataclass(frozen=True, eq=False)
 class LocalPair:
-    """One module's pair at a client, cut to the components that it trains; a factor that it does not train is still."""
+    """A client holds one module's pair, cut to the components that it trains; a factor not trained is still."""
 
     A: nn.Parameter  # (rank, d_in)
     B: nn.Parameter  # (d_out, rank)
@@ -62,13 +62,13 @@ class LocalPair:
 
     @cached_property
     def received(self) -> LoraPair:
-        """The pair as it was when training began. It takes memory from when it is first asked for."""
+        """Return the pair as it was when training began. It takes memory from when it is first asked for."""
         return self.start()
 
 
 @dataclass(eq=False)
 class Local:
-    """The model of one client while it trains, as one rule sees it. `brief` and `kept` are the rule's own."""
+    """A rule sees the model of one client in this form, while it trains. `brief` and `kept` are the rule's own."""
 
     shapes: Shapes  # of what it trains
     train: TrainSettings
@@ -86,12 +86,12 @@ class Local:
 
     @property
     def trained(self) -> Mask:
-        """(layers, max_rank): the client's row."""
+        """Return the client's row, (layers, max_rank)."""
         return self.shapes.trained
 
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What trains, by flat name."""
+        """Return what trains, by flat name."""
         found: dict[str, nn.Parameter] = {}
         for name, pair in self.pairs.items():
             found |= {f"{name}.lora_A": pair.A, f"{name}.lora_B": pair.B}
@@ -100,7 +100,7 @@ class Local:
 
     @cached_property
     def received(self) -> dict[str, Tensor]:
-        """What trains, by flat name, as it was when training began."""
+        """Return what trains, by flat name, as it was when training began."""
         found: dict[str, Tensor] = {}
         for name, pair in self.pairs.items():
             found |= {f"{name}.lora_A": pair.received.A, f"{name}.lora_B": pair.received.B}
@@ -109,14 +109,14 @@ class Local:
 
 
 def cut(tensor: Tensor, name: str, rows: Tensor | None) -> Tensor:
-    """The rows (of A) or columns (of B) that a client trains of a tensor with all components; of a head, all of it."""
+    """Cut a tensor with all components to the rows (of A) or columns (of B) that a client trains; keep a head whole."""
     if rows is None:
         return tensor
     return tensor[rows] if name.endswith(".lora_A") else tensor[:, rows]
 
 
 def put_back(whole: Tensor, part: Tensor, name: str, rows: Tensor | None) -> Tensor:
-    """The inverse of `cut`: a copy of `whole` with `part` in its place."""
+    """Undo `cut`: return a copy of `whole` with `part` in its place."""
     if rows is None:
         return part.clone()
     result = whole.clone()
@@ -128,7 +128,7 @@ def put_back(whole: Tensor, part: Tensor, name: str, rows: Tensor | None) -> Ten
 
 
 def prefixed(declared: Mapping[str, Declared]) -> Declared:
-    """The named tensors of several rules together, each with its rule's name in front."""
+    """Join the named tensors of several rules, each with its rule's name in front."""
     return Declared(
         brief={f"{rule}/{name}": spec for rule, each in declared.items() for name, spec in each.brief.items()},
         report={f"{rule}/{name}": spec for rule, each in declared.items() for name, spec in each.report.items()},

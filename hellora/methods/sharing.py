@@ -1,4 +1,4 @@
-"""What crosses the seam: what is shared between server and clients, what stays with a client, how many bytes travel."""
+"""Tell what is shared between server and clients, what stays with a client, and how many bytes travel."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from hellora.methods.strategies import Answers, Method
 
 
 def shared(answers: Answers, method: Method, adapter: Adapter, spec: AdapterSpec) -> Answers:
-    """The answers as the aggregator may see them: what is not shared stands as in `adapter`, the server's own."""
+    """Return the answers as the aggregator may see them: what is not shared stands as in `adapter`, the server's."""
     if method.head == "aggregate" and method.shares == "both":
         return answers
     seen = []
@@ -33,7 +33,7 @@ def shared(answers: Answers, method: Method, adapter: Adapter, spec: AdapterSpec
 def private_part(
     task: ClientTask, update: ClientUpdate, method: Method, before: Adapter, spec: AdapterSpec
 ) -> dict[str, Tensor]:
-    """What of its own a client keeps for its next task, by flat name: its head, the factor that is not shared.
+    """Return what of its own a client keeps for its next task, by flat name: its head, the factor that is not shared.
 
     That factor has all rank components of the global adapter: what the client trained, and the rest as in `before`,
     its adapter until now.
@@ -54,7 +54,7 @@ def private_part(
 
 
 def with_private(adapter: Adapter, own: Mapping[str, Tensor]) -> Adapter:
-    """An adapter with a client's own tensors, by flat name, in place of the shared ones."""
+    """Return an adapter with a client's own tensors, by flat name, in place of the shared ones."""
     if not own:
         return adapter
     pairs = {
@@ -65,13 +65,13 @@ def with_private(adapter: Adapter, own: Mapping[str, Tensor]) -> Adapter:
 
 
 def answer_part(task: ClientTask, spec: AdapterSpec) -> Adapter:
-    """What the answer to a task must have, name by name, as it was sent."""
+    """Return what the answer to a task must have, name by name, as it was sent."""
     part = trained_part(task.adapter, task.trained, spec, task.cut)
     return part if task.head == "frozen" else replace(part, head=task.adapter.head)
 
 
 def delta_norm(adapter: Adapter, sent: Adapter) -> float:
-    """The L2 norm of an update's whole delta: trained minus received, over all its tensors.
+    """Return the L2 norm of an update's whole delta: trained minus received, over all its tensors.
 
     Raises KeyError where a tensor was not sent.
     """
@@ -82,7 +82,7 @@ def delta_norm(adapter: Adapter, sent: Adapter) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """Bytes of a client's task and of its answer, as tensors travel, without names."""
+    """A client's task and its answer take these bytes, as tensors travel, without names."""
 
     down: int
     up: int
@@ -91,37 +91,38 @@ class Crossing:
 def crossing(
     adapter: Adapter, sent: Sent, shapes: Shapes, method: Method, declared: Declared, wire: WireFormat
 ) -> Crossing:
-    """What crosses the seam for a client, from its row alone: `sent` is what its dispatcher declares to send of the
-    global `adapter`, and `shapes` what it trains of it."""
+    """Count the bytes of a client's task and of its answer, from its row alone: `sent` is what its dispatcher declares
+    to send of the global `adapter`, and `shapes` what it trains of it.
+    """
     down = crossing_bytes(sent_shapes(adapter, sent, shapes.spec), method, wire)
     up = crossing_bytes(shapes.trained_tensors(), method, wire)
     return Crossing(down + declared.bytes_down, up + declared.bytes_up)
 
 
 def crossing_bytes(tensors: Mapping[str, TensorSpec], method: Method, wire: WireFormat) -> int:
-    """Bytes of those of an adapter's tensors that cross the seam."""
+    """Count the bytes of those of an adapter's tensors that travel between server and client."""
     return wire_bytes((spec for name, spec in tensors.items() if crosses(name, method)), wire)
 
 
 def crosses(name: str, method: Method) -> bool:
-    """True of a tensor, by flat name, that is shared: a client's own head, and its own factor, stay with it."""
+    """Return True for a tensor, by flat name, that is shared: a client's own head and its own factor stay with it."""
     return method.head != "local" if name.startswith("head.") else is_of(name, method.shares)
 
 
 def is_of(name: str, factors: Factors) -> bool:
-    """True of a tensor, by flat name, that is one of these factors, or none at all."""
+    """Return True for a tensor, by flat name, that is one of these factors, or no factor at all."""
     factor = {".lora_A": "A", ".lora_B": "B"}.get(name[-7:])
     return factor is None or factors in ("both", factor)
 
 
 def answered_bytes(update: ClientUpdate, factors: Factors, method: Method, wire: WireFormat) -> int:
-    """Bytes of an answer that arrived; a factor that was not trained did not travel."""
+    """Count the bytes of an answer that arrived; a factor that was not trained did not travel."""
     tensors = {n: TensorSpec.of(t) for n, t in update.adapter.tensors().items() if is_of(n, factors)}
     return crossing_bytes(tensors, method, wire) + sum(tensor.nbytes for tensor in update.report.values())
 
 
 def sent_shapes(adapter: Adapter, sent: Sent, spec: AdapterSpec) -> dict[str, TensorSpec]:
-    """What a client receives of a global adapter, by flat name."""
+    """Return the shapes of what a client receives of a global adapter, by flat name."""
     found = {f"head.{name}": TensorSpec.of(tensor) for name, tensor in adapter.head.items()}
     for module in spec.modules:
         if rank := int(sent.ranks[module.layer]):

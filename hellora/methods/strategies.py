@@ -1,4 +1,4 @@
-"""What a strategy is: six kinds, each with one method or a few; a `Method` is one of each.
+"""A strategy is of one of six kinds, each with one function or a few; a `Method` is one of each.
 
     sampler          who is asked
     allocator        who trains what
@@ -31,111 +31,108 @@ Answers = Sequence[tuple[ClientTask, ClientUpdate]]  # what was sent beside what
 
 
 class Strategy(ABC):  # noqa: B024  each kind adds its own
-    """What all kinds have in common."""
+    """Every strategy has a name, needs and promises."""
 
     @property
     def demands(self) -> Demands:
-        """What it needs of a run, and what it promises."""
+        """Return what it needs of a run, and what it promises."""
         return Demands()
 
     @property
     def name(self) -> str:
-        """The name of its file."""
+        """Return the name of its file."""
         return type(self).__module__.rpartition(".")[2]
 
 
 class Sampler(Strategy):
-    """Who is asked to train in a round."""
+    """A sampler chooses who is asked to train in a round."""
 
     @abstractmethod
     def sample(self, context: RoundContext) -> tuple[tuple[ClientProfile, ...], StrategyState]:
-        """`context.asked` distinct clients of `context.able` (or all, if they are fewer), by id."""
+        """Choose `context.asked` distinct clients of `context.able` (or all, if they are fewer), by id."""
 
 
 class Allocator(Strategy):
-    """Who trains which rank components of which layer."""
+    """An allocator decides who trains which rank components of which layer."""
 
     @abstractmethod
     def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
-        """The allocation of `context.cohort`: a row per client, within its budget."""
+        """Return the allocation of `context.cohort`: a row per client, within its budget."""
 
     def limits(self, context: RoundContext) -> Mapping[int, int]:
-        """The rank that a client is held to below its budget, by id; {} where budgets alone decide (HetLoRA prunes)."""
+        """Return the rank that limits a client below its budget, by id; {} if budgets alone decide (HetLoRA prunes)."""
         return {}
 
 
 class Dispatcher(Strategy):
-    """What of the global adapter one client receives."""
+    """A dispatcher decides what of the global adapter one client receives."""
 
     @property
     def demands(self) -> Demands:
         return Demands(promises=frozenset({OWN_COMPONENTS}))
 
     def begin(self, context: RoundContext) -> StrategyState:
-        """Called once in a round, before the first task is made; the state that it returns is there in `dispatch`."""
+        """Prepare a round, once, before the first task is made; the state that it returns is there in `dispatch`."""
         return context.state
 
     @abstractmethod
     def sends(self, trained: Mask, spec: AdapterSpec) -> Sent:
-        """What a client receives whose row of the allocation is `trained` (layers, max_rank); `dispatch` holds to
-        it.
-        """
+        """Return what a client receives whose allocated row is `trained` (layers, max_rank); `dispatch` holds to it."""
 
     @abstractmethod
     def dispatch(self, context: RoundContext, adapter: Adapter, trained: Mask) -> Adapter:
-        """The adapter that goes to that client. `adapter` is the global one, with what the client keeps of its own."""
+        """Return the adapter for that client. `adapter` is the global one, with what the client keeps of its own."""
 
 
 class LocalTraining(Strategy):
-    """One rule of how a client trains. Rules are applied in the order of `method.local_training`.
+    """One rule says how a client trains. Rules are applied in the order of `method.local_training`.
 
-    At the client: `begin`, then in every step `outputs` (of each micro-batch), `penalty`, `gradients` (after the
-    gradients are scaled, before they are clipped), and at last `end`. What `begin` and `gradients` return goes into
-    the next call. On the server: `brief` before the round, `remember` after it.
+    The client calls `begin`, then in every step `outputs` (of each micro-batch), `penalty`, `gradients` (after the
+    gradients are scaled, before they are clipped), and at last `end`. What `begin` and `gradients` return goes into the
+    next call. The server calls `brief` before the round, `remember` after it.
     """
 
     def declares(self, shapes: Shapes) -> Declared:
-        """The named tensors of a task. What is not declared is refused, on both sides."""
+        """Return the named tensors of a task. What is not declared is refused, on both sides."""
         return Declared()
 
     def brief(self, context: RoundContext, client: ClientProfile, shapes: Shapes) -> Named:
-        """What the server tells a client before it trains `shapes.trained` (layers, max_rank), by the declared
-        names.
-        """
+        """Return what the server tells a client, by declared names, before it trains `shapes.trained`."""
         return {}
 
     def begin(self, local: Local) -> Any:
-        """What the rule wants to find in the first call of `gradients`."""
+        """Return what the rule wants to find in the first call of `gradients`."""
         return None
 
     def outputs(self, local: Local, outputs: Outputs) -> Outputs:
-        """The outputs of a forward pass with other losses; of several rules, each gets those of the one before."""
+        """Return the outputs of a forward pass with other losses; each of several rules gets those of the last."""
         return outputs
 
     def penalty(self, local: Local) -> Tensor | None:
-        """What is added to the loss of a step besides, a scalar; None = nothing. Penalties add up."""
+        """Return what is added to the loss of a step besides, a scalar; None = nothing. Penalties add up."""
         return None
 
     def gradients(self, local: Local, carry: Any) -> Any:
-        """Change the gradients of `local.parameters` in place, once in a step; what the next call finds as `carry`."""
+        """Change the gradients of `local.parameters` in place, once in a step; return the `carry` of the next call."""
         return carry
 
     def end(self, local: Local, carry: Any) -> tuple[Named, Named]:
-        """(report, kept): what the server is told, and what the client keeps for its next task."""
+        """Return (report, kept): what the server is told, and what the client keeps for its next task."""
         return {}, {}
 
     def remember(self, context: RoundContext) -> StrategyState:
-        """The rule's state after a round. `context.reports` are those of this round's counted clients, under the
-        rule's own names, and `context.trained` has their rows."""
+        """Return the rule's state after a round. `context.reports` are those of this round's counted clients, under the
+        rule's own names, and `context.trained` has their rows.
+        """
         return context.state
 
 
 class Aggregator(Strategy):
-    """Unequal updates into the next global adapter."""
+    """An aggregator makes unequal updates into the next global adapter."""
 
     @property
     def demands(self) -> Demands:
-        """By default a mean by rank component: one that nobody trained is bit-identical in the next round."""
+        """Return those of a mean by rank component: one that nobody trained is bit-identical in the next round."""
         return AVERAGES_COMPONENTS
 
     def check(self, spec: AdapterSpec) -> None:
@@ -143,17 +140,17 @@ class Aggregator(Strategy):
 
     @abstractmethod
     def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
-        """The aggregated adapter; `context.adapter` is the global one until now."""
+        """Return the aggregated adapter; `context.adapter` is the global one until now."""
 
 
 class ServerOptimizer(Strategy):
-    """The server's step on the aggregated delta."""
+    """A server optimizer takes the server's step on the aggregated delta."""
 
     @abstractmethod
     def step(
         self, context: RoundContext, aggregated: Adapter, trained: Mask, factors: frozenset[str]
     ) -> tuple[Adapter, StrategyState]:
-        """The next global adapter, from `context.adapter` and what the clients were aggregated to.
+        """Return the next global adapter, from `context.adapter` and what the clients were aggregated to.
 
         `trained` (layers, max_rank) has the components that any counted client trained, and `factors` (of "A", "B")
         what of them may move. The value and the state of everything else stay as they are.
@@ -167,7 +164,8 @@ def stepped(
     factors: frozenset[str],
     move: Callable[[str, Tensor, Tensor], Tensor],
 ) -> Adapter:
-    """The global adapter with `move(flat name, delta, moves)` added to each tensor, in float64, where it `moves`.
+    """Return the global adapter with `move(flat name, delta, moves)` added to each tensor, in float64, where it
+    `moves`.
 
     The delta is aggregated minus global. Residual and prototypes are those of `aggregated`.
     """
@@ -190,7 +188,7 @@ def stepped(
 
 @dataclass(frozen=True)
 class Method:
-    """A named combination of strategies, and what happens to head and factors."""
+    """A method combines strategies under a name, and says what happens to head and factors."""
 
     sampler: Sampler
     allocator: Allocator
@@ -204,27 +202,27 @@ class Method:
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:
-        """All of them."""
+        """Return all strategies."""
         return (
             self.sampler, self.allocator, self.dispatcher, *self.local_training, self.aggregator, self.server_optimizer,
         )  # fmt: skip
 
     @property
     def personal(self) -> bool:
-        """True if clients keep something of their own, so that each has its own model."""
+        """Return True if clients keep something of their own, so that each has its own model."""
         return self.head == "local" or self.shares != "both"
 
     def factors(self, round: int) -> Factors:
-        """The factors that clients train in a round. Alternating begins with B (RoLoRA)."""
+        """Return the factors that clients train in a round. Alternating begins with B (RoLoRA)."""
         if self.trains == "alternate":
             return "A" if round % 2 else "B"
         return self.trains
 
     def moving(self, round: int) -> frozenset[str]:
-        """Which of the server's factors A and B a round may change: those that are trained in it and shared."""
+        """Return which of the server's factors A and B a round may change: those that are trained in it and shared."""
         both = frozenset("AB")
         return both.intersection(*("AB" if which == "both" else which for which in (self.factors(round), self.shares)))
 
     def declares(self, shapes: Shapes) -> Declared:
-        """The named tensors of all rules of local training."""
+        """Return the named tensors of all rules of local training."""
         return prefixed({rule.name: rule.declares(shapes) for rule in self.local_training})

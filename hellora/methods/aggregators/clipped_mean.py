@@ -1,10 +1,10 @@
-"""Sun et al. (arXiv 1911.07963): norm clipping of updates, here of unequal ones.
+"""Sun et al. (arXiv 1911.07963): clip the norm of updates, here of unequal ones.
 
     Δ_i = trained − received, over all factors that client i trained and its head
     θ_j ← Σ_{i∈C_j} w_i (received_ij + Δ_ij min(1, M / ‖Δ_i‖₂)) / Σ_{i∈C_j} w_i
 
-The mean over the clients that trained a component (`participant_mean`), of updates whose delta as a whole is no longer
-than M = `max_norm`. Their weak differential privacy, noise on top, is not part of it.
+It is the mean over the clients that trained a component (`participant_mean`), of updates whose delta as a whole is no
+longer than M = `max_norm`. Their weak differential privacy, noise on top, is not part of it.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class ClippedMean(Aggregator):
-    """Mean over the clients that trained a component, each one's delta scaled down to an L2 norm of `max_norm`.
+    """Averages over the clients that trained a component, each delta scaled down to an L2 norm of `max_norm`.
 
     It bounds what one client can do, and does not find out who is dishonest: many together still move the mean. A
     `max_norm` below what honest clients need slows everyone down.
@@ -47,7 +47,7 @@ class ClippedMean(Aggregator):
         return ParticipantMean(self.weighting).aggregate(context, clipped)
 
     def clipped(self, task: ClientTask, update: ClientUpdate, spec: AdapterSpec) -> ClientUpdate:
-        """The update with its delta no longer than `max_norm`; one that is not longer is as it was."""
+        """Return the update with its delta no longer than `max_norm`; one that is not longer is as it was."""
         sent, head = answer_part(task, spec), update.adapter.head if task.head == "aggregate" else {}
         norm = delta_norm(replace(update.adapter, head=head), sent)
         if norm <= self.max_norm:

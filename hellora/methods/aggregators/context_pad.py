@@ -37,7 +37,7 @@ Padding = Literal["pad_a_only", "zero", "mean", "linear", "adjacent"]
 
 @dataclass(frozen=True)
 class ContextPad(Aggregator):
-    """Clients of lower rank are padded with their own context and count less; higher ranks weigh more."""
+    """Pads clients of lower rank with their own context and counts them less; higher ranks weigh more."""
 
     padding: Padding = "pad_a_only"
     kappa: float = 1.0  # κ: a client's weight grows with the κ-th power of its rank in the module
@@ -68,7 +68,7 @@ class ContextPad(Aggregator):
 def padded_mean(
     old: LoraPair, parts: Sequence[tuple[Tensor, LoraPair, float]], padding: Padding, gamma: float
 ) -> LoraPair:
-    """The weighted mean of padded pairs, component by component; one that no part has is that of `old`.
+    """Return the weighted mean of padded pairs, component by component; one that no part has is that of `old`.
 
     A part is: which components it has, (max_rank,) bool; the pair of these; its weight, γ of which its padding has.
     """
@@ -85,7 +85,7 @@ def padded_mean(
 
 
 def context_of(pair: LoraPair, count: int, padding: Padding) -> LoraPair:
-    """The `count` components that pad a pair, in float64."""
+    """Return the `count` components that pad a pair, in float64."""
     A, B = pair.A.double(), pair.B.double()
     row, column = torch.zeros_like(A[:1]), torch.zeros_like(B[:, :1])
     match padding:

@@ -1,4 +1,4 @@
-"""Yin et al. (arXiv 1803.01498), Definition 1: the coordinate-wise median of what clients returned, unweighted.
+"""Yin et al. (arXiv 1803.01498), Definition 1: take the coordinate-wise median of what clients returned, unweighted.
 
     θ_c ← median {θ_ic : i ∈ C_c}   where C_c = {i : client i trained the rank component of c};  unchanged if C_c = ∅
 
@@ -22,7 +22,7 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class CoordinateMedian(Aggregator):
-    """Median, number by number, over the clients that trained a component: for fewer than half of them dishonest.
+    """Takes the median, number by number, over a component's clients; fewer than half may be dishonest.
 
     Clients count alike, however many examples they have. It fails where most clients of a component move it in
     directions of their own: the median of unequal clients is not their mean.
@@ -37,6 +37,6 @@ class CoordinateMedian(Aggregator):
 
 
 def median(values: Tensor) -> Tensor:
-    """Over the first dimension; of an even count the mean of the middle two."""
+    """Return the median over the first dimension; of an even count the mean of the middle two."""
     ordered, last = values.sort(dim=0).values, len(values) - 1
     return (ordered[last // 2] + ordered[(last + 1) // 2]) / 2

@@ -32,10 +32,10 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class FedSvd(Aggregator):
-    """Mean of B over a shared A, re-factorised by SVD every few rounds so that A moves too (FedSVD).
+    """Averages B over a shared A, and re-factorises by SVD every few rounds so that A moves too (FedSVD).
 
-    Exact. Assumes that clients train B only. A turns within the row space that it has, and leaves it only where B has
-    not grown to its full rank. Needs max_rank <= d_in.
+    It is exact. It assumes that clients train B only. A turns within the row space that it has, and leaves it only
+    where B has not grown to its full rank. It needs max_rank <= d_in.
     """
 
     weighting: Weighting = "samples"
@@ -79,7 +79,7 @@ class FedSvd(Aggregator):
 
 
 def mean_B(global_pair: LoraPair, parts: Sequence[Contribution]) -> Tensor:
-    """B̄ (d_out, max_rank) in float64."""
+    """Return B̄ (d_out, max_rank) in float64."""
     left = torch.ones(global_pair.rank, dtype=torch.float64)
     moved = torch.zeros_like(global_pair.B, dtype=torch.float64)
     for part in parts:
@@ -89,7 +89,7 @@ def mean_B(global_pair: LoraPair, parts: Sequence[Contribution]) -> Tensor:
 
 
 def orthonormal(found: ThinSVD, global_pair: LoraPair, idle_A: Tensor) -> LoraPair:
-    """A = Vᵀ and B = U Σ / s like `global_pair`; directions that `found` lacks come from `idle_A` and have B = 0."""
+    """Return A = Vᵀ and B = U Σ / s like `global_pair`; directions that `found` lacks are of `idle_A`, with B = 0."""
     fresh = idle_A[found.rank :].double()
     basis = torch.linalg.qr(torch.cat([found.Vh, fresh]).T).Q.T  # (max_rank, d_in); its first rows are ± those of Vh
     A = torch.cat([found.Vh, basis[found.rank :]])

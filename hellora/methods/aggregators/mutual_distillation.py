@@ -1,4 +1,5 @@
-"""HeLoRA-KD (Fan et al., ACM TOIT 25(2), 2025, doi 10.1145/3723877): one global adapter per rank, taught by the others.
+"""HeLoRA-KD (Fan et al., ACM TOIT 25(2), 2025, doi 10.1145/3723877): each rank's global adapter is taught by the
+others.
 
     1. within a rank:   θ_r ← Σ_{k: r_k = r} n_k θ_k / Σ_{k: r_k = r} n_k
     2. between ranks:   θ_r ← AdamW on  λ_ce · CE(y, z_r) + λ_kd · T² · KL( softmax(z̄ / T) ‖ softmax(z_r / T) ),
@@ -38,7 +39,7 @@ Ensemble = Literal["uniform", "rank", "samples"]
 
 @dataclass(frozen=True)
 class MutualDistillation(Aggregator):
-    """A prototype per rank: the mean of the clients of that rank; then all prototypes learn from their ensemble.
+    """Averages the clients of each rank into its prototype; then all prototypes learn from their ensemble.
 
     The fields are the settings of step 2, for which a model is lent (hellora.client.distillation). A rank that nobody
     trained keeps its prototype in step 1, bit for bit. In step 2 it teaches and learns like the others.
@@ -81,7 +82,7 @@ class MutualDistillation(Aggregator):
         return with_prototypes(students), {}
 
     def within_ranks(self, context: RoundContext, answers: Answers) -> dict[int, Adapter]:
-        """Step 1: every prototype by its rank, ascending, each the mean of the clients of its rank."""
+        """Do step 1: return every prototype by its rank, ascending, each the mean of the clients of its rank."""
         adapter, spec = context.adapter, context.spec
         of_rank: dict[int, list[tuple[ClientTask, ClientUpdate]]] = {}
         for task, update in answers:
@@ -94,7 +95,7 @@ class MutualDistillation(Aggregator):
         return means
 
     def teachers(self, ranks: Iterable[int], answers: Answers) -> dict[int, float]:
-        """The weight w of each prototype in the ensemble, by rank. By samples, an idle rank counts as one example."""
+        """Return each prototype's weight w in the ensemble, by rank. By samples, an idle rank counts as one example."""
         if self.ensemble == "rank":
             return {rank: float(rank) for rank in ranks}
         weights = dict.fromkeys(ranks, 1.0)

@@ -1,4 +1,4 @@
-"""Fed-HeLLo (Zhang et al., arXiv 2506.12213), Eq. 3: layer-wise mean over the clients that trained the layer.
+"""Fed-HeLLo (Zhang et al., arXiv 2506.12213), Eq. 3: average each layer over the clients that trained it.
 
     θ_j ← Σ_{i∈C_j} w_i θ_ij / Σ_{i∈C_j} w_i   where C_j = {i : client i trained layer j};  θ_j unchanged if C_j = ∅
 
@@ -19,7 +19,7 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class ParticipantMean(Aggregator):
-    """Mean over the clients that trained a component, weighted by their examples (tokens, of language) or uniformly."""
+    """Averages over the clients that trained a component, weighted by examples (tokens, of language) or uniformly."""
 
     weighting: Weighting = "samples"
 

@@ -17,10 +17,10 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class ProductSvd(Aggregator):
-    """Mean of the clients' products B A, cut to the global adapter's rank by SVD (FlexLoRA).
+    """Averages the clients' products B A, and cuts the mean to the global adapter's rank by SVD (FlexLoRA).
 
-    Exact up to that cut. What a client was not sent counts as 0 in its product: with unequal ranks under truncation the
-    components beyond the smallest rank fade from round to round (rank collapse, arXiv 2602.13486).
+    It is exact up to that cut. What a client was not sent counts as 0 in its product: with unequal ranks under
+    truncation the components beyond the smallest rank fade from round to round (rank collapse, arXiv 2602.13486).
     """
 
     weighting: Weighting = "samples"

@@ -19,9 +19,9 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class ProductUpdate(Aggregator):
-    """Mean of the changes of the clients' products B A, added to the global adapter and cut to its rank by SVD.
+    """Adds the mean change of the clients' products B A to the global adapter, and cuts it to its rank by SVD.
 
-    Exact up to that cut. A component that few clients train moves by their share of the weights only.
+    It is exact up to that cut. A component that few clients train moves by their share of the weights only.
     """
 
     weighting: Weighting = "samples"

@@ -23,10 +23,10 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class RankPartition(Aggregator):
-    """Mean of the clients' products, each range of singular directions over the clients of its rank (raFLoRA).
+    """Averages the clients' products, each range of singular directions over the clients of its rank (raFLoRA).
 
-    Assumes that the q-th directions of different clients mean the same, as after SVD dispatch. With equal ranks it is
-    product_svd. Biased with unequal ones: what a small client leaves out still pulls its first directions.
+    It assumes that the q-th directions of different clients mean the same, as after SVD dispatch. With equal ranks it
+    is product_svd. It is biased with unequal ones: what a small client leaves out still pulls its first directions.
     """
 
     weighting: Weighting = "samples"
@@ -43,7 +43,7 @@ class RankPartition(Aggregator):
 
 
 def mean_by_partition(parts: Sequence[Contribution]) -> list[Term]:
-    """One term per client: its product with every singular direction in the weight p_kg of its range."""
+    """Return one term per client: its product with every singular direction in the weight p_kg of its range."""
     ranks = [part.after.rank + part.rest.rank for part in parts]
     terms: list[Term] = []
     for part, rank in zip(parts, ranks, strict=True):

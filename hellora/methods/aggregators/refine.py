@@ -24,9 +24,10 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class Refine(Aggregator):
-    """Mean of the factors, with B corrected so that B A comes closer to the mean product (LoRA-FAIR).
+    """Averages the factors, and corrects B so that B A comes closer to the mean product (LoRA-FAIR).
 
-    Not exact: what lies outside the row space of the mean A stays missed. Nothing beyond the global adapter is sent.
+    It is not exact: what lies outside the row space of the mean A stays missed. Nothing beyond the global adapter is
+    sent.
     """
 
     weighting: Weighting = "samples"
@@ -58,7 +59,7 @@ class Refine(Aggregator):
         return replace(adapter, pairs=pairs, head=mean.head), {}
 
     def refined(self, global_pair: LoraPair, mean: LoraPair, parts: list[Contribution]) -> Tensor:
-        """B̄ + ΔB (d_out, max_rank), where ΔB moves only the components that somebody trained."""
+        """Return B̄ + ΔB (d_out, max_rank), where ΔB moves only the components that somebody trained."""
         rows = torch.stack([part.rows for part in parts]).any(dim=0)
         missed, A = stacked([*mean_moved(global_pair, parts), (-1.0, mean)]), mean.A[rows]
         gram = A @ A.T + self.ridge * torch.eye(len(A), dtype=torch.float64)

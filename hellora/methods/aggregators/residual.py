@@ -28,9 +28,10 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class Residual(Aggregator):
-    """Mean of the factors, and the rest of the mean product in a frozen residual beside the base (FedEx-LoRA).
+    """Averages the factors, and keeps what the mean misses in a frozen residual beside the base (FedEx-LoRA).
 
-    Exact without `residual_rank`. The residual and with it the download grow, up to the smaller side of the matrix.
+    It is exact without `residual_rank`. The residual and with it the download grow, up to the smaller side of the
+    matrix.
     """
 
     weighting: Weighting = "samples"

@@ -1,8 +1,8 @@
-"""HetLoRA (Cho et al., EMNLP 2024, arXiv 2401.06432): zero padding, weighted by the size of each client's update.
+"""HetLoRA (Cho et al., EMNLP 2024, arXiv 2401.06432): pad with zeros, and weigh by the size of each client's update.
 
     X_q = Σ_k p_k X_kq with p_k = ‖ΔW_k‖_F / Σ_i ‖ΔW_i‖_F,  ΔW_k = scale · B_k A_k,  X = A, B
 
-X_kq = 0 where client k has no component q. ΔW_k belongs to one weight matrix, so p_k is reckoned module by module, over
+X_kq = 0 where client k has no component q. ΔW_k belongs to one weight matrix, so p_k is computed module by module, over
 the clients that trained the module. Examples count for the head only. Where every ΔW_k is zero, all p_k are equal.
 """
 
@@ -20,7 +20,7 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class SparsityWeighted(Aggregator):
-    """Zero padding in which clients with a larger update weigh more."""
+    """Pads with zeros, and lets clients with a larger update weigh more."""
 
     @property
     def demands(self) -> Demands:

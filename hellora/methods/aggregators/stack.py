@@ -30,12 +30,11 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class Stack(Aggregator):
-    """The sum of the clients' products moves to the base as factors, and the global adapter starts anew (FLoRA,
-    FLoRIST).
+    """Moves the sum of the clients' products to the base as factors, and starts the adapter anew (FLoRA, FLoRIST).
 
-    Exact for any ranks with energy = 1 and no `residual_rank`. The residual and with it the download grow every round,
-    and a fresh global adapter knows nothing of its past. Not for methods that train A while B = 0: they would never
-    move.
+    It is exact for any ranks with energy = 1 and no `residual_rank`. The residual and with it the download grow every
+    round, and a fresh global adapter knows nothing of its past. It is not for methods that train A while B = 0: they
+    would never move.
     """
 
     weighting: Weighting = "samples"

@@ -1,4 +1,4 @@
-"""Yin et al. (arXiv 1803.01498), Definition 2: the coordinate-wise trimmed mean of what clients returned, unweighted.
+"""Yin et al. (arXiv 1803.01498), Definition 2: take the coordinate-wise trimmed mean of what clients returned.
 
     θ_c ← mean of {θ_ic : i ∈ C_c} less its ⌊β n_c⌋ smallest and its ⌊β n_c⌋ largest,   n_c = |C_c|
 
@@ -22,7 +22,7 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class TrimmedMean(Aggregator):
-    """Mean, number by number, without the largest and smallest of the clients that trained a component.
+    """Averages, number by number, over a component's clients, without the largest and the smallest values.
 
     `trim` (β) of them are left out on each side, rounded down; clients count alike. It fails where more than `trim` of
     a component's clients are dishonest, and protects nothing where fewer than 1 / `trim` trained it.
@@ -42,6 +42,6 @@ class TrimmedMean(Aggregator):
         return coordinate_wise(context, answers, self.mean), {}
 
     def mean(self, values: Tensor) -> Tensor:
-        """Over the first dimension, less the ends."""
+        """Average over the first dimension, less the ends."""
         cut = math.floor(round(self.trim * len(values), 9))  # 0.29 × 100 is 29, not 28.999999999999996
         return values.sort(dim=0).values[cut : len(values) - cut].mean(dim=0)

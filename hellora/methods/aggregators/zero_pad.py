@@ -1,4 +1,4 @@
-"""Zero padding, the baseline that papers on unequal ranks start from (and often call HetLoRA).
+"""Zero padding is the baseline that papers on unequal ranks start from (and often call HetLoRA).
 
     X_q = Σ_k n_k X_kq / Σ_k n_k   with X_kq = 0 where client k has no component q,  X = A, B
 
@@ -18,7 +18,7 @@ from hellora.methods.strategies import Aggregator, Answers
 
 @dataclass(frozen=True)
 class ZeroPad(Aggregator):
-    """Every client counts in every rank component, with zeros where it has none; what few train is diluted."""
+    """Counts every client in every rank component, with zeros where it has none; what few train is diluted."""
 
     @property
     def demands(self) -> Demands:

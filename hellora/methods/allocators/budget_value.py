@@ -1,4 +1,5 @@
-"""Ours, after Fed-pilot (arXiv 2410.10200) and the memory law of docs/budgets.md: the most valuable row that fits.
+"""Ours, after Fed-pilot (arXiv 2410.10200) and the cost model of docs/budgets.md: choose the most valuable row that
+fits.
 
     max over ranks r_ij of  Σ_j v_j · r_ij / R   with  r_i within client i's budget in layers, ranks, bytes, seconds
 
@@ -29,7 +30,7 @@ Value = Literal["fisher", "geometric", "uniform"]
 
 @dataclass(frozen=True)
 class BudgetValue(Allocator):
-    """Layers and ranks of the greatest value that the client can afford in bytes and seconds."""
+    """Chooses the layers and ranks of the greatest value that the client can afford in bytes and seconds."""
 
     value: Value = "uniform"
     refresh: int | None = None  # rounds between measurements of Fisher information; None = a tenth of the run
@@ -47,7 +48,7 @@ class BudgetValue(Allocator):
 
     @property
     def fisher(self) -> Fisher:
-        """What measures Fisher information."""
+        """Return what measures Fisher information."""
         return Fisher(refresh=self.refresh, fallback=self.pattern)
 
     def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
@@ -62,7 +63,7 @@ class BudgetValue(Allocator):
         return context.allocation_of_ranks(rows), state
 
     def values(self, context: RoundContext) -> tuple[Scores, StrategyState]:
-        """v, (layers,), and what to find again next round."""
+        """Return v, (layers,), and what to find again next round."""
         if self.value == "fisher":
             state = self.fisher.measured(context)
             scores = state["scores"].numpy()
@@ -73,7 +74,7 @@ class BudgetValue(Allocator):
 
 
 def best_ranks(context: RoundContext, client: ClientProfile, values: Scores) -> Ranks:
-    """The row (layers,) of the greatest value that fits the client; all 0 if none does."""
+    """Return the row (layers,) of the greatest value that fits the client; all 0 if none does."""
     num_layers = context.spec.num_layers
     limits = client.budget.ranks(num_layers, context.spec.max_rank)
     best, best_value = np.zeros_like(limits), 0.0
@@ -87,7 +88,7 @@ def best_ranks(context: RoundContext, client: ClientProfile, values: Scores) -> 
 
 
 def longest_that_fits(context: RoundContext, client: ClientProfile, order: Ranks, limits: Ranks) -> Ranks:
-    """As many layers of `order` as fit at their limits, then as many components of the next one."""
+    """Fill as many layers of `order` as fit at their limits, then as many components of the next one."""
 
     def filled(whole: int, more: int = 0) -> Ranks:
         ranks = np.zeros_like(limits)

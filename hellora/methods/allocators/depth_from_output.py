@@ -1,4 +1,5 @@
-"""LEGEND (arXiv 2412.20004) and FedQuad (arXiv 2506.01001): the deepest layers, with larger ranks nearer the output.
+"""LEGEND (arXiv 2412.20004) and FedQuad (arXiv 2506.01001): train the deepest layers, with ranks larger near the
+output.
 
     S_i = {L − c_i, …, L − 1};  r_ij = budget rank of layer j × (s + (1 − s) · (j − L + c_i) / (c_i − 1)),  j ∈ S_i
 
@@ -21,7 +22,7 @@ from hellora.methods.strategies import Allocator
 
 @dataclass(frozen=True)
 class DepthFromOutput(Allocator):
-    """The deepest layers that the client can afford, with ranks that grow towards the output."""
+    """Trains the deepest layers that the client can afford, with ranks that grow towards the output."""
 
     smallest: float = 0.5  # s: share of the budget's rank at the shallowest trained layer
 
@@ -33,14 +34,14 @@ class DepthFromOutput(Allocator):
         return context.allocation_of_ranks([self.most(context, client) for client in context.cohort]), {}
 
     def most(self, context: RoundContext, client: ClientProfile) -> Ranks:
-        """The ranks of a client that trains as many layers as it can afford, (layers,)."""
+        """Return the ranks of a client that trains as many layers as it can afford, (layers,)."""
         limit = client.budget.capacity(context.spec.num_layers)
         return self.ranks(
             context, client, largest(limit, lambda c: context.fits(client, self.ranks(context, client, c)))
         )
 
     def ranks(self, context: RoundContext, client: ClientProfile, count: int) -> Ranks:
-        """The ranks of a client that trains the deepest `count` layers, (layers,)."""
+        """Return the ranks of a client that trains the deepest `count` layers, (layers,)."""
         from_output = context.spec.num_layers - 1 - np.arange(context.spec.num_layers)
         shares = np.clip(1 - (1 - self.smallest) * from_output / max(count - 1, 1), 0, 1)
         budget = context.ranks(client, np.flatnonzero(from_output < count))

@@ -15,7 +15,7 @@ from hellora.methods.strategies import Allocator
 
 @dataclass(frozen=True)
 class Everything(Allocator):
-    """As many layers as the client can afford, deepest first."""
+    """Trains as many layers as the client can afford, deepest first."""
 
     def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
         num_layers = context.spec.num_layers

@@ -18,7 +18,7 @@ from hellora.methods.strategies import Allocator
 
 @dataclass(frozen=True)
 class Exclusive(Allocator):
-    """All or nothing; a cohort without a strong client leaves the round unchanged."""
+    """Trains all layers or nothing; a cohort without a strong client leaves the round unchanged."""
 
     def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
         spec = context.spec

@@ -1,4 +1,4 @@
-"""Fed-HeLLo (Zhang et al., TNNLS 2025, arXiv 2506.12213), the published schedule: RGD-HLA first, then FIM-HLA.
+"""Fed-HeLLo (Zhang et al., TNNLS 2025, arXiv 2506.12213), the published schedule: RGD-HLA comes first, then FIM-HLA.
 
     t < T_RGD: layers drawn as by `randomized_geometric`
     t ≥ T_RGD: layers drawn as by `fisher`, with Γ measured at t = T_RGD, T_RGD + T_FIM, T_RGD + 2 T_FIM, …
@@ -21,7 +21,7 @@ from hellora.methods.strategies import Allocator
 
 @dataclass(frozen=True)
 class FedHello(Allocator):
-    """The depth of a layer decides at first, its Fisher information later."""
+    """Draws layers by their depth at first, by their Fisher information later."""
 
     warmup: int | None = None  # rounds of randomized_geometric, T_RGD; None = a tenth of the run
     refresh: int | None = None  # rounds between refreshes, T_FIM; None = a tenth of the run
@@ -36,7 +36,7 @@ class FedHello(Allocator):
 
     @property
     def fisher(self) -> Fisher:
-        """The allocator after the warm-up."""
+        """Return the allocator after the warm-up."""
         return Fisher(scores=self.scores, refresh=self.refresh, resample=self.resample, fallback=self.pattern)
 
     @property

@@ -1,4 +1,4 @@
-"""FIM-HLA of Fed-HeLLo (Zhang et al., arXiv 2506.12213): layers drawn by their Fisher information.
+"""FIM-HLA of Fed-HeLLo (Zhang et al., arXiv 2506.12213): layers are drawn by their Fisher information.
 
     Γ_j = mean over examples d of ‖∇_{θ_j} loss(d)‖²  →  exact 1-D k-means of Γ into K clusters, ascending
     p_j = w_j / Σ_k w_k   with w_j = 1 … K for the lowest … highest cluster
@@ -33,13 +33,13 @@ Resample = Literal["every_round", "on_refresh"]
 
 
 def span(setting: int | None, rounds: int) -> int:
-    """A setting in rounds; None is a tenth of the run (the paper's 50 of 500), at least 1."""
+    """Return a setting in rounds; None is a tenth of the run (the paper's 50 of 500), at least 1."""
     return max(1, rounds // 10) if setting is None else setting
 
 
 @dataclass(frozen=True)
 class Fisher(Allocator):
-    """Important layers are trained by more clients; importance is measured anew every `refresh` rounds."""
+    """Lets more clients train important layers, and measures importance anew every `refresh` rounds."""
 
     scores: Source = "proxy"
     refresh: int | None = None  # rounds between refreshes, T_FIM; None = a tenth of the run
@@ -67,7 +67,7 @@ class Fisher(Allocator):
         return Demands(needs=frozenset({PROXY_DATA, SCORED_MODEL}))
 
     def measured(self, context: RoundContext) -> StrategyState:
-        """The state with the `scores` (layers,) that are in force, measured anew where it is time."""
+        """Return the state with the `scores` (layers,) that are in force, measured anew where it is time."""
         state = dict(self.observe(context))
         if "refreshed" not in state or context.round - int(state["refreshed"]) >= span(self.refresh, context.rounds):
             scores = filled(state["reported"].numpy()) if self.scores == "clients" else context.layer_scores()
@@ -85,7 +85,7 @@ class Fisher(Allocator):
         ), state
 
     def observe(self, context: RoundContext) -> StrategyState:
-        """The state with last round's reports folded in: `reported` (layers,) is nan until a layer is first seen."""
+        """Return the state with last round's reports added: `reported` (layers,) is nan until a layer is first seen."""
         if self.scores != "clients":
             return context.state
         unseen = torch.full((context.spec.num_layers,), torch.nan, dtype=torch.float64)
@@ -104,6 +104,6 @@ class Fisher(Allocator):
 
 
 def filled(reported: Scores) -> Scores:
-    """The scores with the mean of those seen in place of those not seen; all nan if there are none."""
+    """Return the scores with the mean of those seen in place of those not seen; all nan if there are none."""
     seen = reported[np.isfinite(reported)]
     return np.where(np.isfinite(reported), reported, seen.mean()) if len(seen) else reported

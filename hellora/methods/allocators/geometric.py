@@ -23,7 +23,7 @@ Pattern = Literal["triangle", "inverted_triangle", "bottleneck", "uniform"]
 
 
 def pattern_layers(pattern: Pattern, capacity: int, num_layers: int) -> npt.NDArray[np.int64]:
-    """The `capacity` layers that a pattern selects of `num_layers`, ascending."""
+    """Return the `capacity` layers that a pattern selects of `num_layers`, ascending."""
     match pattern:
         case "triangle":
             shallow = capacity
@@ -38,7 +38,7 @@ def pattern_layers(pattern: Pattern, capacity: int, num_layers: int) -> npt.NDAr
 
 @dataclass(frozen=True)
 class Geometric(Allocator):
-    """A fixed pattern of layers for each capacity."""
+    """Trains a fixed pattern of layers for each capacity."""
 
     pattern: Pattern = "bottleneck"
 

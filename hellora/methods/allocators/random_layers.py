@@ -18,7 +18,7 @@ from hellora.methods.strategies import Allocator
 
 @dataclass(frozen=True)
 class RandomLayers(Allocator):
-    """As many layers as the client can afford, all equally likely."""
+    """Trains as many layers as the client can afford, all equally likely."""
 
     def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
         p = np.full(context.spec.num_layers, 1 / context.spec.num_layers)

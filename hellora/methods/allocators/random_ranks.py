@@ -20,7 +20,7 @@ from hellora.methods.strategies import Allocator
 
 @dataclass(frozen=True)
 class RandomRanks(Allocator):
-    """As many rank components as the client can afford, all equally likely."""
+    """Trains as many rank components as the client can afford, all equally likely."""
 
     def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
         first, state = Everything().allocate(context)

@@ -1,4 +1,4 @@
-"""RGD-HLA of Fed-HeLLo (Zhang et al., arXiv 2506.12213): layers drawn by how many capacity groups' patterns hold them.
+"""RGD-HLA of Fed-HeLLo (Zhang et al., arXiv 2506.12213): draw layers by how many capacity groups' patterns hold them.
 
     p_j = #{g : j ∈ S(c_g)} / Σ_g c_g   over the fleet's distinct capacities c_1 < … < c_G;  uniform: p_j = 1 / L
 
@@ -21,7 +21,7 @@ from hellora.methods.strategies import Allocator
 
 @dataclass(frozen=True)
 class RandomizedGeometric(Allocator):
-    """A fixed pattern of probabilities, and a fresh draw in every round."""
+    """Draws layers anew in every round, by a fixed pattern of probabilities."""
 
     pattern: Pattern = "bottleneck"
 
@@ -29,7 +29,7 @@ class RandomizedGeometric(Allocator):
         Geometric(self.pattern)  # the same patterns are valid
 
     def probabilities(self, context: RoundContext) -> Scores:
-        """p, (layers,)."""
+        """Return p, (layers,)."""
         num_layers = context.spec.num_layers
         if self.pattern == "uniform":
             return np.full(num_layers, 1 / num_layers)

@@ -23,7 +23,7 @@ from hellora.methods.strategies import Allocator
 
 @dataclass(frozen=True)
 class SelfPruning(Allocator):
-    """The first components of every layer, up to the rank that the client has pruned itself to."""
+    """Trains the first components of every layer, up to the rank that the client has pruned itself to."""
 
     @property
     def demands(self) -> Demands:

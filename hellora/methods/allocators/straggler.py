@@ -20,7 +20,7 @@ from hellora.methods.strategies import Allocator
 
 @dataclass(frozen=True)
 class Straggler(Allocator):
-    """One evenly spread set of layers for all, at one rank."""
+    """Lets everyone train one evenly spread set of layers, at one rank."""
 
     def allocate(self, context: RoundContext) -> tuple[Allocation, StrategyState]:
         num_layers, max_rank = context.spec.num_layers, context.spec.max_rank

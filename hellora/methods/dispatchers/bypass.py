@@ -17,7 +17,7 @@ from hellora.methods.strategies import Dispatcher
 
 @dataclass(frozen=True)
 class Bypass(Dispatcher):
-    """Only the layers that the client trains go down, whole; it skips the other blocks."""
+    """Sends whole only the layers that the client trains; the client skips the other blocks."""
 
     def sends(self, trained: Mask, spec: AdapterSpec) -> Sent:
         return Sent(np.where(trained.any(axis=1), spec.max_rank, 0), bypass=True)

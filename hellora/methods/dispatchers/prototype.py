@@ -19,7 +19,7 @@ from hellora.methods.strategies import Dispatcher
 
 @dataclass(frozen=True)
 class Prototype(Dispatcher):
-    """The global adapter of the client's own rank; before that rank has one, the first components of the largest."""
+    """Sends the global adapter of the client's rank; until that rank has one, the first components of the largest."""
 
     @property
     def demands(self) -> Demands:

@@ -20,9 +20,7 @@ from hellora.methods.strategies import Dispatcher
 
 @dataclass(frozen=True)
 class Svd(Dispatcher):
-    """The best approximation of the global adapter's product in the client's rank, whichever components its row
-    names.
-    """
+    """Sends the best approximation of the global B A in the client's rank, whichever components its row names."""
 
     @property
     def demands(self) -> Demands:
@@ -44,8 +42,6 @@ class Svd(Dispatcher):
 
 
 def idle_rows(global_pair: LoraPair, rank: int) -> Tensor:
-    """Rows of A (rank, d_in) for a global adapter whose product has less than this rank: those that have B = 0 come
-    last.
-    """
+    """Return rows of A (rank, d_in) for a global product of less than this rank: those that have B = 0 come last."""
     order = torch.argsort((global_pair.B == 0).all(dim=0).int(), stable=True)
     return global_pair.A[order][:rank]

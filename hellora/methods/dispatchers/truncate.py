@@ -20,7 +20,7 @@ from hellora.methods.strategies import Dispatcher
 
 @dataclass(frozen=True)
 class Truncate(Dispatcher):
-    """Only the rank components that the client trains go down; the others do not act at the client."""
+    """Sends only the rank components that the client trains; the others do not act at the client."""
 
     @property
     def demands(self) -> Demands:

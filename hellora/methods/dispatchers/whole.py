@@ -11,7 +11,7 @@ from hellora.methods.strategies import Dispatcher
 
 @dataclass(frozen=True)
 class Whole(Dispatcher):
-    """The full adapter goes down; what a client does not train still acts, frozen."""
+    """Sends the full adapter; what a client does not train still acts, frozen."""
 
     def sends(self, trained: Mask, spec: AdapterSpec) -> Sent:
         return Sent(np.full(spec.num_layers, spec.max_rank))

@@ -23,7 +23,7 @@ Form = Literal["factors", "product"]
 
 @dataclass(frozen=True)
 class FedProx(LocalTraining):
-    """A quadratic penalty on the distance from the received adapter, in its factors or in what they do."""
+    """Penalises the squared distance from the received adapter, in its factors or in what they do."""
 
     mu: float = 0.01  # μ; 0 is plain training
     form: Form = "factors"
@@ -35,7 +35,7 @@ class FedProx(LocalTraining):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}, not {self.form!r}")
 
     def declares(self, shapes: Shapes) -> Declared:
-        """Nothing travels. It holds on to what was received, and to the gradient of the penalty for a moment."""
+        """Declare that nothing travels; it holds on to what was received, and briefly to the penalty's gradient."""
         trained = sum(spec.num_bytes for spec in shapes.trained_tensors().values())
         return Declared(scratch_bytes=2 * trained if self.mu else 0)
 
@@ -52,7 +52,7 @@ class FedProx(LocalTraining):
 
 
 def squared_distance(pair: LocalPair) -> Tensor:
-    """‖s (B A − B^t A^t)‖²_F = s² Σ (Uᵀ U) ∗ (V Vᵀ)."""
+    """Return ‖s (B A − B^t A^t)‖²_F = s² Σ (Uᵀ U) ∗ (V Vᵀ)."""
     A, B = pair.received.A, pair.received.B
     U, V = torch.cat([pair.B - B, B], dim=1), torch.cat([pair.A, pair.A - A])
     return pair.scale**2 * ((U.T @ U) * (V @ V.T)).sum()

@@ -22,7 +22,7 @@ from hellora.methods.strategies import LocalTraining
 
 @dataclass(frozen=True)
 class Hetlora(LocalTraining):
-    """A penalty on the last components, and the rank that a client wants to train from now on."""
+    """Penalises the last components, and reports the rank that a client wants to train from now on."""
 
     tail_penalty: float = 1e-3  # λ; 0 = no penalty, no report
     tail_share: float = 0.99  # γ
@@ -56,11 +56,11 @@ class Hetlora(LocalTraining):
         return {"rank": torch.tensor(self.kept_rank(int(local.trained.sum(axis=1).max())))}, {}
 
     def kept_rank(self, rank: int) -> int:
-        """What is left of a rank without its tail, at most `rank`."""
+        """Return what is left of a rank without its tail, at most `rank`."""
         return min(rank, max(self.min_rank, math.floor(self.tail_share * rank)))
 
     def tail(self, local: Local) -> Tensor:
-        """Σ over modules of ‖B[:, q:]‖_F ‖A[q:]‖_F, with q = `kept_rank` of the components trained."""
+        """Return Σ over modules of ‖B[:, q:]‖_F ‖A[q:]‖_F, with q = `kept_rank` of the components trained."""
         norm = torch.linalg.matrix_norm
         kept = [(pair, self.kept_rank(len(pair.A))) for pair in local.pairs.values()]
         return torch.stack([norm(pair.B[:, q:]) * norm(pair.A[q:]) for pair, q in kept]).sum()

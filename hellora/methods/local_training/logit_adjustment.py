@@ -1,4 +1,4 @@
-"""Logit adjustment (Menon et al., ICLR 2021, arXiv 2007.07314) by a client's own classes (as in FedLC, arXiv
+"""Logit adjustment (Menon et al., ICLR 2021, arXiv 2007.07314) allows for a client's own classes (as in FedLC, arXiv
 2209.00189).
 
     loss = CE(z + τ log π_k, y)   with  π_kc = (n_kc + a) / Σ_c (n_kc + a)
@@ -22,10 +22,10 @@ UNLABELLED = -100  # an example without a class, which has a loss of 0
 
 @dataclass(frozen=True)
 class LogitAdjustment(LocalTraining):
-    """Cross-entropy on logits that are moved by the logarithm of the client's class shares."""
+    """Takes the cross-entropy on logits that are moved by the logarithm of the client's class shares."""
 
     tau: float = 1.0  # τ; 0 is plain training
-    added_count: float = 1.0  # a: examples that every class is reckoned to have besides
+    added_count: float = 1.0  # a: examples that are added to the count of every class
 
     def __post_init__(self) -> None:
         if not self.tau >= 0 or not self.added_count > 0:

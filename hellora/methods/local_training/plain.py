@@ -7,4 +7,4 @@ from hellora.methods.strategies import LocalTraining
 
 @dataclass(frozen=True)
 class Plain(LocalTraining):
-    """Nothing is added to the loss, nothing is told but what was trained."""
+    """Adds nothing to the loss, and tells nothing but what was trained."""

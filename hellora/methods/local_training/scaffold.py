@@ -28,7 +28,7 @@ from hellora.methods.strategies import LocalTraining
 
 @dataclass(frozen=True)
 class Scaffold(LocalTraining):
-    """Clients remember where they are pulled, and train as if they were pulled like everybody."""
+    """Lets clients remember where they are pulled, and train as if they were pulled like everybody."""
 
     @property
     def demands(self) -> Demands:
@@ -41,11 +41,11 @@ class Scaffold(LocalTraining):
         return Declared(brief=trained, report=trained, kept=kept, scratch_bytes=received)
 
     def brief(self, context: RoundContext, client: ClientProfile, shapes: Shapes) -> Named:
-        """c of what the client trains."""
+        """Return c of what the client trains."""
         return {name: self.own(context.state, name, shapes) for name in shapes.trained_tensors()}
 
     def own(self, variates: Named, name: str, shapes: Shapes) -> Tensor:
-        """What the client trains of a variate with all components; 0 where there is none yet."""
+        """Return what the client trains of a variate with all components; 0 where there is none yet."""
         if name in variates:
             return cut(variates[name], name, shapes.rows(name))
         spec = shapes.trained_tensors()[name]
@@ -70,7 +70,7 @@ class Scaffold(LocalTraining):
         return report, kept
 
     def remember(self, context: RoundContext) -> StrategyState:
-        """c after the round; the sum runs in float64, by client id."""
+        """Return c after the round; the sum runs in float64, by client id."""
         able = np.sum([context.trainable_layers(client) for client in context.able], axis=0)  # N, (layers,)
         variates = dict(context.state)
         for client in sorted(context.reports):

@@ -21,7 +21,7 @@ from hellora.methods.strategies import Sampler
 
 @dataclass(frozen=True)
 class ByAvailability(Sampler):
-    """Clients in proportion to the probability that they can be reached."""
+    """Asks clients in proportion to the probability that they can be reached."""
 
     def sample(self, context: RoundContext) -> tuple[tuple[ClientProfile, ...], StrategyState]:
         able = context.able

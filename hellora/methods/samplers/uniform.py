@@ -18,7 +18,7 @@ from hellora.methods.strategies import Sampler
 
 @dataclass(frozen=True)
 class Uniform(Sampler):
-    """Every client that can train anything is as likely as any other."""
+    """Asks every client that can train anything with the same probability."""
 
     def sample(self, context: RoundContext) -> tuple[tuple[ClientProfile, ...], StrategyState]:
         able = context.able

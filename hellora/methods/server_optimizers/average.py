@@ -1,4 +1,4 @@
-"""FedAvg (McMahan et al., arXiv 1602.05629) and FedAvgM (Hsu et al., arXiv 1909.06335): the aggregated delta, with
+"""FedAvg (McMahan et al., arXiv 1602.05629) and FedAvgM (Hsu et al., arXiv 1909.06335): add the aggregated delta, with
 momentum.
 
     v ← momentum · v + (aggregated − adapter)        adapter ← adapter + lr · v
@@ -18,7 +18,7 @@ from hellora.methods.strategies import ServerOptimizer, stepped
 
 @dataclass(frozen=True)
 class Average(ServerOptimizer):
-    """With lr = 1 and momentum = 0 the aggregated adapter is taken as it is."""
+    """Adds the aggregated delta, with momentum; lr = 1 and momentum = 0 take the aggregated adapter as it is."""
 
     lr: float = 1.0
     momentum: float = 0.0

@@ -1,4 +1,4 @@
-"""FedAdam (Reddi et al., ICLR 2021, arXiv 2003.00295, Algorithm 2) on the aggregated delta Δ = aggregated − adapter.
+"""FedAdam (Reddi et al., ICLR 2021, arXiv 2003.00295, Algorithm 2) steps on the delta Δ = aggregated − adapter.
 
     m ← β₁ m + (1 − β₁) Δ        v ← β₂ v + (1 − β₂) Δ²        adapter ← adapter + lr · m / (√v + τ)
 

@@ -1,4 +1,4 @@
-"""FedYogi (Reddi et al., ICLR 2021, arXiv 2003.00295, Algorithm 2) on the aggregated delta Δ = aggregated − adapter.
+"""FedYogi (Reddi et al., ICLR 2021, arXiv 2003.00295, Algorithm 2) steps on the delta Δ = aggregated − adapter.
 
     m ← β₁ m + (1 − β₁) Δ        v ← v − (1 − β₂) Δ² sign(v − Δ²)        adapter ← adapter + lr · m / (√v + τ)
 

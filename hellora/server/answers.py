@@ -1,4 +1,4 @@
-"""What clients answered, held against what they were sent: usable, rejected or missing."""
+"""Hold what clients answered against what they were sent: each is usable, rejected or missing."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ def problem_with(
     max_norm: float | None = None,
     simulated: bool = True,
 ) -> str | None:
-    """Why an update must not count, or None. It is held against the task that was sent, name by name.
+    """Say why an update must not count, or return None. It is held against the task that was sent, name by name.
 
     `num_examples` is what the server knows the client to have, 0 = not known; `max_norm` the largest L2 norm that the
     delta as a whole may have. What a real client keeps must not come along.
@@ -41,7 +41,7 @@ def problem_with(
 
 
 def problem_with_adapter(adapter: Adapter, task: ClientTask, spec: AdapterSpec) -> str | None:
-    """Why what was trained cannot be the answer to a task, or None."""
+    """Say why what was trained cannot be the answer to a task, or return None."""
     sent = answer_part(task, spec)
     expected, got = sent.tensors(), adapter.tensors()
     if unknown := sorted(got.keys() - expected.keys()):
@@ -58,7 +58,7 @@ def problem_with_adapter(adapter: Adapter, task: ClientTask, spec: AdapterSpec) 
 
 
 def problem_with_numbers(update: ClientUpdate, num_examples: int) -> str | None:
-    """Why an update's counts and metrics cannot be, or None."""
+    """Say why an update's counts and metrics cannot be, or return None."""
     if update.num_examples < 1:
         return f"trained on {update.num_examples} examples"
     if 0 < num_examples < update.num_examples:
@@ -77,7 +77,7 @@ def problem_with_numbers(update: ClientUpdate, num_examples: int) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """What came of a round's orders, by client id."""
+    """The orders of a round brought these answers and failures, by client id."""
 
     answers: Answers  # that are usable, by id
     failures: Sequence[ClientFailure]  # by id
@@ -91,7 +91,7 @@ def gather(
     missing: Sequence[ClientFailure],
     heard: Iterator[ClientUpdate | ClientFailure],
 ) -> Gathered:
-    """Step 3: guard and count each answer as it arrives, each client once; one that is rejected is let go at once."""
+    """Do step 3: guard and count each answer as it arrives, each client once; let a rejected one go at once."""
     by_client = {order.client: order for order in orders}
     usable: dict[int, tuple[ClientTask, ClientUpdate]] = {}
     failures = {failure.client: failure for failure in missing}

@@ -1,4 +1,4 @@
-"""The seam between the server and the clients: two methods, the same for a loop and for a network."""
+"""A backend connects the server and the clients: it has two methods, the same for a loop and for a network."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -10,20 +10,21 @@ from hellora.core.types import ClientProfile
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """A task to be: who is to train, and how the task is made. That is done when it is sent, and not before, so that
-    the adapters of a large cohort need not all be in memory at once."""
+    """An order says who is to train, and how the task is made. That is done when it is sent, and not before, so that
+    the adapters of a large cohort need not all be in memory at once.
+    """
 
     client: int
     make: Callable[[], ClientTask]  # the same task at every call
 
 
 class Backend(ABC):
-    """Where the clients are."""
+    """A backend reaches the clients, wherever they are."""
 
     @abstractmethod
     def clients(self) -> Sequence[ClientProfile]:
-        """Every client of the federation."""
+        """Return every client of the federation."""
 
     @abstractmethod
     def train(self, orders: Sequence[Order]) -> Iterator[ClientUpdate | ClientFailure]:
-        """One answer per order, in any order, as they arrive."""
+        """Yield one answer per order as they arrive, whichever comes first."""

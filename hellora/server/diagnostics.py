@@ -1,4 +1,4 @@
-"""What goes quietly wrong when unequal adapters are averaged, in numbers cheap enough for every round."""
+"""Measure what goes quietly wrong when unequal adapters are averaged, in numbers cheap enough for every round."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from hellora.methods.strategies import Answers
 
 
 def aggregation_error(answers: Answers, spec: AdapterSpec) -> float | None:
-    """How far a mean of factors is from the mean of products, for these updates, whatever the aggregator does.
+    """Return how far a mean of factors is from the mean of products, for these updates, whatever the aggregator does.
 
     ‖Σ_k p_k s B_k A_k − s B̄ Ā‖_F / ‖Σ_k p_k s B_k A_k‖_F over all modules, p_k ∝ n_k over the clients that trained the
     module, B̄ and Ā averaged by component over the clients that trained it (FedEx-LoRA, arXiv 2410.09432). None where
@@ -38,10 +38,11 @@ def aggregation_error(answers: Answers, spec: AdapterSpec) -> float | None:
 
 
 def energy(adapter: Adapter, spec: AdapterSpec) -> list[float]:
-    """The spectrum of the global adapter: the share of Σ ‖ΔW‖_F² in the 1st, 2nd, … singular direction of its modules.
+    """Return the spectrum of the global adapter: the share of Σ ‖ΔW‖_F² in the 1st, 2nd, … singular direction of its
+    modules.
 
-    `max_rank` numbers; together 1 without a residual, all 0 while ΔW = 0. A tail that fades is rank collapse (raFLoRA,
-    arXiv 2602.13486).
+    These `max_rank` numbers add up to 1 without a residual, and are all 0 while ΔW = 0. A tail that fades is rank
+    collapse (raFLoRA, arXiv 2602.13486).
     """
     leading, total = torch.zeros(spec.max_rank, dtype=torch.float64), 0.0
     for name, pair in adapter.pairs.items():
@@ -54,7 +55,7 @@ def energy(adapter: Adapter, spec: AdapterSpec) -> list[float]:
 
 
 def idle_rounds(allocation: Allocation, updated: Sequence[int], before: Sequence[int] | None) -> list[int]:
-    """Rounds since each layer was last trained by a client that counted, 0 = in this one; `before`: a round ago."""
+    """Count the rounds since a counted client last trained each layer, 0 = this one; `before`: a round ago."""
     counted = np.isin(allocation.clients, updated)
     trained = np.any(allocation.ranks[counted] > 0, axis=0)
     past = before or [0] * len(trained)

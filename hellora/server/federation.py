@@ -1,4 +1,4 @@
-"""The constants of a run."""
+"""A federation holds the constants of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from hellora.methods.strategies import Method, Strategy
 
 @dataclass(frozen=True)
 class Federation:
-    """Who takes part, what is trained, for how long."""
+    """A federation says who takes part, what is trained, for how long."""
 
     spec: AdapterSpec
     fleet: tuple[ClientProfile, ...]  # by id
@@ -56,17 +56,17 @@ class Federation:
 
     @cached_property
     def able(self) -> tuple[ClientProfile, ...]:
-        """The clients that can train something, by id."""
+        """Return the clients that can train something, by id."""
         return tuple(p for p in self.fleet if self.counts(p) and (self.planner is None or self.planner.trains(p)))
 
     @property
     def timed(self) -> bool:
-        """True if the time of every client can be predicted."""
+        """Return True if the time of every client can be predicted."""
         return self.planner is not None and all(p.speed is not None and p.link is not None for p in self.fleet)
 
     @property
     def left_out(self) -> Mapping[Budget, tuple[ClientProfile, ...]]:
-        """The clients for which nothing fits in bytes or seconds, by budget."""
+        """Return the clients for which nothing fits in bytes or seconds, by budget."""
         able = {client.id for client in self.able}
         out: dict[Budget, tuple[ClientProfile, ...]] = {}
         for client in self.fleet:
@@ -75,11 +75,11 @@ class Federation:
         return out
 
     def counts(self, client: ClientProfile) -> bool:
-        """True if the client's budget in layers and ranks allows to train anything."""
+        """Return True if the client's budget in layers and ranks allows to train anything."""
         return client.budget.trains(self.spec.num_layers, self.spec.max_rank)
 
     def context(self, state: ServerState, attempt: int = 0) -> RoundContext:
-        """The state's round before anybody is asked, without the part that is of one strategy: see `seen_by`."""
+        """Return the state's round before anybody is asked, without any one strategy's part: see `RoundContext.of`."""
         return RoundContext(
             round=state.round,
             rounds=self.rounds,
@@ -96,5 +96,5 @@ class Federation:
 
 
 def lent_to(strategy: Strategy, lent: LentModel | None) -> LentModel | None:
-    """What a strategy gets of the server's model: nothing, unless it says that it needs the data to go with it."""
+    """Return what a strategy gets of the server's model: nothing, unless it says that it needs data to go with it."""
     return lent if strategy.demands.needs & {PROXY_DATA, PUBLIC_DATA} else None

@@ -1,4 +1,4 @@
-"""Errors of strategies, named."""
+"""Name the strategy in each error that it raises."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from hellora.core.errors import HelloraError, RunError
 
 @contextmanager
 def naming(strategy: object, round: int) -> Iterator[None]:
-    """Whatever a strategy raises, other than hellora's own errors, becomes a RunError that names it."""
+    """Turn whatever a strategy raises, other than hellora's own errors, into a RunError that names it."""
     try:
         yield
     except HelloraError:

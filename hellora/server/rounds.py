@@ -1,4 +1,4 @@
-"""The federated round. `federate` is a generator: stopping early is `break`, a checkpoint is a line in the caller's
+"""Run the federated round. `federate` is a generator: stopping early is `break`, a checkpoint is a line in the caller's
 loop.
 
     sample → allocate → order (dispatch, when a task is sent) → the backend trains → gather → fold
@@ -32,7 +32,7 @@ States = Mapping[str, StrategyState]  # by owner, such as "allocator" or "local_
 
 
 def sample(run: Federation, context: RoundContext, state: ServerState) -> tuple[RoundContext, StrategyState]:
-    """The context with the round's cohort, and what the sampler wants to find again.
+    """Return the context with the round's cohort, and what the sampler wants to find again.
 
     Raises:
         InputError: the sampler chose somebody who cannot train, or one client twice, or too many.
@@ -52,7 +52,7 @@ def sample(run: Federation, context: RoundContext, state: ServerState) -> tuple[
 def allocate(
     run: Federation, state: ServerState, lent: LentModel | None, attempt: int = 0
 ) -> tuple[RoundContext, Allocation, States]:
-    """Step 1 of the state's round: sample the cohort, allocate, check every budget.
+    """Do step 1 of the state's round: sample the cohort, allocate, check every budget.
 
     Returns:
         The round as strategies see it, who trains what, and what sampler and allocator want to find again next round.
@@ -73,7 +73,7 @@ def allocate(
 
 
 def estimates(run: Federation, allocation: Allocation) -> Mapping[int, Estimate]:
-    """How each client with anything to train trains it, and what that is predicted to cost; {} without a planner."""
+    """Return how each client with anything to train trains it, and at what predicted cost; {} without a planner."""
     if run.planner is None:
         return {}
     found = {
@@ -95,7 +95,7 @@ def fold(
     states: States,
     lent: LentModel | None = None,
 ) -> ServerState:
-    """Step 4: aggregate, take the server's step, and remember what the next round needs.
+    """Do step 4: aggregate, take the server's step, and remember what the next round needs.
 
     `states` has what the strategies of the round want to find again so far; all others keep what they had.
     """
@@ -130,7 +130,7 @@ def fold(
 def aggregated(
     run: Federation, state: ServerState, context: RoundContext, answers: Answers, lent: LentModel | None
 ) -> tuple[Adapter, StrategyState]:
-    """What the aggregator makes of the answers; a factor that does not move stays, whatever it pads or mixes."""
+    """Return what the aggregator makes of the answers; a factor that does not move stays, whatever it pads or mixes."""
     aggregator = run.method.aggregator
     seen = shared(answers, run.method, state.adapter, run.spec)
     with naming(aggregator, state.round):
@@ -142,7 +142,7 @@ def aggregated(
 
 
 def with_still_factors(aggregated: Adapter, old: Adapter, moving: frozenset[str]) -> Adapter:
-    """The aggregated adapter with each factor that does not move as it was."""
+    """Return the aggregated adapter with each factor that does not move as it was."""
     pairs = {}
     for name, pair in aggregated.pairs.items():
         still = old.pairs[name]
@@ -151,7 +151,7 @@ def with_still_factors(aggregated: Adapter, old: Adapter, moving: frozenset[str]
 
 
 def ended(context: RoundContext, state: ServerState, answers: Answers, rule: Strategy) -> RoundContext:
-    """A round that has ended, as a rule of local training sees it: with its own reports and the rows of who counted."""
+    """Return an ended round as a rule of local training sees it: with its own reports and the rows of who counted."""
     reports = {update.client: select(update.report, rule.name) for _, update in answers}
     trained = {task.client: task.trained for task, _ in answers}
     return replace(context.of(f"local_training/{rule.name}", state), reports=reports, trained=trained)
@@ -203,7 +203,7 @@ def federate(
 
 @dataclass(frozen=True, eq=False)
 class Tried:
-    """One attempt at a round."""
+    """One attempt at a round leaves these values."""
 
     outbox: Outbox
     gathered: Gathered
@@ -213,7 +213,7 @@ class Tried:
 
 
 def attempt(state: ServerState, run: Federation, backend: Backend, lent: LentModel | None, number: int) -> Tried:
-    """Steps 1 to 3: allocate, order, and gather what clients answer, one answer after the other."""
+    """Do steps 1 to 3: allocate, order, and gather what clients answer, one answer after the other."""
     context, allocation, states = allocate(run, state, lent, number)
     outbox = Outbox(run, state, context, allocation, estimates(run, allocation))
     orders = outbox.orders
@@ -245,7 +245,7 @@ def too_few(run: Federation, state: ServerState, gathered: Gathered) -> RunError
 def client_metrics(
     answers: Answers, estimated: Mapping[int, Estimate], simulated: Mapping[int, float]
 ) -> Mapping[int, Mapping[str, float]]:
-    """What each counted client measured, by id, and what was predicted for it."""
+    """Return what each counted client measured, by id, and what was predicted for it."""
     metrics: dict[int, Mapping[str, float]] = {}
     for _, update in answers:
         predicted: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""What simulated devices make of a round: who can be reached, how long each takes, and who is left behind.
+"""Simulate the devices of a round: who can be reached, how long each takes, and who is left behind.
 
     seconds of client i = download bytes / link_i + operations / speed_i + upload bytes / link_i
 
@@ -22,7 +22,7 @@ from hellora.server.federation import Federation
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turnout:
-    """Who was reached, whose answers count, and who is missing."""
+    """A turnout says who was reached, whose answers count, and who is missing."""
 
     reached: tuple[Order, ...]
     awaited: tuple[Order, ...]  # of those reached
@@ -32,7 +32,7 @@ class Turnout:
 
 
 def is_available(client: ClientProfile, round: int, seed: int) -> bool:
-    """True if the client can be reached in a round; drawn by seed, round and id, with the client's own probability."""
+    """Draw whether the client can be reached in a round, by seed, round and id, with the client's own probability."""
     return bool(rng_for(seed, "available", round, client.id).random() < client.availability)
 
 
@@ -43,8 +43,9 @@ def simulate(
     estimated: Mapping[int, Estimate],
     crossing: Mapping[int, Crossing],
 ) -> Turnout:
-    """Who of the clients of `orders` is there to answer, and how long that takes, as their profiles say. Real clients
-    are all awaited."""
+    """Say who of the clients of `orders` is there to answer, and how long that takes, as their profiles say. Real
+    clients are all awaited.
+    """
     if not run.simulated:
         return Turnout(tuple(orders), tuple(orders), ())
     available = {order.client: is_available(run.by_id[order.client], round, run.seed) for order in orders}
@@ -56,7 +57,7 @@ def simulate(
 
 
 def simulated_seconds(client: ClientProfile, estimate: Estimate, crossing: Crossing) -> float:
-    """How long a client of known link and speed takes, from the server's message to the end of its answer."""
+    """Return how long a client of known link and speed takes, from the server's message to the end of its answer."""
     assert client.link is not None
     assert estimate.seconds is not None
     return (crossing.down + crossing.up) / client.link + estimate.seconds
@@ -69,8 +70,8 @@ def turnout(
     cohort: int,
     deadline: float | None,
 ) -> Turnout:
-    """Of the available clients, the first `cohort` to answer before the deadline count; of two at the same time, that
-    of the lower id. `seconds` has the time of each, by id; where it is None, time plays no part.
+    """Let the first `cohort` of the available clients to answer before the deadline count; of two at the same time,
+    that of the lower id. `seconds` has the time of each, by id; where it is None, time plays no part.
     """
     reached = tuple(order for order in orders if available[order.client])
     missing = [ClientFailure(o.client, "missing", "not available") for o in orders if not available[o.client]]
@@ -92,5 +93,5 @@ def turnout(
 
 
 def in_seconds(time: float) -> str:
-    """A time for a person."""
+    """Write a time for a person."""
     return f"{time:.3g} s" if time < 1000 else f"{time:.0f} s"

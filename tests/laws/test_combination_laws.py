@@ -22,6 +22,7 @@ import hellora.methods.samplers
 import hellora.methods.server_optimizers
 from hellora.core.errors import InputError
 from hellora.core.exchange import ClientTask, ClientUpdate, HeadPolicy, TensorSpec, TrainSettings
+from hellora.core.seeds import seed_for
 from hellora.core.state import ServerState
 from hellora.core.types import Budget
 from hellora.experiments import registry
@@ -80,13 +81,19 @@ class Talkative(FakeBackend):
     """Clients that report and keep whatever was declared, within its bounds, drawn from the task's seed."""
 
     def trained(self, task: ClientTask) -> ClientUpdate:
-        rng = torch.Generator().manual_seed(task.seed + 1)
-        report = {name: drawn(spec, rng) for name, spec in task.declared.report.items()}
-        kept = {name: drawn(spec, rng) + task.kept.get(name, 0) for name, spec in task.declared.kept.items()}
-        return replace(super().trained(task), report=report, kept=kept)
+        declared = task.declared
+        report = {name: drawn(spec, seed_for(task.seed, name)) for name, spec in declared.report.items()}
+        kept = {
+            name: drawn(spec, seed_for(task.seed, "kept", name)) + task.kept.get(name, 0)
+            for name, spec in declared.kept.items()
+        }
+        head = dict(sorted(task.adapter.head.items()))  # what is drawn must not depend on their order
+        update = super().trained(replace(task, adapter=replace(task.adapter, head=head)))
+        return replace(update, report=report, kept=kept)
 
 
-def drawn(spec: TensorSpec, rng: torch.Generator) -> Tensor:
+def drawn(spec: TensorSpec, seed: int) -> Tensor:
+    rng = torch.Generator().manual_seed(seed)
     if not spec.dtype.is_floating_point:
         return torch.randint(int(spec.low), int(spec.high) + 1, spec.shape, generator=rng, dtype=spec.dtype)
     values = torch.rand(spec.shape, generator=rng, dtype=spec.dtype)

@@ -203,19 +203,6 @@ def test_a_brief_that_was_not_declared_is_a_failure(site: Site) -> None:
     assert site.store.versions() == []
 
 
-@pytest.mark.parametrize("run", ["", ".", "..", "../..", "a/b", "/tmp", "a\0b", "..\\up"])
-def test_a_run_whose_name_is_a_way_elsewhere_is_refused(run: str, site: Site) -> None:
-    """The name comes from the server, and what is below it may be removed."""
-    client = site.client()
-    site.told(client, site.task(client, 0, None))
-    before = sorted(path for path in site.folder.rglob("*"))
-    elsewhere = replace(site, contract=replace(site.contract, run=run))
-    answer = elsewhere.told(client, site.task(client, 1, None))
-    assert isinstance(answer, ClientFailure)
-    assert answer.reason == "the server does not say in which run this is, so nothing can be kept"
-    assert sorted(path for path in site.folder.rglob("*")) == before
-
-
 def test_rules_that_keep_nothing_leave_no_folder(tmp_path: Path, tiny_bert: Path) -> None:
     site = site_in(tmp_path, tiny_bert, local_training=["layer_scores"])
     client = site.client()

@@ -1,4 +1,4 @@
-"""Clients behind a Flower grid: one message per task, with what its row needs; one answer per message.
+"""Train clients behind a Flower grid: one message per task, with what its row needs; one answer per message.
 
 Flower's own strategies send one record to all and average equal keys, so only its grid is used.
 """
@@ -24,7 +24,7 @@ LATE_ROUNDS = 3  # the same in rounds
 
 
 class FlowerBackend(Backend):
-    """Trains on the nodes of a grid.
+    """This backend trains on the nodes of a grid.
 
     `names` has the name that each client joined under, by id; `contract` travels with every task. A round ends when
     all have answered, when `enough` usable answers are there, or after `deadline` seconds.
@@ -75,12 +75,15 @@ class FlowerBackend(Backend):
         yield from self.answers(asked, sizes, until)
 
     def send(self, node: int, task: ClientTask, content: RecordDict) -> str:
-        """The message's id, "" where it could not be sent. It is kept so long that a late answer is put on record."""
+        """Send a task; return the message's id, "" where it could not be sent.
+
+        The message is kept so long that a late answer is put on record.
+        """
         keep = DAY if self.deadline is None else self.deadline + GRACE
         return self.questions.send({node: content}, "train", keep, str(task.round))[node]
 
     def await_also(self, asked: Mapping[str, ClientTask]) -> None:
-        """Listen for the answers to these messages, too; those of older rounds no longer."""
+        """Listen for the answers to these messages, too, and no longer for those of older rounds."""
         rounds = [task.round for task in asked.values()]
         oldest = max(rounds, default=0) - LATE_ROUNDS
         self.awaited = {m: late for m, late in self.awaited.items() if late.round >= oldest} | dict(asked)
@@ -90,7 +93,7 @@ class FlowerBackend(Backend):
     def answers(
         self, asked: dict[str, ClientTask], sizes: Mapping[int, int], until: float
     ) -> Iterator[ClientUpdate | ClientFailure]:
-        """What comes back, until all of `asked` have answered, enough usable answers are there, or the time is up."""
+        """Yield what comes back, until all of `asked` have answered, enough usable answers are there, or time is up."""
         usable = 0
         while asked and (self.enough is None or usable < self.enough):
             if (reply := self.questions.next(until)) is None:
@@ -113,7 +116,7 @@ class FlowerBackend(Backend):
         return "no answer" if self.deadline is None else f"no answer within {self.deadline:g} s"
 
     def answer(self, task: ClientTask, content: Reply, sent: int) -> ClientUpdate | ClientFailure:
-        """What a reply says, held against the task that it answers."""
+        """Read what a reply says, and check it against the task that it answers."""
         if isinstance(content, str):
             return ClientFailure(task.client, "missing", content)
         try:

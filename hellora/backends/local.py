@@ -1,4 +1,4 @@
-"""The fast in-process loop, and the same loop spread over processes. Results do not depend on how many there are."""
+"""Run the fast in-process loop, or the same loop spread over processes. Results do not depend on their number."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,11 @@ from hellora.backends.wire import as_received, pack_answer, pack_task, read_answ
 from hellora.client.work import ClientWork
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
 from hellora.core.types import ClientProfile
-from hellora.model.memory import release_at_once
 from hellora.server.backend import Backend, Order
 
 
 class LocalBackend(Backend):
-    """Clients trained one after the other in this process (`workers=1`), or by `workers` processes side by side.
+    """This backend trains clients one after the other in this process (`workers=1`), or in `workers` processes at once.
 
     Each process has one resident base; on the CPU all share the same memory for its weights. A process that dies
     leaves its client missing and is replaced. Use as a context manager, so that the processes end with the run.
@@ -66,7 +65,7 @@ class LocalBackend(Backend):
                 idle.append(slot)
 
     def answer(self, task: ClientTask) -> ClientUpdate | ClientFailure:
-        """What a client trained in this process answers, rounded as on a wire."""
+        """Train a client in this process, and return its answer, rounded as on a wire."""
         if self.format == "fp32":
             return self.work.attempt(task)
         received, spec = as_received(task, self.format), self.work.base.spec
@@ -87,7 +86,7 @@ class LocalBackend(Backend):
 
 
 class Worker:
-    """One spawned process that trains the tasks it is sent."""
+    """A worker is one spawned process that trains the tasks it is sent."""
 
     def __init__(self, work: ClientWork, device: str, format: WireFormat) -> None:
         context = get_context("spawn")
@@ -104,7 +103,7 @@ class Worker:
             self.connection.send_bytes(pack_task(task, self.format))
 
     def stop(self) -> int | None:
-        """End the process; its exit status where it had ended by itself."""
+        """End the process; return its exit status where it had ended by itself."""
         self.connection.close()
         self.process.join(timeout=10)  # an interpreter takes a second or two to end
         status = self.process.exitcode
@@ -115,10 +114,9 @@ class Worker:
 
 
 def serve(connection: Connection, work: ClientWork, device: str, threads: int, format: WireFormat) -> None:
-    """The life of a worker process: until the other end is closed, train what arrives."""
+    """Serve as a worker process: train what arrives until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(threads)
-    release_at_once()
     work.base.to(device)
     work.warm_up()
     while True:

@@ -1,5 +1,6 @@
-"""A message as Flower's records, and back. A message is a safetensors file (`wire.py`); Flower carries its tensors one
-by one, so that one that goes to many clients is stored once. Needs no torch: a ClientApp's process lives for a message.
+"""Turn a message into Flower's records, and back. A message is a safetensors file (`wire.py`); Flower carries its
+tensors one by one, so that one that goes to many clients is stored once. This module needs no torch: a ClientApp's
+process lives for a message.
 """
 
 import json
@@ -14,7 +15,7 @@ METADATA = "__metadata__"  # of the safetensors format: 8 bytes of header length
 
 
 def to_records(data: bytes, **texts: str) -> RecordDict:
-    """The records of a safetensors file that has `fields` in its header; `texts` (the contract) travel beside them."""
+    """Make records of a safetensors file that has `fields` in its header; `texts` (the contract) travel beside them."""
     length = int.from_bytes(data[:8], "little")
     header, start = json.loads(data[8 : 8 + length]), 8 + length
     fields = header.pop(METADATA)[FIELDS]
@@ -26,7 +27,7 @@ def to_records(data: bytes, **texts: str) -> RecordDict:
 
 
 def from_records(records: RecordDict) -> bytes:
-    """The inverse of `to_records`; what the tensors are is for the reader of the file to check.
+    """Undo `to_records`; what the tensors are is for the reader of the file to check.
 
     Raises:
         ValueError: the records are not those of a message.
@@ -48,13 +49,13 @@ def from_records(records: RecordDict) -> bytes:
 
 
 def alignment(item: tuple[str, Array]) -> tuple[bool, ...]:
-    """Sorts tensors so that each begins at a multiple of its items' bytes."""
+    """Return a key that sorts tensors so that each begins at a multiple of its items' bytes."""
     size = len(item[1].data)
     return size % 8 != 0, size % 4 != 0, size % 2 != 0
 
 
 def text_of(records: RecordDict, name: str) -> str:
-    """A text that travelled beside the tensors. Raises ValueError where there is none."""
+    """Return a text that travelled beside the tensors. Raise ValueError where there is none."""
     text = records.config_records[MESSAGE].get(name) if MESSAGE in records.config_records else None
     if not isinstance(text, str):
         raise ValueError(f"no text {name!r}")
@@ -62,17 +63,17 @@ def text_of(records: RecordDict, name: str) -> str:
 
 
 def hello_of(contract: str) -> RecordDict:
-    """Records of a question that needs nothing but the contract."""
+    """Make the records of a question that needs nothing but the contract."""
     return RecordDict({MESSAGE: ConfigRecord({CONTRACT: contract})})
 
 
 def note(fields: Mapping[str, Any]) -> RecordDict:
-    """Records without tensors."""
+    """Make records without tensors."""
     return RecordDict({MESSAGE: ConfigRecord({FIELDS: json.dumps(fields)})})
 
 
 def fields_of(records: RecordDict) -> dict[str, Any]:
-    """The fields of a note. Raises ValueError where they are not there."""
+    """Return the fields of a note. Raise ValueError where they are not there."""
     fields = json.loads(text_of(records, FIELDS))
     if not isinstance(fields, dict):
         raise ValueError("the fields are not a table")
@@ -80,7 +81,7 @@ def fields_of(records: RecordDict) -> dict[str, Any]:
 
 
 def num_bytes(records: RecordDict) -> int:
-    """Bytes of the tensors, their names, and the texts, without Flower's envelope."""
+    """Count the bytes of the tensors, their names, and the texts, without Flower's envelope."""
     arrays = [item for record in records.array_records.values() for item in record.items()]
     texts = [str(value) for record in records.config_records.values() for value in record.values()]
     return sum(len(name.encode()) + len(array.data) for name, array in arrays) + sum(len(t.encode()) for t in texts)

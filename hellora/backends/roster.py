@@ -1,6 +1,6 @@
-"""Questions to the nodes of a Flower grid, and which node is which client.
+"""Put questions to the nodes of a Flower grid, and find out which node is which client.
 
-Who a node is, it says itself when it is asked ("query.join"): node ids name nothing.
+A node says itself who it is when it is asked ("query.join"): node ids name nothing.
 """
 
 import time
@@ -29,20 +29,20 @@ Admit = Callable[[int, Mapping[str, Any]], str]  # (node, what it says of itself
 
 @dataclass
 class Questions:
-    """Messages on their way, and what came back."""
+    """Questions are messages on their way; `replies` has what came back."""
 
     grid: Grid
     poll: float = POLL_SECONDS
     replies: "SimpleQueue[tuple[str, Reply] | Exception]" = field(default_factory=SimpleQueue)
 
     def ask(self, contents: Mapping[int, RecordDict], kind: str, ttl: float) -> dict[int, str]:
-        """Send each node its content, and listen; the message id of each, "" where it could not be sent."""
+        """Send each node its content, and listen; return the message id of each, "" where it could not be sent."""
         sent = self.send(contents, kind, ttl)
         self.listen({message for message in sent.values() if message}, ttl)
         return sent
 
     def send(self, contents: Mapping[int, RecordDict], kind: str, ttl: float, group: str = "") -> dict[int, str]:
-        """Send each node its content; the message id of each, "" where it could not be sent."""
+        """Send each node its content; return the message id of each, "" where it could not be sent."""
         messages = [
             Message(content, dst_node_id=node, message_type=kind, ttl=ttl, group_id=group)
             for node, content in contents.items()
@@ -69,7 +69,7 @@ class Questions:
             self.replies.put(error)
 
     def next(self, until: float) -> tuple[str, Reply] | None:
-        """The next reply, or None when the time is up. Raises RunError if the SuperLink cannot be reached."""
+        """Return the next reply, or None when the time is up. Raise RunError if the SuperLink cannot be reached."""
         try:
             found = self.replies.get(timeout=max(0.0, until - time.monotonic()))
         except Empty:
@@ -86,20 +86,20 @@ def content_of(message: Message) -> Reply:
 
 
 def name_of(_: int, fields: Mapping[str, Any]) -> str:
-    """The name that a node gives itself. Raises ValueError where it gives none."""
+    """Return the name that a node gives itself. Raise ValueError where it gives none."""
     if not isinstance(name := fields.get("name"), str):
         raise ValueError("it does not say who it is")
     return name
 
 
 def plain(text: str) -> str:
-    """What somebody else wrote, for a log: one line, nothing that a terminal obeys, not too long."""
+    """Make what somebody else wrote fit for a log: one line, nothing that a terminal obeys, not too long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * LONGEST_LINE]).split())
     return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} …"
 
 
 class Roster:
-    """Which node is which client: asked once of every node, by name."""
+    """A roster knows which node is which client, by name; it asks every node once."""
 
     def __init__(self, grid: Grid, hello: RecordDict, log: Callable[[str], None], admit: Admit = name_of) -> None:
         self.grid, self.hello, self.log, self.admit = grid, hello, log, admit
@@ -110,7 +110,7 @@ class Roster:
         self.told: dict[int, str] = {}  # what was logged of a node
 
     def refresh(self, seconds: float) -> frozenset[int]:
-        """Ask the nodes that are new; the ids of all that are connected."""
+        """Ask the nodes that are new who they are; return the ids of all that are connected."""
         connected, now = frozenset(self.grid.get_node_ids()), time.monotonic()
         waiting = {node for node, (due, _) in self.refused.items() if due > now}
         if new := connected - self.asked - waiting:
@@ -144,14 +144,14 @@ class Roster:
             self.told[node] = line
 
     def find(self, names: Sequence[str]) -> dict[str, int]:
-        """The nodes of these clients, of those that are connected; new nodes are asked if one of them is missing."""
+        """Find the nodes of these clients among the connected ones; ask new nodes if one of them is missing."""
         connected = frozenset(self.grid.get_node_ids())
         if not all(self.nodes.get(name) in connected for name in names):
             connected = self.refresh(BACK_SECONDS)
         return {name: self.nodes[name] for name in names if self.nodes.get(name) in connected}
 
     def gather(self, enough: Callable[[], bool], seconds: float) -> None:
-        """Wait until enough clients have joined. Raises RunError when the time is up."""
+        """Wait until enough clients have joined. Raise RunError when the time is up."""
         until, told = time.monotonic() + seconds, -1
         while True:
             self.refresh(min(ASK_SECONDS, seconds))
@@ -168,7 +168,7 @@ class Roster:
 
 
 def understood(reply: Reply) -> dict[str, Any]:
-    """The fields of a note. Raises ValueError with the reason where there are none."""
+    """Return the fields of a note. Raise ValueError with the reason where there are none."""
     if isinstance(reply, str):
         raise ValueError(reply)
     fields = fields_of(reply)
@@ -178,7 +178,7 @@ def understood(reply: Reply) -> dict[str, Any]:
 
 
 def ask_all(grid: Grid, contents: Mapping[int, RecordDict], kind: str, seconds: float) -> dict[int, Reply]:
-    """Every node's reply, or why there is none."""
+    """Ask every node; return its reply, or why there is none."""
     questions = Questions(grid)
     sent = questions.ask(contents, kind, seconds)
     nodes = {message: node for node, message in sent.items() if message}

@@ -1,4 +1,4 @@
-"""Tasks and answers as bytes: safetensors for the tensors, JSON in its header for the rest. No pickle.
+"""Write tasks and answers as bytes: safetensors for the tensors, JSON in its header for the rest, and no pickle.
 
 As fp32 everything comes back bit for bit. As bf16 or int8 (`codec.py`) the tensors of an adapter are rounded: of a task
 its values, of an answer the *delta*, trained minus received, whose numbers are smaller, and so are its errors. The
@@ -38,17 +38,17 @@ FAILURE_FIELDS: Mapping[str, Types] = {"client": (int,), "kind": (str,), "reason
 
 
 class WireError(ValueError):
-    """Bytes that are no answer to the task that was sent."""
+    """The bytes are no answer to the task that was sent."""
 
 
 def flatten(adapter: Adapter, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, float]]:
-    """An adapter as named tensors, and the scale of each pair by module name."""
+    """Return an adapter as named tensors, and the scale of each pair by module name."""
     tensors = {f"{prefix}{name}": value for name, value in adapter.tensors().items()}
     return tensors, {name: pair.scale for name, pair in adapter.pairs.items()}
 
 
 def unflatten(tensors: Mapping[str, Tensor], scales: Mapping[str, float], prefix: str = "") -> Adapter:
-    """The inverse of `flatten`; other tensors are left alone. Raises KeyError where one is absent."""
+    """Undo `flatten`, and leave other tensors alone. Raise KeyError where one is absent."""
     mine = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     pairs = {n: LoraPair(mine.pop(f"{n}.lora_A"), mine.pop(f"{n}.lora_B"), scale) for n, scale in scales.items()}
     residual = {
@@ -63,7 +63,7 @@ def unflatten(tensors: Mapping[str, Tensor], scales: Mapping[str, float], prefix
 
 
 def on_their_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors takes them: contiguous, and no two with the same storage (a head of prototypes)."""
+    """Copy tensors as safetensors takes them: contiguous, and no two with the same storage (a head of prototypes)."""
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
@@ -90,6 +90,7 @@ def pack_task(task: ClientTask, format: WireFormat = "fp32") -> bytes:
         "bypass": task.bypass,
         "kept_version": task.kept_version,
         "policy": asdict(task.policy),
+        "spare_bytes": task.spare_bytes,
         "scales": scales,
     }
     named = {**owned(task.brief, BRIEF), **owned(task.kept, KEPT), "/trained": torch.from_numpy(task.trained)}
@@ -107,7 +108,7 @@ def unpack_task(data: bytes) -> ClientTask:
 
 
 def taken(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
-    """The tensors of one owner, under its own names; they are taken out of `tensors`."""
+    """Take the tensors of one owner out of `tensors`; return them under its own names."""
     found = select(tensors, owner)
     for name in found:
         del tensors[f"{owner}/{name}"]
@@ -115,14 +116,14 @@ def taken(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
 
 
 def as_received(task: ClientTask, format: WireFormat) -> ClientTask:
-    """The task as its client sees it."""
+    """Return the task as its client sees it."""
     return task if format == "fp32" else unpack_task(pack_task(task, format))
 
 
 def pack_answer(
     answer: ClientUpdate | ClientFailure, task: ClientTask, spec: AdapterSpec, format: WireFormat = "fp32"
 ) -> bytes:
-    """The answer to `task` as its client received it. A factor that the task does not train does not travel."""
+    """Pack the answer to `task`, as its client received it. A factor that the task does not train does not travel."""
     if isinstance(answer, ClientFailure):
         return to_bytes({}, {"failure": asdict(answer)})
     tensors, scales = flatten(answer.adapter)
@@ -144,25 +145,25 @@ def pack_answer(
 
 
 def difference(tensor: Tensor, start: Tensor) -> Tensor:
-    """tensor − start, in the dtype of both."""
+    """Return tensor − start, in the dtype of both."""
     return (tensor.double() - start.double()).to(tensor.dtype)
 
 
 def moved(start: Tensor, delta: Tensor) -> Tensor:
-    """start + delta, in the dtype of both. Raises WireError where they have not the same shape."""
+    """Return start + delta, in the dtype of both. Raise WireError where they have not the same shape."""
     if delta.shape != start.shape:
         raise WireError(f"a delta has shape {tuple(delta.shape)}, expected {tuple(start.shape)}")
     return (start.double() + delta.double()).to(delta.dtype)
 
 
 def most_bytes(task: ClientTask, sent: Adapter) -> int:
-    """What an answer may have at most; `sent` is what it must have, as it was sent."""
+    """Return the most bytes that an answer may have; `sent` is what it must have, as it was sent."""
     named = task.declared.bytes_up + sum(spec.num_bytes for spec in task.declared.kept.values())
     return 2 * sent.num_bytes + named + OVERHEAD
 
 
 def read_answer(data: bytes, task: ClientTask, spec: AdapterSpec) -> ClientUpdate | ClientFailure:
-    """What `unpack_answer` returns; whoever sends anything else is rejected."""
+    """Return what `unpack_answer` returns, or reject whoever sends anything else."""
     try:
         return unpack_answer(data, task, spec)
     except WireError as error:
@@ -170,7 +171,7 @@ def read_answer(data: bytes, task: ClientTask, spec: AdapterSpec) -> ClientUpdat
 
 
 def unpack_answer(data: bytes, task: ClientTask, spec: AdapterSpec) -> ClientUpdate | ClientFailure:
-    """The answer to `task` as it was sent, whole: a factor that did not travel is the one that was sent.
+    """Unpack the answer to `task` as it was sent, whole: a factor that did not travel is the one that was sent.
 
     Raises:
         WireError: the bytes, whatever they are, are no answer of the task's client.
@@ -188,7 +189,7 @@ def unpack_answer(data: bytes, task: ClientTask, spec: AdapterSpec) -> ClientUpd
 
 
 def answer_from(data: bytes, task: ClientTask, sent: Mapping[str, Tensor]) -> ClientUpdate | ClientFailure:
-    """The answer to `task`; `sent` is what it must have, name by name, as it was sent."""
+    """Read the answer to `task`; `sent` is what it must have, name by name, as it was sent."""
     tensors, fields = from_bytes(data)
     if isinstance(fields, dict) and fields.keys() == {"failure"}:
         check_fields(fields["failure"], FAILURE_FIELDS, task)
@@ -228,5 +229,5 @@ def check_numbers(name: str, values: Mapping[str, Any]) -> None:
 
 
 def is_small(value: Any) -> bool:
-    """True but for whole numbers of more than 64 bits."""
+    """Return True but for whole numbers of more than 64 bits."""
     return type(value) is not int or -(2**63) <= value < 2**63

@@ -1,4 +1,4 @@
-"""Train at a client the row that it was given."""
+"""Train the row that a client was given."""
 
 import math
 import time
@@ -45,8 +45,8 @@ def train_client(
         encoded: the rows, encoded, where they are already
 
     Returns:
-        What it trained, with its mean loss (`loss`), the number of `steps`, the `seconds` and, where it can be
-        measured, the peak of memory (`peak_bytes`).
+        What it trained, with its mean loss (`loss`), the number of `steps`, the `seconds` and, on CUDA or where bytes
+        are promised, the peak of memory (`peak_bytes`).
 
     Raises:
         TrainingError: the loss became nan or infinite.
@@ -55,16 +55,15 @@ def train_client(
     started = time.perf_counter()
     encoded = kind.encode(base, rows) if encoded is None else encoded
     with (
-        peak_memory(base.device) as peak,
+        peak_memory(base.device, task.spare_bytes) as peak,
         seeded(task.seed, base.device),
         lent_for(task, base) as adapted,
         prefix_cache(base.net, task, base.spec.layers, len(encoded)) as prefix,
     ):
         at_work = Rules(rules, task, base, adapted, lambda: labels_of(rows))
         metrics = train_steps(task, base, kind, encoded, adapted, prefix, at_work)
-        report, kept = at_work.end()
-        adapter = adapted.read()
-    metrics |= {"seconds": round(time.perf_counter() - started, 3)}
+        (report, kept), adapter = at_work.end(), adapted.read()
+    metrics["seconds"] = round(time.perf_counter() - started, 3)
     if peak.bytes is not None:
         metrics["peak_bytes"] = base.num_bytes + task.adapter.num_bytes + peak.bytes
     return ClientUpdate(task.round, task.client, len(encoded), adapter, metrics, encoded.num_tokens, report, kept)

@@ -1,4 +1,4 @@
-"""What server and clients exchange in a round, and how a client is to train."""
+"""Server and clients exchange these values in a round; some of them say how a client is to train."""
 
 import math
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ Named = Mapping[str, Tensor]  # named tensors: a brief, a report, or what a clie
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a named tensor must be. It travels as it is: no wire format rounds it."""
+    """A spec says what a named tensor must be. The tensor travels as it is: no wire format rounds it."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
@@ -39,7 +39,7 @@ class TensorSpec:
         return TensorSpec(tuple(tensor.shape), tensor.dtype)
 
     def problem_with(self, tensor: Tensor) -> str | None:
-        """Why a tensor is not of this kind, or None."""
+        """Say why a tensor is not of this kind, or return None."""
         if tuple(tensor.shape) != self.shape or tensor.dtype != self.dtype:
             return f"is {tensor.dtype} {tuple(tensor.shape)}, expected {self.dtype} {self.shape}"
         told = tensor[~tensor.isnan()] if self.may_be_nan else tensor
@@ -52,7 +52,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """The named tensors of a task: what goes down, what comes up, what its client keeps for its next task."""
+    """A task declares its named tensors: what goes down, what comes up, what its client keeps for its next task."""
 
     brief: Mapping[str, TensorSpec] = field(default_factory=dict)
     report: Mapping[str, TensorSpec] = field(default_factory=dict)
@@ -69,13 +69,13 @@ class Declared:
 
     @property
     def bytes_held(self) -> int:
-        """While a client trains: what it was sent and has kept, what it will report and keep, and the rest."""
+        """Count, while a client trains, what it was sent and has kept, what it will report and keep, and the rest."""
         kept = sum(spec.num_bytes for spec in self.kept.values())
         return self.bytes_down + self.bytes_up + 2 * kept + self.scratch_bytes
 
 
 def problem_with_named(tensors: Named, declared: Mapping[str, TensorSpec], what: str) -> str | None:
-    """Why named tensors are not what was declared, or None. `what` they are: a brief, a report …"""
+    """Say why named tensors are not what was declared, or return None. `what` names them: a brief, a report …"""
     if unknown := sorted(tensors.keys() - declared.keys()):
         return f"{what} {unknown[0]} was not declared"
     for name, spec in declared.items():
@@ -89,7 +89,7 @@ def problem_with_named(tensors: Named, declared: Mapping[str, TensorSpec], what:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
-    """What a forward pass says of each example. Mean loss = loss_sums.sum() / weights.sum().
+    """A forward pass says this of each example. The mean loss is loss_sums.sum() / weights.sum().
 
     A row of `logits` is an example or, of a language model, a supervised token; None where a task does not tell them.
     """
@@ -103,7 +103,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """Local training of one client in one round."""
+    """These settings say how one client trains in one round."""
 
     lr: float = 1e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -130,8 +130,8 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How a client trains its row within its memory. All but `int8_activations` and `bf16` leave the gradients as they
-    are, up to the order of sums.
+    """A policy says how a client trains its row within its memory. All but `int8_activations` and `bf16` leave the
+    gradients as they are, up to the order of sums.
 
     Attributes:
         recompute: blocks that keep only their input, and are run again in backward: `frozen` those that train
@@ -156,7 +156,7 @@ class Policy:
 
     @property
     def in_words(self) -> str:
-        """What is done, such as "recompute_frozen, micro_batch 4"; "plain" for nothing."""
+        """Say what is done, such as "recompute_frozen, micro_batch 4"; "plain" for nothing."""
         parts = [f"recompute_{self.recompute}"] if self.recompute != "none" else []
         parts += [name for name in ("int8_activations", "bf16") if getattr(self, name)]
         parts += [] if self.micro_batch is None else [f"micro_batch {self.micro_batch}"]
@@ -166,7 +166,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientTask:
-    """All that one client needs for one round, and nothing of other clients."""
+    """A task holds all that one client needs for one round, and nothing of other clients."""
 
     round: int
     client: int
@@ -181,6 +181,7 @@ class ClientTask:
     policy: Policy = Policy()
     brief: Named = field(default_factory=dict)  # of the rules of local training, "rule/name"
     kept: Named = field(default_factory=dict)  # likewise: what the client kept of its last task that counted
+    spare_bytes: int | None = None  # of the client's budget, beyond what it is predicted to hold; None: none promised
     kept_version: int | None = None  # the round of that task, where clients keep it themselves; None = nothing is kept
     declared: Declared = Declared()  # what its named tensors must be; known to both sides, so that it does not travel
 
@@ -191,7 +192,7 @@ class ClientTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientUpdate:
-    """What a client returns: the trained values of the components in its row, and of the head."""
+    """A client returns an update: the trained values of the components in its row, and of the head."""
 
     round: int
     client: int
@@ -204,13 +205,13 @@ class ClientUpdate:
 
     @property
     def weight(self) -> float:
-        """n_i of the papers: examples, or supervised tokens where there are tokens to predict."""
+        """Return n_i of the papers: examples, or supervised tokens where there are tokens to predict."""
         return float(self.num_examples if self.num_tokens is None else self.num_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientFailure:
-    """A client without a usable update: `rejected` it answered badly or raised, `missing` it did not answer."""
+    """A client gave no usable update: `rejected` it answered badly or raised, `missing` it did not answer."""
 
     client: int
     kind: Literal["missing", "rejected"]

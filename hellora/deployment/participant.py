@@ -30,7 +30,6 @@ from hellora.experiments.devices import parse_link
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import device_check, devices
 from hellora.experiments.prepare import prepare
-from hellora.model.memory import release_at_once
 
 AUTO_SHARE = 0.9  # of the memory that is free when the client starts
 
@@ -93,7 +92,6 @@ class Participant(ABC):
             started, self.work, self.contract = time.perf_counter(), None, None  # the old one is freed first
             experiment = self.settled(contract)
             torch.set_num_threads(experiment.compute.threads)
-            release_at_once()
             work = self.load(contract, experiment)
             if contract.base not in (None, work.base.fingerprint()):
                 raise InputError(

@@ -1,4 +1,4 @@
-"""What a client with a budget in bytes and seconds can train of a model: for each pattern, and for the most
+"""Plan what a client with a budget in bytes and seconds can train of a model: for each pattern, and for the most
 valuable row that fits. The model's config is enough; weights are loaded only to measure."""
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,6 @@ from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import device_check, devices, kind_of
 from hellora.experiments.planning import EqualScores, fleet, planner_of
 from hellora.model.load import Kind, ModelSettings, task_of
-from hellora.model.memory import release_at_once
 from hellora.model.resident import BaseModel
 from hellora.server.federation import Federation
 from hellora.server.rounds import allocate
@@ -41,7 +40,7 @@ STEPS = 2  # measured, after one that is not
 
 @dataclass(frozen=True)
 class Choice:
-    """What an allocator gives the client; no estimate where nothing of its kind fits."""
+    """A choice is what an allocator gives the client; it has no estimate where nothing of its kind fits."""
 
     name: str
     ranks: Ranks  # (layers,)
@@ -50,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """What a client can train, and what that is based on."""
+    """A budget plan says what a client can train, and what that is based on."""
 
     experiment: Experiment
     planner: Planner
@@ -59,7 +58,7 @@ class BudgetPlan:
 
     @property
     def assumptions(self) -> list[str]:
-        """What the numbers rest on, a sentence each."""
+        """Say what the numbers rest on, a sentence each."""
         model, train = self.planner.model, self.experiment.train
         batch = self.planner.work(self.client).batch
         device = kind_of(self.experiment.compute.device)
@@ -90,18 +89,18 @@ class BudgetPlan:
 
     @property
     def plain_operations(self) -> float:
-        """What a round takes that trains everything without a policy."""
+        """Count the operations of a round that trains everything without a policy."""
         ranks = np.full(self.planner.model.spec.num_layers, self.planner.model.spec.max_rank, dtype=np.int64)
         policy, work = self.planner.policy, self.planner.work(self.client)
         return self.planner.operations(ranks, policy, work)
 
     def relative_time(self, ranks: Ranks, policy: Policy) -> float:
-        """What a round of training `ranks` under a policy takes, in rounds that train everything without one."""
+        """Say what a round of training `ranks` under a policy takes, in rounds that train everything without one."""
         return self.planner.operations(ranks, policy, self.planner.work(self.client)) / self.plain_operations
 
 
 def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> BudgetPlan:
-    """What a client with the budget of `table` ([fleet] has one group) can train on `examples` examples per round.
+    """Plan what a client with the budget of `table` ([fleet] has one group) can train on `examples` examples per round.
 
     Raises:
         InputError: a setting is wrong, or nothing fits; the message says the least that would.
@@ -125,7 +124,7 @@ def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> 
 
 
 def choice_of(name: str, experiment: Experiment, planner: Planner, client: ClientProfile) -> Choice:
-    """What an allocator gives a client that is alone."""
+    """Return what an allocator gives a client that is alone."""
     spec = planner.model.spec
     run = Federation(spec, (client,), experiment.method, 1, 1, 0, experiment.train, planner=planner)
     _, allocation, _ = allocate(run, ServerState(0, Adapter({})), EqualScores(spec))
@@ -138,7 +137,7 @@ def choice_of(name: str, experiment: Experiment, planner: Planner, client: Clien
 
 @dataclass(frozen=True)
 class Blank(Task):
-    """A task whose batches are as large as can be, and have nothing in them."""
+    """The batches of a blank task are as large as can be, and have nothing in them."""
 
     kind_of: Task
     tokens: int
@@ -165,17 +164,16 @@ class Blank(Task):
 
 @dataclass(frozen=True)
 class Measured:
-    """What a step took; `speed` in operations per second."""
+    """A measurement says what a step took; `speed` is in operations per second."""
 
     peak_bytes: int | None
     speed: float
 
 
 def measure(plan: BudgetPlan) -> dict[str, Measured]:
-    """Run each choice for a few steps on this device, with the model's weights; by the choice's name."""
+    """Run each choice for a few steps on this device, with the model's weights; return what each took, by its name."""
     experiment, batch = plan.experiment, plan.planner.work(plan.client).batch
     device_check(experiment.compute.device)
-    release_at_once()
     base = experiment.task.load(experiment.model, ("a", "b"), 0).to(devices(experiment.compute.device)[0])
     task = Blank(experiment.task, plan.planner.model.tokens)
     ClientWork(base, experiment.task, None, ()).warm_up()
@@ -189,7 +187,7 @@ def measure(plan: BudgetPlan) -> dict[str, Measured]:
 
         def steps(count: int, rows: Any = rows, policy: Any = policy) -> Mapping[str, float]:
             train: TrainSettings = replace(experiment.train, steps=count)
-            asked = ClientTask(0, 0, 0, adapter, rows, train, policy=policy)
+            asked = ClientTask(0, 0, 0, adapter, rows, train, policy=policy, spare_bytes=0)
             return train_client(asked, base, task, range(batch)).metrics
 
         steps(1)

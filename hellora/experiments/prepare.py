@@ -1,4 +1,4 @@
-"""From a checked experiment to a prepared one. What simulation and deployment have in common is `assemble`."""
+"""Turn a checked experiment into a prepared one. What simulation and deployment have in common is `assemble`."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -20,7 +20,6 @@ from hellora.experiments.machine import device_check, devices, threads
 from hellora.experiments.planning import federation, fleet, plan, planner, rehearse
 from hellora.experiments.setup import Parts, Setup
 from hellora.methods.demands import PROXY_DATA
-from hellora.model.memory import release_at_once
 from hellora.model.resident import BaseModel
 from hellora.server.backend import Backend
 from hellora.tasks import Task
@@ -37,7 +36,6 @@ def prepare(experiment: Experiment) -> Setup:
         InputError: data, model or device do not fit the settings; cheap checks come first.
     """
     torch.set_num_threads(threads(experiment))
-    release_at_once()
     seed = experiment.run.seed
     device_check(experiment.compute.device)
     if any(isinstance(ranks, tuple) for ranks in experiment.fleet.ranks):
@@ -66,7 +64,7 @@ def prepare(experiment: Experiment) -> Setup:
 
 
 def on_this_machine(setup: Setup) -> LocalBackend:
-    """The local backend, with its worker processes where there is more than one."""
+    """Make the local backend, with its worker processes where there is more than one."""
     names = devices(setup.experiment.compute.device)
     run, workers = setup.federation, setup.experiment.compute.workers
     backend = LocalBackend(setup.work, run.fleet, workers, names, run.wire)
@@ -76,7 +74,7 @@ def on_this_machine(setup: Setup) -> LocalBackend:
 
 
 def load_base(experiment: Experiment, corpus: Corpus) -> BaseModel:
-    """The server's model; its head is drawn by the experiment's seed where the checkpoint has none."""
+    """Load the server's model; its head is drawn by the experiment's seed where the checkpoint has none."""
     return experiment.task.load(experiment.model, corpus.labels, seed_for(experiment.run.seed, "head"))
 
 
@@ -93,7 +91,7 @@ def assemble(
     clients: Mapping[str, Any] | None = None,
     run_id: str = "",
 ) -> Setup:
-    """The prepared experiment of a fleet, in a simulation and, with `clients`, in a deployment.
+    """Assemble the prepared experiment of a fleet, in a simulation and, with `clients`, in a deployment.
 
     Args:
         experiment: what is prepared
@@ -120,7 +118,7 @@ def assemble(
 
 
 def check_corpus(experiment: Experiment, corpus: Corpus) -> None:
-    """The data must have what head and strategies need."""
+    """Raise InputError unless the data have what head and strategies need."""
     head_check(experiment, corpus)
     needed = any(PROXY_DATA in strategy.demands.needs for strategy in experiment.method.strategies)
     if needed and not len(corpus.proxy):
@@ -131,13 +129,13 @@ def check_corpus(experiment: Experiment, corpus: Corpus) -> None:
 
 
 def longest(base: BaseModel, experiment: Experiment, corpus: Corpus) -> int:
-    """Tokens of the longest training example."""
+    """Count the tokens of the longest training example."""
     lengths = experiment.task.encode(base, corpus.train).lengths
     return 1 if lengths is None else int(lengths.max())
 
 
 def head_check(experiment: Experiment, corpus: Corpus) -> None:
-    """A head must have room for the classes, and a classification task must have classes."""
+    """Raise InputError unless a head has room for the classes, and a classification task has two classes or more."""
     classes = experiment.model.classes
     if experiment.task.columns != "instruction" and len(corpus.labels) < 2:
         raise InputError(f"data.label: {experiment.data.name} has one class only: name a column with two or more")
@@ -149,7 +147,7 @@ def head_check(experiment: Experiment, corpus: Corpus) -> None:
 
 
 def bypass_check(base: BaseModel, kind: Task, rows: Any) -> None:
-    """A model must work with blocks left out. T5's hand each other more than hidden states."""
+    """Raise InputError unless the model works with blocks left out. T5's hand each other more than hidden states."""
     nothing = np.zeros((base.spec.num_layers, base.spec.max_rank), dtype=bool)
     try:
         with torch.no_grad(), base.adapted(Adapter({}, base.initial_head()), nothing, bypass=True):
@@ -162,7 +160,7 @@ def bypass_check(base: BaseModel, kind: Task, rows: Any) -> None:
 
 
 def hold_out(parts: Parts, data: DataSettings, seed: int) -> tuple[Parts, Parts]:
-    """Every client's rows as (training, held out); a client with one row trains on it and holds out none.
+    """Cut every client's rows into (training, held out); a client with one row trains on it and holds out none.
 
     Where there is a validation split, one half of what is held out is for the test, the other for validation.
     """

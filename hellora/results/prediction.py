@@ -16,7 +16,6 @@ from hellora.core.errors import InputError
 from hellora.core.types import Adapter
 from hellora.data.one_file import read_rows
 from hellora.experiments.machine import device_check, devices
-from hellora.model.memory import release_at_once
 from hellora.model.resident import BaseModel
 from hellora.record.atomic import write_atomically
 from hellora.record.run_folder import RunFolder
@@ -43,7 +42,6 @@ class Predictor:
         Raises:
             InputError: there is nothing of the kind, or a setting is wrong.
         """
-        release_at_once()
         finished = RunFolder(source).adapter
         folder = source if (source / USAGE_FILE).is_file() else finished
         if (folder / USAGE_FILE).is_file():

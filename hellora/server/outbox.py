@@ -1,4 +1,4 @@
-"""Step 2 of a round: tasks, each made when it is sent."""
+"""Step 2 of a round makes the tasks, each when it is sent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from hellora.server.naming import naming
 
 @dataclass(eq=False)
 class Outbox:
-    """The tasks of an attempt at a round, each made when it is first asked for and the same from then on."""
+    """An outbox makes the tasks of an attempt at a round, each when first asked for, and the same from then on."""
 
     run: Federation
     state: ServerState
@@ -36,12 +36,12 @@ class Outbox:
 
     @property
     def orders(self) -> list[Order]:
-        """One order per client that trains anything this round, by id."""
+        """Return one order per client that trains anything this round, by id."""
         rows = zip(self.allocation.clients, self.allocation.mask, strict=True)
         return [Order(client, partial(self.task, client)) for client, row in rows if row.any()]
 
     def task(self, client: int) -> ClientTask:
-        """Step 2: the task of one client."""
+        """Do step 2: return the task of one client."""
         if client not in self.tasks:
             self.tasks[client] = self.make(self.run.by_id[client], self.allocation.row(client))
         return self.tasks[client]
@@ -66,6 +66,7 @@ class Outbox:
             cut=sent.cut,
             bypass=sent.bypass,
             policy=self.policy(client.id),
+            spare_bytes=self.spare_bytes(client),
             brief=self.brief(client, shapes),
             kept={name: value for name, value in kept.items() if not name.startswith("private/")},
             kept_version=state.kept_versions.get(client.id),
@@ -73,18 +74,25 @@ class Outbox:
         )
 
     def policy(self, client: int) -> Policy:
-        """How a client trains its row."""
+        """Return how a client trains its row."""
         return self.estimated[client].policy if client in self.estimated else self.run.policy
 
+    def spare_bytes(self, client: ClientProfile) -> int | None:
+        """Return what is left of a client's memory beyond its estimate and the reserve; None: no bytes are promised."""
+        memory, estimate = client.budget.memory_bytes, self.estimated.get(client.id)
+        if memory is None or estimate is None or self.run.planner is None:
+            return None
+        return max(0, memory - self.run.planner.memory(estimate.cost))
+
     def shapes(self, row: Mask) -> Shapes:
-        """What rules of local training may know of a task before it is made."""
+        """Return what rules of local training may know of a task before it is made."""
         method = self.run.method
         head = {} if method.head == "frozen" else self.state.adapter.head
         sizes = {name: tuple(tensor.shape) for name, tensor in head.items()}
         return Shapes(self.run.spec, row, method.factors(self.state.round), sizes)
 
     def brief(self, client: ClientProfile, shapes: Shapes) -> Named:
-        """What all rules of local training tell a client."""
+        """Return what all rules of local training tell a client."""
         told: dict[str, Named] = {}
         for rule in self.run.method.local_training:
             with naming(rule, self.state.round):
@@ -93,7 +101,7 @@ class Outbox:
         return {f"{rule}/{name}": tensor for rule, brief in told.items() for name, tensor in brief.items()}
 
     def crossing(self, client: int) -> Crossing:
-        """How many bytes the client's task and its answer have, from its row alone."""
+        """Count the bytes of the client's task and of its answer, from its row alone."""
         row, method = self.allocation.row(client), self.run.method
         sent = method.dispatcher.sends(row, self.run.spec)
         declared = method.declares(self.shapes(row))

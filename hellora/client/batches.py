@@ -31,7 +31,7 @@ def training_batches(encoded: Encoded, settings: TrainSettings, seed: int) -> It
 def shuffled_batches(
     lengths: npt.NDArray[np.int64] | None, count: int, batch_size: int, seed: int, epoch: int
 ) -> list[npt.NDArray[np.int64]]:
-    """Deal out one epoch: shuffle, sort windows of WINDOW batches by length so that little is padding, shuffle them."""
+    """Deal one epoch: shuffle, sort windows of WINDOW batches by length so that little is padding, shuffle batches."""
     rng = rng_for(seed, "batches", epoch)
     order = rng.permutation(count)
     if lengths is not None:

@@ -84,7 +84,7 @@ class Distillation:
         return {rank: said[teachers[rank]] for rank in prototypes}
 
     def taught(self, student: Adapter, rank: int, targets: Sequence[Target], seed: int) -> Adapter:
-        """Train one prototype by a step of AdamW on each batch. Its pairs move, and its head where heads are trained."""
+        """Train one prototype by a step of AdamW on each batch: its pairs, and its head where heads are trained."""
         settings, row = self.settings, whole_row(self.base.spec, rank)
         with (
             seeded(seed_for(seed, "student", rank), self.base.device),

@@ -140,7 +140,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def autocast(base: BaseModel, precision: Precision) -> AbstractContextManager[None]:
-    """Return bf16 autocast where asked for, where the device has it (auto), and always where the base is not float32."""
+    """Cast to bf16 where asked for, where the device has it (auto), and always where the base is not float32."""
     device = base.device.type
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
     wanted = precision == "bf16" or (precision == "auto" and has_bf16) or base.dtype != torch.float32

@@ -20,7 +20,7 @@ from hellora.tasks import Encoded, Task
 
 @dataclass(frozen=True, eq=False)
 class ClientWork:
-    """Client work needs three things in one process: the resident base, the task, and the clients' data."""
+    """Client work holds all that it needs in one process: the resident base, the task, and the clients' data."""
 
     base: BaseModel
     kind: Task

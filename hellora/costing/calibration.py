@@ -43,7 +43,7 @@ AT_ENDS = ("start", "enter", "head", "end", "head_backward")
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A model with few blocks of each kind, without values, that costs per block what the whole one does."""
+    """A sample is a model with few blocks of each kind, without values; it costs per block what the whole one does."""
 
     base: BaseModel
     kinds: tuple[int, ...]  # (layers of the whole model,): the kind of each block
@@ -59,8 +59,8 @@ def calibrate(
     device: str = "cpu",
     wire: WireFormat = "fp32",
 ) -> CostModel:
-    """The cost coefficients of a base without weights (meta device) for batches of `shape`, on a device of the kind
-    "cpu" or "cuda".
+    """Count the cost coefficients of a base without weights (meta device) for batches of `shape`, on a device of the
+    kind "cpu" or "cuda".
 
     `base` is changed, and of no further use.
     """
@@ -92,7 +92,7 @@ def calibrate(
 
 @dataclass(frozen=True, eq=False)
 class Traceable:
-    """A base that takes steps without values, or with zeros, and the operations of a forward pass."""
+    """A traceable base takes steps without values, or with zeros; the operations are those of a forward pass."""
 
     tracer: Tracer
     sample: Sample
@@ -106,7 +106,7 @@ class Traceable:
 def first_that_works(
     base: BaseModel, kind: Task, shape: Shape, method: Method, train: TrainSettings, device: str
 ) -> Traceable:
-    """The first way to take steps that the model's code bears.
+    """Find the first way to take steps that the model's code bears.
 
     Blocks that hand on more than hidden states cannot be taken out; steps that need values are taken with zeros.
     """
@@ -135,24 +135,24 @@ def first_that_works(
 
 
 def shapes_of(row: Mask, spec: AdapterSpec, method: Method, head: Mapping[str, tuple[int, ...]]) -> Shapes:
-    """A client's task before it is made, in the kind of round in which it trains the most."""
+    """Describe a client's task before it is made, in the kind of round in which it trains the most."""
     return Shapes(spec, row, method.trains if method.trains in ("A", "B") else "both", head)
 
 
 def in_one_line(error: Exception) -> str:
-    """What a model's code raised, for a person."""
+    """Say in one line, for a person, what a model's code raised."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def travelling_factors(method: Method) -> tuple[Factors, ...]:
-    """What of the trained pairs goes up: in each kind of round the factors that are trained and shared."""
+    """Say what of the trained pairs goes up: in each kind of round the factors that are trained and shared."""
     moving = {method.moving(round) for round in (0, 1)}
     names: dict[frozenset[str], Factors] = {frozenset("AB"): "both", frozenset("A"): "A", frozenset("B"): "B"}
     return tuple(names[factors] for factors in sorted(moving, key=sorted) if factors) or ("both",)
 
 
 def sample_of(base: BaseModel, alike: int) -> Sample:
-    """The base with at most `alike` blocks of a kind; the others let their input pass."""
+    """Leave at most `alike` blocks of a kind in the base; the others let their input pass."""
     spec = base.spec
     blocks = [whole(base.net.get_submodule(name)) for name in spec.layers]
     signatures = [(type(block), tuple(tuple(p.shape) for p in block.parameters())) for block in blocks]
@@ -174,12 +174,12 @@ def sample_of(base: BaseModel, alike: int) -> Sample:
 
 
 def whole(block: nn.Module) -> nn.Module:
-    """The block behind one that is left out."""
+    """Return the block itself, also where a bypass stands in its place."""
     return block.block[0] if isinstance(block, Bypass) else block
 
 
 class CountedCoefficients(dict[ActivationPolicy, StepCoefficients]):
-    """The coefficients of a model under every way of keeping activations, each counted when it is first asked for."""
+    """A model has coefficients under every way of keeping activations, each counted when it is first asked for."""
 
     def __init__(self, tracer: Tracer, sample: Sample) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class CountedCoefficients(dict[ActivationPolicy, StepCoefficients]):
 
     @property
     def typical(self) -> list[int]:
-        """The sample's block that stands for each kind: one that is not the first, if there is any."""
+        """Return the sample's block that stands for each kind: one that is not the first, if there is any."""
         return [blocks[-1] for blocks in self.sample.of_kind]
 
     def plain(self, how: ActivationPolicy) -> StepCoefficients:
@@ -220,7 +220,7 @@ class CountedCoefficients(dict[ActivationPolicy, StepCoefficients]):
         return StepCoefficients(blocks, **ends)
 
     def recomputed(self, how: ActivationPolicy) -> StepCoefficients:
-        """Blocks that are run again keep less; the others are as without recomputation."""
+        """Fit with recomputation: blocks that are run again keep less; the others are as without it."""
         before = self[replace(how, recompute="frozen" if how.recompute == "all" else "none")]
         if how.recompute == "frozen":
             return replace(before, blocks={**before.blocks, "frozen": self.frozen(how)})
@@ -229,7 +229,7 @@ class CountedCoefficients(dict[ActivationPolicy, StepCoefficients]):
         return replace(before, blocks={**before.blocks, "first": self.firsts(how, whole), "trained": trained})
 
     def frozen(self, how: ActivationPolicy) -> BlockCoefficients:
-        """Every block as one that only hands a gradient down: what it holds does not depend on the rank below it.
+        """Fit every block as one that only hands a gradient down: what it holds does not depend on the rank below it.
 
         Nobody asks for block 0, which is never above one that trains.
         """
@@ -237,14 +237,14 @@ class CountedCoefficients(dict[ActivationPolicy, StepCoefficients]):
         return self.blocks([(lowest, j) for j in self.typical])
 
     def firsts(self, how: ActivationPolicy, whole: "Fit") -> BlockCoefficients:
-        """Every block as the shallowest that trains. Only into block 0 goes what the blocks' caller may hold on to."""
+        """Fit every block as the shallowest that trains. Only block 0 gets what the blocks' caller may hold on to."""
         coefficients = self.blocks([(self.tracer.traced([j], how) if j else whole, j) for j in self.typical])
         for name in BY_BLOCK:
             getattr(coefficients, name)[:, 0] = whole.coefficients(name)[:, 0]
         return coefficients
 
     def blocks(self, found: Sequence[tuple["Fit", int]]) -> BlockCoefficients:
-        """The coefficients of all layers from a trace and a block of the sample for each kind."""
+        """Collect the coefficients of all layers from a trace and a block of the sample for each kind."""
         by_kind = [{name: coefficients.coefficients(name)[:, j] for name in BY_BLOCK} for coefficients, j in found]
         return BlockCoefficients(
             *(np.stack([by_kind[kind][name] for kind in self.sample.kinds], axis=1) for name in BY_BLOCK)

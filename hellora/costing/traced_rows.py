@@ -1,4 +1,4 @@
-"""Training steps of a base without values, each with another row of an allocation: what they hold, as
+"""Take training steps of a base without values, each with another row of an allocation, and say what they hold, as
 coefficients of the examples and the rank, and the operations of each block."""
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from hellora.tasks import Task
 
 @dataclass(frozen=True)
 class Shape:
-    """The largest batch of a client: so many examples of so many tokens (images have as many as the model makes)."""
+    """A client's largest batch has so many examples of so many tokens (images have as many as the model makes)."""
 
     examples: int
     tokens: int
@@ -31,7 +31,7 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Tracer:
-    """Steps of a base without values, as `client.train_client` would take them."""
+    """A tracer takes steps of a base without values, as `client.train_client` would take them."""
 
     base: BaseModel
     kind: Task
@@ -42,13 +42,13 @@ class Tracer:
     mode: AbstractContextManager[Any]
 
     def head(self) -> dict[str, Tensor]:
-        """The head's parameters by name, in float32."""
+        """Return zeros in the place of the head's parameters, by name, in float32."""
         base = self.base
         parameters = dict((base.head if base.head is not None else base.net).named_parameters())
         return {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in base.head_names}
 
     def adapter(self, rows: Mask, policy: Policy) -> Adapter:
-        """What `rows` train, and nothing that would be merged: copies of weights are there before a step."""
+        """Make what `rows` train, and nothing that would be merged: copies of weights are there before a step."""
         spec = self.base.spec
         ranks = rows.sum(axis=1) if policy.merge else np.full(spec.num_layers, spec.max_rank)
 
@@ -61,7 +61,7 @@ class Tracer:
             return Adapter({m.name: pair(m) for m in spec.modules if ranks[m.layer]}, self.head())
 
     def step(self, rows: Mask, policy: Policy, examples: int) -> StepTrace:
-        """What one step holds that trains `rows` (layers, max_rank)."""
+        """Trace what one step holds that trains `rows` (layers, max_rank)."""
         base, method = self.base, self.method
         with base.adapted(
             self.adapter(rows, policy),
@@ -88,7 +88,7 @@ class Tracer:
         return rows
 
     def traced(self, layers: Sequence[int], how: ActivationPolicy, by_rank: bool = True) -> "Fit":
-        """The coefficients of a row: what a step holds at two batch sizes and, where the rank matters, at two ranks."""
+        """Fit a row by what a step holds at two batch sizes and, where the rank matters, at two ranks."""
         policy = Policy(how.recompute, how.int8_activations, how.bf16)
         few, many = 1, max(self.shape.examples, 2)
         full, least = self.base.spec.max_rank, 1
@@ -98,7 +98,7 @@ class Tracer:
         return Fit(a, b, c, few, many, full, least)
 
     def operations(self) -> tuple[Floats, float, int, int]:
-        """Forward of one example: operations of each block, of the rest; bytes and tokens between two blocks."""
+        """Count one example's forward pass: operations of each block, of the rest; bytes, tokens between two blocks."""
         base, kind = self.base, self.kind
         blocks = [base.net.get_submodule(name) for name in base.spec.layers]
         counter = FlopCounterMode(display=False)
@@ -124,7 +124,8 @@ class Tracer:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Three traces of a row, (few, full), (many, full) and (many, least) in examples and rank, as coefficients."""
+    """A fit turns three traces of a row, in examples and rank (few, full), (many, full) and (many, least), into
+    coefficients."""
 
     a: StepTrace
     b: StepTrace
@@ -135,7 +136,7 @@ class Fit:
     least: int
 
     def coefficients(self, name: str) -> Floats:
-        """Coefficients (4, …) of 1, n, r and n·r; what grows with the rank grows with the examples, too."""
+        """Return coefficients (4, …) of 1, n, r and n·r; what grows with the rank grows with the examples, too."""
         a, b, c = (np.asarray(getattr(trace, name), dtype=np.float64) for trace in (self.a, self.b, self.c))
         by_rank = (b - c) / (self.many * max(self.full - self.least, 1))
         by_examples = (b - a) / (self.many - self.few) - by_rank * self.full
@@ -151,7 +152,7 @@ def note(marks: Floats, j: int, which: int, counter: FlopCounterMode) -> Any:
 
 
 def tell(left_out: Sequence[Bypass]) -> Any:
-    """A hook that lets blocks which are left out answer as one of their class does that comes before them."""
+    """Make a hook that lets blocks which are left out answer as one of their class does that comes before them."""
 
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
         for block in left_out:

@@ -1,4 +1,4 @@
-"""One training step without values. Fake tensors have shapes, a device and a lifetime but no memory, so the
+"""Trace one training step without values. Fake tensors have shapes, a device and a lifetime but no memory, so the
 bytes that a step would hold at any moment can be counted, block by block, for a model of any size in a fraction of a
 second. The same count of a step with values (`HeldBytes`) is what the allocator holds, to the byte.
 
@@ -38,7 +38,7 @@ Bytes = npt.NDArray[np.float64]
 
 
 class HeldBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that come to be under it, as long as they live: what an allocator would hold.
+    """This mode counts the bytes of all storages that come to be under it, while they live, as an allocator holds them.
 
     `peaks` has the most for each value that `phase` took. Operations that need a value which a fake tensor has not get
     one: a number is 0, and a boolean index selects everything.
@@ -94,7 +94,7 @@ class HeldBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def everything_of(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Indices in which each boolean one selects all, as numbers: what a mask selects is not known without values."""
+    """Let each boolean index select all, as numbers: what a mask selects is not known without values."""
     found: list[Tensor | None] = []
     for index in indices:
         if index is not None and index.dtype == torch.bool:
@@ -105,7 +105,7 @@ def everything_of(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 class FusedAttention(torch.autograd.Function):
-    """What every fused attention kernel keeps: its inputs, its output, and one number per query."""
+    """Every fused attention kernel keeps its inputs, its output, and one number per query."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -122,7 +122,7 @@ class FusedAttention(torch.autograd.Function):
 
 @contextmanager
 def kernels_of(device: str) -> Iterator[None]:
-    """Operations as a device of the kind "cpu" or "cuda" would run them, where fake tensors choose another kernel."""
+    """Run operations as a device of the kind "cpu" or "cuda" would, where fake tensors choose another kernel."""
     attention, dropout = F.scaled_dot_product_attention, F.dropout
 
     def device_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: Any) -> Tensor:
@@ -153,7 +153,7 @@ def kernels_of(device: str) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class StepTrace:
-    """What one step held, in bytes; arrays are (layers,). See the top of this file."""
+    """A trace says what one step held, in bytes; arrays are (layers,). See the top of this file."""
 
     start: int  # the most before block 0 begins
     enter: int  # when block 0 begins
@@ -197,7 +197,7 @@ def trace_step(base: BaseModel, step: Callable[[], tuple[Tensor, Any]], device: 
 
 
 def trace_of(held: HeldBytes, enter: Bytes, leave: Bytes, end: int) -> StepTrace:
-    """What was held in each phase of a step, less what was held when the phase began; see the top of this file."""
+    """Return what was held in each phase of a step, less what was held when it began; see the top of this file."""
     peaks, blocks = held.peaks, range(len(enter) - 1)
     forward = np.array([peaks["forward", j] for j in blocks])
     backward = np.array([peaks.get(("backward", j), end) for j in blocks])

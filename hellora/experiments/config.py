@@ -1,4 +1,4 @@
-"""An experiment file: TOML in, checked objects out, before anything is loaded.
+"""Read an experiment file: TOML comes in and checked objects go out, before anything is loaded.
 
 A table holds the settings of its own dataclass, and of the strategies that it names: [method] has the fields of its
 sampler, allocator, dispatcher, rules of local training and aggregator, [server] those of its optimizer, [data] those of
@@ -69,7 +69,7 @@ LISTS = ("local_training",)  # kinds of which an experiment names several, in or
 
 
 def preset_summaries() -> dict[str, list[str]]:
-    """Every preset, with the comment lines that open its file."""
+    """Return every preset, with the comment lines that open its file."""
     folder = files("hellora.experiments.presets")
     texts = {name: folder.joinpath(f"{name}.toml").read_text().splitlines() for name in presets()}
     return {n: [line.lstrip("# ") for line in takewhile(is_comment, lines)] for n, lines in texts.items()}
@@ -84,7 +84,7 @@ def is_toml(name: str) -> bool:
 
 
 def read_experiment(source: str, settings: Mapping[str, Any] | None = None, simulated: bool = True) -> Experiment:
-    """The checked experiment of a preset or a TOML file. Nothing is loaded.
+    """Read and check the experiment of a preset or a TOML file. Nothing is loaded.
 
     Args:
         source: a preset's name, or a TOML file
@@ -98,7 +98,7 @@ def read_experiment(source: str, settings: Mapping[str, Any] | None = None, simu
 
 
 def whole_table(source: str, above: tuple[str, ...] = ()) -> Table:
-    """The table of a preset or file, on top of the one that it names as its `base`."""
+    """Read the table of a preset or file, on top of the one that it names as its `base`."""
     if source in above:
         raise InputError(f"base: {' → '.join((*above, source))} goes round in a circle: remove one base")
     table = own_table(source)
@@ -111,7 +111,7 @@ def whole_table(source: str, above: tuple[str, ...] = ()) -> Table:
 
 
 def own_table(source: str) -> Table:
-    """What is written in a preset or file, without its base."""
+    """Read what is written in a preset or file, without its base."""
     if source in presets():
         data = files("hellora.experiments.presets").joinpath(f"{source}.toml").read_bytes()
     elif Path(source).suffix in FORMATS:
@@ -129,7 +129,7 @@ def own_table(source: str) -> Table:
 
 
 def override(table: Table, settings: Mapping[str, Any]) -> Table:
-    """The table with `settings` changed. Naming another strategy drops the settings of the one it replaces."""
+    """Change `settings` in the table. Naming another strategy drops the settings of the one it replaces."""
     changes = {tuple(key.split(".")): value for key, value in settings.items()}
     for path in changes:
         if not all(path) or len(path) > 2:
@@ -156,7 +156,7 @@ def default_of(section: str, key: str) -> Any:
 
 
 def named_in(value: Any) -> list[str]:
-    """The names that a key which names strategies has; what is no name is left to `check`."""
+    """Return the names that a key which names strategies has; what is no name is left to `check`."""
     return [name for name in (value if isinstance(value, list | tuple) else [value]) if isinstance(name, str)]
 
 
@@ -168,8 +168,8 @@ def settings_of_strategies(kind: str, names: Sequence[str]) -> set[str]:
 
 
 def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> Experiment:
-    """Checked objects from a table; every unknown key, wrong value and contradiction is an InputError. What simulated
-    clients need to be given, real ones bring along."""
+    """Make checked objects of a table; every unknown key, wrong value and contradiction is an InputError. What
+    simulated clients need to be given, real ones bring along."""
     for section in SECTIONS:
         if not isinstance(table.get(section, {}), dict):
             raise InputError(
@@ -195,7 +195,7 @@ def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> Experi
 
 
 def check_section(section: str, content: Table) -> tuple[Any, dict[str, list[Any]]]:
-    """A section's own settings, and the strategies that it names, by kind; every setting goes to the one it is of."""
+    """Build a section's own settings, and the strategies that it names, by kind; give every setting to its owner."""
     cls = SECTIONS[section]
     chosen = [(key, kind, each) for key, kind in kinds_of(section) for each in classes_of(section, key, kind, content)]
     owners = dict.fromkeys(field_names(cls), f"[{section}]")
@@ -215,12 +215,12 @@ def check_section(section: str, content: Table) -> tuple[Any, dict[str, list[Any
 
 
 def kinds_of(section: str) -> list[tuple[str, str]]:
-    """The keys of a section that name strategies, with their kinds."""
+    """Return the keys of a section that name strategies, with their kinds."""
     return [(key, kind) for (owner, key), kind in NAMING.items() if owner == section]
 
 
 def classes_of(section: str, key: str, kind: str, content: Table) -> list[tuple[str, type[Any]]]:
-    """The strategies that a key names, each with its class."""
+    """Find the strategies that a key names, each with its class."""
     value = content.get(key, default_of(section, key))
     if kind not in LISTS:
         if not isinstance(value, str):
@@ -237,7 +237,7 @@ def classes_of(section: str, key: str, kind: str, content: Table) -> list[tuple[
 
 
 def method_of(settings: MethodSettings, strategies: Mapping[str, Sequence[Any]]) -> Method:
-    """The method, with the rules of local training that its strategies bring along."""
+    """Make the method, with the rules of local training that its strategies bring along."""
     (sampler,), (allocator,), (dispatcher,) = (strategies[kind] for kind in ("sampler", "allocator", "dispatcher"))
     (aggregator,), (optimizer,) = strategies["aggregator"], strategies["server_optimizer"]
     rules = list(strategies["local_training"])
@@ -259,5 +259,5 @@ def method_of(settings: MethodSettings, strategies: Mapping[str, Sequence[Any]])
 
 
 def with_brought(named: list[str], method: Method) -> list[str]:
-    """The names of rules as they were given, and those that strategies brought along."""
+    """Return the names of rules as they were given, and those that strategies brought along."""
     return [*named, *(rule.name for rule in method.local_training[len(named) :])]

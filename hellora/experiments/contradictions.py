@@ -1,4 +1,4 @@
-"""Settings that are each right and cannot work together, found before anything is loaded."""
+"""Refuse settings that are each right and cannot work together, before anything is loaded."""
 
 from collections.abc import Iterator
 
@@ -55,7 +55,7 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
 
 
 def of_strategies(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
-    """Who they are, as the experiment names them, and their demands."""
+    """Yield the strategies, as the experiment names them, with their demands."""
     method, named = experiment.method, experiment.table["method"]
     yield f"method.sampler = {named['sampler']!r}", method.sampler.demands
     yield f"method.allocator = {named['allocator']!r}", method.allocator.demands
@@ -67,7 +67,7 @@ def of_strategies(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
 
 
 def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
-    """The same of the settings beside the strategies."""
+    """Yield the same of the settings beside the strategies."""
     method, data, train = experiment.method, experiment.data, experiment.train
     language = experiment.task.columns == "instruction"
     budgets = experiment.fleet.budgets(data.clients, experiment.run.seed)
@@ -95,15 +95,15 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
 
 
 def check_cohort(experiment: Experiment) -> None:
-    """A round cannot ask more clients than there are."""
+    """Raise InputError if a round would ask more clients than there are."""
     run, clients = experiment.run, experiment.data.clients
     if run.cohort > clients:
         raise InputError(f"cohort = {run.cohort} is more than data.clients = {clients}: set cohort = {clients} or less")
 
 
 def check_ranks(experiment: Experiment) -> None:
-    """No client can train more components than the adapter has; where every rank has a prototype, somebody must train
-    the largest."""
+    """Raise InputError if a client would train more components than the adapter has or, where every rank has a
+    prototype, nobody would train the largest."""
     largest = max((int(np.max(ranks)) for ranks in experiment.fleet.ranks), default=experiment.model.rank)
     if largest > experiment.model.rank:
         raise InputError(
@@ -117,7 +117,7 @@ def check_ranks(experiment: Experiment) -> None:
 
 
 def check_budgets(experiment: Experiment) -> None:
-    """Somebody must be able to train."""
+    """Raise InputError unless somebody is able to train."""
     budgets = experiment.fleet.budgets(experiment.data.clients, experiment.run.seed)
     if not any(budget.capacity(1) and (budget.rank is None or np.any(budget.rank)) for budget in budgets):
         raise InputError(
@@ -127,7 +127,8 @@ def check_budgets(experiment: Experiment) -> None:
 
 
 def check_times(experiment: Experiment, simulated: bool) -> None:
-    """What goes by simulated time needs to know every client's; real clients take what they take."""
+    """Raise InputError if something goes by simulated time and not every client's is known; real clients take what they
+    take."""
     run, clients = experiment.run, experiment.data.clients
     devices = experiment.fleet.devices(clients, run.seed)
     if experiment.fleet.seconds and any(device.speed is None for device in devices):

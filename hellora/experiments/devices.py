@@ -1,4 +1,4 @@
-"""What clients train on in a simulation: from a table of real devices, or drawn from a named distribution."""
+"""Give each client of a simulation its device: from a table of real ones, or drawn from a named distribution."""
 
 import csv
 import math
@@ -17,7 +17,7 @@ COLUMNS = ("client", "memory", "speed", "link", "availability")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a client trains on; None = no limit, or not known."""
+    """A device is what a client trains on; None = no limit, or not known."""
 
     memory_bytes: int | None = None
     speed: float | None = None  # operations per second of training
@@ -29,9 +29,11 @@ class Device:
 
 
 def cross_device(rng: np.random.Generator) -> Device:
-    """Phones. The numbers are ours, of a plausible order and not measured: memory of 3, 4, 6, 8 or 12 GiB (shares 0.1,
-    0.25, 0.25, 0.3, 0.1), a quarter of it for training; speed log-normal about 20 GFLOP/s (sigma 0.8) and link about
-    1 MB/s (sigma 1). Availability 0.9 is within the 6 to 10 % of devices that drop out of a round in Bonawitz et al.
+    """Draw a phone.
+
+    The numbers are ours, of a plausible order and not measured: memory of 3, 4, 6, 8 or 12 GiB (shares 0.1, 0.25, 0.25,
+    0.3, 0.1), a quarter of it for training; speed log-normal about 20 GFLOP/s (sigma 0.8) and link about 1 MB/s
+    (sigma 1). Availability 0.9 is within the 6 to 10 % of devices that drop out of a round in Bonawitz et al.
     (arXiv 1902.01046).
     """
     memory = rng.choice([3, 4, 6, 8, 12], p=[0.1, 0.25, 0.25, 0.3, 0.1]) * UNITS["GIB"] // 4
@@ -39,9 +41,10 @@ def cross_device(rng: np.random.Generator) -> Device:
 
 
 def cross_silo(rng: np.random.Generator) -> Device:
-    """Institutions: a fifth have an A100, three tenths a workstation, half a laptop. The numbers are ours: memory for
-    training 40, 12 and 6 GiB, sustained speed 1e14, 2e13 and 1e11, link 100, 10 and 2.5 MB/s; a laptop is there in nine
-    rounds of ten.
+    """Draw an institution's device: a fifth have an A100, three tenths a workstation, half a laptop.
+
+    The numbers are ours: memory for training 40, 12 and 6 GiB, sustained speed 1e14, 2e13 and 1e11, link 100, 10 and
+    2.5 MB/s; a laptop is there in nine rounds of ten.
     """
     GiB = UNITS["GIB"]
     kinds = (Device(40 * GiB, 1e14, 1e8), Device(12 * GiB, 2e13, 1e7), Device(6 * GiB, 1e11, 2.5e6, 0.9))
@@ -61,7 +64,7 @@ def check_distribution(name: str) -> None:
 
 
 def drawn_devices(name: str, clients: int, seed: int) -> list[Device]:
-    """A device for each client, by id; a client's does not depend on how many there are."""
+    """Draw a device for each client, by id; a client's does not depend on how many there are."""
     return [DISTRIBUTIONS[name](rng_for(seed, "device", client)) for client in range(clients)]
 
 
@@ -69,8 +72,8 @@ def drawn_devices(name: str, clients: int, seed: int) -> list[Device]:
 
 
 def devices_of_table(path: str, clients: int, seed: int) -> list[Device]:
-    """The device of each client, by id: its row where the table has a column `client`; else rows are dealt out by seed,
-    each as often as any other, to within one.
+    """Return the device of each client, by id: its row where the table has a column `client`; else rows are dealt out
+    by seed, each as often as any other, to within one.
 
     Raises:
         InputError: there is no such table, or a header, a cell or a client's row is wrong or absent.
@@ -95,7 +98,7 @@ def devices_of_table(path: str, clients: int, seed: int) -> list[Device]:
 
 
 def read_table(path: str) -> list[dict[str, str]]:
-    """The rows of a CSV file, at least one, every cell filled."""
+    """Read the rows of a CSV file, at least one, every cell filled."""
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             header, *lines = [[cell.strip() for cell in line] for line in csv.reader(file) if any(line)] or [[]]
@@ -121,7 +124,7 @@ def read_table(path: str) -> list[dict[str, str]]:
 
 
 def device_of(row: dict[str, str], where: str) -> Device:
-    """The device that a row of a table describes."""
+    """Return the device that a row of a table describes."""
     return Device(
         memory_bytes=parse_bytes(row["memory"], f"{where}, memory") if "memory" in row else None,
         speed=parse_speed(row["speed"], f"{where}, speed") if "speed" in row else None,
@@ -131,7 +134,7 @@ def device_of(row: dict[str, str], where: str) -> Device:
 
 
 def parse_link(text: str, where: str) -> float:
-    """A link such as "1MB" or "1 MB/s" in bytes per second."""
+    """Read a link such as "1MB" or "1 MB/s" in bytes per second."""
     return float(parse_bytes(text.strip().removesuffix("/s"), where))
 
 
@@ -150,7 +153,7 @@ def parse_availability(text: str, where: str) -> float:
 
 
 def number(text: str) -> float:
-    """A number as a person writes it; nan for what is none."""
+    """Read a number as a person writes it; return nan for what is none."""
     try:
         return float(text)
     except ValueError:
@@ -158,5 +161,5 @@ def number(text: str) -> float:
 
 
 def fully_known(devices: Sequence[Device]) -> bool:
-    """True if the time of every client can be predicted."""
+    """Return True if the time of every client can be predicted."""
     return all(device.speed is not None and device.link is not None for device in devices)

@@ -1,4 +1,4 @@
-"""A checked experiment."""
+"""Define a checked experiment, and compare it with another."""
 
 from dataclasses import asdict, dataclass, field, replace
 
@@ -26,7 +26,7 @@ MAY_CHANGE = ("compute", "tracking", "min_clients", "attempts")  # from one resu
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """A checked experiment. `table` is the whole of it with every default written out."""
+    """An experiment is checked. `table` is the whole of it with every default written out."""
 
     name: str
     run: RunSettings
@@ -45,20 +45,20 @@ class Experiment:
     table: Table = field(repr=False)
 
     def to_toml(self) -> str:
-        """The whole of it as an experiment file, every default written out."""
+        """Write the whole of it as an experiment file, every default written out."""
         return tomli_w.dumps(self.table)
 
     def same_run(self, other: "Experiment") -> bool:
-        """True if both describe the same computation."""
+        """Return True if both describe the same computation."""
         return not self.differences(other)
 
     def differences(self, other: "Experiment") -> list[str]:
-        """The settings, "section.key", in which the two are not the same computation. Where it is done, who is told of
-        it, and when it gives up, may change."""
+        """Return the settings, "section.key", in which the two are not the same computation. Where it is done, who is
+        told of it, and when it gives up, may change."""
         mine, theirs = (settings_of({k: v for k, v in e.table.items() if k not in MAY_CHANGE}) for e in (self, other))
         return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
 
     def with_threads(self, threads: int) -> "Experiment":
-        """The same with `compute.threads` settled."""
+        """Return the same experiment with `compute.threads` settled."""
         compute = replace(self.compute, threads=threads)
         return replace(self, compute=compute, table={**self.table, "compute": plain(asdict(compute))})

@@ -1,4 +1,4 @@
-"""Where the work is done: threads and devices of this machine."""
+"""Say where the work is done: on which threads and devices of this machine."""
 
 import os
 
@@ -9,20 +9,20 @@ from hellora.experiments.experiment import Experiment
 
 
 def threads(experiment: Experiment) -> int:
-    """Threads of this process and of each worker; results depend on them, so they are the same everywhere."""
+    """Return the threads of this process and of each worker; results depend on them, so all have the same number."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return experiment.compute.threads or max(1, cores // experiment.compute.workers)
 
 
 def devices(name: str) -> list[str]:
-    """The devices of the worker processes, in turn."""
+    """Return the devices of the worker processes, in turn."""
     if name == "auto":
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
     return [name]
 
 
 def kind_of(name: str) -> str:
-    """cpu or cuda: the kind of device whose kernels are assumed for costs. It need not be there."""
+    """Return the kind of device, cpu or cuda, whose kernels are assumed for costs. It need not be there."""
     kind = devices(name)[0].partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise InputError(f"compute.device = {name!r}: costs are known for cpu and cuda: name one of them, or auto")

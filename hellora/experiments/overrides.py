@@ -1,4 +1,4 @@
-"""Settings as they are typed on a command line."""
+"""Read settings as they are typed on a command line."""
 
 import tomllib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from hellora.core.errors import InputError
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """`section.key=value` texts as settings; the last one counts."""
+    """Read `section.key=value` texts as settings; the last one counts."""
     settings = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -19,7 +19,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A TOML value; what is none is taken as a string, so that names need no quotes."""
+    """Read a TOML value; take what is none as a string, so that names need no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

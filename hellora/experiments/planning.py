@@ -1,4 +1,4 @@
-"""Who takes part with which budget, what fits it, and what a round's allocation will be, before anything is trained."""
+"""Plan who takes part with which budget, what fits it, and a round's allocation, before anything is trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from hellora.tasks import length_limit
 
 
 def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
-    """The allocation of one round, without weights or data. Layer scores, which need both, stand as all equal.
+    """Plan the allocation of one round, without weights or data. Layer scores, which need both, stand as all equal.
 
     Raises:
         InputError: there is no such round, or no client can train anything.
@@ -42,8 +42,8 @@ def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
 def planner(
     experiment: Experiment, labels: Sequence[str], tokens: Callable[[BaseModel], int], wanted: bool
 ) -> Planner | None:
-    """What says which rows and policies fit; None where it is not `wanted` (no budget is in bytes or seconds and no
-    speed is known), nor needed by a strategy."""
+    """Make the planner, which says what rows and policies fit; None where it is not `wanted` (no budget is in bytes or
+    seconds and no speed is known), nor needed by a strategy."""
     if not wanted and not any(PLANNER in each.demands.needs for each in experiment.method.strategies):
         return None
     bare = experiment.task.load(experiment.model, labels, 0, weights=False)
@@ -51,7 +51,7 @@ def planner(
 
 
 def planner_of(experiment: Experiment, bare: BaseModel, tokens: int) -> Planner:
-    """The planner for a base without weights and examples of so many tokens; `bare` is of no further use."""
+    """Make the planner for a base without weights and examples of so many tokens; `bare` is of no further use."""
     device = kind_of(experiment.compute.device)
     saved = quantized_away(bare.net, experiment.model)
     shape = Shape(experiment.train.batch_size, tokens)
@@ -66,7 +66,7 @@ def planner_of(experiment: Experiment, bare: BaseModel, tokens: int) -> Planner:
 
 @dataclass(frozen=True)
 class EqualScores:
-    """In the place of a lent model where there is none yet: all layers score alike."""
+    """Equal scores stand in the place of a lent model where there is none yet: all layers score alike."""
 
     spec: AdapterSpec
 
@@ -78,7 +78,7 @@ class EqualScores:
 
 
 def rehearse(run: Federation, round: int) -> Allocation:
-    """A round's allocation as far as it is known without weights: all layers score alike."""
+    """Return a round's allocation as far as it is known without weights: all layers score alike."""
     return allocate(run, ServerState(round, Adapter({})), EqualScores(run.spec))[1]
 
 
@@ -111,7 +111,7 @@ def federation(
 
 
 def fleet(experiment: Experiment, sizes: Sequence[int]) -> tuple[ClientProfile, ...]:
-    """The profiles of all clients, by id."""
+    """Make the profiles of all clients, by id."""
     budgets = experiment.fleet.budgets(len(sizes), experiment.run.seed)
     devices = experiment.fleet.devices(len(sizes), experiment.run.seed)
     return tuple(

@@ -31,7 +31,7 @@ FOLDERS: dict[str, tuple[str, type]] = {
 
 
 def names(kind: str) -> list[str]:
-    """The registered names of a kind, sorted."""
+    """Return the registered names of a kind, sorted."""
     package = importlib.import_module(FOLDERS[kind][0])
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
@@ -42,7 +42,7 @@ def heading(kind: str) -> str:
 
 
 def find(kind: str, name: str) -> type[Any]:
-    """The class behind a name.
+    """Find the class behind a name.
 
     Raises:
         InputError: there is none; the message has the nearest name.
@@ -69,5 +69,5 @@ def is_defined_in(found: type, module: Any, base: type) -> bool:
 
 
 def summary(kind: str, name: str) -> str:
-    """The first line of the docstring of a strategy."""
+    """Return the first line of the docstring of a strategy."""
     return (inspect.getdoc(find(kind, name)) or "").partition("\n")[0]

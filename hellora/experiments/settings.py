@@ -1,5 +1,5 @@
-"""The tables of an experiment file that belong to no other module. [model], [data], [train] and [server] are
-ModelSettings, DataSettings, TrainSettings and ServerStep."""
+"""Define the tables of an experiment file that belong to no other module. [model], [data] and [train] are
+ModelSettings, DataSettings and TrainSettings."""
 
 import math
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ ALWAYS = (*USES, "prefix_cache", "prefix_cache_on_disk")
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The top of the file."""
+    """The top of the file says how long a run is, and how many clients a round asks."""
 
     seed: int = 0
     rounds: int = 10
@@ -45,13 +45,13 @@ class RunSettings:
 
     @property
     def asked(self) -> int:
-        """Clients asked in a round."""
+        """Count the clients asked in a round."""
         return math.ceil(round(self.cohort * self.over_select, 9))  # 50 × 1.1 is 55, not 55.00000000000001
 
 
 @dataclass(frozen=True)
 class FleetSettings:
-    """The [fleet] table: capacity groups, and their shares of the clients (RoC)."""
+    """The [fleet] table has groups of clients by what they can afford, and their shares of the clients (RoC)."""
 
     layers: tuple[int | str, ...] = ()  # that a client of each group can train: 2, "1/3", "all"; () = all, for everyone
     shares: tuple[float, ...] = ()  # () = equal
@@ -136,11 +136,11 @@ class FleetSettings:
 
     @property
     def in_bytes_or_seconds(self) -> bool:
-        """True if a budget is more than layers and ranks, or a client's time can be told."""
+        """Return True if a budget is more than layers and ranks, or a client's time can be told."""
         return any((self.memory, self.seconds, self.uplink, self.speed, self.table, self.distribution))
 
     def budget(self, group: int) -> Budget:
-        """What a group can afford, less the memory, which is its device's."""
+        """Return what a group can afford, less the memory, which is its device's."""
         return Budget(
             layers=parse_layers(self.layers[group]) if self.layers else None,
             rank=self.ranks[group] if self.ranks else None,
@@ -157,7 +157,7 @@ class FleetSettings:
         )
 
     def budgets(self, clients: int, seed: int) -> list[Budget]:
-        """One budget per client id."""
+        """Return one budget per client id."""
         groups, devices = self.members(clients, seed), self.devices(clients, seed)
         return [
             replace(self.budget(group), memory_bytes=device.memory_bytes)
@@ -165,7 +165,7 @@ class FleetSettings:
         ]
 
     def devices(self, clients: int, seed: int) -> list[Device]:
-        """What each client trains on, by id: drawn, a row of the table, or that of its group."""
+        """Return what each client trains on, by id: drawn, a row of the table, or that of its group."""
         if self.distribution:
             return drawn_devices(self.distribution, clients, seed)
         if self.table:
@@ -173,7 +173,7 @@ class FleetSettings:
         return [self.device(group) for group in self.members(clients, seed)]
 
     def members(self, clients: int, seed: int) -> list[int]:
-        """The group of each client, by id: in proportion to their shares (largest remainder), dealt out by seed."""
+        """Deal out by seed the group of each client, by id, in proportion to their shares (largest remainder)."""
         if not self.groups:
             return [0] * clients
         shares = np.array(self.shares or [1.0] * self.groups)
@@ -187,7 +187,7 @@ class FleetSettings:
 
 @dataclass(frozen=True)
 class PolicySettings:
-    """The [policy] table: how clients train within their memory."""
+    """The [policy] table says how clients train within their memory."""
 
     use: tuple[str, ...] = ()  # what every client does
     may: tuple[str, ...] = EXACT  # what a client may do besides, where its budget asks for it
@@ -208,7 +208,7 @@ class PolicySettings:
 
     @property
     def policy(self) -> Policy:
-        """What every client does."""
+        """Return what every client does."""
         use, limit = set(self.use), self.prefix_cache_bytes
         return Policy(
             recompute="all" if "recompute_all" in use else "frozen" if "recompute_frozen" in use else "none",
@@ -223,7 +223,7 @@ class PolicySettings:
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """The [method] table, less the strategies' own settings."""
+    """The [method] table names the strategies; their own settings are not among these."""
 
     sampler: str = "uniform"
     allocator: str = "fed_hello"
@@ -237,28 +237,28 @@ class MethodSettings:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """The [server] table, less the optimizer's own settings."""
+    """The [server] table names the server optimizer; its own settings are not among these."""
 
     optimizer: str = "average"
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """The [task] table, less the task's own settings."""
+    """The [task] table names the task; its own settings are not among these."""
 
     name: str = "sequence_classification"
 
 
 @dataclass(frozen=True)
 class WireSettings:
-    """The [wire] table: how tensors travel between server and clients, in a simulation, too."""
+    """The [wire] table says how tensors travel between server and clients, in a simulation, too."""
 
     format: WireFormat = "fp32"  # fp32 as they are, bf16 or int8 rounded
 
 
 @dataclass(frozen=True)
 class GuardSettings:
-    """The [guard] table: what an update must not exceed to count."""
+    """The [guard] table says what an update must not exceed to count."""
 
     max_norm: float | None = None  # L2 norm of its whole delta, trained minus received; None = any
 
@@ -269,7 +269,7 @@ class GuardSettings:
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """The [compute] table: where the work is done. It does not change results at the same number of threads."""
+    """The [compute] table says where the work is done. It does not change results at the same number of threads."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …; auto = every CUDA device, else the CPU
     workers: int = 1  # processes that train side by side
@@ -283,7 +283,7 @@ class ComputeSettings:
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """The [tracking] table: which experiment trackers are told of each round. It does not change results."""
+    """The [tracking] table says which experiment trackers are told of each round. It does not change results."""
 
     trackers: tuple[str, ...] = ()  # tensorboard, wandb, mlflow … of accelerate, or "module:Class"
     project: str = "hellora"  # under which they show the run

@@ -1,4 +1,4 @@
-"""A prepared experiment: what it lends to strategies, and how it evaluates a state."""
+"""A prepared experiment lends its model to strategies, and evaluates a state."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -30,7 +30,7 @@ Parts = list[npt.NDArray[np.int64]]
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """A prepared experiment: data and model are loaded, the fleet is known, nothing has been trained."""
+    """In a prepared experiment, data and model are loaded, the fleet is known, and nothing has been trained."""
 
     experiment: Experiment
     corpus: Corpus
@@ -43,16 +43,16 @@ class Setup:
 
     @property
     def base(self) -> BaseModel:
-        """The model, resident in this process, whose own weights are never written to."""
+        """Return the model, resident in this process, whose own weights are never written to."""
         return self.work.base
 
     def initial_state(self) -> ServerState:
-        """The state before round 0: a new adapter (A drawn by the experiment's seed, B = 0) and the initial head."""
+        """Make the state before round 0: a new adapter (A drawn by the experiment's seed, B = 0), the initial head."""
         seed = seed_for(self.experiment.run.seed, "adapter")
         return ServerState(0, new_adapter(self.base.spec, self.base.initial_head(), seed))
 
     def distil(self, students: Mapping[int, Adapter], weights: Mapping[int, float], how: Any, seed: int) -> Any:
-        """The prototypes by rank, after they have taught each other on the server's public data."""
+        """Return the prototypes by rank, after they have taught each other on the server's public data."""
         return Distillation(
             how,
             self.base,
@@ -63,11 +63,12 @@ class Setup:
         ).distil(students, weights, seed)
 
     def layer_scores(self, adapter: Adapter) -> Scores:
-        """Fisher scores on the server's proxy data, (layers,)."""
+        """Compute Fisher scores on the server's proxy data, (layers,)."""
         return fisher_scores(adapter, self.base, self.experiment.task, self.corpus.proxy, FISHER_BATCH)
 
     def evaluate(self, state: ServerState) -> Evaluation:
-        """On the test split; where clients have models of their own, each on its own held-out rows, and their mean."""
+        """Evaluate on the test split; where clients have models of their own, each on its own held-out rows, and their
+        mean."""
         if not self.held_out:
             return self.evaluate_adapter(state.adapter, self.corpus.test)
         clients = {}
@@ -78,12 +79,12 @@ class Setup:
         return Evaluation(self.mean_by_rows(clients), clients=clients)
 
     def evaluate_adapter(self, adapter: Adapter, rows: Any) -> Evaluation:
-        """One adapter on rows of a `datasets.Dataset`."""
+        """Evaluate one adapter on rows of a `datasets.Dataset`."""
         size, precision = self.experiment.compute.eval_batch_size, self.experiment.train.precision
         return evaluate(adapter, self.base, self.experiment.task, rows, size, precision)
 
     def mean_by_rows(self, clients: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-        """The mean of clients' own metrics, weighted by the number of their held-out rows."""
+        """Return the mean of clients' own metrics, weighted by the number of their held-out rows."""
         totals: dict[str, float] = {}
         for client, metrics in clients.items():
             for name, value in metrics.items():
@@ -92,7 +93,7 @@ class Setup:
         return {name: total / count for name, total in totals.items()}
 
     def evaluate_prototypes(self, state: ServerState) -> dict[str, Any]:
-        """On the test split: metrics of every prototype, by its rank, and of their ensemble. {} for a lone adapter."""
+        """Evaluate every prototype, by its rank, and their ensemble on the test split; return {} for a lone adapter."""
         if not state.adapter.prototypes:
             return {}
         rows, size = self.corpus.test, self.experiment.compute.eval_batch_size
@@ -104,10 +105,10 @@ class Setup:
         }
 
     def backend(self) -> AbstractContextManager[Backend]:
-        """Where the clients are, as a context: what it starts ends with it. Moves the base to its device."""
+        """Connect to the clients, as a context: what it starts ends with it. Move the base to its device."""
         return self.connect(self)
 
     @property
     def training_examples(self) -> int:
-        """Of all clients together."""
+        """Count the training examples of all clients together."""
         return sum(client.num_examples for client in self.federation.fleet)

@@ -1,4 +1,4 @@
-"""Tables of an experiment file: as plain values, and as the dataclasses that check them."""
+"""Turn tables of an experiment file into plain values, and into the dataclasses that check them."""
 
 import json
 import math
@@ -20,7 +20,7 @@ MOVED = {
 
 
 def settings_of(table: Table) -> dict[str, Any]:
-    """A table as settings: "section.key" with its value."""
+    """Return a table as settings: "section.key" with its value."""
     settings: dict[str, Any] = {}
     for key, value in table.items():
         settings |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
@@ -28,17 +28,17 @@ def settings_of(table: Table) -> dict[str, Any]:
 
 
 def plain(values: Mapping[str, Any]) -> Table:
-    """As TOML can hold it: no None (its key is left out), lists for tuples."""
+    """Make a table as TOML can hold it: no None (its key is left out), lists for tuples."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v is not None}
 
 
 def field_names(cls: type) -> set[str]:
-    """The names of a dataclass's fields."""
+    """Return the names of a dataclass's fields."""
     return {f.name for f in fields(cls)}
 
 
 def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[str]) -> Any:
-    """One dataclass from its part of a table; `known` are the keys that the whole table may have."""
+    """Build one dataclass from its part of a table; `known` are the keys that the whole table may have."""
     dot = f"{section}." if section else ""
     for key in content:
         if (moved := MOVED.get(f"{dot}{key}")) is not None:

@@ -27,7 +27,7 @@ Columns = Literal["text", "image", "instruction"]
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Encoded examples are ready to be collated. `lengths`, in tokens, serve to group batches; None where all are alike.
+    """Encoded examples can be collated. `lengths`, in tokens, serve to group batches; None where all are alike.
 
     `num_tokens` counts the supervised tokens of a language task; None for others.
     """

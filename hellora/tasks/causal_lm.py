@@ -129,7 +129,7 @@ class CausalLM(Task):
 
 
 def prompt_tokens(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """Encode each prompt as the tokenizer begins a text; drop an end of text that it appends, for the answer follows."""
+    """Encode each prompt as the tokenizer begins a text; drop an end of text that it adds, for the answer follows."""
     tokens: list[list[int]] = tokenizer(list(prompts), verbose=False)["input_ids"]
     return [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in tokens]
 

@@ -1,4 +1,4 @@
-"""Classify a text, or a pair of texts, by an encoder with mean pooling and a linear head, or by the model's own head."""
+"""Classify a text, or a pair of texts, by an encoder with mean pooling and a linear head, or by the model's head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

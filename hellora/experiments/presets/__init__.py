@@ -4,6 +4,6 @@ from importlib.resources import files
 
 
 def presets() -> list[str]:
-    """The names of the experiment files that come with hellora, sorted."""
+    """Return the names of the experiment files that come with hellora, sorted."""
     names = (path.name for path in files("hellora.experiments.presets").iterdir())
     return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))

@@ -192,7 +192,7 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent:
-    """A dispatcher declares with it what a client receives of the global adapter, layer by layer."""
+    """A dispatcher declares with this value what a client receives of the global adapter, layer by layer."""
 
     ranks: Ranks  # (layers,): the rank of each pair of a layer; 0 = no pair of it is sent
     cut: bool = False  # a pair in which the client trains has only what it trains; else every component of the adapter

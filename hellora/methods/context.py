@@ -57,7 +57,7 @@ class RoundContext:
     lent: LentModel | None = None  # where the strategy needs PROXY_DATA or PUBLIC_DATA
 
     def of(self, kind: str, state: ServerState) -> "RoundContext":
-        """Return the same as the strategy of a kind sees it, with its own part of a state."""
+        """Return the context as the strategy of a kind sees it, with its own part of a state."""
         return replace(self, state=select(state.strategies, kind))
 
     def layer_scores(self) -> Scores:

@@ -90,7 +90,7 @@ def mean_by_component(context: RoundContext, answers: Answers, weigh: Callable[[
 
 
 def trained_pairs(answers: Answers, module: ModuleSpec) -> list[tuple[ClientUpdate, Tensor, LoraPair]]:
-    """Return, for each client that trained a module: its update, what it trained (max_rank,) bool, their pair."""
+    """Return, of each client that trained a module: its update, its components (max_rank,) bool, their pair."""
     return [
         (update, torch.tensor(task.trained[module.layer]), update.adapter.pairs[module.name])
         for task, update in answers

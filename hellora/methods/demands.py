@@ -21,7 +21,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Demands:
-    """Demands say what a strategy needs and promises; rules of local training that come with it are in `brings`."""
+    """Demands say what a strategy needs and promises; rules of local training in `brings` come with it, by name."""
 
     needs: frozenset[Fact] = field(default_factory=frozenset)
     promises: frozenset[Fact] = field(default_factory=frozenset)

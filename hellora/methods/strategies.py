@@ -97,7 +97,9 @@ class LocalTraining(Strategy):
         return Declared()
 
     def brief(self, context: RoundContext, client: ClientProfile, shapes: Shapes) -> Named:
-        """Return what the server tells a client, by declared names, before it trains `shapes.trained`."""
+        """Return what the server tells a client before it trains `shapes.trained` (layers, max_rank), by the declared
+        names.
+        """
         return {}
 
     def begin(self, local: Local) -> Any:
@@ -105,7 +107,7 @@ class LocalTraining(Strategy):
         return None
 
     def outputs(self, local: Local, outputs: Outputs) -> Outputs:
-        """Return the outputs of a forward pass with other losses; each of several rules gets those of the last."""
+        """Return the outputs of a forward pass with other losses; each rule gets those of the rule before it."""
         return outputs
 
     def penalty(self, local: Local) -> Tensor | None:

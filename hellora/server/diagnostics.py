@@ -14,9 +14,9 @@ from hellora.methods.strategies import Answers
 def aggregation_error(answers: Answers, spec: AdapterSpec) -> float | None:
     """Return how far a mean of factors is from the mean of products, for these updates, whatever the aggregator does.
 
-    ‖Σ_k p_k s B_k A_k − s B̄ Ā‖_F / ‖Σ_k p_k s B_k A_k‖_F over all modules, p_k ∝ n_k over the clients that trained the
-    module, B̄ and Ā averaged by component over the clients that trained it (FedEx-LoRA, arXiv 2410.09432). None where
-    nobody trained, or the products are 0.
+    It is ‖Σ_k p_k s B_k A_k − s B̄ Ā‖_F / ‖Σ_k p_k s B_k A_k‖_F over all modules, p_k ∝ n_k over the clients that
+    trained the module, B̄ and Ā averaged by component over the clients that trained it (FedEx-LoRA, arXiv 2410.09432).
+    It is None where nobody trained, or the products are 0.
     """
     error = exact = 0.0
     for module in spec.modules:

@@ -89,7 +89,7 @@ def mean_B(global_pair: LoraPair, parts: Sequence[Contribution]) -> Tensor:
 
 
 def orthonormal(found: ThinSVD, global_pair: LoraPair, idle_A: Tensor) -> LoraPair:
-    """Return A = Vᵀ and B = U Σ / s like `global_pair`; directions that `found` lacks are of `idle_A`, with B = 0."""
+    """Return A = Vᵀ and B = U Σ / s like `global_pair`; missing directions come from `idle_A` and have B = 0."""
     fresh = idle_A[found.rank :].double()
     basis = torch.linalg.qr(torch.cat([found.Vh, fresh]).T).Q.T  # (max_rank, d_in); its first rows are ± those of Vh
     A = torch.cat([found.Vh, basis[found.rank :]])

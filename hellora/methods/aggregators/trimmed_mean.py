@@ -1,4 +1,4 @@
-"""Yin et al. (arXiv 1803.01498), Definition 2: take the coordinate-wise trimmed mean of what clients returned.
+"""Yin et al. (arXiv 1803.01498), Definition 2: take the coordinate-wise trimmed mean of answers, unweighted.
 
     θ_c ← mean of {θ_ic : i ∈ C_c} less its ⌊β n_c⌋ smallest and its ⌊β n_c⌋ largest,   n_c = |C_c|
 

@@ -35,7 +35,7 @@ class FedProx(LocalTraining):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}, not {self.form!r}")
 
     def declares(self, shapes: Shapes) -> Declared:
-        """Declare that nothing travels; it holds on to what was received, and briefly to the penalty's gradient."""
+        """Declare that nothing travels; it holds what was received, and for a moment the gradient of the penalty."""
         trained = sum(spec.num_bytes for spec in shapes.trained_tensors().values())
         return Declared(scratch_bytes=2 * trained if self.mu else 0)
 

@@ -1,4 +1,4 @@
 """The seam between server and clients: the in-process loop, worker processes, Flower, the wire format.
 
-It imports client, model, server, methods and core.
+It imports client, server, methods and core.
 """

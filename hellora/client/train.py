@@ -45,8 +45,7 @@ def train_client(
         encoded: the rows, encoded, where they are already
 
     Returns:
-        What it trained, with its mean loss (`loss`), the number of `steps`, the `seconds` and, on CUDA or where bytes
-        are promised, the peak of memory (`peak_bytes`).
+        What it trained, with `loss`, `steps`, `seconds` and, on CUDA or where bytes are promised, `peak_bytes`.
 
     Raises:
         TrainingError: the loss became nan or infinite.

@@ -53,7 +53,7 @@ class FlowerBackend(Backend):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Flower ends the messages with the run."""
+        """Do nothing: Flower ends the messages with the run."""
 
     def train(self, orders: Sequence[Order]) -> Iterator[ClientUpdate | ClientFailure]:
         nodes = self.roster.find([self.names[order.client] for order in orders])

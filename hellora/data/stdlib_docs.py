@@ -1,4 +1,4 @@
-"""The embedded corpus has what the docstrings of Python's standard library say, labelled by topic; no download needed.
+"""The embedded corpus needs no download: it is what the docstrings of Python's standard library say, by topic.
 
 An example is the first paragraph of the docstring of a module, class or function; its label is the topic of its module.
 The sources are parsed, never imported, so the corpus depends on nothing but the version of Python.

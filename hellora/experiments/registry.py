@@ -37,7 +37,7 @@ def names(kind: str) -> list[str]:
 
 
 def heading(kind: str) -> str:
-    """The kind in words, as a list of its names is headed: that of its folder, such as "local training"."""
+    """Return the kind in words, as a list of its names is headed: that of its folder, such as "local training"."""
     return FOLDERS[kind][0].rpartition(".")[2].replace("_", " ")
 
 

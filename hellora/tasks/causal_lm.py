@@ -1,4 +1,4 @@
-"""Instruction tuning of a causal language model: the loss is on the response, never on the prompt."""
+"""Tune a causal language model to follow instructions: the loss is on the response, never on the prompt."""
 
 import math
 from collections.abc import Sequence

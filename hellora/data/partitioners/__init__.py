@@ -1,1 +1,1 @@
-"""One file per way to cut the training data into clients."""
+"""Each file here is one way to cut the training data into clients."""

@@ -1,4 +1,4 @@
-"""Experiment files of the papers, and the quickstart."""
+"""Presets are the experiment files of the papers, and the quickstart."""
 
 from importlib.resources import files
 

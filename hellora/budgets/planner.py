@@ -148,7 +148,7 @@ class Planner:
             if not self.fits(client, row.sum(axis=1)):
                 raise InputError(
                     f"the allocator gave client {client.id} a row that does not fit its budget "
-                    f"({in_words(client.budget)}): it must ask view.largest() or view.planner what fits"
+                    f"({in_words(client.budget)}): it must ask context.capacity() or context.fits()"
                 )
 
     def explain(self, client: ClientProfile) -> str:

@@ -6,7 +6,7 @@ Between them     flower_app (what Flower calls on either side), joining (who a c
 Anywhere         certificates, federated_run (submit and follow), flower_tools (Flower's own programs)
 Beneath all      supervision (children that are kept alive), supervisor (nothing outlives whoever asked)
 
-It imports runs, record, experiments, backends, client, tasks, data and core.
+It imports runs, record, experiments, backends, client, tasks, data, budgets and core.
 """
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"  # of a client

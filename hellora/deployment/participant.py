@@ -16,11 +16,11 @@ import psutil
 import torch
 
 from hellora.backends.wire import pack_answer, unpack_task
+from hellora.budgets.written import written_budget
 from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
 from hellora.core.types import Budget
-from hellora.core.units import parse_bytes
 from hellora.core.version import __version__
 from hellora.data.sides import Classes, own_classes, own_split, read_own
 from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
@@ -157,13 +157,13 @@ class OwnSettings:
 
     @property
     def budget(self) -> Budget:
-        memory = None
-        if self.memory == "auto":
+        """Return what this client can afford; "auto" is nearly all of the memory that is free now."""
+        memory: str | int | None = None if self.memory == "none" else self.memory
+        if memory == "auto":
             memory = int(AUTO_SHARE * free_memory(self.device))
-        elif self.memory != "none":
-            memory = parse_bytes(self.memory, "--memory")
-        uplink = None if self.uplink is None else parse_bytes(self.uplink, "--uplink")
-        return Budget(self.layers, self.rank, memory, self.seconds, uplink)
+        return written_budget(
+            "--", layers=self.layers, rank=self.rank, memory=memory, seconds=self.seconds, uplink=self.uplink
+        )
 
 
 def free_memory(device: str) -> int:

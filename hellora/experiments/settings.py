@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hellora.budgets.planner import EXACT, USES
+from hellora.budgets.written import written_budget
 from hellora.core.exchange import Factors, HeadPolicy, Policy, WireFormat
 from hellora.core.seeds import rng_for
 from hellora.core.types import Budget
@@ -140,17 +141,19 @@ class FleetSettings:
         return any((self.memory, self.seconds, self.uplink, self.speed, self.table, self.distribution))
 
     def budget(self, group: int) -> Budget:
-        """Return what a group can afford, less the memory, which is its device's."""
-        return Budget(
-            layers=parse_layers(self.layers[group]) if self.layers else None,
+        """Return what a group can afford; where devices are drawn or in a table, their memory comes in its place."""
+        return written_budget(
+            "fleet.",
+            layers=self.layers[group] if self.layers else None,
             rank=self.ranks[group] if self.ranks else None,
+            memory=self.memory[group] if self.memory else None,
             seconds=self.seconds[group] if self.seconds else None,
-            uplink_bytes=parse_bytes(self.uplink[group], "fleet.uplink") if self.uplink else None,
+            uplink=self.uplink[group] if self.uplink else None,
         )
 
     def device(self, group: int) -> Device:
         return Device(
-            memory_bytes=parse_bytes(self.memory[group], "fleet.memory") if self.memory else None,
+            memory_bytes=self.budget(group).memory_bytes,
             speed=self.speed[group] if self.speed else None,
             link=parse_link(self.link[group], "fleet.link") if self.link else None,
             availability=self.availability[group] if self.availability else 1.0,

@@ -116,7 +116,7 @@ PROXY_DATA = Fact(
 )
 PUBLIC_DATA = Fact("public data to distil on", "set data.public to a source or a split of the data")
 PLAIN_SGD = Fact(
-    "SGD without momentum, for it reckons gradients from what a client trained",
+    "SGD without momentum, for it computes gradients from what a client trained",
     "set train.optimizer = 'sgd' and train.momentum = 0",
 )
 CLASSES = Fact("examples with a class each", "choose a task of classification")

@@ -1,12 +1,13 @@
 """What every aggregator in the folder must keep to, present and future."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from factories import (
     LargestTensor,
     aggregated,
@@ -25,8 +26,13 @@ from hypothesis import given, settings
 
 import hellora.methods.aggregators
 from hellora.core.algebra import trained_part
+from hellora.core.exchange import ClientTask, ClientUpdate
+from hellora.core.state import StrategyState
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
+from hellora.methods.aggregators.participant_mean import ParticipantMean
+from hellora.methods.context import RoundContext
 from hellora.methods.demands import (
+    AVERAGES_COMPONENTS,
     BOUNDED_ADAPTER,
     LASTING_COMPONENTS,
     LONE_ADAPTER,
@@ -34,14 +40,47 @@ from hellora.methods.demands import (
     PROTOTYPES_KEPT,
     RETURNS_THE_ONLY_ONE,
     TRAINS_ONLY_B,
+    Demands,
     Fact,
 )
+from hellora.methods.sharing import answer_part, delta_norm
 from hellora.methods.strategies import Aggregator, Answers
 
 SPEC = tiny_spec()
 FULL = np.ones((SPEC.num_layers, SPEC.max_rank), dtype=bool)
 GLOBAL = random_adapter(SPEC, seed=1000)
-AGGREGATORS = list(variants(hellora.methods.aggregators, Aggregator))
+
+
+@dataclass(frozen=True)
+class Krumlike(Aggregator):
+    """Takes the one client that moved least. It is here so that the laws are seen to fit such a rule."""
+
+    @property
+    def demands(self) -> Demands:
+        return AVERAGES_COMPONENTS.also(promises={RETURNS_THE_ONLY_ONE})
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+        def moved(answer: tuple[ClientTask, ClientUpdate]) -> tuple[float, int]:
+            task, update = answer
+            return delta_norm(update.adapter, answer_part(task, context.spec)), update.client
+
+        return ParticipantMean().aggregate(context, sorted(answers, key=moved)[:1])
+
+
+@dataclass(frozen=True)
+class Noisy(Aggregator):
+    """The mean with noise on the head: it claims no optional law of means. It is here for the same reason."""
+
+    def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
+        adapter, state = ParticipantMean().aggregate(context, answers)
+        if not answers:
+            return adapter, state
+        rng = torch.Generator().manual_seed(context.seed_for("noise"))
+        head = {n: t + 0.1 * torch.randn(t.shape, generator=rng) for n, t in sorted(adapter.head.items())}
+        return replace(adapter, head=head), state
+
+
+AGGREGATORS = [*variants(hellora.methods.aggregators, Aggregator), Krumlike(), Noisy()]
 every_aggregator = pytest.mark.parametrize("aggregator", AGGREGATORS, ids=repr)
 
 

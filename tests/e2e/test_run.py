@@ -258,7 +258,8 @@ def test_local_heads_stay_with_their_clients(hellora: Command, small: Path, tmp_
     heads = [load_file(folder / "head.safetensors")["weight"] for folder in sorted(personal.iterdir())]
     assert not any(torch.equal(heads[0], head) for head in heads[1:])
     for line in lines_of(out):
-        assert line["uplink_bytes"] == 4 * sum(sum(ranks) * VALUES_PER_RANK for ranks in line["ranks"].values())
+        trained = 4 * sum(sum(ranks) * VALUES_PER_RANK for ranks in line["ranks"].values())
+        assert line["uplink_bytes"] == trained + 8 * LAYERS * len(line["updated"])  # each reports a score per layer
         assert line["downlink_bytes"] == 4 * 3 * LAYERS * RANK * VALUES_PER_RANK
     assert summary_of(out)["data"]["evaluated_on"] == "the clients' held-out examples"
 

@@ -18,7 +18,7 @@ from hellora.core.types import Allocation, Budget
 from hellora.methods.context import RoundContext
 from hellora.methods.strategies import Allocator
 
-laws = settings(derandomize=True, deadline=None, database=None, max_examples=40)
+laws = settings(derandomize=True, deadline=None, database=None, max_examples=20)
 every_allocator = pytest.mark.parametrize("allocator", list(variants(hellora.methods.allocators, Allocator)), ids=repr)
 
 

@@ -37,7 +37,7 @@ from hellora.methods.strategies import Aggregator, Answers, Dispatcher
 from hellora.server.rounds import with_still_factors
 
 Dense = npt.NDArray[np.float64]
-laws = settings(derandomize=True, deadline=None, database=None, max_examples=40)
+laws = settings(derandomize=True, deadline=None, database=None, max_examples=25)
 BY_PRODUCT: tuple[Dispatcher, ...] = (Whole(), Truncate(), Svd())
 BY_COMPONENT: tuple[Dispatcher, ...] = (Whole(), Truncate())
 

@@ -329,7 +329,9 @@ class FakeBackend(Backend):
             drawn = torch.rand(self.spec.num_layers, generator=rng, dtype=torch.float64)
             report["layer_scores/scores"] = torch.where(torch.tensor(task.trained.any(axis=1)), drawn, torch.nan)
         (examples,) = (p.num_examples for p in self.fleet if p.id == task.client)
-        return ClientUpdate(task.round, task.client, examples, Adapter(pairs, head), {"loss": 1.0}, report=report)
+        return ClientUpdate(
+            task.round, task.client, examples, Adapter(pairs, head), {"loss": 1.0}, report=report, attempt=task.attempt
+        )
 
 
 def rows_of(mask: Mask) -> list[list[int]]:

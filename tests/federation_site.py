@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import save_bert, save_sentences
 
-from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
+from hellora.core.exchange import ClientFailure, ClientUpdate
 from hellora.core.types import ClientProfile
 from hellora.deployment.flower_tools import free_port
 from hellora.experiments.config import check
@@ -27,7 +27,7 @@ from hellora.experiments.experiment import Experiment
 from hellora.experiments.prepare import on_this_machine, prepare
 from hellora.experiments.setup import Setup
 from hellora.runs.run import run_experiment
-from hellora.server.backend import Backend
+from hellora.server.backend import Backend, Order
 
 COMMAND = (sys.executable, "-m", "hellora")
 CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 4), "ward": (3, 4)}  # layers and rank, in order of ids
@@ -186,8 +186,8 @@ class Dropping(Backend):
     def clients(self) -> Sequence[ClientProfile]:
         return self.backend.clients()
 
-    def train(self, tasks: Sequence[ClientTask]) -> Iterator[ClientUpdate | ClientFailure]:
-        kept = [task for task in tasks if (task.round, task.client) not in self.dropped]
+    def train(self, orders: Sequence[Order]) -> Iterator[ClientUpdate | ClientFailure]:
+        kept = [order for order in orders if (order.make().round, order.client) not in self.dropped]
         yield from self.backend.train(kept)
 
     def __enter__(self) -> "Dropping":

@@ -27,6 +27,7 @@ OVERHEAD = 2**20  # bytes that names, shapes and metrics of an answer may take
 Types = tuple[type, ...]
 ANSWER_FIELDS: Mapping[str, Types] = {
     "round": (int,),
+    "attempt": (int,),
     "client": (int,),
     "num_examples": (int,),
     "num_tokens": (int, type(None)),
@@ -81,6 +82,7 @@ def pack_task(task: ClientTask, format: WireFormat = "fp32") -> bytes:
     tensors, scales = flatten(task.adapter)
     fields = {
         "round": task.round,
+        "attempt": task.attempt,
         "client": task.client,
         "seed": task.seed,
         "train": asdict(task.train),
@@ -134,6 +136,7 @@ def pack_answer(
     tensors = encode(tensors, format, task.seed) | owned(answer.report, REPORT) | owned(answer.kept, KEPT)
     fields = {
         "round": answer.round,
+        "attempt": answer.attempt,
         "client": answer.client,
         "num_examples": answer.num_examples,
         "num_tokens": answer.num_tokens,

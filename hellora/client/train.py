@@ -48,8 +48,7 @@ def train_client(
         What it trained, with `loss`, `steps`, `seconds` and, on CUDA or where bytes are promised, `peak_bytes`.
 
     Raises:
-        TrainingError: the loss became nan or infinite.
-        ValueError: a rule of local training was told, or tells, what it did not declare.
+        TrainingError: the loss is nan or infinite; ValueError: a rule was told, or tells, what it did not declare.
     """
     started = time.perf_counter()
     encoded = kind.encode(base, rows) if encoded is None else encoded
@@ -61,11 +60,12 @@ def train_client(
     ):
         at_work = Rules(rules, task, base, adapted, lambda: labels_of(rows))
         metrics = train_steps(task, base, kind, encoded, adapted, prefix, at_work)
-        (report, kept), adapter = at_work.end(), adapted.read()
+        named, adapter = at_work.end(), adapted.read()
     metrics["seconds"] = round(time.perf_counter() - started, 3)
     if peak.bytes is not None:
         metrics["peak_bytes"] = base.num_bytes + task.adapter.num_bytes + peak.bytes
-    return ClientUpdate(task.round, task.client, len(encoded), adapter, metrics, encoded.num_tokens, report, kept)
+    examples, tokens = len(encoded), encoded.num_tokens
+    return ClientUpdate(task.round, task.client, examples, adapter, metrics, tokens, *named, task.attempt)
 
 
 def lent_for(task: ClientTask, base: BaseModel) -> AbstractContextManager[AdaptedModel]:

@@ -183,6 +183,7 @@ class ClientTask:
     kept: Named = field(default_factory=dict)  # likewise: what the client kept of its last task that counted
     spare_bytes: int | None = None  # of the client's budget, beyond what it is predicted to hold; None: none promised
     kept_version: int | None = None  # the round of that task, where clients keep it themselves; None = nothing is kept
+    attempt: int = 0  # at the round; an answer to another attempt does not count
     declared: Declared = Declared()  # what its named tensors must be; known to both sides, so that it does not travel
 
     def __post_init__(self) -> None:
@@ -202,6 +203,7 @@ class ClientUpdate:
     num_tokens: int | None = None  # supervised tokens among its data; language models only
     report: Named = field(default_factory=dict)  # what rules of local training tell the server, "rule/name"
     kept: Named = field(default_factory=dict)  # what they keep; it never leaves a real client
+    attempt: int = 0  # of the task that it answers
 
     @property
     def weight(self) -> float:

@@ -229,6 +229,8 @@ class WithOwnData(Participant):
         """
         if not work.keeps(task):
             return work.attempt(task)
+        if not contract.run.isalnum():  # it names a folder here
+            return ClientFailure(task.client, "rejected", "the run has no name under which a client can keep anything")
         store = KeptTensors(Path(self.own.folder) / "kept" / contract.run)
         try:
             begun = replace(task, kept=store.load(task.kept_version))

@@ -105,8 +105,9 @@ def gather(
             dropped.setdefault(client, []).append("answered already")
         elif isinstance(answer, ClientFailure):
             failures[client] = answer
-        elif answer.round != (task := by_client[client].make()).round:
-            dropped.setdefault(client, []).append(f"late: it answered round {answer.round}")
+        elif (answer.round, answer.attempt) != ((task := by_client[client].make()).round, task.attempt):
+            tried = f", attempt {answer.attempt}" if answer.round == task.round else ""
+            dropped.setdefault(client, []).append(f"late: it answered round {answer.round}{tried}")
         else:
             uplink[client] = answered_bytes(answer, task.factors, run.method, run.wire)
             examples = run.by_id[client].num_examples

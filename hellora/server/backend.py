@@ -10,8 +10,8 @@ from hellora.core.types import ClientProfile
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """An order says who is to train, and how the task is made. That is done when it is sent, and not before, so that
-    the adapters of a large cohort need not all be in memory at once.
+    """An order says who is to train, and how the task is made. That is done when it is sent, and not before: a
+    client that is not reached costs nothing. The task then stays until the attempt has ended, for aggregators see it.
     """
 
     client: int

@@ -70,6 +70,7 @@ class Outbox:
             brief=self.brief(client, shapes),
             kept={name: value for name, value in kept.items() if not name.startswith("private/")},
             kept_version=state.kept_versions.get(client.id),
+            attempt=self.context.attempt,
             declared=method.declares(shapes),
         )
 

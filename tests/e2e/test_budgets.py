@@ -172,7 +172,7 @@ def test_clients_train_what_their_memory_allows(hellora: Command, unequal: dict[
         assert client["peak_bytes"] > 0
     costs = json.loads((tmp_path / "plain" / "costs.json").read_text())
     assert len(costs["operations"]["blocks"]) == 4
-    assert np.array(costs["laws"][0]["blocks"]["trained"]["keep"]).shape == (4, 4), "coefficients × layers"
+    assert np.array(costs["coefficients"][0]["blocks"]["trained"]["keep"]).shape == (4, 4), "coefficients × layers"
     summary = json.loads((tmp_path / "plain" / "summary.json").read_text())
     assert [group["memory_bytes"] for group in summary["groups"]] == limits
 

@@ -22,6 +22,7 @@ from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.context import RoundContext
 from hellora.methods.demands import (
     AVERAGES_COMPONENTS,
+    LASTING_COMPONENTS,
     LONE_ADAPTER,
     MEAN_OF_EQUALS,
     PROTOTYPES_KEPT,
@@ -66,7 +67,7 @@ class MutualDistillation(Aggregator):
 
     @property
     def demands(self) -> Demands:
-        alone = AVERAGES_COMPONENTS.less(LONE_ADAPTER)
+        alone = AVERAGES_COMPONENTS.less(LONE_ADAPTER, LASTING_COMPONENTS)
         return alone.also(
             needs={PROTOTYPES_SENT, PUBLIC_DATA, SHARED_MODEL, TRAINS_BOTH},
             promises={PROTOTYPES_KEPT, MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE},

@@ -1,6 +1,6 @@
 """Fed-HeLLo (Zhang et al., arXiv 2506.12213, section on the round): every client receives every layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,4 +17,4 @@ class Whole(Dispatcher):
         return Sent(np.full(spec.num_layers, spec.max_rank))
 
     def dispatch(self, context: RoundContext, adapter: Adapter, trained: Mask) -> Adapter:
-        return adapter
+        return replace(adapter, prototypes={}) if adapter.prototypes else adapter

@@ -4,8 +4,8 @@
     client's end        c_k⁺ = c_k − c + (θ^t − θ_k) / (K η)         it keeps c_k⁺ and reports c_k⁺ − c_k
     server's end        c ← c + (1/N) Σ_k (c_k⁺ − c_k)
 
-K are the client's steps, η its learning rate. N counts, for each rank component, the clients whose budget can ever
-train it: over all clients c would be diluted where few can. Of components that a client does not train, c_k stays as
+K are the client's steps, η its learning rate. N counts, for each layer, the clients whose budget can ever train it: over
+all clients c would be diluted where few can. Of components that a client does not train, c_k stays as
 it is, and c moves by the others alone; so c is at all times the mean of the c_k. The variates live in the coordinates
 of the global adapter: a method that factorises it anew is refused.
 """
@@ -21,7 +21,15 @@ from hellora.core.exchange import Declared, Named
 from hellora.core.state import StrategyState
 from hellora.core.types import ClientProfile
 from hellora.methods.context import RoundContext
-from hellora.methods.demands import ALL_SHARED, LASTING_COMPONENTS, OWN_COMPONENTS, PLAIN_SGD, SHARED_MODEL, Demands
+from hellora.methods.demands import (
+    ALL_SHARED,
+    LASTING_COMPONENTS,
+    LONE_ADAPTER,
+    OWN_COMPONENTS,
+    PLAIN_SGD,
+    SHARED_MODEL,
+    Demands,
+)
 from hellora.methods.local import Local, Shapes, cut, put_back
 from hellora.methods.strategies import LocalTraining
 
@@ -32,7 +40,8 @@ class Scaffold(LocalTraining):
 
     @property
     def demands(self) -> Demands:
-        return Demands(needs=frozenset({PLAIN_SGD, LASTING_COMPONENTS, OWN_COMPONENTS, ALL_SHARED, SHARED_MODEL}))
+        coordinates = {LASTING_COMPONENTS, LONE_ADAPTER, OWN_COMPONENTS}
+        return Demands(needs=frozenset({PLAIN_SGD, ALL_SHARED, SHARED_MODEL} | coordinates))
 
     def declares(self, shapes: Shapes) -> Declared:
         trained = shapes.trained_tensors()

@@ -25,7 +25,7 @@ class ByAvailability(Sampler):
 
     def sample(self, context: RoundContext) -> tuple[tuple[ClientProfile, ...], StrategyState]:
         able = context.able
-        weights = np.array([client.availability for client in able])
+        weights = np.maximum([client.availability for client in able], np.finfo(float).tiny)  # 0 comes last
         rng = rng_for(context.seed, "cohort by availability", context.round, context.attempt)
         # Drawing layers by weight and drawing clients by weight is one and the same.
         return tuple(able[i] for i in sample_layers(weights / weights.sum(), context.asked, rng)), {}

@@ -4,8 +4,8 @@
     client's end        c_k⁺ = c_k − c + (θ^t − θ_k) / (K η)         it keeps c_k⁺ and reports c_k⁺ − c_k
     server's end        c ← c + (1/N) Σ_k (c_k⁺ − c_k)
 
-K are the client's steps, η its learning rate. N counts, for each layer, the clients whose budget can ever train it: over
-all clients c would be diluted where few can. Of components that a client does not train, c_k stays as
+K are the client's steps, η its learning rate. N counts, for each layer, the clients whose budget can ever train it:
+over all clients c would be diluted where few can. Of components that a client does not train, c_k stays as
 it is, and c moves by the others alone; so c is at all times the mean of the c_k. The variates live in the coordinates
 of the global adapter: a method that factorises it anew is refused.
 """

@@ -55,7 +55,6 @@ from hellora.dispatchers.bypass import Bypass
 from hellora.dispatchers.truncate import Truncate
 from hellora.dispatchers.whole import Whole
 from hellora.errors import InputError
-from hellora.memory import release_at_once
 from hellora.model import ModelSettings, resolve_name
 from hellora.planner import USES, Planner
 from hellora.protocols import Dispatcher, Method, RoundView
@@ -223,7 +222,7 @@ def tensors_of(base: BaseModel) -> list[torch.Tensor]:
 def client_task(base: BaseModel, ranks: Ranks, policy: Policy, dispatcher: Dispatcher, train: TrainSettings) -> Any:
     row = np.arange(RANK) < ranks[:, None]
     sent = dispatcher.dispatch(new_adapter(base.spec, base.initial_head(), 0), row, base.spec)
-    return ClientTask(0, 0, 0, sent, row, train, bypass=dispatcher.bypasses, policy=policy)
+    return ClientTask(0, 0, 0, sent, row, train, bypass=dispatcher.bypasses, policy=policy, spare_bytes=0)
 
 
 def held_bytes(asked: ClientTask, base: BaseModel, task: Task, examples: int) -> tuple[int, int]:
@@ -322,7 +321,6 @@ def measure_trials(name: str, count: int) -> Iterator[Trial]:
 
 def child(kind: str, name: str, count: int) -> None:
     torch.set_num_threads(1)
-    release_at_once()
     subject = {subject.name: subject for subject in SUBJECTS}.get(kind)
     for found in measure_trials(name, count) if subject is None else measure_rows(subject, name, count):
         print(json.dumps(asdict(found)), flush=True)

@@ -14,7 +14,6 @@ from hellora.config import Experiment, check
 from hellora.cost import Ranks
 from hellora.errors import InputError
 from hellora.experiment import device_check, devices, fleet, kind_of, planner_of
-from hellora.memory import release_at_once
 from hellora.model import Kind, ModelSettings, task_of
 from hellora.planner import RESERVE, Offer, Planner
 from hellora.resident import BaseModel
@@ -170,7 +169,6 @@ def measure(plan: BudgetPlan) -> dict[str, Measured]:
     """Run each choice for a few steps on this device, with the model's weights; by the choice's name."""
     experiment, batch = plan.experiment, plan.planner.work(plan.client).batch
     device_check(experiment.compute.device)
-    release_at_once()
     base = experiment.task.load(experiment.model, ("a", "b"), 0).to(devices(experiment.compute.device)[0])
     task = Blank(experiment.task, plan.planner.model.tokens)
     ClientWork(base, experiment.task, None, ()).warm_up()
@@ -184,7 +182,7 @@ def measure(plan: BudgetPlan) -> dict[str, Measured]:
 
         def steps(count: int, rows: Any = rows, policy: Any = policy) -> Mapping[str, float]:
             train: TrainSettings = replace(experiment.train, steps=count)
-            asked = ClientTask(0, 0, 0, adapter, rows, train, policy=policy)
+            asked = ClientTask(0, 0, 0, adapter, rows, train, policy=policy, spare_bytes=0)
             return train_client(asked, base, task, range(batch)).metrics
 
         steps(1)

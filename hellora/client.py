@@ -94,8 +94,8 @@ def train_client(
         encoded: the rows, encoded, where they are already
 
     Returns:
-        What it trained, with its mean loss (`loss`), the number of `steps`, the `seconds` and, where it can be
-        measured, the peak of memory (`peak_bytes`).
+        What it trained, with its mean loss (`loss`), the number of `steps`, the `seconds` and, on CUDA or where
+        bytes are promised, the peak of memory (`peak_bytes`).
 
     Raises:
         TrainingError: the loss became nan or infinite.
@@ -108,7 +108,7 @@ def train_client(
     loss_sum = weight_sum = 0.0
     steps = 0
     with (
-        peak_memory(base.device) as peak,
+        peak_memory(base.device, task.spare_bytes) as peak,
         seeded(task.seed, base.device),
         base.dressed(
             task.adapter, task.trained, task.head != "frozen", factors=task.factors, bypass=task.bypass, policy=policy

@@ -21,7 +21,6 @@ from hellora.data.sources import Corpus, DataSettings, load_corpus
 from hellora.distillation import Distillation, evaluate_ensemble
 from hellora.errors import InputError
 from hellora.evaluation import Evaluation, evaluate, fisher_scores, measure
-from hellora.memory import release_at_once
 from hellora.model import quantized_away
 from hellora.planner import Planner
 from hellora.protocols import Answers, Backend, Scores
@@ -144,7 +143,6 @@ def prepare(experiment: Experiment) -> Setup:
         InputError: data, model or device do not fit the settings; cheap checks come first.
     """
     torch.set_num_threads(threads(experiment))
-    release_at_once()
     seed = experiment.run.seed
     device_check(experiment.compute.device)
     if any(isinstance(ranks, tuple) for ranks in experiment.fleet.ranks):

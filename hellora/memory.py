@@ -1,15 +1,21 @@
 """Floor 4: what training really holds in memory, measured: on CUDA by torch's allocator, on Linux by the kernel.
 
 On the CPU a process keeps much of what it frees: with glibc's defaults the resident memory of training peaks 20 to 80 %
-above what tensors hold. `release_at_once` makes it give every larger block back, at a cost of 1 to 2 % in time
-(benchmarks/README.md); then resident memory follows the tensors to within 1 %. Pages of files are left out: they are
-code of libraries, mapped when it first runs, and weights, which are counted anyway.
+above what tensors hold, and three times as high where they are few. Mapping every larger block by itself, and unmapping
+it when it is freed, keeps resident memory within 1 % of the tensors, but every page of every block is then faulted in
+anew: training takes 1.3 to 2 times as long. So nothing is done unless bytes are promised (`ClientTask.spare_bytes`),
+and then only as much as the promise needs. `bounded_heap` lets the heap, which keeps what it frees, grow no further
+than the budget spares; only what does not fit in there is mapped by itself. Whatever is kept between blocks is inside
+the heap, so resident memory exceeds the tensors by what is spared, at most, and a roomy budget costs no time.
+
+Pages of files are left out: they are code of libraries, mapped when it first runs, and weights, which are counted
+anyway.
 """
 
 import ctypes
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,27 +23,83 @@ from pathlib import Path
 import torch
 from torch import nn
 
-MMAP_THRESHOLD = 16 * 1024  # bytes; a larger block is mapped by itself, and unmapped when it is freed
-M_MMAP_THRESHOLD = -3  # of mallopt(3)
+MAPPED = 16 * 1024  # bytes; a larger block is mapped by itself. With 64 KiB, gaps between small blocks took 3 MB
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+NEVER = -1  # no trimming
+MOST_MAPPED, MOST_KEPT = 32 * 2**20, 64 * 2**20  # where glibc's own, moving thresholds end up in any larger process
+PIECE, SMALLEST_PIECE = MOST_MAPPED - 2**12, 2**16  # of the heap, while its size is set
+MOST_SPARED = 16 * 2**30  # bytes; more heap than that is not prepared
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class HeapInfo(ctypes.Structure):
+    """`struct mallinfo2` of <malloc.h>, ten sizes; the ninth are the bytes of the heap that are free."""
+
+    _fields_ = (*((f"field_{i}", ctypes.c_size_t) for i in range(8)), ("free", ctypes.c_size_t), ("_", ctypes.c_size_t))
 
 
 @cache
 def glibc() -> ctypes.CDLL | None:
-    """The C library, where it is glibc."""
+    """The C library, where it is glibc, 2.33 or newer."""
     if not sys.platform.startswith("linux"):
         return None
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
         library.mallopt, library.malloc_trim  # noqa: B018  AttributeError where it is another
+        library.mallinfo2.restype = HeapInfo
+        library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+        library.free.argtypes, library.free.restype = [ctypes.c_void_p], None
         return library
     return None
 
 
-def release_at_once() -> None:
-    """Make this process return larger blocks to the system when they are freed. Does nothing without glibc."""
-    if (library := glibc()) is not None:
-        library.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+@contextmanager
+def bounded_heap(library: ctypes.CDLL, spare: int) -> Iterator[None]:
+    """Let the heap keep `spare` bytes between blocks, at most, while this lasts; what does not fit is mapped by itself.
+
+    Afterwards the C library is as it was, but that its thresholds stay where they would have moved to.
+    """
+    library.malloc_trim(0)
+    library.mallopt(M_TRIM_THRESHOLD, NEVER)  # what is prepared here stays
+    held = occupy_holes(library, spare)
+    add_heap(library, min(spare, MOST_SPARED))
+    library.mallopt(M_MMAP_THRESHOLD, MAPPED)
+    try:
+        yield
+    finally:
+        library.mallopt(M_MMAP_THRESHOLD, MOST_MAPPED)
+        library.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
+        for block in held:
+            library.free(block)
+        library.malloc_trim(0)
+
+
+def occupy_holes(library: ctypes.CDLL, spare: int) -> list[int]:
+    """Take holes that earlier work left in the heap, until `spare` bytes are free in it; untouched, so not resident."""
+    library.mallopt(M_MMAP_THRESHOLD, MAPPED)
+    held, size = [], PIECE
+    free = library.mallinfo2().free
+    while free > spare and size >= SMALLEST_PIECE:
+        block = library.malloc(size)
+        left = library.mallinfo2().free
+        if free - left < size:  # no hole is so large: it was mapped by itself
+            library.free(block)
+            size //= 2
+        else:
+            held.append(block)
+            free = left
+    return held
+
+
+def add_heap(library: ctypes.CDLL, spare: int) -> None:
+    """Make the heap larger, without touching it, until `spare` bytes are free in it."""
+    library.mallopt(M_MMAP_THRESHOLD, MOST_MAPPED)
+    missing, pieces = spare - library.mallinfo2().free, []
+    while missing > SMALLEST_PIECE:
+        pieces.append(library.malloc(min(missing, PIECE)))
+        missing -= PIECE
+    for piece in pieces:
+        library.free(piece)
 
 
 @dataclass
@@ -48,8 +110,12 @@ class Peak:
 
 
 @contextmanager
-def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Measure the most memory that is held while this lasts, above what is held when it begins."""
+def peak_memory(device: torch.device, spare: int | None = None) -> Iterator[Peak]:
+    """Measure the most memory that is held while this lasts, above what is held when it begins.
+
+    On the CPU nothing is measured, and nothing done, unless bytes are promised: `spare` is how many the promise leaves
+    beyond the tensors (0 keeps resident memory as near to them as can be); see `bounded_heap`.
+    """
     peak = Peak()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -57,18 +123,17 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
         yield peak
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
-    begun = begin_resident()
-    files = 0 if begun is None else resident("RssFile")
-    yield peak
-    if begun is not None and device.type == "cpu":
-        peak.bytes = max(0, resident("VmHWM") - begun - max(0, resident("RssFile") - files))
+    library = None if spare is None or device.type != "cpu" else glibc()
+    with nullcontext() if library is None or spare is None else bounded_heap(library, spare):
+        begun = None if library is None else begin_resident()
+        files = 0 if begun is None else resident("RssFile")
+        yield peak
+        if begun is not None:
+            peak.bytes = max(0, resident("VmHWM") - begun - max(0, resident("RssFile") - files))
 
 
 def begin_resident() -> int | None:
     """Forget the peak of this process's resident memory; its resident bytes, or None where the system cannot tell."""
-    if (library := glibc()) is None:
-        return None
-    library.malloc_trim(0)
     try:
         CLEAR.write_text("5")  # proc(5): resets the peak
         return resident("VmRSS")

@@ -18,7 +18,6 @@ from hellora.errors import InputError
 from hellora.evaluation import evaluate, predict
 from hellora.experiment import device_check, devices
 from hellora.exporting import Saved
-from hellora.memory import release_at_once
 from hellora.resident import BaseModel
 from hellora.run_folder import RunFolder
 from hellora.trained import class_names
@@ -43,7 +42,6 @@ class Predictor:
         Raises:
             InputError: there is nothing of the kind, or a setting is wrong.
         """
-        release_at_once()
         finished = RunFolder(source).adapter
         folder = source if (source / USAGE_FILE).is_file() else finished
         if (folder / USAGE_FILE).is_file():

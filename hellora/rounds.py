@@ -195,9 +195,18 @@ def dispatch(
                 factors=run.method.factors(state.round),
                 bypass=run.method.dispatcher.bypasses,
                 policy=offered[client].policy if client in offered else run.policy,
+                spare_bytes=spare_bytes(run, client, offered),
             )
         )
     return tasks
+
+
+def spare_bytes(run: Federation, client: int, offered: Mapping[int, Offer]) -> int | None:
+    """What an offer leaves of a client's bytes of memory, beyond the reserve; None where none are promised."""
+    memory = next(profile.budget.memory_bytes for profile in run.fleet if profile.id == client)
+    if memory is None or run.planner is None or client not in offered:
+        return None
+    return max(0, memory - run.planner.memory(offered[client].cost))
 
 
 def simulate(run: Federation, tasks: Sequence[ClientTask], offered: Mapping[int, Offer]) -> Turnout:

@@ -283,6 +283,7 @@ class ClientTask:
     factors: Factors = "both"  # which it trains
     bypass: bool = False  # blocks with nothing to train are left out of the client's model
     policy: Policy = Policy()
+    spare_bytes: int | None = None  # of the client's budget, beyond what it is predicted to hold; None: none promised
 
     def __post_init__(self) -> None:
         if self.policy.prefix_cache != "none" and not self.train.same_batches:

@@ -11,7 +11,6 @@ from torch.multiprocessing import get_context
 
 from hellora.backends.wire import as_received, pack_answer, pack_task, read_answer, unpack_task
 from hellora.client import ClientWork
-from hellora.memory import release_at_once
 from hellora.protocols import Backend
 from hellora.types import ClientFailure, ClientProfile, ClientTask, ClientUpdate, WireFormat
 
@@ -117,7 +116,6 @@ def serve(connection: Connection, work: ClientWork, device: str, threads: int, f
     """The life of a worker process: until the other end is closed, train what arrives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(threads)
-    release_at_once()
     work.base.to(device)
     work.warm_up()
     while True:

@@ -97,6 +97,7 @@ def pack_task(task: ClientTask, format: WireFormat = "fp32") -> bytes:
         "factors": task.factors,
         "bypass": task.bypass,
         "policy": asdict(task.policy),
+        "spare_bytes": task.spare_bytes,
         "scales": scales,
     }
     return to_bytes({**encode(tensors, format, task.seed), "/trained": torch.from_numpy(task.trained)}, fields)

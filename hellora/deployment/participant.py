@@ -22,7 +22,6 @@ from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
 from hellora.devices import parse_link
 from hellora.errors import InputError
 from hellora.experiment import device_check, devices, prepare
-from hellora.memory import release_at_once
 from hellora.types import Budget
 from hellora.units import parse_bytes
 
@@ -83,7 +82,6 @@ class Participant(ABC):
             started, self.work, self.contract = time.perf_counter(), None, None  # the old one is freed first
             experiment = self.settled(contract)
             torch.set_num_threads(experiment.compute.threads)
-            release_at_once()
             work = self.load(contract, experiment)
             if contract.base not in (None, work.base.fingerprint()):
                 raise InputError(

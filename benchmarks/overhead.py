@@ -104,6 +104,11 @@ def main() -> int:
     workers = measure("time_of_workers", repeat=repeat, steps=steps)
     pairs = workers["ratios"]["workers"]
     show(Row("time, 1 process x 2 threads / 2 workers x 1 thread", pairs, 1.10, at_least=True))
+    promises = measure("time_of_promises", repeat=repeat, steps=steps)["ratios"]
+    show(Row("time, bytes promised, budget 4 steps above / none", promises["4"], 1.05))
+    show(Row("time, bytes promised, budget 1 step above / none", promises["1"]))
+    show(Row("time, bytes promised, least budget / none", promises["0"]))
+    show(Row("time, a run after one that promised bytes / none", promises["after"], 1.02))
     bare, ours = peaks([("peak_of_bare", {"steps": steps}), ("peak_of_hellora", {"steps": steps})], repeat)
     show(Row("peak memory, every layer / bare loop", over(ours, bare)))
     ten, thousand = peaks([("peak_of_fleet", {"clients": count}) for count in (10, 1000)], repeat)

@@ -117,6 +117,7 @@ def tasks(draw: st.DrawFn) -> ClientTask:
         factors=draw(st.sampled_from(["both", "A", "B"])),
         bypass=draw(st.booleans()),
         policy=draw(st.builds(Policy, recompute=st.sampled_from(["none", "frozen", "all"]), micro_batch=st.just(4))),
+        spare_bytes=draw(st.none() | IDS),
     )
 
 

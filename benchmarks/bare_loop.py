@@ -1,8 +1,14 @@
 """What hellora is measured against: LoRA fine-tuning with transformers and peft as their documentation shows it.
 
 Nothing here is hellora's, and nothing is tuned: one model, every layer trained, one optimizer, one step after another.
+It runs as a process of its own, which imports nothing of hellora: `python bare_loop.py` reads what to train on as a
+line of JSON, and for each further line trains once and prints the seconds it took. measure.py takes turns with it.
 """
 
+import gc
+import json
+import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,3 +58,20 @@ def train(
         loss = loss_function(model(**batch), labels)
         loss.backward()
         optimizer.step()
+
+
+def main() -> None:
+    given = json.loads(sys.stdin.readline())
+    torch.set_num_threads(given["threads"])
+    tokenizer, examples = tokenize(given["model"], given["texts"], given["labels"], given["max_length"])
+    model = Classifier(given["model"], given["classes"], given["rank"])
+    clock = time.process_time if given["cpu"] else time.perf_counter
+    for _ in sys.stdin:
+        gc.collect()
+        start = clock()
+        train(model, tokenizer, examples, given["batches"], given["lr"])
+        print(json.dumps({"seconds": clock() - start}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,11 +10,15 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import bare_loop
+import numpy as np
 import torch
+from turns import Partner
 
 from hellora.client.batches import shuffled_batches
 from hellora.core.seeds import seed_for
@@ -29,8 +33,10 @@ from hellora.server.backend import Backend
 from hellora.server.rounds import federate
 
 THREADS = 2
+CLOCK = time.perf_counter
 CLIENTS = 6  # a multiple of the three capacities and of the two workers
 BATCH = 16
+ROOMS = (0, 1, 4)  # of what a step holds besides the weights, beyond the least budget
 RANK = 8
 SEED = 0
 
@@ -41,7 +47,9 @@ Timed = Callable[[], float]  # does its work once and returns the seconds it too
 # ----------------------------------------------------------------------------------------------------- the two sides
 
 
-def experiment(steps: int, method: Json, layers: Sequence[int] = (), workers: int = 1) -> Experiment:
+def experiment(
+    steps: int, method: Json, layers: Sequence[int] = (), workers: int = 1, memory: int | None = None
+) -> Experiment:
     """A round of `steps` steps at each of the clients, all of them in the cohort."""
     table = {
         "seed": SEED,
@@ -49,7 +57,8 @@ def experiment(steps: int, method: Json, layers: Sequence[int] = (), workers: in
         "cohort": CLIENTS,
         "model": {"name": "minilm", "rank": RANK},
         "data": {"clients": CLIENTS, "partitioner": "iid", "max_examples": CLIENTS * BATCH * steps},
-        "fleet": {"layers": list(layers)},
+        "fleet": {"layers": list(layers)} if memory is None else {"memory": [f"{memory}B"]},
+        "policy": {"may": []},
         "method": method,
         "train": {"lr": 2e-3, "batch_size": BATCH},
         "compute": {"device": "cpu", "workers": workers, "threads": THREADS // workers},
@@ -61,9 +70,9 @@ def hellora_round(setup: Setup, backend: Backend) -> float:
     """Seconds of one federated round: allocate, dispatch, tokenise, dress, train, undress, validate, aggregate."""
     state = setup.initial_state()
     gc.collect()
-    start = time.perf_counter()
+    start = CLOCK()
     report = next(federate(state, setup.federation, backend, setup.layer_scores))
-    seconds = time.perf_counter() - start
+    seconds = CLOCK() - start
     steps = sum(metrics["steps"] for metrics in report.client_metrics.values())
     expected = sum(math.ceil(len(part) / BATCH) for part in setup.work.parts)
     if steps != expected or report.counted.missing or report.counted.rejected:
@@ -74,26 +83,46 @@ def hellora_round(setup: Setup, backend: Backend) -> float:
 
 
 def bare_run(plan: Experiment) -> tuple[Timed, int]:
-    """The bare loop over the batches that the clients of `plan` see in round 0, one client after the other."""
+    """The bare loop in this process, for its peak of memory; and its number of batches."""
+    given = bare_input(plan)
+    name, rank = given["model"], given["rank"]
     torch.set_num_threads(THREADS)
+    tokenizer, examples = bare_loop.tokenize(name, given["texts"], given["labels"], given["max_length"])
+    model = bare_loop.Classifier(name, given["classes"], rank)
+
+    def run() -> float:
+        gc.collect()
+        start = CLOCK()
+        bare_loop.train(model, tokenizer, examples, given["batches"], given["lr"])
+        return CLOCK() - start
+
+    return run, len(given["batches"])
+
+
+def bare_input(plan: Experiment) -> Json:
+    """What the bare loop is given: texts, and the batches that the clients of `plan` see in round 0, one by one."""
     corpus = load_corpus(plan.data, "text", seed_for(SEED, "data"))
     parts = client_rows(plan.partitioner, corpus.train, CLIENTS, seed_for(SEED, "partition"))
     name = resolve_name("minilm")
-    tokenizer, examples = bare_loop.tokenize(name, corpus.train["text"], corpus.train["label"], plan.task.max_length)
-    model = bare_loop.Classifier(name, len(corpus.labels), RANK)
+    texts, labels, limit = list(corpus.train["text"]), list(corpus.train["label"]), plan.task.max_length
+    _, examples = bare_loop.tokenize(name, texts, labels, limit)
     batches = []
     for client, part in enumerate(parts):
         lengths = torch.tensor([len(examples[row]["input_ids"]) for row in part]).numpy()
         seed = seed_for(SEED, "train", 0, client)
         batches += [part[rows].tolist() for rows in shuffled_batches(lengths, len(part), BATCH, seed, 0)]
-
-    def run() -> float:
-        gc.collect()
-        start = time.perf_counter()
-        bare_loop.train(model, tokenizer, examples, batches, plan.train.lr)
-        return time.perf_counter() - start
-
-    return run, len(batches)
+    return {
+        "model": name,
+        "rank": RANK,
+        "classes": len(corpus.labels),
+        "texts": texts,
+        "labels": labels,
+        "max_length": limit,
+        "batches": batches,
+        "lr": plan.train.lr,
+        "threads": THREADS,
+        "cpu": CLOCK is time.process_time,
+    }
 
 
 def interleave(baseline: Timed, others: dict[str, Timed], repeat: int) -> tuple[list[float], dict[str, list[float]]]:
@@ -123,13 +152,55 @@ METHODS: tuple[tuple[str, Json, tuple[int, ...]], ...] = (
 
 def time_of_methods(repeat: int, steps: int) -> Json:
     """Time of a round over time of the bare loop, for each method."""
-    bare, count = bare_run(experiment(steps, EVERYTHING))
+    given = bare_input(experiment(steps, EVERYTHING))
     rounds: dict[str, Timed] = {}
     for name, method, layers in METHODS:
         setup = prepare(experiment(steps, method, layers))
         rounds[name] = partial(hellora_round, setup, setup.backend())
-    seconds, ratios = interleave(bare, rounds, repeat)
-    return {"ratios": ratios, "baseline_seconds": seconds, "steps": count}
+    with Partner(Path(__file__).with_name("bare_loop.py")) as bare:
+        bare.tell(given)
+        seconds, ratios = interleave(bare.turn, rounds, repeat)
+    return {"ratios": ratios, "baseline_seconds": seconds, "steps": len(given["batches"])}
+
+
+def serve(steps: int, room: float | None = None, once: bool = False) -> None:
+    """Do a round for each line that comes, and print its seconds: how measure.py takes turns with itself.
+
+    With `room`, every client promises bytes: the planner's least for training every layer, and `room` times what a step
+    holds besides the weights on top of it. With `once`, only the first round does.
+    """
+    plain = prepare(experiment(steps, EVERYTHING))
+    setup = plain
+    if room is not None:
+        setup = prepare(experiment(steps, EVERYTHING, memory=2**50))
+        planner = setup.federation.planner
+        assert planner is not None
+        offer = planner.offer(setup.federation.fleet[0], np.full(setup.base.spec.num_layers, RANK))
+        assert offer is not None
+        least, held = planner.memory(offer.cost), offer.cost.peak_bytes - planner.model.weights_bytes
+        setup = prepare(experiment(steps, EVERYTHING, memory=int(least + room * held)))
+    torch.set_num_threads(1)  # what is compared is the memory's part; two threads wait for each other on a busy machine
+    with setup.backend() as clients:
+        for number, _ in enumerate(sys.stdin):
+            run = plain if once and number else setup
+            print(json.dumps({"seconds": hellora_round(run, clients)}), flush=True)
+
+
+def time_of_promises(repeat: int, steps: int) -> Json:
+    """Time of a round in which every client promises bytes over one that promises none, by the room that is left.
+
+    `after` promised bytes in its first round, of which the time is not taken, and none from then on.
+    """
+    asked = {f"{room:g}": {"steps": steps, "room": room} for room in ROOMS}
+    cpu = CLOCK is time.process_time
+    asked["after"] = {"steps": steps, "room": ROOMS[0], "once": True}
+    with ExitStack() as stack:
+        partners = {
+            name: stack.enter_context(Partner(Path(__file__), "serve", json.dumps({**each, "cpu": cpu})))
+            for name, each in {"none": {"steps": steps}, **asked}.items()
+        }
+        seconds, ratios = interleave(partners["none"].turn, {name: partners[name].turn for name in asked}, repeat)
+    return {"ratios": ratios, "baseline_seconds": seconds}
 
 
 def time_of_workers(repeat: int, steps: int) -> Json:
@@ -193,10 +264,17 @@ def peak() -> Json:
 KINDS: dict[str, Callable[..., Json]] = {
     "time_of_methods": time_of_methods,
     "time_of_workers": time_of_workers,
+    "time_of_promises": time_of_promises,
     "peak_of_bare": peak_of_bare,
     "peak_of_hellora": peak_of_hellora,
     "peak_of_fleet": peak_of_fleet,
 }
 
 if __name__ == "__main__":
-    print(json.dumps(KINDS[sys.argv[1]](**json.loads(sys.argv[2]))))
+    kind, arguments = sys.argv[1], json.loads(sys.argv[2])
+    if arguments.pop("cpu", False):  # of one thread, for on a busy machine threads wait for each other
+        THREADS, CLOCK = 1, time.process_time
+    if kind == "serve":
+        serve(**arguments)
+    else:
+        print(json.dumps(KINDS[kind](**arguments)))

@@ -1,7 +1,7 @@
 """Predicted against measured memory of training: `python benchmarks/memory.py --check` (12 minutes on 2 busy cores).
 
 Random rows under random policies on a vision transformer, MiniLM and a decoder, the first and the last with random
-weights. The prediction is `CostModel.peak_bytes`, from the model's config alone. The measurement is two steps of
+weights, plainly and with rules of local training that hold named tensors. The prediction is `CostModel.peak_bytes`, from the model's config alone. The measurement is two steps of
 `train_client` on full batches, in a process of its own for each model: by the resident memory of the process as
 `train_client` reports it, and by the bytes of all storages of tensors (`tracing.HeldBytes`). The process first takes
 the step on nothing that every client process of hellora takes (`ClientWork.warm_up`), and two steps on one example in
@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,22 +52,27 @@ from hellora.client.work import ClientWork
 from hellora.core.algebra import new_adapter
 from hellora.core.errors import InputError
 from hellora.core.exchange import ClientTask, Policy, TrainSettings
-from hellora.core.types import Budget, ClientProfile, Ranks
+from hellora.core.types import Adapter, Budget, ClientProfile, Mask, Ranks
 from hellora.costing.calibration import calibrate
 from hellora.costing.traced_rows import Shape
 from hellora.costing.tracing import HeldBytes
 from hellora.experiments.budget_plan import Blank
+from hellora.experiments.planning import EqualScores
 from hellora.experiments.registry import find, names
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
-from hellora.methods.context import RoundContext
+from hellora.methods.context import RoundContext, Scores
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
-from hellora.methods.strategies import Dispatcher
+from hellora.methods.local import Shapes, prefixed
+from hellora.methods.local_training.fed_prox import FedProx
+from hellora.methods.local_training.scaffold import Scaffold
+from hellora.methods.samplers.uniform import Uniform
+from hellora.methods.server_optimizers.average import Average
+from hellora.methods.strategies import Dispatcher, LocalTraining, Method
 from hellora.model.load import ModelSettings
 from hellora.model.location import resolve_name
-from hellora.model.memory import release_at_once
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM
@@ -75,6 +81,19 @@ from hellora.tasks.sequence_classification import SequenceClassification
 
 LABELS, RANK, STEPS = ("a", "b", "c", "d"), 8, 2
 DISPATCHERS: dict[str, Dispatcher] = {"whole": Whole(), "truncate": Truncate(), "bypass": Bypass()}
+Rules = tuple[LocalTraining, ...]
+RULES: dict[str, Rules] = {"plain": (), "fed_prox": (FedProx(form="product"),), "scaffold": (Scaffold(),)}
+ORDER = ("plain", "fed_prox", "plain", "scaffold", "plain")  # of the rows
+
+
+@dataclass(frozen=True)
+class RandomScores(EqualScores):
+    """In the place of a lent model: layers score at random."""
+
+    def layer_scores(self, adapter: Adapter) -> Scores:
+        return np.random.default_rng(3).random(self.spec.num_layers)
+
+
 POLICIES = (
     Policy(),
     Policy(recompute="frozen"),
@@ -134,8 +153,15 @@ class Subject:
     def load(self, name: str, weights: bool = True) -> BaseModel:
         return self.task.load(ModelSettings(name=name, rank=RANK), LABELS, seed=0, weights=weights)
 
-    def cost(self, name: str, dispatcher: Dispatcher, train: TrainSettings) -> CostModel:
-        method = method_of(Everything(), dispatcher, ParticipantMean())
+    def cost(self, name: str, dispatcher: Dispatcher, train: TrainSettings, rules: Rules = ()) -> CostModel:
+        method = Method(
+            sampler=Uniform(),
+            allocator=Everything(),
+            dispatcher=dispatcher,
+            local_training=rules,
+            aggregator=ParticipantMean(),
+            server_optimizer=Average(),
+        )
         return calibrate(self.load(name, weights=False), self.task, self.shape, method, train)
 
 
@@ -154,6 +180,7 @@ class Row:
     model: str
     policy: str
     dispatcher: str
+    rule: str  # of local training
     ranks: list[int]
     predicted: int
     first: int
@@ -224,28 +251,58 @@ def tensors_of(base: BaseModel) -> list[torch.Tensor]:
     return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 
-def client_task(base: BaseModel, ranks: Ranks, policy: Policy, dispatcher: Dispatcher, train: TrainSettings) -> Any:
-    row = np.arange(RANK) < ranks[:, None]
-    sent = dispatched(dispatcher, new_adapter(base.spec, base.initial_head(), 0), row, base.spec)
-    return ClientTask(0, 0, 0, sent, row, train, bypass=dispatcher.bypasses, policy=policy)
+def client_task(
+    base: BaseModel, row: Mask, policy: Policy, dispatcher: Dispatcher, train: TrainSettings, rules: Rules = ()
+) -> ClientTask:
+    """A task of a new adapter, with named tensors of zeros for its rules of local training."""
+    adapter = new_adapter(base.spec, base.initial_head(), 0)
+    context = RoundContext(round=0, rounds=1, seed=0, spec=base.spec, fleet=(), adapter=adapter)
+    sent = dispatcher.sends(row, base.spec)
+    shapes = Shapes(base.spec, row, "both", {name: tuple(t.shape) for name, t in adapter.head.items()})
+    declared = prefixed({rule.name: rule.declares(shapes) for rule in rules})
+    return ClientTask(
+        round=0,
+        client=0,
+        seed=0,
+        adapter=dispatcher.dispatch(context, adapter, row),
+        trained=row,
+        train=train,
+        cut=sent.cut,
+        bypass=sent.bypass,
+        policy=policy,
+        brief={name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in declared.brief.items()},
+        kept={name: torch.zeros(spec.shape, dtype=spec.dtype) for name, spec in declared.kept.items()},
+        spare_bytes=0,
+        declared=declared,
+    )
 
 
-def held_bytes(asked: ClientTask, base: BaseModel, task: Task, examples: int) -> tuple[int, int]:
+def prefix_of(ranks: Ranks) -> Mask:
+    return np.arange(RANK) < ranks[:, None]
+
+
+def held_bytes(asked: ClientTask, base: BaseModel, task: Task, examples: int, rules: Rules = ()) -> tuple[int, int]:
     """What the tensors of training take, and what the update does."""
-    counter = HeldBytes([*tensors_of(base), *asked.adapter.tensors().values()])
+    named = [*asked.brief.values(), *asked.kept.values()]
+    counter = HeldBytes([*tensors_of(base), *asked.adapter.tensors().values(), *named])
     with counter:
-        update = train_client(asked, base, task, range(examples))
-    return base.num_bytes + asked.adapter.num_bytes + counter.peak, update.adapter.num_bytes
+        update = train_client(asked, base, task, range(examples), rules)
+    told = sum(tensor.nbytes for tensor in update.report.values())
+    return base.num_bytes + asked.num_bytes + counter.peak, update.adapter.num_bytes + told
 
 
 def measure_rows(subject: Subject, name: str, count: int) -> Iterator[Row]:
     train = TrainSettings(batch_size=subject.shape.examples, steps=STEPS, same_batches=True)
-    costs = {key: subject.cost(name, dispatcher, train) for key, dispatcher in DISPATCHERS.items()}
+    costs = {
+        (key, rule): subject.cost(name, dispatcher, train, rules)
+        for (key, dispatcher), (rule, rules) in product(DISPATCHERS.items(), RULES.items())
+    }
     base = subject.load(name)
     task = Blank(subject.task, subject.shape.tokens)
     ClientWork(base, subject.task, None, ()).warm_up()
     for policy in WARM_UP:
-        train_client(client_task(base, np.full(base.spec.num_layers, RANK), policy, Whole(), train), base, task, [0])
+        whole = prefix_of(np.full(base.spec.num_layers, RANK))
+        train_client(client_task(base, whole, policy, Whole(), train), base, task, [0])
     rng = np.random.default_rng(1)
     for i in range(count):
         ranks, policy = random_ranks(rng, base.spec.num_layers), POLICIES[i % len(POLICIES)]
@@ -253,14 +310,15 @@ def measure_rows(subject: Subject, name: str, count: int) -> Iterator[Row]:
         if policy.prefix_cache != "none":
             ranks[: len(ranks) // 2], key = 0, "whole"
             ranks[-1] = RANK
-        asked = client_task(base, ranks, policy, DISPATCHERS[key], train)
+        rule = ORDER[i % len(ORDER)]
+        asked = client_task(base, prefix_of(ranks), policy, DISPATCHERS[key], train, RULES[rule])
         examples = subject.shape.examples
-        predicted = costs[key].peak_bytes(ranks, policy, Work(examples, examples, STEPS))
+        predicted = costs[key, rule].peak_bytes(ranks, policy, Work(examples, examples, STEPS))
         first, resident = (
-            int(train_client(asked, base, task, range(examples)).metrics["peak_bytes"]) for _ in range(2)
+            int(train_client(asked, base, task, range(examples), RULES[rule]).metrics["peak_bytes"]) for _ in range(2)
         )
-        held, _ = held_bytes(asked, base, task, examples)
-        yield Row(subject.name, policy.in_words, key, ranks.tolist(), predicted, first, resident, held)
+        held, _ = held_bytes(asked, base, task, examples, RULES[rule])
+        yield Row(subject.name, policy.in_words, key, rule, ranks.tolist(), predicted, first, resident, held)
 
 
 def random_budget(rng: np.random.Generator, cost: CostModel, examples: int) -> Budget:
@@ -292,18 +350,19 @@ def measure_trials(name: str, count: int) -> Iterator[Trial]:
         work = Work(examples, train.batch_size, train.epochs)
         speed = cost.operations(np.full(base.spec.num_layers, RANK), own, work) * 2
         client = ClientProfile(0, examples, budget, speed)
-        view = RoundContext(
-            int(rng.integers(9)),
-            9,
-            (client,),
-            (client,),
-            base.spec,
-            int(rng.integers(99)),
-            lambda: np.random.default_rng(3).random(base.spec.num_layers),
+        context = RoundContext(
+            round=int(rng.integers(9)),
+            rounds=9,
+            seed=int(rng.integers(99)),
+            spec=base.spec,
+            fleet=(client,),
+            cohort=(client,),
+            able=(client,),
             planner=planner,
+            lent=RandomScores(base.spec),
         )
         try:
-            allocation, _ = find("allocator", allocator)().allocate(view)
+            allocation, _ = find("allocator", allocator)().allocate(context)
         except InputError:  # nothing of its kind fits
             continue
         ranks = allocation.ranks[0]
@@ -313,9 +372,7 @@ def measure_trials(name: str, count: int) -> Iterator[Trial]:
         estimate = planner.estimate(client, ranks)
         assert estimate is not None
         row = allocation.mask[0]
-        sent = dispatched(DISPATCHERS[key], new_adapter(base.spec, base.initial_head(), 0), row, base.spec)
-        bypass = DISPATCHERS[key].bypasses
-        asked = ClientTask(0, 0, 0, sent, row, train, bypass=bypass, policy=estimate.policy)
+        asked = client_task(base, row, estimate.policy, DISPATCHERS[key], train)
         held, uplink = held_bytes(asked, base, task, examples)
         yield Trial(
             allocator, estimate.policy.in_words, estimate.cost.peak_bytes, held, budget.memory_bytes, uplink,
@@ -326,7 +383,6 @@ def measure_trials(name: str, count: int) -> Iterator[Trial]:
 
 def child(kind: str, name: str, count: int) -> None:
     torch.set_num_threads(1)
-    release_at_once()
     subject = {subject.name: subject for subject in SUBJECTS}.get(kind)
     for found in measure_trials(name, count) if subject is None else measure_rows(subject, name, count):
         print(json.dumps(asdict(found)), flush=True)

@@ -48,7 +48,7 @@ class Row:
         return f"{self.name:<58}{numbers}{self.gate:>10}  {self.verdict}"
 
 
-def measure(kind: str, **arguments: int) -> dict[str, Any]:
+def measure(kind: str, **arguments: int | bool) -> dict[str, Any]:
     """What measure.py says of itself, in a fresh process."""
     print(f"measuring {kind} {arguments} ...", file=sys.stderr, flush=True)
     done = subprocess.run(
@@ -77,6 +77,7 @@ def over(ours: list[float], theirs: list[float]) -> list[float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one repetition of few steps, to see that it runs")
+    parser.add_argument("--cpu", action="store_true", help="CPU time of one thread, on a busy machine; no workers row")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a gate is not met")
     parser.add_argument("--repeat", type=int, default=5, help="repetitions of everything")
     parser.add_argument("--steps", type=int, default=4, help="steps of each of the 6 clients in a round")
@@ -96,14 +97,21 @@ def main() -> int:
         rows.append(row)
         print(row, flush=True)
 
-    methods = measure("time_of_methods", repeat=repeat, steps=steps)
+    methods = measure("time_of_methods", repeat=repeat, steps=steps, cpu=options.cpu)
     times = methods["ratios"]
     show(Row("time, every layer / bare loop", times["everything"], 1.05))
     show(Row("time, inverted_triangle / bare loop", times["inverted_triangle"], 0.82))
     show(Row("time, bottleneck / bare loop", times["bottleneck"], 1.00))
-    workers = measure("time_of_workers", repeat=repeat, steps=steps)
-    pairs = workers["ratios"]["workers"]
-    show(Row("time, 1 process x 2 threads / 2 workers x 1 thread", pairs, 1.10, at_least=True))
+    workers: dict[str, Any] = {"baseline_seconds": []}
+    if not options.cpu:
+        workers = measure("time_of_workers", repeat=repeat, steps=steps)
+        pairs = workers["ratios"]["workers"]
+        show(Row("time, 1 process x 2 threads / 2 workers x 1 thread", pairs, 1.10, at_least=True))
+    promises = measure("time_of_promises", repeat=repeat, steps=steps, cpu=options.cpu)["ratios"]
+    show(Row("time, bytes promised, budget 4 steps above / none", promises["4"], 1.05))
+    show(Row("time, bytes promised, budget 1 step above / none", promises["1"]))
+    show(Row("time, bytes promised, least budget / none", promises["0"]))
+    show(Row("time, a run after one that promised bytes / none", promises["after"], 1.02))
     bare, ours = peaks([("peak_of_bare", {"steps": steps}), ("peak_of_hellora", {"steps": steps})], repeat)
     show(Row("peak memory, every layer / bare loop", over(ours, bare)))
     ten, thousand = peaks([("peak_of_fleet", {"clients": count}) for count in (10, 1000)], repeat)
@@ -117,6 +125,7 @@ def main() -> int:
         record = {
             "date": datetime.now(UTC).strftime("%Y-%m-%d"),
             "quick": options.quick,
+            "cpu": options.cpu,
             "repeat": repeat,
             "steps_per_client": steps,
             "cores": os.cpu_count(),

@@ -63,7 +63,7 @@ def train_client(
         named, adapter = at_work.end(), adapted.read()
     metrics["seconds"] = round(time.perf_counter() - started, 3)
     if peak.bytes is not None:
-        metrics["peak_bytes"] = base.num_bytes + task.adapter.num_bytes + peak.bytes
+        metrics["peak_bytes"] = base.num_bytes + task.num_bytes + peak.bytes
     examples, tokens = len(encoded), encoded.num_tokens
     return ClientUpdate(task.round, task.client, examples, adapter, metrics, tokens, *named, task.attempt)
 

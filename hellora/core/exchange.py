@@ -186,6 +186,11 @@ class ClientTask:
     attempt: int = 0  # at the round; an answer to another attempt does not count
     declared: Declared = Declared()  # what its named tensors must be; known to both sides, so that it does not travel
 
+    @property
+    def num_bytes(self) -> int:
+        """Return the bytes of all tensors that came with it."""
+        return self.adapter.num_bytes + sum(t.nbytes for named in (self.brief, self.kept) for t in named.values())
+
     def __post_init__(self) -> None:
         if self.policy.prefix_cache != "none" and not self.train.same_batches:
             raise InputError("a prefix cache needs train.same_batches = true: no batch comes twice without it")

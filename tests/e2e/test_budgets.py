@@ -170,6 +170,10 @@ def test_clients_train_what_their_memory_allows(hellora: Command, unequal: dict[
     for client in line["clients"].values():
         assert 0 < client["predicted_peak_bytes"] <= limits[-1]
         assert client["peak_bytes"] > 0
+    nothing = {**table, "fleet": {}}
+    assert hellora("run", written(tmp_path / "nothing.toml", nothing), "--out", tmp_path / "nothing").status == 0
+    (line,) = map(json.loads, (tmp_path / "nothing" / "rounds.jsonl").read_text().splitlines())
+    assert not any("peak_bytes" in client for client in line["clients"].values()), "nothing was promised"
     costs = json.loads((tmp_path / "plain" / "costs.json").read_text())
     assert len(costs["operations"]["blocks"]) == 4
     assert np.array(costs["coefficients"][0]["blocks"]["trained"]["keep"]).shape == (4, 4), "coefficients × layers"

@@ -135,6 +135,7 @@ def tasks(draw: st.DrawFn) -> ClientTask:
         kept=draw(named()),
         kept_version=draw(st.none() | IDS),
         policy=draw(st.builds(Policy, recompute=st.sampled_from(["none", "frozen", "all"]), micro_batch=st.just(4))),
+        spare_bytes=draw(st.none() | IDS),
     )
 
 

@@ -1,8 +1,8 @@
 """Predicted against measured memory of training: `python benchmarks/memory.py --check` (12 minutes on 2 busy cores).
 
 Random rows under random policies on a vision transformer, MiniLM and a decoder, the first and the last with random
-weights, plainly and with rules of local training that hold named tensors. The prediction is `CostModel.peak_bytes`, from the model's config alone. The measurement is two steps of
-`train_client` on full batches, in a process of its own for each model: by the resident memory of the process as
+weights, plainly and with rules of local training that hold named tensors. The prediction is `CostModel.peak_bytes`,
+from the model's config alone. The measurement is two steps of `train_client` on full batches, in a process of its own for each model: by the resident memory of the process as
 `train_client` reports it, and by the bytes of all storages of tensors (`tracing.HeldBytes`). The process first takes
 the step on nothing that every client process of hellora takes (`ClientWork.warm_up`), and two steps on one example in
 bf16 and with int8. Each row is then trained twice by resident memory. The first time holds what libraries read or set

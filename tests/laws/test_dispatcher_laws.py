@@ -110,8 +110,6 @@ def test_whether_pairs_are_cut_is_as_declared_and_what_is_trained_is_there(dispa
         }
         if sent.bypass:
             assert got.pairs.keys() == part.pairs.keys(), "blocks that are left out need no pair"
-        else:
-            assert got.pairs.keys() == case.adapter.pairs.keys()
 
     law()
 

@@ -23,11 +23,12 @@ from hellora.core.types import Adapter, AdapterSpec, Budget, ClientProfile, Lora
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.context import RoundContext, Scores
+from hellora.methods.demands import Fact
 from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.local import Local, LocalPair, Shapes
 from hellora.methods.samplers.uniform import Uniform
 from hellora.methods.server_optimizers.average import Average
-from hellora.methods.strategies import Aggregator, Allocator, Answers, Dispatcher, Method
+from hellora.methods.strategies import Aggregator, Allocator, Answers, Dispatcher, Method, Strategy
 from hellora.server.answers import Gathered, gather
 from hellora.server.backend import Backend, Order
 from hellora.server.federation import Federation
@@ -272,6 +273,18 @@ def strategies(package: ModuleType, base: type) -> Iterator[tuple[ModuleType, An
             if inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__
         )
         yield module, cls
+
+
+def who_promises(fact: Fact, kind: str, found: Sequence[Strategy]) -> Callable[[Callable[..., None]], Any]:
+    """A law that is for those of the strategies which promise a fact; the fact stays on it, for others who apply it."""
+    promising = [strategy for strategy in found if fact in strategy.demands.promises]
+    assert promising
+
+    def mark(law: Callable[..., None]) -> Any:
+        vars(law)["fact"] = fact
+        return pytest.mark.parametrize(kind, promising, ids=repr)(law)
+
+    return mark
 
 
 def assert_is_a_strategy_file(module: ModuleType, cls: Any) -> None:

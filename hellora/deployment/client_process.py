@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hellora.budgets.written import written_budget
 from hellora.core.errors import InputError
 from hellora.core.units import parse_bytes
 from hellora.deployment.flower_tools import Address, arguments_of, environment, free_port, program, reason
@@ -167,9 +166,10 @@ def budget_settings(
     speed: float | None, link: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Check limits, and return them as the trainer takes them. Raise InputError where one is no budget."""
-    written_budget("--", memory=None if memory in ("auto", "none") else memory, uplink=uplink)
-    if link is not None:
-        parse_bytes(link, "--link")
+    sizes = {"--memory": None if memory in ("auto", "none") else memory, "--uplink": uplink, "--link": link}
+    for where, size in sizes.items():
+        if size is not None:
+            parse_bytes(size, where)
     for where, count in (("--layers", layers), ("--rank", rank)):
         if count is not None and count < 1:
             raise InputError(f"{where} {count}: it must be at least 1")

@@ -21,6 +21,7 @@ from factories import (
     tiny_spec,
     update_of,
     variants,
+    who_promises,
 )
 from hypothesis import given, settings
 
@@ -41,7 +42,6 @@ from hellora.methods.demands import (
     RETURNS_THE_ONLY_ONE,
     TRAINS_ONLY_B,
     Demands,
-    Fact,
 )
 from hellora.methods.sharing import answer_part, delta_norm
 from hellora.methods.strategies import Aggregator, Answers
@@ -82,13 +82,6 @@ class Noisy(Aggregator):
 
 AGGREGATORS = [*variants(hellora.methods.aggregators, Aggregator), Krumlike(), Noisy()]
 every_aggregator = pytest.mark.parametrize("aggregator", AGGREGATORS, ids=repr)
-
-
-def who_claims(fact: Fact) -> pytest.MarkDecorator:
-    """An optional law is for the aggregators that promise it."""
-    claimants = [aggregator for aggregator in AGGREGATORS if fact in aggregator.demands.promises]
-    assert claimants
-    return pytest.mark.parametrize("aggregator", claimants, ids=repr)
 
 
 def lasts(aggregator: Aggregator) -> bool:
@@ -136,7 +129,7 @@ def test_the_order_of_updates_is_irrelevant(aggregator: Aggregator, seed: int) -
         assert bits(aggregated(aggregator, GLOBAL, [answers[i] for i in order], SPEC, 0).tensors()) == expected
 
 
-@who_claims(RETURNS_THE_ONLY_ONE)
+@who_promises(RETURNS_THE_ONLY_ONE, "aggregator", AGGREGATORS)
 @pytest.mark.parametrize("examples", [1, 3, 49, 12_345])
 def test_one_full_client_gives_its_adapter_back(aggregator: Aggregator, examples: int) -> None:
     """Bit by bit; where the global adapter is made anew, in what it does."""
@@ -167,7 +160,7 @@ def test_what_nobody_trained_is_bit_identical(aggregator: Aggregator) -> None:
     assert not any(SPEC.layer_of[name] == 1 for name in result.residual)
 
 
-@who_claims(BOUNDED_ADAPTER)
+@who_promises(BOUNDED_ADAPTER, "aggregator", AGGREGATORS)
 def test_an_adapter_that_is_bounded_stays_without_a_residual(aggregator: Aggregator) -> None:
     adapter = GLOBAL
     for seed in range(3):
@@ -227,16 +220,17 @@ def test_inputs_are_not_mutated(aggregator: Aggregator) -> None:
     assert all(np.array_equal(task.trained, row) for (task, _), row in zip(answers, rows, strict=True))
 
 
-@who_claims(MEAN_OF_EQUALS)
+@who_promises(MEAN_OF_EQUALS, "aggregator", AGGREGATORS)
 def test_equal_ranks_and_weights_reduce_to_fedavg(aggregator: Aggregator) -> None:
-    """To the mean of every factor, or of every product as well as the global adapter's rank can hold it."""
+    """To the mean of every factor, or where factors are made anew of every product, as well as the rank can hold it."""
     result = aggregated(aggregator, GLOBAL, answers_with(aggregator, [FULL] * 4, [9] * 4), SPEC, 0)
     clients = [values_of(aggregator, client) for client in range(4)]
-    tensors = result.tensors() if lasts(aggregator) else {f"head.{n}": t for n, t in result.head.items()}
+    anew = not {LASTING_COMPONENTS, PROTOTYPES_KEPT} & aggregator.demands.promises
+    tensors = {f"head.{n}": t for n, t in result.head.items()} if anew else result.tensors()
     for name, got in tensors.items():
         mean = np.mean([client.tensors()[name].double().numpy() for client in clients], axis=0)
         np.testing.assert_allclose(got.numpy(), mean, rtol=1e-6, atol=1e-7)
-    if not lasts(aggregator):
+    if anew:
         for name, got_product in effective(result).items():
             mean = np.mean([effective(client)[name] for client in clients], axis=0)
             unavoidable = np.linalg.norm(np.linalg.svd(mean, compute_uv=False)[SPEC.max_rank :])

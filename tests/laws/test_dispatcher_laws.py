@@ -14,6 +14,7 @@ from factories import (
     strategies,
     tiny_spec,
     variants,
+    who_promises,
 )
 from hypothesis import given, settings
 
@@ -21,7 +22,7 @@ import hellora.methods.dispatchers
 from hellora.core.algebra import prototype_of, prototype_row, trained_part
 from hellora.core.exchange import TensorSpec
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask, ModuleSpec
-from hellora.methods.demands import ONLY_TRAINED, OWN_COMPONENTS, PROTOTYPES_SENT, Fact
+from hellora.methods.demands import ONLY_TRAINED, OWN_COMPONENTS, PROTOTYPES_SENT
 from hellora.methods.sharing import sent_shapes
 from hellora.methods.strategies import Dispatcher
 
@@ -29,13 +30,6 @@ laws = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 SPEC = tiny_spec()
 DISPATCHERS = list(variants(hellora.methods.dispatchers, Dispatcher))
 every_dispatcher = pytest.mark.parametrize("dispatcher", DISPATCHERS, ids=repr)
-
-
-def who_claims(fact: Fact) -> pytest.MarkDecorator:
-    """An optional law is for the dispatchers that promise it."""
-    claimants = [dispatcher for dispatcher in DISPATCHERS if fact in dispatcher.demands.promises]
-    assert claimants
-    return pytest.mark.parametrize("dispatcher", claimants, ids=repr)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +108,7 @@ def test_whether_pairs_are_cut_is_as_declared_and_what_is_trained_is_there(dispa
     law()
 
 
-@who_claims(ONLY_TRAINED)
+@who_promises(ONLY_TRAINED, "dispatcher", DISPATCHERS)
 def test_of_a_layer_that_a_client_trains_it_receives_only_that(dispatcher: Dispatcher) -> None:
     @laws
     @given(situations(dispatcher))
@@ -127,7 +121,7 @@ def test_of_a_layer_that_a_client_trains_it_receives_only_that(dispatcher: Dispa
     law()
 
 
-@who_claims(OWN_COMPONENTS)
+@who_promises(OWN_COMPONENTS, "dispatcher", DISPATCHERS)
 def test_what_a_client_trains_is_the_global_adapters_own_bit_for_bit(dispatcher: Dispatcher) -> None:
     """Or that of the prototype of its rank, where these are sent."""
 
@@ -146,7 +140,7 @@ def test_what_a_client_trains_is_the_global_adapters_own_bit_for_bit(dispatcher:
     law()
 
 
-@who_claims(PROTOTYPES_SENT)
+@who_promises(PROTOTYPES_SENT, "dispatcher", DISPATCHERS)
 def test_a_client_receives_no_other_ranks_prototype(dispatcher: Dispatcher) -> None:
     @laws
     @given(situations(dispatcher))

@@ -6,7 +6,7 @@ each policy. Printed are the activations as a share of those that plain training
 
 Activations are the storages that operations of the forward pass made and that are alive when it ends, each counted
 once, whoever holds them: autograd, a checkpoint, an int8 copy with its scales, a cast of a weight. The model's
-parameters and buffers, the adapter, weights with folded components and the batch are there before, and are not counted.
+parameters and buffers, the adapter, weights with merged components and the batch are there before, and are not counted.
 """
 
 import argparse

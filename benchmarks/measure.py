@@ -67,7 +67,7 @@ def experiment(
 
 
 def hellora_round(setup: Setup, backend: Backend) -> float:
-    """Seconds of one federated round: allocate, dispatch, tokenise, dress, train, undress, validate, aggregate."""
+    """Seconds of one federated round: allocate, dispatch, tokenise, lend, train, give back, validate, aggregate."""
     state = setup.initial_state()
     gc.collect()
     start = CLOCK()
@@ -177,7 +177,7 @@ def serve(steps: int, room: float | None = None, once: bool = False) -> None:
         assert planner is not None
         offer = planner.offer(setup.federation.fleet[0], np.full(setup.base.spec.num_layers, RANK))
         assert offer is not None
-        least, held = planner.memory(offer.cost), offer.cost.peak_bytes - planner.model.weights_bytes
+        least, held = planner.needed_memory_bytes(offer.cost), offer.cost.peak_bytes - planner.model.weights_bytes
         setup = prepare(experiment(steps, EVERYTHING, memory=int(least + room * held)))
     torch.set_num_threads(1)  # what is compared is the memory's part; two threads wait for each other on a busy machine
     with setup.backend() as clients:

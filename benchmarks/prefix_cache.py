@@ -3,7 +3,7 @@
 One client trains the last third of MiniLM's layers (inverted_triangle) on texts of `stdlib_docs`, for 3 and for 10
 local epochs with the same batches, without the cache and with it, in memory and on disk. They take turns in one
 process, and a ratio is the mean of the times without it just before and just after, over the time with it. A time is
-all of `train_client`: tokenise, dress, train, undress. Whatever is compared returned the same adapter, bit for bit, or
+all of `train_client`: tokenise, lend, train, give back. Whatever is compared returned the same adapter, bit for bit, or
 the benchmark stops.
 
 The forward pass of the lower two thirds is about half of a step: backward needs the upper third only, and no gradient

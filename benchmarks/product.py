@@ -2,8 +2,9 @@
 
 Compares product_svd and product_update, which work on stacked factors, with what they stand for: the dense sum of the
 clients' products and its SVD, both by torch, in the same process and on the same threads. Printed are the seconds of
-both, their ratio, the relative difference of the two banks' products, and the largest tensor that any operation of the
-aggregator returned, in shares of one dense matrix. The dense side runs once per aggregator; it is slow.
+both, their ratio, the relative difference of the products of the two sets of pairs, and the largest tensor that any
+operation of the aggregator returned, in shares of one dense matrix. The dense side runs once per
+aggregator; it is slow.
 """
 
 import argparse

@@ -96,7 +96,7 @@ def sample_layers(p, capacity, rng):
 
 
 def average(theta, updates):
-    """Eq. 3, layer by layer: the mean over the clients that trained it, by their numbers of examples."""
+    """Eq. 3, layer by layer: the mean over the clients that trained it, here by their numbers of examples."""
     new = dict(theta)  # what nobody trained stays
     for name in theta:
         if trained := [(n, update[name]) for n, update in updates if name in update]:

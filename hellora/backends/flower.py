@@ -27,7 +27,8 @@ class FlowerBackend(Backend):
     """This backend trains on the nodes of a grid.
 
     `names` has the name that each client joined under, by id; `contract` travels with every task. A round ends when
-    all have answered, when `enough` usable answers are there, or after `deadline` seconds.
+    all have answered, when `enough` readable answers are there (their values are checked later), or after `deadline`
+    seconds.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class FlowerBackend(Backend):
     def answers(
         self, asked: dict[str, ClientTask], sizes: Mapping[int, int], until: float
     ) -> Iterator[ClientUpdate | ClientFailure]:
-        """Yield what comes back, until all of `asked` have answered, enough usable answers are there, or time is up."""
+        """Yield what comes back, until all of `asked` have answered, enough is readable, or time is up."""
         usable = 0
         while asked and (self.enough is None or usable < self.enough):
             if (reply := self.questions.next(until)) is None:

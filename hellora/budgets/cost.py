@@ -128,7 +128,7 @@ class CostModel:
 
         def blocks(coefficients: StepCoefficients) -> dict[str, Any]:
             return {
-                part: {name: law.tolist() for name, law in vars(held).items()}
+                part: {name: linear.tolist() for name, linear in vars(held).items()}
                 for part, held in coefficients.blocks.items()
             }
 
@@ -139,8 +139,8 @@ class CostModel:
             "tokens": self.tokens,
             "operations": {"blocks": self.block_operations.tolist(), "rest": self.head_operations},
             "coefficients": [
-                {**asdict(keeping), "refused": coefficients.refused, "blocks": blocks(coefficients)}
-                for keeping, coefficients in self.steps.items()
+                {**asdict(way), "refused": coefficients.refused, "blocks": blocks(coefficients)}
+                for way, coefficients in self.steps.items()
             ],
         }
 

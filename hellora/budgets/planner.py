@@ -99,13 +99,13 @@ class Planner:
 
     def within(self, budget: Budget, estimate: Estimate) -> bool:
         cost = estimate.cost
-        if budget.memory_bytes is not None and self.memory(cost) > budget.memory_bytes:
+        if budget.memory_bytes is not None and self.needed_memory_bytes(cost) > budget.memory_bytes:
             return False
         if budget.seconds is not None and (estimate.seconds is None or estimate.seconds > budget.seconds):
             return False
         return budget.uplink_bytes is None or cost.uplink_bytes <= budget.uplink_bytes
 
-    def memory(self, cost: Cost) -> int:
+    def needed_memory_bytes(self, cost: Cost) -> int:
         """Return the least `memory_bytes` of a budget that this cost fits."""
         return math.ceil(cost.peak_bytes + RESERVE * (cost.peak_bytes - self.model.weights_bytes))
 
@@ -148,14 +148,14 @@ class Planner:
             if not self.fits(client, row.sum(axis=1)):
                 raise InputError(
                     f"the allocator gave client {client.id} a row that does not fit its budget "
-                    f"({in_words(client.budget)}): it must ask context.capacity() or context.fits()"
+                    f"({in_words(client.budget)}): it must ask context.largest_allocation() or context.fits()"
                 )
 
     def explain(self, client: ClientProfile) -> str:
         """Say why nothing fits a client, and the least that would."""
         policies = self.usable(self.work(client))
         least = [self.estimate_of(client, ranks, policy) for ranks in self.smallest_rows for policy in policies]
-        parts = [f"memory {in_bytes(min(self.memory(estimate.cost) for estimate in least))}"]
+        parts = [f"memory {in_bytes(min(self.needed_memory_bytes(estimate.cost) for estimate in least))}"]
         parts += [f"uplink {in_bytes(min(estimate.cost.uplink_bytes for estimate in least))}"]
         times = [estimate.seconds for estimate in least if estimate.seconds is not None]
         parts += [f"{min(times):.3g} s"] if times else []

@@ -115,6 +115,10 @@ def plan_of_round(source: str, overrides: list[str], round: int) -> None:
         table.add_row(*row)
     console = plain_console()
     console.print(table)
+    if federation.planner is not None:
+        console.print(
+            "Each client is taken to have one batch of examples as long as the task allows; a run counts its own."
+        )
     demands = federation.method.allocator.demands
     if demands.needs & {PROXY_DATA, LAYER_SCORES_REPORTED}:
         console.print(

@@ -60,7 +60,7 @@ class Rules:
             outputs = rule.outputs(local, outputs)
         return outputs
 
-    def gradients(self) -> None:
+    def change_gradients(self) -> None:
         """Add the gradients of all penalties, then let each rule change what has come together."""
         for rule, local in self.each():
             if (penalty := rule.penalty(local)) is not None:

@@ -107,7 +107,7 @@ def train_steps(
             torch.autograd.backward(loss)
             total, weight = total + float(loss.detach()), weight + float(weights.sum())
         scale_gradients(adapted.parameters, 1 / max(weight, 1.0))
-        rules.gradients()
+        rules.change_gradients()
         if settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(adapted.parameters, settings.clip_norm)
         optimizer.step()

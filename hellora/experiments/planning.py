@@ -34,15 +34,15 @@ def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
     base = experiment.task.load(experiment.model, (), 0, weights=False)
     profiles = fleet(experiment, [0] * experiment.data.clients)
     wanted = experiment.fleet.in_bytes_or_seconds
-    found = planner(experiment, (), lambda bare: length_limit(bare, experiment.task.max_tokens), wanted)
+    found = make_planner(experiment, (), lambda bare: length_limit(bare, experiment.task.max_tokens), wanted)
     run = federation(experiment, base, profiles, found)
     return run, rehearse(run, round)
 
 
-def planner(
+def make_planner(
     experiment: Experiment, labels: Sequence[str], tokens: Callable[[BaseModel], int], wanted: bool
 ) -> Planner | None:
-    """Make the planner, which says what rows and policies fit; None where it is not `wanted` (no budget is in bytes or
+    """Make what says what rows and policies fit; None where it is not `wanted` (no budget is in bytes or
     seconds and no speed is known), nor needed by a strategy."""
     if not wanted and not any(PLANNER in each.demands.needs for each in experiment.method.strategies):
         return None

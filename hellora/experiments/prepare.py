@@ -17,7 +17,7 @@ from hellora.data.partitioning import client_rows
 from hellora.data.sources import Corpus, DataSettings, load_corpus
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import device_check, devices, threads
-from hellora.experiments.planning import federation, fleet, plan, planner, rehearse
+from hellora.experiments.planning import federation, fleet, make_planner, plan, rehearse
 from hellora.experiments.setup import Parts, Setup
 from hellora.methods.demands import PROXY_DATA
 from hellora.model.resident import BaseModel
@@ -109,7 +109,7 @@ def assemble(
         InputError: no client can train anything, or the model does not work as the method needs it.
     """
     base = work.base
-    found = planner(experiment, corpus.labels, lambda _: tokens(), planned)
+    found = make_planner(experiment, corpus.labels, lambda _: tokens(), planned)
     run = federation(experiment, base, profiles, found, simulated=clients is None)
     row = rehearse(run, 0).mask[0]
     if experiment.method.dispatcher.sends(row, base.spec).bypass:

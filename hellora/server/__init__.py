@@ -1,4 +1,4 @@
-"""The server's side of a round: sample, allocate, dispatch, guard, aggregate. Values in, values out.
+"""The server's side of a round: sample, allocate, dispatch, check answers, aggregate. Values in, values out.
 
 It imports methods, budgets and core.
 """

@@ -1,4 +1,7 @@
-"""Hold what clients answered against what they were sent: each is usable, rejected or missing."""
+"""Hold what clients answered against what they were sent: each is usable, rejected or missing.
+
+Bytes are checked before, where there are any (`backends.wire.read_answer`); here values are.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,7 +94,7 @@ def gather(
     missing: Sequence[ClientFailure],
     heard: Iterator[ClientUpdate | ClientFailure],
 ) -> Gathered:
-    """Do step 3: guard and count each answer as it arrives, each client once; let a rejected one go at once."""
+    """Check and count each answer as it arrives, each client once; let a rejected one go at once."""
     by_client = {order.client: order for order in orders}
     usable: dict[int, tuple[ClientTask, ClientUpdate]] = {}
     failures = {failure.client: failure for failure in missing}

@@ -83,7 +83,7 @@ class Outbox:
         memory, estimate = client.budget.memory_bytes, self.estimated.get(client.id)
         if memory is None or estimate is None or self.run.planner is None:
             return None
-        return max(0, memory - self.run.planner.memory(estimate.cost))
+        return max(0, memory - self.run.planner.needed_memory_bytes(estimate.cost))
 
     def shapes(self, row: Mask) -> Shapes:
         """Return what rules of local training may know of a task before it is made."""

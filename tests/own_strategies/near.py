@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hellora.methods import Local, LocalTraining
+from hellora.core.exchange import Declared
+from hellora.methods import Local, LocalTraining, Shapes
 
 
 @dataclass(frozen=True)
@@ -11,6 +12,10 @@ class Near(LocalTraining):
     """Pulls what a client trains towards what it received."""
 
     pull: float = 0.1  # μ
+
+    def declares(self, shapes: Shapes) -> Declared:
+        received = sum(spec.num_bytes for spec in shapes.trained_tensors().values())
+        return Declared(scratch_bytes=2 * received)
 
     def gradients(self, local: Local, carry: Any) -> Any:
         for name, parameter in local.parameters.items():

@@ -2,8 +2,10 @@
 
     θ_j ← Σ_{i∈C_j} w_i θ_ij / Σ_{i∈C_j} w_i   where C_j = {i : client i trained layer j};  θ_j unchanged if C_j = ∅
 
-A and B are averaged factor-wise. The rule is applied per rank component. With prefixes of unequal ranks it is therefore
-RBLA (arXiv 2408.08699), which others call RB-LoRA: component q is the mean over the clients of rank q or more.
+In the paper w_i = 1 (`weighting = "uniform"`); by default w_i = n_i, the client's examples. A and B are averaged
+factor-wise, the head over all that answered. The rule is applied per rank component. With prefixes of unequal ranks it
+is therefore RBLA (arXiv 2408.08699), which others call RB-LoRA: component q is the mean over the clients of rank q or
+more.
 """
 
 from dataclasses import dataclass

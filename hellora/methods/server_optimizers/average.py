@@ -1,5 +1,5 @@
-"""FedAvg (McMahan et al., arXiv 1602.05629) and FedAvgM (Hsu et al., arXiv 1909.06335): add the aggregated delta, with
-momentum.
+"""FedAvg (McMahan et al., arXiv 1602.05629) and FedAvgM (Hsu et al., arXiv 1909.06335): add what the aggregator
+changed, with momentum. The mean over clients is the aggregator's.
 
     v ← momentum · v + (aggregated − adapter)        adapter ← adapter + lr · v
 """

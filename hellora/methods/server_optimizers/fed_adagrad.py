@@ -2,19 +2,19 @@
 
     m ← β₁ m + (1 − β₁) Δ        v ← v + Δ²        adapter ← adapter + lr · m / (√v + τ)
 
-m begins at 0 and v at τ², as in the paper, number by number, without bias correction.
+m begins at 0 and v at τ², as in the paper; the step itself is in methods/moments.
 """
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from hellora.core.state import StrategyState
 from hellora.core.types import Adapter, Mask
 from hellora.methods.context import RoundContext
 from hellora.methods.demands import LASTING_COMPONENTS, LONE_ADAPTER, Demands
-from hellora.methods.strategies import ServerOptimizer, stepped
+from hellora.methods.moments import adaptive_step
+from hellora.methods.strategies import ServerOptimizer
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,9 @@ class FedAdagrad(ServerOptimizer):
     def step(
         self, context: RoundContext, aggregated: Adapter, trained: Mask, factors: frozenset[str]
     ) -> tuple[Adapter, StrategyState]:
-        moments = dict(context.state)
+        def second(v: Tensor, square: Tensor) -> Tensor:
+            return v + square
 
-        def move(name: str, delta: Tensor, moves: Tensor) -> Tensor:
-            m = moments.get(f"m/{name}", torch.zeros_like(delta))
-            v = moments.get(f"v/{name}", torch.full_like(delta, self.tau**2))
-            m = moments[f"m/{name}"] = torch.where(moves, self.beta1 * m + (1 - self.beta1) * delta, m)
-            v = moments[f"v/{name}"] = torch.where(moves, v + delta.square(), v)
-            return self.lr * m / (v.sqrt() + self.tau)
-
-        return stepped(context, aggregated, trained, factors, move), moments
+        return adaptive_step(
+            context, aggregated, trained, factors, lr=self.lr, beta1=self.beta1, tau=self.tau, second=second
+        )

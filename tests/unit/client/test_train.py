@@ -13,7 +13,7 @@ import pytest
 import tiny_models
 import torch
 import transformers
-from factories import bits, tiny_spec
+from factories import bits
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -21,12 +21,9 @@ from hellora.client.batches import WINDOW, shuffled_batches, training_batches
 from hellora.client.evaluation import autocast, evaluate, evaluation_batches, fisher_scores, sum_of_squares
 from hellora.client.train import TrainingError, train_client
 from hellora.client.work import ClientWork
-from hellora.core.algebra import new_adapter
 from hellora.core.exchange import ClientTask, Outputs, TrainSettings
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.context import Scores
-from hellora.methods.local import Local, LocalPair, Shapes
-from hellora.methods.local_training.hetlora import Hetlora
 from hellora.methods.local_training.layer_scores import LayerScores
 from hellora.model.load import Kind, ModelSettings
 from hellora.model.resident import BaseModel
@@ -547,78 +544,3 @@ def test_fisher_scores_are_the_example_by_example_loop(model: str, kind: Task, r
     assert bits(dict(base.net.named_parameters())) == unchanged
     assert got.shape == (base.spec.num_layers,)
     assert len(set(got)) == len(got)
-
-
-# ------------------------------------------------------------------------------------------- HetLoRA: tail and its rank
-
-
-@pytest.mark.parametrize(
-    ("rank", "share", "least", "kept"),
-    [
-        (50, 0.99, 5, 49),
-        (8, 0.99, 1, 7),
-        (8, 0.5, 1, 4),
-        (8, 0.5, 5, 5),
-        (5, 0.99, 5, 5),
-        (3, 0.9, 5, 3),
-        (1, 0.0, 1, 1),
-    ],
-)
-def test_what_is_left_of_a_rank_without_its_tail(rank: int, share: float, least: int, kept: int) -> None:
-    assert Hetlora(tail_share=share, min_rank=least).kept_rank(rank) == kept
-
-
-def local_of(**pairs: tuple[Tensor, Tensor]) -> Local:
-    """What a rule sees of pairs (A, B), and of nothing else."""
-    spec = tiny_spec()
-    made = {
-        n: LocalPair(nn.Parameter(A), nn.Parameter(B), 2.0, lambda: pytest.fail("not asked for"))
-        for n, (A, B) in pairs.items()
-    }
-    return Local(Shapes(spec, np.ones((3, 4), dtype=bool)), TrainSettings(), made, {}, {})
-
-
-def test_the_tail_by_hand() -> None:
-    """Rank 3 keeps 1: tails B (2, 2) of norm 5 and A (2, 2) of norm 2. Rank 1 has no tail."""
-    first = (torch.tensor([[9.0, 9], [0, 2], [0, 0]]), torch.tensor([[9.0, 3, 0], [9, 0, 4]]))
-    second = (torch.ones(1, 2), torch.ones(2, 1))
-    rule = Hetlora(tail_penalty=1.0, tail_share=0.5)
-    assert rule.tail(local_of(a=first)) == 10.0
-    assert rule.tail(local_of(a=first, b=first, c=second)) == 20.0
-    assert rule.tail(local_of(c=second)) == 0.0
-
-
-def test_the_penalty_adds_its_gradient_to_one_step(base: BaseModel) -> None:
-    """Of λ ‖B_t‖ ‖A_t‖ that is λ ‖B_t‖ A_t / ‖A_t‖ for A_t, and likewise for B_t, module by module."""
-    rows = bases.texts(4)
-    task = bases.task_of(base, [1, 2], steps=1, optimizer="sgd", lr=0.1, weight_decay=0.0)
-    flat, _ = gradients(base, task, rows)
-    plain = train_client(task, base, KIND, rows)
-    update = train_client(task, base, KIND, rows, (Hetlora(tail_penalty=0.3, tail_share=0.5),))
-    for name, got in update.adapter.pairs.items():
-        A, B = task.adapter.pairs[name].A, task.adapter.pairs[name].B
-        expected_A, expected_B = A - 0.1 * flat[f"{name}.lora_A"], B - 0.1 * flat[f"{name}.lora_B"]
-        expected_A[1:] -= 0.1 * 0.3 * B[:, 1:].norm() * A[1:] / A[1:].norm()
-        expected_B[:, 1:] -= 0.1 * 0.3 * A[1:].norm() * B[:, 1:] / B[:, 1:].norm()
-        assert_close(got.A, expected_A, atol=1e-6, rtol=1e-5)
-        assert_close(got.B, expected_B, atol=1e-6, rtol=1e-5)
-        assert_close(got.A[:1], plain.adapter.pairs[name].A[:1], atol=1e-6, rtol=1e-5)
-    assert update.metrics["loss"] == plain.metrics["loss"], "the penalty is not in the reported loss"
-
-
-def test_a_client_whose_tail_has_shrunk_reports_a_smaller_rank(base: BaseModel) -> None:
-    row = bases.mixed_row(base)  # 0, 3, 1 and 2 of 3 components
-
-    def reported(adapter: Adapter, **settings: Any) -> int | None:
-        task = bases.task_of(base, row, adapter, steps=6, lr=0.01)
-        rule = Hetlora(**{"tail_share": 0.9, **settings})
-        report = train_client(task, base, KIND, bases.texts(8), (rule,)).report
-        return int(report["hetlora/rank"]) if report else None
-
-    acting = bases.acting_adapter(base)
-    assert reported(acting, tail_penalty=30.0) == 2
-    assert reported(acting, tail_penalty=30.0, tail_share=0.0) == 1
-    assert reported(acting, tail_penalty=30.0, min_rank=3) is None  # nothing may go
-    assert reported(acting, tail_penalty=0.0) is None  # nobody asked
-    new = new_adapter(base.spec, base.initial_head(), 0)
-    assert reported(new, tail_penalty=1e-6) is None  # from B = 0 a tail can only grow

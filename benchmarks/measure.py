@@ -71,7 +71,7 @@ def hellora_round(setup: Setup, backend: Backend) -> float:
     state = setup.initial_state()
     gc.collect()
     start = CLOCK()
-    report = next(federate(state, setup.federation, backend, setup.layer_scores))
+    report = next(federate(state, setup.federation, backend, setup))
     seconds = CLOCK() - start
     steps = sum(metrics["steps"] for metrics in report.client_metrics.values())
     expected = sum(math.ceil(len(part) / BATCH) for part in setup.work.parts)
@@ -175,9 +175,9 @@ def serve(steps: int, room: float | None = None, once: bool = False) -> None:
         setup = prepare(experiment(steps, EVERYTHING, memory=2**50))
         planner = setup.federation.planner
         assert planner is not None
-        offer = planner.offer(setup.federation.fleet[0], np.full(setup.base.spec.num_layers, RANK))
-        assert offer is not None
-        least, held = planner.needed_memory_bytes(offer.cost), offer.cost.peak_bytes - planner.model.weights_bytes
+        estimate = planner.estimate(setup.federation.fleet[0], np.full(setup.base.spec.num_layers, RANK))
+        assert estimate is not None
+        least, held = planner.needed_memory_bytes(estimate.cost), estimate.cost.peak_bytes - planner.model.weights_bytes
         setup = prepare(experiment(steps, EVERYTHING, memory=int(least + room * held)))
     torch.set_num_threads(1)  # what is compared is the memory's part; two threads wait for each other on a busy machine
     with setup.backend() as clients:
@@ -249,7 +249,7 @@ def peak_of_fleet(clients: int) -> Json:
         "compute": {"device": "cpu", "threads": THREADS},
     }
     setup = prepare(check("overhead", table))
-    for report in federate(setup.initial_state(), setup.federation, setup.backend(), setup.layer_scores):
+    for report in federate(setup.initial_state(), setup.federation, setup.backend(), setup):
         if len(report.counted.updated) != 10:
             raise RuntimeError(f"a client failed: {report.counted.missing} {report.counted.rejected}")
     return peak()

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import tomli_w
 import torch
+from factories import bits
 from safetensors.torch import load_file
 from tiny_models import save_bert, save_sentences
 
@@ -243,7 +244,8 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 
 
 def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    """A client that reported nothing of a layer reported nan, which equals nothing but its own bits."""
+    return bits(one) == bits(other)
 
 
 def write(path: Path, rows: Sequence[dict[str, str]]) -> None:

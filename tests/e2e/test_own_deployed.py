@@ -46,14 +46,14 @@ MIXED = {
 
 @pytest.mark.parametrize("name", MIXED)
 def test_own_strategies_end_with_the_same_bits(site: Site, name: str) -> None:
-    changes = {"rounds": 3, **MIXED[name]}
+    changes = {"rounds": 2, **MIXED[name]}
     lines = ended(site.submit(name, **changes), **changes)
     assert not any(line["missing"] or line["rejected"] for line in lines)
 
 
 def test_c_is_the_mean_of_what_clients_keep(site: Site) -> None:
     """Over a bf16 wire; one answer comes too late, one trainer is killed, and the run is interrupted and resumed."""
-    changes = {"rounds": 4, "deadline": 25.0, **VARIATES}
+    changes = {"rounds": 3, "deadline": 25.0, **VARIATES}
     run = site.submit("variates", **changes)
     until(lambda: "round 0: training" in site.log("clinic"), "the clinic to train")
     (trainer,) = below(site.processes["clinic"], "hellora.deployment.trainer")
@@ -67,7 +67,7 @@ def test_c_is_the_mean_of_what_clients_keep(site: Site) -> None:
     run.process.send_signal(signal.SIGINT)
     run.wait()
     lines = ended(site.submit("variates", "--resume", **changes), **changes)
-    assert [line["round"] for line in lines] == [0, 1, 2, 3]
+    assert [line["round"] for line in lines] == [0, 1, 2]
     assert "0" in lines[0]["missing"]
     assert "1" in lines[1]["missing"]
     state = json.loads((run.folder / "checkpoint" / "state.json").read_text())

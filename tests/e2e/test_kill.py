@@ -42,6 +42,7 @@ def write_experiment(path: Path, model: Path, data: Path, **changes: dict[str, A
     return path
 
 
+@pytest.mark.slow
 def test_kills_leave_no_trace(tmp_path: Path, tiny_bert: Path, sentences: Path) -> None:
     """Both experiments together have all that a state can hold: scores, velocity, reports, personal heads."""
     experiments = [
@@ -98,6 +99,7 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent_and_the_run_can_be_resumed(
     hellora: Callable[..., Any], tmp_path: Path, tiny_bert: Path, sentences: Path
 ) -> None:

@@ -78,7 +78,7 @@ def facts(run: Path, method: str) -> None:
     ("method", "format"),
     [
         ("scaffold", "fp32"),
-        ("scaffold", "bf16"),
+        pytest.param("scaffold", "bf16", marks=pytest.mark.slow),
         ("fed_prox", "fp32"),
         ("layer_scores+hetlora", "fp32"),
         pytest.param("fed_prox", "bf16", marks=pytest.mark.slow),

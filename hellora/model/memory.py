@@ -6,7 +6,8 @@ it when it is freed, keeps resident memory within 1 % of the tensors, but every 
 anew: training takes 1.3 to 2 times as long. So nothing is done unless bytes are promised (`ClientTask.spare_bytes`),
 and then only as much as the promise needs. `bounded_heap` lets the heap, which keeps what it frees, grow no further
 than the budget spares; only what does not fit in there is mapped by itself. Whatever is kept between blocks is inside
-the heap, so resident memory exceeds the tensors by what is spared, at most, and a roomy budget costs no time.
+the heap, so resident memory exceeds the tensors by what is spared, at most. A roomy budget costs what it takes to fill
+the heap once per task, for each begins with an empty one, so that the peak is measured from what is really held.
 
 Pages of files are left out: they are code of libraries, mapped when it first runs, and weights, which are counted
 anyway.

@@ -88,7 +88,7 @@ def save_swin(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["bert", "swin"])
+@pytest.fixture(scope="module", params=["bert", pytest.param("swin", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Known:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp(request.param)

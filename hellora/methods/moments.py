@@ -11,6 +11,14 @@ from hellora.methods.context import RoundContext
 from hellora.methods.strategies import stepped
 
 
+def check_adaptive(lr: float, tau: float, **betas: float) -> None:
+    """Raise ValueError unless lr and tau are greater than 0 and each β, by its name, is in [0, 1)."""
+    if not lr > 0 or not tau > 0:
+        raise ValueError("the server's lr and tau must be greater than 0")
+    if not all(0 <= beta < 1 for beta in betas.values()):
+        raise ValueError(f"{' and '.join(betas)} must be in [0, 1), not {' and '.join(map(str, betas.values()))}")
+
+
 def adaptive_step(
     context: RoundContext,
     aggregated: Adapter,

@@ -13,7 +13,7 @@ from hellora.core.state import StrategyState
 from hellora.core.types import Adapter, Mask
 from hellora.methods.context import RoundContext
 from hellora.methods.demands import LASTING_COMPONENTS, LONE_ADAPTER, Demands
-from hellora.methods.moments import adaptive_step
+from hellora.methods.moments import adaptive_step, check_adaptive
 from hellora.methods.strategies import ServerOptimizer
 
 
@@ -26,10 +26,7 @@ class FedAdagrad(ServerOptimizer):
     tau: float = 1e-3  # how much the server adapts: the smaller the more
 
     def __post_init__(self) -> None:
-        if not self.lr > 0 or not self.tau > 0:
-            raise ValueError("the server's lr and tau must be greater than 0")
-        if not 0 <= self.beta1 < 1:
-            raise ValueError(f"beta1 must be in [0, 1), not {self.beta1}")
+        check_adaptive(self.lr, self.tau, beta1=self.beta1)
 
     @property
     def demands(self) -> Demands:

@@ -6,8 +6,8 @@ it when it is freed, keeps resident memory within 1 % of the tensors, but every 
 anew: training takes 1.3 to 2 times as long. So nothing is done unless bytes are promised (`ClientTask.spare_bytes`),
 and then only as much as the promise needs. `bounded_heap` lets the heap, which keeps what it frees, grow no further
 than the budget spares; only what does not fit in there is mapped by itself. Whatever is kept between blocks is inside
-the heap, so resident memory exceeds the tensors by what is spared, at most. A roomy budget costs what it takes to fill
-the heap once per task, for each begins with an empty one, so that the peak is measured from what is really held.
+the heap, so resident memory exceeds the tensors by what is spared, at most. The heap stays from task to task, in huge
+pages where the system gives them, so that a roomy budget costs no time.
 
 Pages of files are left out: they are code of libraries, mapped when it first runs, and weights, which are counted
 anyway.
@@ -27,16 +27,23 @@ from torch import nn
 MAPPED = 16 * 1024  # bytes; a larger block is mapped by itself. With 64 KiB, gaps between small blocks took 3 MB
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 NEVER = -1  # no trimming
-MOST_MAPPED, MOST_KEPT = 32 * 2**20, 64 * 2**20  # where glibc's own, moving thresholds end up in any larger process
+MOST_MAPPED = 32 * 2**20  # where glibc's own, moving threshold ends up in any larger process
+MOST_KEPT = 2**30  # with glibc's 64 MiB, a heap that promised bytes gives its end back, and faults it in, at every step
 PIECE, SMALLEST_PIECE = MOST_MAPPED - 2**12, 2**16  # of the heap, while its size is set
 MOST_SPARED = 16 * 2**30  # bytes; more heap than that is not prepared
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MADV_HUGEPAGE = 14  # of madvise(2)
+STATUS, SMAPS, CLEAR = (Path(f"/proc/self/{name}") for name in ("status", "smaps", "clear_refs"))
 
 
 class HeapInfo(ctypes.Structure):
-    """`struct mallinfo2` of <malloc.h>, ten sizes; the ninth are the bytes of the heap that are free."""
+    """`struct mallinfo2` of <malloc.h>, ten sizes; the eighth are the heap's bytes in use, the ninth the free ones."""
 
-    _fields_ = (*((f"field_{i}", ctypes.c_size_t) for i in range(8)), ("free", ctypes.c_size_t), ("_", ctypes.c_size_t))
+    _fields_ = (
+        *((f"field_{i}", ctypes.c_size_t) for i in range(7)),
+        ("used", ctypes.c_size_t),
+        ("free", ctypes.c_size_t),
+        ("_", ctypes.c_size_t),
+    )
 
 
 @cache
@@ -50,6 +57,7 @@ def glibc() -> ctypes.CDLL | None:
         library.mallinfo2.restype = HeapInfo
         library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
         library.free.argtypes, library.free.restype = [ctypes.c_void_p], None
+        library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         return library
     return None
 
@@ -58,11 +66,13 @@ def glibc() -> ctypes.CDLL | None:
 def bounded_heap(library: ctypes.CDLL, spare: int) -> Iterator[None]:
     """Let the heap keep `spare` bytes between blocks, at most, while this lasts; what does not fit is mapped by itself.
 
-    Afterwards the C library is as it was, but that its thresholds stay where they would have moved to.
+    Afterwards the C library works as fast as it did, and what the heap kept is there for the next task.
     """
-    library.malloc_trim(0)
     library.mallopt(M_TRIM_THRESHOLD, NEVER)  # what is prepared here stays
-    held = occupy_holes(library, spare)
+    held: list[int] = []
+    if library.mallinfo2().free > spare:
+        library.malloc_trim(0)
+        held = occupy_holes(library, spare)
     add_heap(library, min(spare, MOST_SPARED))
     library.mallopt(M_MMAP_THRESHOLD, MAPPED)
     try:
@@ -72,7 +82,6 @@ def bounded_heap(library: ctypes.CDLL, spare: int) -> Iterator[None]:
         library.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
         for block in held:
             library.free(block)
-        library.malloc_trim(0)
 
 
 def occupy_holes(library: ctypes.CDLL, spare: int) -> list[int]:
@@ -99,8 +108,26 @@ def add_heap(library: ctypes.CDLL, spare: int) -> None:
     while missing > SMALLEST_PIECE:
         pieces.append(library.malloc(min(missing, PIECE)))
         missing -= PIECE
+    if pieces:
+        begin, end, _ = heap()
+        library.madvise(begin, end - begin, MADV_HUGEPAGE)  # a page fault for 2 MiB instead of 512
     for piece in pieces:
         library.free(piece)
+
+
+def heap() -> tuple[int, int, int]:
+    """Where the heap that grows with brk(2) begins and ends, and how many of its bytes are resident."""
+    begin = end = held = 0
+    with SMAPS.open() as areas:
+        for line in areas:
+            if line.endswith("[heap]\n"):
+                first, last = (int(address, 16) for address in line.split()[0].split("-"))
+                begin, end = begin or first, last
+            elif end and line.startswith("Rss:"):
+                held += int(line.split()[1]) * 1024
+            elif end and "-" in line.split()[0]:  # the next area
+                break
+    return begin, end, held
 
 
 @dataclass
@@ -126,18 +153,22 @@ def peak_memory(device: torch.device, spare: int | None = None) -> Iterator[Peak
         return
     library = None if spare is None or device.type != "cpu" else glibc()
     with nullcontext() if library is None or spare is None else bounded_heap(library, spare):
-        begun = None if library is None else begin_resident()
+        begun = None if library is None else begin_resident(library)
         files = 0 if begun is None else resident("RssFile")
         yield peak
         if begun is not None:
             peak.bytes = max(0, resident("VmHWM") - begun - max(0, resident("RssFile") - files))
 
 
-def begin_resident() -> int | None:
-    """Forget the peak of this process's resident memory; its resident bytes, or None where the system cannot tell."""
+def begin_resident(library: ctypes.CDLL) -> int | None:
+    """Forget the peak of this process's resident memory; return its resident bytes, without what the heap keeps free.
+
+    None where the system cannot tell.
+    """
     try:
         CLEAR.write_text("5")  # proc(5): resets the peak
-        return resident("VmRSS")
+        kept = max(0, heap()[2] - library.mallinfo2().used)
+        return resident("VmRSS") - kept
     except OSError:
         return None
 

@@ -167,7 +167,7 @@ def begin_resident(library: ctypes.CDLL) -> int | None:
     """
     try:
         CLEAR.write_text("5")  # proc(5): resets the peak
-        kept = max(0, heap()[2] - library.mallinfo2().used)
+        kept = max(0, heap()[2] - int(library.mallinfo2().used))
         return resident("VmRSS") - kept
     except OSError:
         return None

@@ -139,10 +139,14 @@ def engine_settings(experiment: "Experiment") -> dict[str, float]:
     """
     import torch
 
+    from hellora.experiments.prepare import read_data
+
     compute = experiment.compute
+    if experiment.natural is not None:
+        experiment, _ = read_data(experiment)
     devices = 0 if compute.device == "cpu" else torch.cuda.device_count()
     settings = {
-        "num-supernodes": experiment.data.clients,
+        "num-supernodes": experiment.data.num_clients,
         "client-resources-num-cpus": 1,
         "client-resources-num-gpus": float(devices and min(1.0, devices / compute.workers)),
         "init-args-log-to-driver": False,

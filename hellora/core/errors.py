@@ -19,3 +19,8 @@ def nearest(name: str, known: list[str]) -> str:
     """Return the end of an error message: the nearest known name, or all of them."""
     close = difflib.get_close_matches(name, known, n=1)
     return f": did you mean {close[0]!r}?" if close else f": choose among {', '.join(known)}"
+
+
+def one_line(message: object) -> str:
+    """Write a message, or that of an error, in one line."""
+    return " ".join(str(message).split())

@@ -1,13 +1,21 @@
-"""Read the cells of a split, and check them row by row: texts, labels, filled templates, images."""
+"""Read the cells of a split, and check them row by row: texts, labels, filled templates, images.
+
+A row that cannot be used (nothing in its text, no label) is a fault, which the caller counts; a column of another kind
+than is needed is an error.
+"""
 
 import string
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Image
 
-from hellora.core.errors import InputError
+from hellora.core.errors import InputError, one_line
+from hellora.data.images import unreadable
 from hellora.data.labels import as_written
 from hellora.data.loading import Split
+
+Faults = dict[int, str]  # why a row cannot be used
+NO_LABEL = (None, "", "-1")  # how data sets write that there is none, where all of a column is so
 
 
 def cells_of(split: Split, column: str, setting: str) -> list[Any]:
@@ -19,32 +27,40 @@ def cells_of(split: Split, column: str, setting: str) -> list[Any]:
     return cells
 
 
-def texts(cells: list[Any], split: Split, setting: str) -> list[str]:
-    """Return the same cells, if each is a text with something in it; else raise InputError."""
+def texts(cells: list[Any], split: Split, setting: str, faults: Faults) -> list[str]:
+    """Return the same cells; one without a text in it is a fault, one of another kind an error."""
     for row, cell in enumerate(cells):
-        if not isinstance(cell, str) or not cell.strip():
-            if isinstance(cell, bytes):
-                raise InputError(f"data.{setting}: row {row} of {split.where} is not UTF-8: save the file as UTF-8")
-            what = "is empty" if cell is None or isinstance(cell, str) else f"is {cell!r}, not a text"
-            raise InputError(f"data.{setting}: row {row} of {split.where} {what}: mend the data or name another column")
-    return cells
+        if cell is None or (isinstance(cell, str) and not cell.strip()):
+            faults.setdefault(row, f"its {setting} is empty")
+        elif not isinstance(cell, str):
+            what = "is not UTF-8" if isinstance(cell, bytes) else f"is {cell!r}, not a text"
+            raise InputError(f"data.{setting}: {split.place(row)} {what}: mend the data or name another column")
+    return [cell or "" for cell in cells]
 
 
-def label_cells(split: Split, column: str) -> list[str]:
-    """Return the label of every row as a text: of a whole number, a truth value or a text; of a ClassLabel the name."""
+def label_cells(split: Split, column: str) -> list[str | None]:
+    """Return the label of every row as a text: of a whole number, a truth value or a text; of a ClassLabel the name.
+
+    None where a row has none.
+    """
     cells = cells_of(split, column, "label")
     for row, cell in enumerate(cells):
-        if not isinstance(cell, int | str) or cell == "":
-            what = "no label" if cell is None or cell == "" else f"the label {cell!r}, not a whole number or a text"
-            raise InputError(f"data.label: row {row} of {split.where} has {what}: mend the data or name another column")
-    return named(cells, split.data.features[column])
+        if cell is not None and not isinstance(cell, int | str):
+            what = f"the label {cell!r}, not a whole number or a text"
+            raise InputError(f"data.label: {split.place(row)} has {what}: mend the data or name another column")
+    return [label or None for label in named(cells, split.data.features[column])]
 
 
 def named(cells: list[Any], feature: Any) -> list[Any]:
     """Return labels as texts; of a ClassLabel, the names of their classes. What is no label stays as it is."""
     if not isinstance(feature, ClassLabel):
         return [as_written(cell) if isinstance(cell, int) else cell for cell in cells]
-    return [cell if cell is None or cell < 0 else feature.names[cell] for cell in cells]
+    return [None if cell is None or cell < 0 else feature.names[cell] for cell in cells]
+
+
+def is_unlabelled(split: Split, column: str) -> bool:
+    """Say whether no row has a label: each is empty, or -1, which GLUE writes where the labels are secret."""
+    return column in split.data.column_names and all(cell in NO_LABEL for cell in label_cells(split, column))
 
 
 def filled(template: str, split: Split, setting: str) -> list[str]:
@@ -59,9 +75,14 @@ def filled(template: str, split: Split, setting: str) -> list[str]:
     cells = {column: cells_of(split, column, setting) for column in columns}
     for column, found in cells.items():
         for row, cell in enumerate(found):
-            if not isinstance(cell, str | int | float | None):
+            if isinstance(cell, float):  # a parquet file does not say how it was written: 7 may have become 7.0
                 raise InputError(
-                    f"data.{setting}: row {row} of column '{column}' of {split.where} is a {type(cell).__name__}, "
+                    f"data.{setting}: column '{column}' of {split.where} holds numbers with a fraction, such as "
+                    f"{cell!r}: write numbers as texts"
+                )
+            if not isinstance(cell, str | int | None):
+                raise InputError(
+                    f"data.{setting}: column '{column}', {split.place(row)}, is a {type(cell).__name__}, "
                     f"not a text or a number: mend the data or name another column"
                 )
 
@@ -71,19 +92,27 @@ def filled(template: str, split: Split, setting: str) -> list[str]:
     return ["".join(text + piece(row, column) for text, column, _ in pieces) for row in range(len(split.data))]
 
 
-def images(split: Split, column: str) -> Dataset:
-    """Return the one column `image`, decoded when read; the source may hold encoded bytes, paths or images."""
+def images(split: Split, column: str, faults: Faults) -> Dataset:
+    """Return the one column `image`, decoded when read; the source may hold encoded bytes, paths or images.
+
+    An image that cannot be read is a fault, unless none can, which is an error.
+    """
     if column not in split.data.column_names:
         cells_of(split, column, "image")
     data = split.data.select_columns([column]).rename_columns({column: "image"})
-    if missing := data.data.column("image").null_count:
-        raise InputError(f"data.image: {missing} rows of {split.where} have no image: mend the data")
     try:
         data = data.cast_column("image", Image())
-        data[0]["image"]  # the first one shows whether these are images at all; the others are decoded when read
     except (TypeError, ValueError, NotImplementedError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"data.image: column '{column}' of {split.where} does not hold images ({reason}): set data.image"
+            f"data.image: column '{column}' of {split.where} does not hold images ({one_line(error)[:200]}): "
+            f"set data.image"
         ) from error
+    found = unreadable(data)
+    if len(found) == len(data):
+        raise InputError(
+            f"data.image: column '{column}' of {split.where} does not hold images ({split.place(0)}: {found[0]}): "
+            f"set data.image, or mend the data"
+        )
+    for row, why in found.items():
+        faults.setdefault(row, why)
     return data

@@ -1,35 +1,92 @@
-"""Read rows with an image, which is decoded when its row is read."""
+"""Read rows with an image, which is decoded when its row is read, and make of any image what models see."""
 
+import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Image
+import numpy as np
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image, ImageOps
 
-from hellora.core.errors import InputError
+from hellora.core.errors import InputError, one_line
+
+END_OF_JPEG = b"\xff\xd9"
+
+
+def eight_bit(image: Image.Image, channels: int = 3) -> Image.Image:
+    """Return an image upright, as its EXIF says, with 8 bits in each of 3 channels (RGB) or of 1 (grey).
+
+    Modes with more bits are scaled by what they mean: 16-bit grey by its upper byte, floats from 0 to 1. The code in a
+    model card has this function, too.
+
+    Raises:
+        ValueError: the mode has another range of values, or the number of channels is neither 1 nor 3.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        most = 1 if image.mode == "F" else 65535
+        if not (values.min() >= 0 and values.max() <= most):
+            raise ValueError(f"its mode {image.mode} has values from {values.min()} to {values.max()}, not 0 to {most}")
+        image = Image.fromarray((values * 255 + 0.5 if image.mode == "F" else values // 256).astype(np.uint8))
+    if channels not in (1, 3):
+        raise ValueError(f"the model takes images of {channels} channels, not 1 or 3")
+    return image.convert("RGB" if channels == 3 else "L")
 
 
 class ImageRows(Sequence[Any]):
     """Image rows are the rows of a data set; one whose image cannot be read raises an InputError that names it."""
 
-    def __init__(self, data: Dataset) -> None:
-        self.data = data
+    def __init__(self, data: Dataset, channels: int = 3) -> None:
+        self.data, self.channels = data, channels
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, row: Any) -> Any:
         try:
-            return self.data[row]
+            found = self.data[row]
+            return {**found, "image": eight_bit(found["image"], self.channels)}
         except Exception as error:  # decoders raise almost anything
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"data.image: {self.named(row)} is no image ({type(error).__name__}: {reason}): mend the data"
+                f"data.image: {self.named(row)} is no image for this model ({type(error).__name__}: "
+                f"{one_line(error)[:200]}): mend the data"
             ) from error
 
     def named(self, row: int) -> str:
         """Name an image by its file, or one without a file by its row in the source."""
-        as_stored = self.data.select([row]).cast_column("image", Image(decode=False))
+        as_stored = self.data.select([row]).cast_column("image", ImageFeature(decode=False))
         if path := as_stored[0]["image"]["path"]:
             return str(path)
         drawn = self.data._indices  # of a selection, the rows of its source; None for all of them
         return f"row {row if drawn is None else drawn.column(0)[row].as_py()} of the data"
+
+
+def unreadable(data: Dataset) -> dict[int, str]:
+    """Return why the image of a row cannot be read, for the rows of which that shows without decoding all pixels.
+
+    `data` has the column `image`. Headers, PNG's checksums and the end of a JPEG are looked at; what shows only when
+    pixels are decoded is an error when the row is read.
+    """
+    stored = data.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))["image"]
+    with ThreadPoolExecutor() as pool:
+        return {row: why for row, why in enumerate(pool.map(fault_of, stored)) if why}
+
+
+def fault_of(stored: dict[str, Any] | None) -> str:
+    """Return why an image cannot be read, as far as a quick look tells; "" where nothing is wrong."""
+    if stored is None or (stored["bytes"] is None and not stored["path"]):
+        return "no image"
+    try:
+        data = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            kind = image.format
+            image.verify()
+        if kind == "JPEG" and END_OF_JPEG not in data[-4096:]:
+            return "its image ends too early"
+    except Exception:  # decoders raise almost anything
+        return "its image cannot be read"
+    return ""

@@ -1,21 +1,32 @@
-"""Load the splits of a source by its name (hub id, local file, local folder, the embedded corpus), just as they are."""
+"""Load the splits of a source by its name (hub id, local file, local folder, the embedded corpus), just as they are.
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+hellora decides what is a split, a class, a row (`layout`), and hands lists of files to the readers. Only a hub id goes
+to `datasets.load_dataset` whole.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow  # type: ignore[import-untyped]
-from datasets import Dataset, DatasetDict
-from pyarrow import csv
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, concatenate_datasets
 
-from hellora.core.errors import InputError
+from hellora.core.errors import InputError, one_line
 from hellora.data import stdlib_docs
+from hellora.data.file_names import COMPRESSIONS, FORMATS, Layout, format_of, split_of, stem_of
+from hellora.data.layout import layout_of
+from hellora.data.tables import Table, read_table
 
-# By suffix; a folder with several is read in this order of preference.
-FORMATS = {".parquet": "parquet", ".jsonl": "json", ".csv": "csv", ".json": "json"}
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a split is what one file holds; `lines` is where in it each row begins, or None."""
+
+    name: str
+    rows: int
+    lines: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,130 +35,228 @@ class Split:
 
     data: Dataset
     where: str
+    parts: Sequence[Part] = ()  # empty: rows are counted in the source
+
+    def place(self, row: int) -> str:
+        """Name the place of a row to a person: `train.csv, line 7`, an image's file, or `row 6 of train.parquet`."""
+        if not self.parts:
+            return f"row {row} of {self.where}"
+        ends = [0]
+        for part in self.parts:
+            ends.append(ends[-1] + part.rows)
+        index = bisect_right(ends, row) - 1
+        part, inside = self.parts[index], row - ends[index]
+        if part.lines is not None:
+            return f"{part.name}, line {part.lines[inside]}"
+        return f"row {inside} of {part.name}" if part.rows > 1 else part.name
 
 
-def load_splits(name: str, subset: str, train: str, others: Sequence[str]) -> dict[str, Split]:
-    """Load the splits of a source; `train` is always among them.
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A source is its splits by name, and notes on what was read and what was not, each a line for a person."""
 
-    In a folder of files, the files of a split are those whose names start like it; `others` are the splits to look for
-    beside `train`. A source with one split only has it under the name `train`.
+    splits: Mapping[str, Split]
+    notes: tuple[str, ...] = ()
+
+
+def load_splits(name: str, subset: str, train: str, others: Sequence[str], columns: str = "text") -> Source:
+    """Load the splits of a source; `train` is always among them, and of `others` those that there are.
+
+    A source with one split only has it under the name `train`.
+
+    Raises:
+        InputError: there is no such source, it cannot be read, or it cannot be told what its splits are.
     """
-    files = {} if name == "stdlib_docs" else _files(name, train, others)
-    loaded = stdlib_docs.load() if name == "stdlib_docs" else _load(name, subset, files)
-    splits = {}
-    for key, data in loaded.items():
-        split = str(key)
-        where = f"{files[split][0].parent.name}/{files[split][0].name}" if files else f"split '{split}' of {name}"
-        if not len(data):
-            raise InputError(f"data.name: {where} has no rows: fill it or name other data")
-        splits[split] = Split(data, where)
-    if train not in splits and len(splits) > 1:
-        raise InputError(f"data.train_split: {name} has no split '{train}' (it has {', '.join(splits)}): name one")
-    return splits if train in splits else {train: next(iter(splits.values()))}
-
-
-def _files(name: str, train: str, others: Sequence[str]) -> dict[str, list[Path]]:
-    """Find the local data files of each split; {} for a hub id or for a folder without data files (images by class)."""
     path = Path(name).expanduser()
-    if path.is_file():
-        if path.suffix not in FORMATS:
-            raise InputError(f"data.name: {name} does not end in {', '.join(FORMATS)}: convert it or name other data")
-        return {train: [path.absolute()]}
-    if not path.is_dir():
-        if path.suffix in FORMATS or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-            raise InputError(f"data.name: there is no file or folder {name}: correct the path")
-        return {}
-    folder = path.absolute()
-    by_format = [sorted(p for p in folder.glob(f"*{suffix}") if p.is_file()) for suffix in FORMATS]
-    for found in by_format:
-        splits = {split: [p for p in found if p.stem.startswith(split)] for split in (train, *others)}
-        if splits[train]:
-            return _without_overlap({split: paths for split, paths in splits.items() if paths})
-    for found in by_format:
-        if len(found) == 1:
-            return {train: found}
-    if several := [p.name for found in by_format for p in found]:
-        raise InputError(
-            f"data.train_split: no file in {name} starts with '{train}' (it has {', '.join(several)}): set "
-            f"data.train_split and data.test_split to how the names start, or data.name to one of the files"
-        )
-    return {}
+    if name == "stdlib_docs":
+        source = whole(stdlib_docs.load(), name, (train, *others))
+    elif path.is_file():
+        source = of_file(path, train)
+    elif path.is_dir():
+        source = of_folder(path.absolute(), name, subset, (train, *others), columns)
+    else:
+        source = of_hub(name, subset, (train, *others))
+    for split in source.splits.values():
+        if not len(split.data):
+            raise InputError(f"data.name: {split.where} has no rows: fill it or name other data")
+    if train in source.splits:
+        return source
+    if len(source.splits) > 1:
+        has = ", ".join(source.splits)
+        raise InputError(f"data.train_split: {name} has no split '{train}' (it has {has}): name one")
+    return Source({train: next(iter(source.splits.values()))}, source.notes)
 
 
-def _without_overlap(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Return the same files, if none is in two splits; else raise InputError."""
-    owner: dict[Path, str] = {}
-    for split, paths in files.items():
-        for path in paths:
-            if owner.setdefault(path, split) != split:
-                raise InputError(
-                    f"data.train_split: {path.name} starts with both '{owner[path]}' and '{split}': "
-                    f"give more of the name to tell the splits apart"
-                )
-    return files
-
-
-def _load(name: str, subset: str, files: Mapping[str, Sequence[Path]]) -> DatasetDict:
-    """Let `datasets` load local files, a folder of images by class, or a hub id."""
-    folder = Path(name).expanduser()
+def of_hub(name: str, subset: str, wanted: Sequence[str]) -> Source:
+    """Load a data set of the hub."""
+    path = Path(name)
+    if path.suffix.lower() in (*FORMATS, *COMPRESSIONS) or path.is_absolute() or name.startswith((".", "~")):
+        raise InputError(f"data.name: there is no file or folder {name}: correct the path")
+    if name.count("/") > 1:
+        raise InputError(f"data.name: there is no file or folder {name}: correct the path")
     try:
-        if files:
-            kind = FORMATS[next(iter(files.values()))[0].suffix]
-            if kind == "csv":
-                return DatasetDict({split: _read_csv(paths) for split, paths in files.items()})
-            data_files = {split: [str(path) for path in paths] for split, paths in files.items()}
-            with _no_progress():
-                return datasets.load_dataset(kind, data_files=data_files)
-        if folder.is_dir():
-            with _no_progress():
-                return datasets.load_dataset(str(folder))
-        return datasets.load_dataset(name, subset or None)
+        return whole(datasets.load_dataset(name, subset or None), name, wanted)
     except Exception as error:  # the loader and the libraries under it raise almost anything
-        reason = " ".join((str(error.__cause__ or "") or str(error)).split())[:300]
-        if files:
-            why = "is empty, damaged, or not in the format that it is named for"
-        elif folder.is_dir():
-            why = "holds neither data files nor one folder of images per class"
+        why = one_line(error.__cause__ or error)[:300]
+        raise InputError(
+            f"data.name: {name} is no file or folder here, and cannot be had from the hub ({why})"
+        ) from error
+
+
+def whole(loaded: DatasetDict, name: str, wanted: Sequence[str]) -> Source:
+    """Make a source of splits that have names already; a synonym of one that is wanted stands for it."""
+    splits: dict[str, Split] = {}
+    for key, data in loaded.items():
+        known = str(key) if key in wanted else split_of(str(key), wanted) or str(key)
+        if known in splits or (known != key and known in loaded):
+            known = str(key)
+        splits[known] = Split(data, f"split '{key}' of {name}")
+    return Source(splits)
+
+
+def of_file(path: Path, train: str) -> Source:
+    """Read one data file, which is the training split."""
+    if format_of(path) is None:
+        raise InputError(
+            f"data.name: {path} does not end in {', '.join(FORMATS)}, nor in one of these and "
+            f"{', '.join(COMPRESSIONS)}: convert it or name other data"
+        )
+    return from_tables({train: [path.absolute()]}, path.absolute().parent.parent)
+
+
+def of_folder(folder: Path, name: str, subset: str, wanted: Sequence[str], columns: str) -> Source:
+    """Read a folder: as `datasets` saved it, or files and images as `layout_of` says."""
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        try:
+            saved = datasets.load_from_disk(str(folder))
+        except Exception as error:
+            raise InputError(
+                f"data.name: {name} looks saved by datasets, and is damaged ({one_line(error)})"
+            ) from error
+        return whole(saved if isinstance(saved, DatasetDict) else DatasetDict({wanted[0]: saved}), name, wanted)
+    layout = layout_of(folder, wanted, columns, subset)
+    unused = unused_notes(layout, folder)
+    if not layout.images:
+        source = from_tables(layout.splits, folder.parent)
+        return Source(source.splits, (*source.notes, *unused))
+    splits = {split: images_of(layout, split, folder) for split in layout.splits}
+    read = tuple(f"read {len(split.data)} images of {split.where}" for split in splits.values())
+    return Source(splits, (*read, *unused))
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def from_tables(files: Mapping[str, Sequence[Path]], above: Path) -> Source:
+    """Read the data files of each split; files are named by their path from `above`."""
+    splits, notes = {}, list[str]()
+    for split, paths in files.items():
+        named = {path: str(path.relative_to(above)) for path in paths}
+        tables = {path: read_named(path, named[path]) for path in paths}
+        for path, other in same_twice(tables):
+            notes.append(f"not used: {named[other]} (the same rows as {named[path]})")
+            del tables[other]
+        parts = [Part(named[path], len(table.rows), table.lines) for path, table in tables.items()]
+        for path, table in tables.items():
+            notes.append(f"read {len(table.rows)} rows of {named[path]}" + (f", {table.note}" if table.note else ""))
+        where = parts[0].name + (f" and {len(parts) - 1} more" if len(parts) > 1 else "")
+        splits[split] = Split(together([table.rows for table in tables.values()], where), where, parts)
+    return Source(splits, tuple(notes))
+
+
+def read_named(path: Path, name: str) -> Table:
+    """Read a data file, which an error calls `name`."""
+    try:
+        return read_table(path)
+    except Exception as error:  # readers raise almost anything
+        why = one_line(error.__cause__ or error if not isinstance(error, ValueError) else error)[:300]
+        raise InputError(
+            f"data.name: {name} is empty, damaged, or not in the format that it is named for ({why})"
+        ) from error
+
+
+def same_twice(tables: Mapping[Path, Table]) -> list[tuple[Path, Path]]:
+    """Return pairs of files with one name in two formats or compressions, and the same rows: one is a copy."""
+    found, first = [], dict[tuple[Path, str], Path]()
+    for path in tables:
+        kept = first.setdefault((path.parent, stem_of(path)), path)
+        if kept != path and as_texts(tables[kept]) == as_texts(tables[path]):
+            found.append((kept, path))
+    return found
+
+
+def as_texts(table: Table) -> list[dict[str, str]]:
+    """Return the rows with every value written out, whatever types the format has."""
+    return [{name: str(value) for name, value in row.items()} for row in table.rows]
+
+
+def together(tables: Sequence[Dataset], where: str) -> Dataset:
+    """Put tables below each other, their columns matched by name; what a table has no column for is missing."""
+    if len(tables) == 1:
+        return tables[0]
+    try:
+        return concatenate_datasets(list(tables))
+    except Exception as error:
+        raise InputError(
+            f"data.name: the files {where} have columns of one name and two types ({one_line(error)[:200]}): make "
+            f"them alike"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------- images
+
+
+def images_of(layout: Layout, split: str, folder: Path) -> Split:
+    """Return the images of a split, not decoded yet, with their class or what a table says of each."""
+    paths = layout.splits[split]
+    root = layout.roots[split]
+    where = str(root.relative_to(folder.parent))
+    cells: dict[str, list[Any]] = {"image": [{"path": str(path), "bytes": None} for path in paths]}
+    features: dict[str, Any] = {"image": Image()}
+    if layout.classes:
+        names = sorted({layout.classes[path] for path in paths})
+        cells["label"] = [names.index(layout.classes[path]) for path in paths]
+        features["label"] = ClassLabel(names=names)
+    elif split in layout.metadata:
+        for name, told in metadata(layout.metadata[split], [str(path.relative_to(root)) for path in paths]).items():
+            cells[name], features[name] = told, Value("string")
+    data = Dataset.from_dict(cells, features=Features(features))
+    return Split(data, where, [Part(str(path.relative_to(folder.parent)), 1) for path in paths])
+
+
+def metadata(path: Path, files: Sequence[str]) -> dict[str, list[str | None]]:
+    """Return what a table says of each file, by its column `file_name`; None for a file that it does not name."""
+    rows = read_named(path, path.name).rows
+    if "file_name" not in rows.column_names:
+        raise InputError(f"data.name: {path.name} beside images has no column 'file_name': add it, or remove the file")
+    place = {name: row for row, name in enumerate(rows["file_name"][:])}
+    return {
+        column: [None if file not in place else text_of(cells[place[file]]) for file in files]
+        for column in rows.column_names
+        if column not in ("file_name", "image")
+        for cells in [rows[column][:]]
+    }
+
+
+def text_of(cell: Any) -> str | None:
+    """Write a cell of a table as a text; None stays."""
+    return None if cell is None else str(cell)
+
+
+# ---------------------------------------------------------------------------------------------------- what is said
+
+
+def unused_notes(layout: Layout, folder: Path) -> list[str]:
+    """Say which files are not used and why; many for one reason in one place are counted."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for path, why in layout.unused:
+        relative = path.relative_to(folder)
+        place = relative.parts[0] if len(relative.parts) > 2 else str(relative.parent)
+        groups.setdefault((why, place), []).append(str(relative))
+    notes = []
+    for (why, place), names in groups.items():
+        if len(names) <= 3:
+            notes.append(f"not used: {', '.join(names)} ({why})")
         else:
-            why = "is no file or folder here, and cannot be had from the hub"
-        raise InputError(f"data.name: {name} {why} ({reason})") from error
-
-
-def _read_csv(paths: Sequence[Path]) -> Dataset:
-    """Read the rows of all files, their columns matched by name; what a file has no column for is missing.
-
-    Every cell is the text that it is, also `007`, `NA` and the empty one. Cells that are not UTF-8 stay bytes.
-    """
-    return Dataset(pyarrow.concat_tables(map(_csv_table, paths), promote_options="permissive"))
-
-
-def _csv_table(path: Path) -> Any:
-    """Read the columns of one file."""
-    parse = csv.ParseOptions(newlines_in_values=True)
-    with csv.open_csv(path, parse_options=parse) as opened:
-        names = opened.schema.names
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two columns are named '{twice[0]}'")
-    as_bytes = csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.binary()))
-    table = csv.read_csv(path, parse_options=parse, convert_options=as_bytes)
-    return pyarrow.table([_text(column) for column in table.columns], names=names)
-
-
-def _text(column: Any) -> Any:
-    """Return a column of bytes as text, if it is UTF-8; else as it is."""
-    try:
-        return column.cast(pyarrow.string())
-    except pyarrow.ArrowInvalid:
-        return column
-
-
-@contextmanager
-def _no_progress() -> Iterator[None]:
-    """Switch progress bars off while this lasts: reading what is already here takes a moment."""
-    disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not disabled:
-            datasets.enable_progress_bars()
+            notes.append(f"not used: {len(names)} files in {place}, such as {names[0]} ({why})")
+    return notes

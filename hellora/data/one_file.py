@@ -16,35 +16,41 @@ class Rows:
 
     data: Dataset
     files: Sequence[str]
+    notes: Sequence[str] = ()  # what a person should know of what was read
 
 
 def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Sequence[str], labelled: bool) -> Rows:
     """Read the rows of a source, by the columns that `settings` name.
 
-    Where they need not be labelled, a label may be absent, and a response is not read.
+    Where they need not be labelled, a label may be absent, a response is not read, and every row must be usable, so
+    that there is an answer for each.
 
     Raises:
         InputError: there is no such file, a column is absent, or a row has a label that is none of `labels`.
     """
-    split = test_split(name, settings)
+    settings = settings if labelled else replace(settings, strict=True)
+    split, notes = test_split(name, settings, columns)
     if columns == "instruction":
         prompt_alone = settings if labelled else replace(settings, response=settings.prompt)
-        return Rows(Reader(prompt_alone, columns, (), None).read(split), ())
+        reader = Reader(prompt_alone, columns, (), None, notes=notes)
+        return Rows(reader.read(split), (), reader.notes)
     index_of = {label: index for index, label in enumerate(labels)}
-    rows = Reader(settings, columns, tuple(labels), index_of).read(split, may_lack_labels=not labelled)
+    reader = Reader(settings, columns, tuple(labels), index_of, notes=notes)
+    rows = reader.read(split, may_lack_labels=not labelled)
     files: list[str] = []
     if columns == "image":
         images = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
         files = [image["path"] or "" for image in images["image"]]
-    return Rows(rows, files)
+    return Rows(rows, files, reader.notes)
 
 
-def test_split(name: str, settings: DataSettings) -> Split:
-    """Load the test split of a source, or its only one."""
+def test_split(name: str, settings: DataSettings, columns: Columns) -> tuple[Split, list[str]]:
+    """Load the test split of a source, or its only one; and what is to be said of what was read."""
     why = None
     for split in settings.test_names:
         try:
-            return load_splits(name, settings.subset, split, ())[split]
+            source = load_splits(name, settings.subset, split, (), columns)
+            return source.splits[split], list(source.notes)
         except InputError as error:
-            why = why or str(error).removeprefix("data.name: ").replace("data.train_split", "data.test_split")
+            why = why or str(error).removeprefix("data.name: ").replace("data.train_split: ", "data.test_split: ", 1)
     raise InputError(str(why))

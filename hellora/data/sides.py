@@ -4,13 +4,14 @@ Nobody sees all the data, so the classes are agreed on: each client says which l
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets import Dataset
 
 from hellora.core.errors import InputError
 from hellora.data.labels import in_order
-from hellora.data.loading import Split, load_splits
+from hellora.data.loading import Source, Split, load_splits
+from hellora.data.server_data import fingerprint
 from hellora.data.sources import Columns, Corpus, DataSettings, Reader, read_own_of_server
 
 
@@ -23,9 +24,9 @@ class Classes:
     declared: bool
 
 
-def own_split(settings: DataSettings) -> Split:
+def own_split(settings: DataSettings, columns: Columns) -> Split:
     """Load a client's own rows, as they are in its source."""
-    return load_splits(settings.name, settings.subset, settings.train_split, ())[settings.train_split]
+    return load_splits(settings.name, settings.subset, settings.train_split, (), columns).splits[settings.train_split]
 
 
 def own_classes(split: Split, settings: DataSettings, columns: Columns) -> Classes | None:
@@ -45,9 +46,12 @@ def agreed(lists: Sequence[Classes]) -> Classes:
     return Classes(values, tuple(sorted(present)), declared=True)
 
 
-def read_own(split: Split, settings: DataSettings, columns: Columns, classes: Classes | None) -> Dataset:
-    """Read a client's rows into canonical columns."""
-    return reader_of(settings, columns, classes).read(split)
+def read_own(
+    split: Split, settings: DataSettings, columns: Columns, classes: Classes | None
+) -> tuple[Dataset, list[str]]:
+    """Read a client's rows into canonical columns; and what is to be said of them, to nobody but this client."""
+    reader = reader_of(settings, columns, classes)
+    return reader.read(split), reader.notes
 
 
 def reader_of(settings: DataSettings, columns: Columns, classes: Classes | None) -> Reader:
@@ -64,19 +68,23 @@ def server_corpus(settings: DataSettings, columns: Columns, seed: int, classes: 
     Raises:
         InputError: a setting or a row is wrong.
     """
-    test_name, splits = server_splits(settings)
+    test_name, source = server_splits(settings, columns)
     reader = reader_of(settings, columns, classes)
-    test = reader.read(splits[test_name])
-    return read_own_of_server(settings, reader, splits, test, test_name, test.select(()), seed)
+    reader.notes.extend(source.notes)
+    test = reader.read(source.splits[test_name])
+    own = read_own_of_server(settings, reader, source.splits, test, test_name, test.select(()), seed)
+    print_of = fingerprint({"test": test, "proxy": own.proxy, "public": own.public})
+    return replace(own, notes=tuple(reader.notes), fingerprint=print_of)
 
 
-def server_splits(settings: DataSettings) -> tuple[str, dict[str, Split]]:
+def server_splits(settings: DataSettings, columns: Columns) -> tuple[str, Source]:
     """Load the splits of the server's source, and name the one to test on."""
     others = ("proxy", settings.proxy, settings.public)
     why = None
     for name in settings.test_names:
         try:
-            return name, load_splits(settings.name, settings.subset, name, tuple(filter(None, dict.fromkeys(others))))
+            wanted = tuple(filter(None, dict.fromkeys(others)))
+            return name, load_splits(settings.name, settings.subset, name, wanted, columns)
         except InputError as error:
             why = why or error
     assert why is not None

@@ -16,7 +16,7 @@ from typing import Any
 
 import tomli_w
 
-from hellora.core.errors import InputError, RunError
+from hellora.core.errors import InputError, RunError, one_line
 from hellora.core.version import __version__
 from hellora.deployment.client_process import PrivateFolder
 from hellora.deployment.flower_tools import (
@@ -26,7 +26,6 @@ from hellora.deployment.flower_tools import (
     arguments_of,
     environment,
     free_port,
-    one_line,
     program,
     reason,
 )

@@ -43,7 +43,7 @@ class SimulatedOnFlower:
     def prepare(self, experiment: Experiment, record: Record) -> Setup:
         setup = prepare(experiment)
         contract = Contract(experiment.name, experiment.table).to_json()
-        names = [str(client) for client in range(experiment.data.clients)]
+        names = [str(client) for client in range(len(setup.federation.fleet))]
         roster = Roster(self.grid, hello_of(contract), self.log)
         roster.gather(lambda: roster.nodes.keys() >= set(names), ASK_SECONDS)
 
@@ -113,7 +113,7 @@ class Deployed:
         back, what it said when the run began.
         """
         if not before:
-            count = experiment.data.clients
+            count = experiment.data.num_clients
             roster.gather(lambda: len(roster.nodes) >= count, JOIN_SECONDS)
             names = sorted(roster.nodes)
             if names[count:]:

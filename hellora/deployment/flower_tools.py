@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from hellora.core.errors import InputError, RunError
+from hellora.core.errors import InputError, RunError, one_line
 
 CONNECTION = "hellora"  # the name of the server in Flower's configuration files
 BIN = Path(sys.executable).parent
@@ -176,11 +176,6 @@ def last_json(text: str) -> dict[str, Any]:
             found: dict[str, Any] = json.loads(text[match.start() :])
             return found
     return {}
-
-
-def one_line(text: str) -> str:
-    """Join the lines of a message, which Flower breaks for a terminal."""
-    return " ".join(text.split())
 
 
 def reason(output: str) -> str:

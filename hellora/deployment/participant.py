@@ -22,6 +22,7 @@ from hellora.core.errors import InputError
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
 from hellora.core.types import Budget
 from hellora.core.version import __version__
+from hellora.data.server_data import fingerprint
 from hellora.data.sides import Classes, own_classes, own_split, read_own
 from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
 from hellora.deployment.kept import KeptTensors
@@ -30,6 +31,7 @@ from hellora.experiments.devices import parse_link
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import device_check, devices
 from hellora.experiments.prepare import prepare
+from hellora.record.atomic import write_atomically
 
 AUTO_SHARE = 0.9  # of the memory that is free when the client starts
 
@@ -193,15 +195,16 @@ class WithOwnData(Participant):
 
     def join(self, contract: Contract) -> dict[str, Any]:
         experiment = self.settled(contract)
-        split = own_split(experiment.data)
+        split = own_split(experiment.data, experiment.task.columns)
         classes = own_classes(split, experiment.data, experiment.task.columns)
+        rows, _ = read_own(split, experiment.data, experiment.task.columns, classes)
         if classes is not None and "label" not in self.own.data:
             self.check_label(experiment.data.label, classes)
         link = None if self.own.link is None else parse_link(self.own.link, "--link")
         return {
             "name": self.own.name,
             "version": __version__,
-            "examples": len(split.data),
+            "examples": len(rows),
             "classes": None if classes is None else asdict(classes),
             "budget": asdict(self.budget),
             "speed": self.own.speed,
@@ -218,10 +221,28 @@ class WithOwnData(Participant):
             )
 
     def load(self, contract: Contract, experiment: Experiment) -> ClientWork:
-        data = read_own(own_split(experiment.data), experiment.data, experiment.task.columns, contract.classes)
+        split = own_split(experiment.data, experiment.task.columns)
+        data, notes = read_own(split, experiment.data, experiment.task.columns, contract.classes)
+        for note in notes:
+            self.log(f"data: {note}")
+        self.check_same(contract, data)
         labels = () if contract.classes is None else contract.classes.values
         base = experiment.task.load(experiment.model, labels, 0)
         return ClientWork(base, experiment.task, data, None, experiment.method.local_training)
+
+    def check_same(self, contract: Contract, data: Any) -> None:
+        """Raise InputError where the data of this client are not those with which it began the run. Nothing of this
+        leaves the machine.
+        """
+        if not contract.run.isalnum():  # it names a file here
+            return
+        file = Path(self.own.folder) / "data" / f"{contract.run}.sha256"
+        now = fingerprint({"train": data})
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, now.encode())
+        elif file.read_text() != now:
+            raise InputError("data.name: the data are not those with which this client began the run: bring them back")
 
     def attempt(self, work: ClientWork, contract: Contract, task: ClientTask) -> ClientUpdate | ClientFailure:
         """Train from the version of its kept tensors that the task names; what it keeps then never leaves this

@@ -15,7 +15,7 @@ from typing import Any
 
 from hellora.core.errors import InputError, nearest
 from hellora.core.exchange import TrainSettings
-from hellora.data.loading import FORMATS
+from hellora.data.file_names import format_of
 from hellora.data.sources import DataSettings
 from hellora.experiments import registry
 from hellora.experiments.contradictions import contradictions
@@ -114,7 +114,7 @@ def own_table(source: str) -> Table:
     """Read what is written in a preset or file, without its base."""
     if source in presets():
         data = files("hellora.experiments.presets").joinpath(f"{source}.toml").read_bytes()
-    elif Path(source).suffix in FORMATS:
+    elif format_of(Path(source)):
         raise InputError(f"{source} is no experiment file: for data, hellora run quickstart --set data.name={source}")
     elif Path(source).is_file():
         data = Path(source).read_bytes()

@@ -40,7 +40,7 @@ TRAINS: dict[str, set[Fact]] = {
 
 def contradictions(experiment: Experiment, simulated: bool) -> None:
     """Refuse settings that are each right and cannot work together. Simulated clients need more than real ones."""
-    check_cohort(experiment)
+    check_clients(experiment)
     check_times(experiment, simulated)
     check_demands([*of_strategies(experiment), *of_settings(experiment)])
     check_ranks(experiment)
@@ -70,7 +70,7 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     """Yield the same of the settings beside the strategies."""
     method, data, train = experiment.method, experiment.data, experiment.train
     language = experiment.task.columns == "instruction"
-    budgets = experiment.fleet.budgets(data.clients, experiment.run.seed)
+    budgets = experiment.fleet.budgets(data.num_clients, experiment.run.seed)
     promised: set[Fact] = {PLANNER, *TRAINS[method.trains]}
     promised |= set() if language else {CLASSES, HEAD}
     promised |= {PROXY_DATA} if data.proxy_examples > 0 else set()
@@ -94,11 +94,17 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
 # agree
 
 
-def check_cohort(experiment: Experiment) -> None:
-    """Raise InputError if a round would ask more clients than there are."""
-    run, clients = experiment.run, experiment.data.clients
+def check_clients(experiment: Experiment) -> None:
+    """Raise InputError if a round would ask more clients than there are, as far as that is known yet."""
+    run, clients = experiment.run, experiment.most_clients
+    if clients is None:
+        return
     if run.cohort > clients:
         raise InputError(f"cohort = {run.cohort} is more than data.clients = {clients}: set cohort = {clients} or less")
+    if run.asked > clients:
+        raise InputError(
+            f"over_select = {run.over_select} asks {run.asked} clients, but data.clients = {clients}: lower it"
+        )
 
 
 def check_ranks(experiment: Experiment) -> None:
@@ -118,7 +124,7 @@ def check_ranks(experiment: Experiment) -> None:
 
 def check_budgets(experiment: Experiment) -> None:
     """Raise InputError unless somebody is able to train."""
-    budgets = experiment.fleet.budgets(experiment.data.clients, experiment.run.seed)
+    budgets = experiment.fleet.budgets(experiment.data.num_clients, experiment.run.seed)
     if not any(budget.capacity(1) and (budget.rank is None or np.any(budget.rank)) for budget in budgets):
         raise InputError(
             "fleet: no client can train, each has 0 layers or rank 0: give a group that has neither a larger share in "
@@ -129,7 +135,7 @@ def check_budgets(experiment: Experiment) -> None:
 def check_times(experiment: Experiment, simulated: bool) -> None:
     """Raise InputError if something goes by simulated time and not every client's is known; real clients take what they
     take."""
-    run, clients = experiment.run, experiment.data.clients
+    run, clients = experiment.run, experiment.data.num_clients
     devices = experiment.fleet.devices(clients, run.seed)
     if experiment.fleet.seconds and any(device.speed is None for device in devices):
         raise InputError(f"fleet.seconds needs the speed of every device: give {experiment.fleet.table} a column speed")
@@ -138,8 +144,4 @@ def check_times(experiment: Experiment, simulated: bool) -> None:
         raise InputError(
             f"{what} goes by simulated time: give fleet.speed and fleet.link, a fleet.table with the columns speed and "
             f"link, or a fleet.distribution"
-        )
-    if run.asked > clients:
-        raise InputError(
-            f"over_select = {run.over_select} asks {run.asked} clients, but data.clients = {clients}: lower it"
         )

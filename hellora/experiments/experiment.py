@@ -58,6 +58,20 @@ class Experiment:
         mine, theirs = (settings_of({k: v for k, v in e.table.items() if k not in MAY_CHANGE}) for e in (self, other))
         return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
 
+    @property
+    def natural(self) -> str | None:
+        """Return the column whose values are the clients; None where a partitioner makes them up."""
+        return getattr(self.partitioner, "column", None)
+
+    @property
+    def most_clients(self) -> int | None:
+        """Return how many clients there are at most; None where only the data tell."""
+        return self.data.clients if self.natural else self.data.num_clients
+
+    def with_clients(self, clients: int) -> "Experiment":
+        """Return the same experiment with the number of its natural clients, which its data tell."""
+        return replace(self, data=replace(self.data, clients=clients))
+
     def with_threads(self, threads: int) -> "Experiment":
         """Return the same experiment with `compute.threads` settled."""
         compute = replace(self.compute, threads=threads)

@@ -32,7 +32,7 @@ def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
     if not 0 <= round < experiment.run.rounds:
         raise InputError(f"--round {round}: the rounds are 0 to {experiment.run.rounds - 1}")
     base = experiment.task.load(experiment.model, (), 0, weights=False)
-    profiles = fleet(experiment, [0] * experiment.data.clients)
+    profiles = fleet(experiment, [0] * experiment.data.num_clients)
     wanted = experiment.fleet.in_bytes_or_seconds
     found = make_planner(experiment, (), lambda bare: length_limit(bare, experiment.task.max_tokens), wanted)
     run = federation(experiment, base, profiles, found)

@@ -13,8 +13,10 @@ from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
 from hellora.core.seeds import rng_for, seed_for
 from hellora.core.types import Adapter, ClientProfile
+from hellora.data.natural import values_of
 from hellora.data.partitioning import client_rows
 from hellora.data.sources import Corpus, DataSettings, load_corpus
+from hellora.experiments.contradictions import check_clients
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import device_check, devices, threads
 from hellora.experiments.planning import federation, fleet, make_planner, plan, rehearse
@@ -40,12 +42,10 @@ def prepare(experiment: Experiment) -> Setup:
     device_check(experiment.compute.device)
     if any(isinstance(ranks, tuple) for ranks in experiment.fleet.ranks):
         plan(experiment, 0)  # one rank per layer: the model's config tells whether their number is right
-    column = getattr(experiment.partitioner, "column", None)
-    corpus = load_corpus(
-        experiment.data, experiment.task.columns, seed_for(seed, "data"), keep=(column,) if column else ()
-    )
+    experiment, corpus = read_data(experiment)
     check_corpus(experiment, corpus)
-    parts = client_rows(experiment.partitioner, corpus.train, experiment.data.clients, seed_for(seed, "partition"))
+    clients = experiment.data.num_clients
+    parts = client_rows(experiment.partitioner, corpus.train, clients, seed_for(seed, "partition"))
     held_out: Parts = []
     if experiment.method.personal:
         parts, held_out = hold_out(parts, experiment.data, seed)
@@ -61,6 +61,16 @@ def prepare(experiment: Experiment) -> Setup:
         connect=on_this_machine,
         held_out=held_out,
     )
+
+
+def read_data(experiment: Experiment) -> tuple[Experiment, Corpus]:
+    """Read the data; return the experiment with the number of its clients, which natural clients' data tell."""
+    seed = seed_for(experiment.run.seed, "data")
+    corpus = load_corpus(experiment.data, experiment.task.columns, seed, experiment.natural)
+    if experiment.natural is not None:
+        experiment = experiment.with_clients(len(values_of(corpus.train, experiment.natural)[0]))
+        check_clients(experiment)
+    return experiment, corpus
 
 
 def on_this_machine(setup: Setup) -> LocalBackend:

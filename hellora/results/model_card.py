@@ -85,7 +85,7 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
         title=experiment.name,
         what="The merged weights" if merged else "A LoRA adapter",
         model=hub_name(experiment.model.name),
-        clients=data.clients,
+        clients=data.num_clients,
         allocator=experiment.table["method"]["allocator"],
         aggregator=experiment.table["method"]["aggregator"],
         state=UNFINISHED.format(done=done, rounds=rounds) if done < rounds else "",
@@ -128,7 +128,7 @@ def facts(trained: Trained) -> dict[str, str]:
     found = {
         "data": f"`{shown_name(data.name)}`" + (f" ({data.subset})" if data.subset else ""),
         "task": experiment.table["task"]["name"] + (f", {len(trained.labels)} classes" if trained.labels else ""),
-        "rounds": f"{len(trained.lines)} of {run.rounds}, {run.cohort} of {data.clients} clients in each",
+        "rounds": f"{len(trained.lines)} of {run.rounds}, {run.cohort} of {data.num_clients} clients in each",
         "method": ", ".join(f"{part} {method[part]}" for part in ("allocator", "dispatcher", "aggregator")),
         "adapter": f"rank {model.rank}, scale {model.scale:g}, on {len(trained.base.spec.modules)} modules of "
         f"{trained.base.spec.num_layers} layers",

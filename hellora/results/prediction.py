@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,10 @@ class Predictor:
     def evaluate(self, file: str) -> dict[str, float]:
         """Compute the metrics of the task, as a run measures them."""
         usage = self.usage
-        rows = read_rows(file, usage.data, usage.task.columns, usage.labels, labelled=True).data
+        read = read_rows(file, usage.data, usage.task.columns, usage.labels, labelled=True)
+        for note in read.notes:
+            print(f"data: {note}", file=sys.stderr)
+        rows = read.data
         found = evaluate(
             self.adapter, self.base, usage.task, rows, usage.compute.eval_batch_size, usage.train.precision
         )

@@ -117,6 +117,11 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
     lines = folder.read_lines(saved[0].round if saved else 0)
     progress.loading(experiment, folder.path)
     setup = preparing(experiment, saved[1] if saved else {})
+    if saved and saved[1].get("data", setup.corpus.fingerprint) != setup.corpus.fingerprint:
+        raise InputError(
+            f"--resume: the data of {experiment.data.name} are not those that {folder.path} began with: bring them "
+            f"back, or start a new run"
+        )
     folder.begin(experiment, lines)
     write_atomically(folder.clients, json.dumps(fleet_record(setup)).encode())
     if (planner := setup.federation.planner) is not None:
@@ -156,7 +161,13 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
             f"model.name: {setup.experiment.model.name!r} cannot be evaluated on this data "
             f"({type(error).__name__}: {why}): docs/your-model.md says what works"
         ) from error
-    record = {"initial": initial, "clients": setup.clients, "labels": labels, "run": setup.run_id}
+    record = {
+        "initial": initial,
+        "clients": setup.clients,
+        "labels": labels,
+        "run": setup.run_id,
+        "data": setup.corpus.fingerprint,
+    }
     save_state(folder.checkpoint, state, record)
     return state, record
 
@@ -206,5 +217,7 @@ def data_record(setup: Setup) -> dict[str, Any]:
         "classes": len(corpus.labels),
         "proxy": corpus.proxy_source,
         "public": corpus.public_source,
+        "read": list(corpus.notes),
+        "sha256": corpus.fingerprint,
         "evaluated_on": "the clients' held-out examples" if setup.held_out else f"the {split} split",
     }

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hellora.core.errors import InputError, nearest
+from hellora.core.errors import InputError, nearest, one_line
 from hellora.experiments.settings import TrackingSettings
 from hellora.record.atomic import write_atomically
 
@@ -141,7 +141,9 @@ class Tracking:
                 if name == "mlflow":
                     state["mlflow"] = tracker.tracker.info.run_id
             except Exception as error:  # a service that cannot be reached, a key that is missing
-                raise InputError(f"tracking.trackers: {name} cannot start: {one_line(error)}: leave it out?") from error
+                raise InputError(
+                    f"tracking.trackers: {name} cannot start: {named_error(error)}: leave it out?"
+                ) from error
         self.save()
 
     @property
@@ -160,7 +162,7 @@ class Tracking:
                     tracker.log(values_of(line, self.split), step=line["round"])
                     state["rounds"] = line["round"] + 1
             except Exception as error:  # a run does not end because somebody does not listen
-                log.warning("%s was not told of round %d: %s", name, state["rounds"], one_line(error))
+                log.warning("%s was not told of round %d: %s", name, state["rounds"], named_error(error))
         if self.trackers:
             self.save()
 
@@ -169,7 +171,7 @@ class Tracking:
             try:
                 tracker.finish()
             except Exception as error:
-                log.warning("%s did not finish: %s", name, one_line(error))
+                log.warning("%s did not finish: %s", name, named_error(error))
 
 
 @contextmanager
@@ -189,5 +191,6 @@ def tracking(experiment: "Experiment", folder: Path, lines: Sequence[Line]) -> I
         told.close()
 
 
-def one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def named_error(error: Exception) -> str:
+    """Write an error with its type in one line."""
+    return one_line(f"{type(error).__name__}: {error}")[:300]

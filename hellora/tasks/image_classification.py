@@ -31,18 +31,17 @@ class ImageClassification(Task):
         )
 
     def encode(self, base: BaseModel, rows: Any) -> Encoded:
-        return Encoded(ImageRows(rows))
+        return Encoded(ImageRows(rows, channels(base.net.config)))
 
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
-        images = [example["image"].convert("RGB") for example in examples]
+        images = [example["image"] for example in examples]
         pixels = base.processor(images, return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels, "labels": torch.tensor([example["label"] for example in examples])}
 
     def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
         height, width = image_size(base.net.config)
-        channels = getattr(base.net.config, "num_channels", 3)
         return {
-            "pixel_values": torch.zeros(examples, channels, height, width, device=base.device),
+            "pixel_values": torch.zeros(examples, channels(base.net.config), height, width, device=base.device),
             "labels": torch.zeros(examples, dtype=torch.long, device=base.device),
         }
 
@@ -55,6 +54,11 @@ class ImageClassification(Task):
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return classification_metrics(loss, predictions, references)
+
+
+def channels(config: Any) -> int:
+    """Return the number of channels of the images that a model was made for."""
+    return int(getattr(getattr(config, "vision_config", config), "num_channels", 3))
 
 
 def image_size(config: Any) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset
 
 from hellora.core.errors import InputError
-from hellora.data.labels import as_written, in_order
+from hellora.data.natural import values_of
 from hellora.data.partitioning import Indices, Partitioner
 
 
@@ -17,20 +17,7 @@ class Column(Partitioner):
     column: str
 
     def partition(self, data: Dataset, clients: int, seed: int) -> list[Indices]:
-        if self.column not in data.column_names:
-            has = ", ".join(data.column_names)
-            raise InputError(f"data.column: the data has no column '{self.column}' (it has {has}): set data.column")
-        cells = data[self.column][:]
-        for row, cell in enumerate(cells):
-            if not isinstance(cell, str | int):
-                raise InputError(
-                    f"data.column: row {row} of '{self.column}' holds {cell!r}, not a text or a whole number: "
-                    f"mend the data or name another column"
-                )
-        texts = [as_written(cell) for cell in cells]
-        values = in_order(set(texts))
-        place = {value: client for client, value in enumerate(values)}
-        client_of = np.array([place[text] for text in texts])
+        values, client_of = values_of(data, self.column)
         if clients != len(values):
             raise InputError(
                 f"data.clients: column '{self.column}' has {len(values)} values, one client each, not {clients}: "

@@ -68,7 +68,7 @@ def test_of_several_splits_it_is_the_test_split(tmp_path: Path) -> None:
     table(tmp_path, "body\ntest\n", "test.csv")
     assert read_rows(str(tmp_path), SETTINGS, "text", ("a", "b"), False).data["text"][:] == ["test"]
     named = DataSettings(text="body", test_split="extra")
-    with pytest.raises(InputError, match=r"^data\.test_split: no file in .* starts with 'extra'"):
+    with pytest.raises(InputError, match=r"^data\.test_split: no file or folder in .* is named 'extra'"):
         read_rows(str(tmp_path), named, "text", ("a", "b"), False)
 
 

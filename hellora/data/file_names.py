@@ -27,6 +27,7 @@ class Layout:
     """A layout says which files are read: of a split its files and, of images, each one's class."""
 
     splits: dict[str, list[Path]] = field(default_factory=dict)
+    declared: bool = False  # by the source itself
     images: bool = False
     classes: dict[Path, str] = field(default_factory=dict)  # of an image; {} where folders name no class
     roots: dict[str, Path] = field(default_factory=dict)  # the folder of a split of images

@@ -26,7 +26,7 @@ def layout_of(folder: Path, wanted: Sequence[str], columns: str, subset: str = "
     tables = [path for path in files if format_of(path) and path.name.lower() not in DESCRIPTIONS]
     layout = None
     if declared and all(format_of(path) for paths in declared.values() for path in paths):
-        layout = Layout(declared)
+        layout = Layout(declared, declared=True)
     elif columns == "image" and pictures:
         layout = image_layout(folder, pictures, tables, wanted)
         named = any(split_of(stem_of(path), wanted) for path in tables)
@@ -82,4 +82,6 @@ def why_unused(path: Path, layout: Layout) -> str:
     """Say why a file that no rule mentions is not used."""
     if layout.images:
         return "no image" if path.suffix.lower() not in IMAGES else "in no folder of a class"
-    return "no data file" if not format_of(path) else "it describes the data"
+    if not format_of(path):
+        return "no data file"
+    return "README.md names other files" if layout.declared else "it describes the data"

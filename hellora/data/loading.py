@@ -140,7 +140,7 @@ def of_folder(folder: Path, name: str, subset: str, wanted: Sequence[str], colum
         source = from_tables(layout.splits, folder.parent)
         return Source(source.splits, (*source.notes, *unused))
     splits = {split: images_of(layout, split, folder) for split in layout.splits}
-    read = tuple(f"read {len(split.data)} images of {split.where}" for split in splits.values())
+    read = tuple(f"read {len(each.data)} images of {each.where} as '{split}'" for split, each in splits.items())
     return Source(splits, (*read, *unused))
 
 
@@ -158,7 +158,8 @@ def from_tables(files: Mapping[str, Sequence[Path]], above: Path) -> Source:
             del tables[other]
         parts = [Part(named[path], len(table.rows), table.lines) for path, table in tables.items()]
         for path, table in tables.items():
-            notes.append(f"read {len(table.rows)} rows of {named[path]}" + (f", {table.note}" if table.note else ""))
+            rows = f"{len(table.rows)} row{'s' * (len(table.rows) != 1)}"
+            notes.append(f"read {rows} of {named[path]} as '{split}'" + (f", {table.note}" if table.note else ""))
         where = parts[0].name + (f" and {len(parts) - 1} more" if len(parts) > 1 else "")
         splits[split] = Split(together([table.rows for table in tables.values()], where), where, parts)
     return Source(splits, tuple(notes))

@@ -170,8 +170,8 @@ def read_test(
             continue
         test = reader.read(splits[name])
         if shared := copies(test, train):
-            plural = "s are" if shared > 1 else " is"
-            reader.notes.append(f"{shared} of the {len(test)} test example{plural} among the training examples, too")
+            are = "are" if shared > 1 else "is"
+            reader.notes.append(f"{shared} of the {len(test)} test examples {are} among the training examples, too")
         return test, name, train
     if settings.test_split != "test":
         raise InputError(

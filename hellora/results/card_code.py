@@ -1,15 +1,18 @@
 """A model card has code: as it stands, with plain transformers and peft, it gives hellora's logits."""
 
+import inspect
 import re
 import string
 from pathlib import Path
 from typing import Any
 
+from hellora.data.images import eight_bit
 from hellora.model.load import QUANTIZATION, outside_blocks
 from hellora.model.location import MINILM_HUB, resolve_name
 from hellora.results.trained import Trained
 from hellora.tasks import length_limit
 from hellora.tasks.causal_lm import CausalLM, prompt_tokens
+from hellora.tasks.image_classification import channels
 from hellora.tasks.sequence_classification import SequenceClassification
 
 MEAN_POOLING = """\
@@ -49,11 +52,17 @@ with torch.no_grad():
 
 IMAGES = """\
 import json
-{imports}from PIL import Image
+
+import numpy as np
+{imports}from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, AutoModelForImageClassification{quantizer}
 
 {places}
-images = [Image.new("RGB", (32, 32), "red")]  # or Image.open("a file").convert("RGB")
+
+
+{eight_bit}
+
+images = [eight_bit(Image.new("RGB", (32, 32), "red"), {channels})]  # or Image.open("a file") in its place
 
 {quantization}processor = AutoImageProcessor.from_pretrained({source}{trust})
 model = AutoModelForImageClassification.from_pretrained(
@@ -85,7 +94,7 @@ ANSWERS = """\
 with open({folder} + "/labels.json") as file:
     labels = json.load(file)
 answers = [labels[i] for i in logits.argmax(-1).tolist()]"""
-PACKAGES = {name: name for name in ("torch", "transformers", "peft", "safetensors")} | {"PIL": "pillow"}
+PACKAGES = {name: name for name in ("torch", "transformers", "peft", "safetensors", "numpy")} | {"PIL": "pillow"}
 
 
 def code(trained: Trained, folder: Path, merged: bool) -> str:
@@ -125,6 +134,8 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
         without_end=WITHOUT_END if task.columns == "instruction" and appends_end(base.processor) else "",
         new_tokens=task.new_tokens(base) if isinstance(task, CausalLM) else None,
         answers=ANSWERS.format(folder=where),
+        eight_bit=inspect.getsource(eight_bit),
+        channels=channels(base.net.config),
     )
 
 

@@ -106,7 +106,7 @@ def main() -> int:
     if not options.cpu:
         workers = measure("time_of_workers", repeat=repeat, steps=steps)
         pairs = workers["ratios"]["workers"]
-        show(Row("time, 1 process x 2 threads / 2 workers x 1 thread", pairs, 1.10, at_least=True))
+        show(Row("time, 1 process x 2 threads / 2 workers x 1 thread", pairs, 1.02, at_least=True))
     promises = measure("time_of_promises", repeat=repeat, steps=steps, cpu=options.cpu)["ratios"]
     show(Row("time, bytes promised, budget 4 steps above / none", promises["4"], 1.05))
     show(Row("time, bytes promised, budget 1 step above / none", promises["1"]))

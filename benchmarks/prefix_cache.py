@@ -28,7 +28,8 @@ import torch
 from hellora.client.train import train_client
 from hellora.core.algebra import new_adapter
 from hellora.core.exchange import ClientTask, ClientUpdate, Policy, TrainSettings
-from hellora.data.sources import DataSettings, load_corpus
+from hellora.data.settings import DataSettings
+from hellora.data.sources import load_corpus
 from hellora.methods.allocators.geometric import pattern_layers
 from hellora.model.load import ModelSettings
 from hellora.tasks.sequence_classification import SequenceClassification

@@ -130,7 +130,8 @@ def fed_hello(model, clients, capacities, proxy, rounds, cohort, warmup, refresh
 
 
 if __name__ == "__main__":  # under a minute: 12 clients with 50 docstrings each teach MiniLM to tell their topics
-    from hellora.data.sources import DataSettings, load_corpus
+    from hellora.data.settings import DataSettings
+    from hellora.data.sources import load_corpus
     from hellora.model.location import resolve_name
 
     warnings.filterwarnings("ignore", category=FutureWarning)  # peft asks transformers in an old way

@@ -52,7 +52,7 @@ class ImageRows(Sequence[Any]):
             return {**found, "image": eight_bit(found["image"], self.channels)}
         except Exception as error:  # decoders raise almost anything
             raise InputError(
-                f"data.image: {self.named(row)} is no image for this model ({type(error).__name__}: "
+                f"data.image: {self.named(row)} is no image ({type(error).__name__}: "
                 f"{one_line(error)[:200]}): mend the data"
             ) from error
 

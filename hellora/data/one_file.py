@@ -7,7 +7,8 @@ from datasets import Dataset, Image
 
 from hellora.core.errors import InputError
 from hellora.data.loading import Split, load_splits
-from hellora.data.sources import Columns, DataSettings, Reader
+from hellora.data.reader import Reader
+from hellora.data.settings import Columns, DataSettings
 
 
 @dataclass(frozen=True, eq=False)

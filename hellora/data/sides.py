@@ -11,8 +11,10 @@ from datasets import Dataset
 from hellora.core.errors import InputError
 from hellora.data.labels import in_order
 from hellora.data.loading import Source, Split, load_splits
+from hellora.data.reader import Reader
 from hellora.data.server_data import fingerprint
-from hellora.data.sources import Columns, Corpus, DataSettings, Reader, read_own_of_server
+from hellora.data.settings import Columns, DataSettings
+from hellora.data.sources import Corpus, read_own_of_server
 
 
 @dataclass(frozen=True)

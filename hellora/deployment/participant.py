@@ -236,7 +236,7 @@ class WithOwnData(Participant):
         """
         if not contract.run.isalnum():  # it names a file here
             return
-        file = Path(self.own.folder) / "data" / f"{contract.run}.sha256"
+        file = Path(self.own.folder) / "data" / f"{contract.run}-{self.own.name}.sha256"
         now = fingerprint({"train": data})
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from typing import Any
 from hellora.core.errors import InputError, nearest
 from hellora.core.exchange import TrainSettings
 from hellora.data.file_names import format_of
-from hellora.data.sources import DataSettings
+from hellora.data.settings import DataSettings
 from hellora.experiments import registry
 from hellora.experiments.contradictions import contradictions
 from hellora.experiments.experiment import Experiment

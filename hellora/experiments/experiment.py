@@ -6,7 +6,7 @@ import tomli_w
 
 from hellora.core.exchange import TrainSettings
 from hellora.data.partitioning import Partitioner
-from hellora.data.sources import DataSettings
+from hellora.data.settings import DataSettings
 from hellora.experiments.settings import (
     ComputeSettings,
     FleetSettings,

@@ -15,7 +15,8 @@ from hellora.core.seeds import rng_for, seed_for
 from hellora.core.types import Adapter, ClientProfile
 from hellora.data.natural import values_of
 from hellora.data.partitioning import client_rows
-from hellora.data.sources import Corpus, DataSettings, load_corpus
+from hellora.data.settings import DataSettings
+from hellora.data.sources import Corpus, load_corpus
 from hellora.experiments.contradictions import check_clients
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import device_check, devices, threads

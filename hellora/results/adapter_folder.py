@@ -17,7 +17,7 @@ from typing import Any
 from hellora.core.errors import InputError
 from hellora.core.exchange import TrainSettings
 from hellora.core.types import Adapter
-from hellora.data.sources import DataSettings
+from hellora.data.settings import DataSettings
 from hellora.experiments import registry
 from hellora.experiments.config import SECTIONS, override
 from hellora.experiments.experiment import Experiment

@@ -95,7 +95,8 @@ class Predictor:
         usage = self.usage
         read = read_rows(file, usage.data, usage.task.columns, usage.labels, labelled=True)
         for note in read.notes:
-            print(f"data: {note}", file=sys.stderr)
+            if not note.startswith("read "):  # which is what was asked for
+                print(f"data: {note}", file=sys.stderr)
         rows = read.data
         found = evaluate(
             self.adapter, self.base, usage.task, rows, usage.compute.eval_batch_size, usage.train.precision

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.data.images import ImageRows
 from hellora.model.load import Kind, ModelSettings, adapter_spec, load_image_processor, load_network
@@ -26,6 +27,8 @@ class ImageClassification(Task):
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
         net, head_modules = load_network(settings, self.kind(), labels, seed, weights)
         processor = load_image_processor(settings) if weights else None
+        if processor is not None:
+            fit_channels(processor, channels(net.config))
         return BaseModel(
             net, adapter_spec(net, settings), processor, dropout=settings.dropout, head_modules=head_modules
         )
@@ -54,6 +57,24 @@ class ImageClassification(Task):
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return classification_metrics(loss, predictions, references)
+
+
+def fit_channels(processor: Any, count: int) -> None:
+    """Give a processor as many means and deviations as the model has channels, where it names one for all.
+
+    Raises:
+        InputError: it names several, for another number of channels.
+    """
+    for name in ("image_mean", "image_std"):
+        given = getattr(processor, name, None)
+        if not isinstance(given, list | tuple) or len(given) == count:
+            continue
+        if len(set(given)) > 1:
+            raise InputError(
+                f"model.name: its preprocessor_config.json has {len(given)} numbers in {name}, and the model takes "
+                f"{count} channel{'s' * (count > 1)}: correct the file"
+            )
+        setattr(processor, name, list(given[:1]) * count)
 
 
 def channels(config: Any) -> int:

@@ -34,5 +34,6 @@ def test_the_energy_beyond_the_smallest_rank(
     collapse: ModuleType, dispatcher: str, aggregator: str, error: float, beyond_2: float
 ) -> None:
     found = collapse.outcome(dispatcher, aggregator)
-    assert found.error == pytest.approx(error, abs=0.02)
+    # What a mean of factors from SVDs gives depends on their signs, which processors choose: 0.90 to 0.94.
+    assert found.error == pytest.approx(error, abs=0.05 if dispatcher == "svd" else 0.02)
     assert found.beyond_2 == pytest.approx(beyond_2, abs=0.02)

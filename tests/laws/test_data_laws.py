@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hellora.data.loading import Source, load_splits
-from hellora.data.sources import DataSettings, load_corpus
+from hellora.data.settings import DataSettings
+from hellora.data.sources import load_corpus
 
 WANTED = ("test", "validation", "dev", "proxy")
 WORDS = {"train": ("train", "training"), "test": ("test",), "validation": ("val", "valid", "validation", "dev", "eval")}

@@ -11,7 +11,8 @@ from PIL import Image
 
 from hellora.core.errors import InputError
 from hellora.data.images import ImageRows, eight_bit, unreadable
-from hellora.data.sources import DataSettings, load_corpus
+from hellora.data.settings import DataSettings
+from hellora.data.sources import load_corpus
 
 
 @pytest.mark.parametrize("kind", ["<u2", ">u2", "<i4"])

@@ -10,7 +10,8 @@ from PIL import Image
 from hellora.core.errors import InputError
 from hellora.data.file_names import folder_split, format_of, split_of, split_of_first_word, stem_of
 from hellora.data.loading import load_splits
-from hellora.data.sources import DataSettings, load_corpus
+from hellora.data.settings import DataSettings
+from hellora.data.sources import load_corpus
 
 WANTED = ("train", "test", "validation", "dev", "proxy")
 

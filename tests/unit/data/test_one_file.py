@@ -11,7 +11,8 @@ from PIL import Image
 from hellora.core.errors import InputError
 from hellora.data.one_file import read_rows
 from hellora.data.server_data import UNLABELLED
-from hellora.data.sources import DataSettings, load_corpus
+from hellora.data.settings import DataSettings
+from hellora.data.sources import load_corpus
 
 SETTINGS = DataSettings(text="body", label="topic")
 

@@ -13,7 +13,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hellora.core.errors import InputError
 from hellora.data.server_data import UNLABELLED
-from hellora.data.sources import Corpus, DataSettings, load_corpus
+from hellora.data.settings import DataSettings
+from hellora.data.sources import Corpus, load_corpus
 
 
 @pytest.fixture(autouse=True)
@@ -232,7 +233,7 @@ def test_a_validation_split_is_cut_from_the_training_split(folder: Path) -> None
 
 def test_a_named_test_split_must_be_there(folder: Path) -> None:
     with pytest.raises(
-        InputError, match=r"data\.test_split: .* has no split 'held_out' with labels \(it has test, train\): name one"
+        InputError, match=r"data\.test_split: .* has no split 'held_out' with labels \(it has train, test\): name one"
     ):
         load_corpus(DataSettings(name=str(folder), test_split="held_out"), "text", seed=0)
 

@@ -210,4 +210,4 @@ def test_rules_that_keep_nothing_leave_no_folder(tmp_path: Path, tiny_bert: Path
         data = client.train(site.contract, pack_task(replace(site.task(client, 4, version), brief={})))
         assert b"/report/layer_scores/scores" in data
     assert not site.store.folder.exists()
-    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / "state" / "kept").exists()

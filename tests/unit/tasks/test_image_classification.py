@@ -62,7 +62,7 @@ def test_a_broken_image_is_named(vit: BaseModel, rows: Dataset) -> None:
 
 
 def test_the_loss_is_hugging_faces(vit: BaseModel, rows: Dataset) -> None:
-    batch = TASK.collate(vit, list(rows))
+    batch = TASK.collate(vit, list(TASK.encode(vit, rows).examples))
     with torch.no_grad():
         theirs = vit.net(**batch)
         outputs = TASK.outputs(vit, batch)

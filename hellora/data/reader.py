@@ -1,0 +1,109 @@
+"""Read splits into the columns that a task reads; rows that cannot be used are left out and noted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
+
+from hellora.core.errors import InputError
+from hellora.data.cells import Faults, cells_of, filled, images, is_unlabelled, label_cells, named, texts
+from hellora.data.labels import in_order
+from hellora.data.loading import Split
+from hellora.data.server_data import UNLABELLED
+from hellora.data.settings import Columns, DataSettings
+from hellora.data.usable import Tolerance, check_faults
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A reader reads splits into canonical columns; the classes are those of the training split."""
+
+    settings: DataSettings
+    columns: Columns
+    labels: tuple[str, ...]  # the names of the classes
+    index_of: Mapping[str, int] | None  # of the classes that occur; None where there is no label
+    declared: bool = False  # the classes are those that the source names, in its order
+    notes: list[str] = field(default_factory=list)  # what a person should know of what was read
+
+    @staticmethod
+    def for_split(train: Split, settings: DataSettings, columns: Columns) -> "Reader":
+        """Make the reader of a source, whose classes are those of its training split."""
+        if columns == "instruction" and settings.label not in train.data.column_names:
+            return Reader(settings, columns, (), None)
+        if is_unlabelled(train, settings.label) and columns != "instruction":
+            raise InputError(
+                f"data.label: {train.where} is unlabelled, for its column '{settings.label}' is -1 or empty in every "
+                f"row: name another column or split"
+            )
+        present = {label for label in label_cells(train, settings.label) if label is not None}
+        feature = train.data.features[settings.label]
+        declared = isinstance(feature, ClassLabel)
+        labels = feature.names if declared else in_order(present)
+        index_of = {label: index for index, label in enumerate(labels) if label in present}
+        return Reader(settings, columns, tuple(labels), index_of, declared)
+
+    def read(self, split: Split, keep: tuple[str, ...] = (), may_lack_labels: bool = False) -> Dataset:
+        """Read the split into canonical columns, and keep the columns `keep` as they are.
+
+        Rows that cannot be used are left out, and noted. A label that is absent or no class of the training split is
+        UNLABELLED with `may_lack_labels`; else one that is no class is an error.
+        """
+        settings, cells, features = self.settings, dict[str, Sequence[Any]](), Features()
+        faults: Faults = {}
+        if self.columns == "text":
+            cells["text"] = texts(cells_of(split, settings.text, "text"), split, "text", faults)
+            if settings.text_pair:
+                pairs = cells_of(split, settings.text_pair, "text_pair")
+                cells["text_pair"] = texts(pairs, split, "text_pair", faults)
+        elif self.columns == "instruction":
+            cells["prompt"] = texts(filled(settings.prompt, split, "prompt"), split, "prompt", faults)
+            cells["response"] = texts(filled(settings.response, split, "response"), split, "response", faults)
+        features.update({name: Value("string") for name in cells})
+        if self.index_of is not None:
+            labels = self._labels_if_any(split) if may_lack_labels else self._labels(split, faults)
+            cells["label"], features["label"] = labels, Value("int64")
+        for column in keep:
+            if column not in cells:
+                cells[column], features[column] = cells_of(split, column, "column"), split.data.features[column]
+            elif getattr(settings, column) != column:
+                raise InputError(f"data.column: '{column}' is a name that hellora gives another column: rename yours")
+        data = Dataset.from_dict(cells, features=features)
+        if self.columns == "image":
+            data = concatenate_datasets([images(split, settings.image, faults), data], axis=1)
+        if note := check_faults(faults, split, Tolerance(settings.strict, settings.unusable)):
+            self.notes.append(note)
+        return data.select([row for row in range(len(data)) if row not in faults]) if faults else data
+
+    def check_vanished(self, train: Dataset) -> None:
+        """Raise InputError where no row of a class of the training split can be used."""
+        if self.index_of is None or self.columns == "instruction":
+            return
+        left = set(train["label"][:])
+        if gone := [label for label, index in self.index_of.items() if index not in left]:
+            raise InputError(
+                f"data.name: of the class '{gone[0]}' of {self.settings.name} no row can be used: mend its rows, or "
+                f"remove them"
+            )
+
+    def _labels(self, split: Split, faults: Faults) -> list[int]:
+        """Read the classes; a row without a label is a fault, one with a label that is no class an error."""
+        assert self.index_of is not None
+        found = label_cells(split, self.settings.label)
+        for row, value in enumerate(found):
+            if value is None:
+                faults.setdefault(row, "it has no label")
+            elif value not in self.index_of:
+                raise InputError(
+                    f"data.label: {split.place(row)} has the label {value!r}, which no training example has: "
+                    f"name a split with the same classes"
+                )
+        return [UNLABELLED if value is None else self.index_of[value] for value in found]
+
+    def _labels_if_any(self, split: Split) -> list[int]:
+        """Read the classes; a label that is absent, or none, is UNLABELLED."""
+        assert self.index_of is not None
+        if self.settings.label not in split.data.column_names:
+            return [UNLABELLED] * len(split.data)
+        found = named(split.data[self.settings.label][:], split.data.features[self.settings.label])
+        return [self.index_of.get(value, UNLABELLED) if isinstance(value, str) else UNLABELLED for value in found]

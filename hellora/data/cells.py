@@ -5,6 +5,7 @@ than is needed is an error.
 """
 
 import string
+from collections.abc import Container
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Image
@@ -48,19 +49,31 @@ def label_cells(split: Split, column: str) -> list[str | None]:
         if cell is not None and not isinstance(cell, int | str):
             what = f"the label {cell!r}, not a whole number or a text"
             raise InputError(f"data.label: {split.place(row)} has {what}: mend the data or name another column")
-    return [label or None for label in named(cells, split.data.features[column])]
+    feature = split.data.features[column]
+    if isinstance(feature, ClassLabel) and (
+        out := [cell for cell in cells if cell is not None and cell >= len(feature.names)]
+    ):
+        raise InputError(
+            f"data.label: {split.where} has the class number {out[0]}, and names {len(feature.names)} classes: mend it"
+        )
+    return [label if label is not None and label.strip() else None for label in named(cells, feature)]
 
 
 def named(cells: list[Any], feature: Any) -> list[Any]:
     """Return labels as texts; of a ClassLabel, the names of their classes. What is no label stays as it is."""
     if not isinstance(feature, ClassLabel):
         return [as_written(cell) if isinstance(cell, int) else cell for cell in cells]
-    return [None if cell is None or cell < 0 else feature.names[cell] for cell in cells]
+    known = range(len(feature.names))
+    return [feature.names[cell] if cell in known else None for cell in cells]
 
 
-def is_unlabelled(split: Split, column: str) -> bool:
-    """Say whether no row has a label: each is empty, or -1, which GLUE writes where the labels are secret."""
-    return column in split.data.column_names and all(cell in NO_LABEL for cell in label_cells(split, column))
+def is_unlabelled(split: Split, column: str, classes: Container[str] = ()) -> bool:
+    """Say whether no row has a label: each is empty, or -1, which GLUE writes where the labels are secret.
+
+    -1 is a label where it is one of the `classes`.
+    """
+    none = NO_LABEL if "-1" not in classes else NO_LABEL[:2]
+    return column in split.data.column_names and all(cell in none for cell in label_cells(split, column))
 
 
 def filled(template: str, split: Split, setting: str) -> list[str]:
@@ -72,7 +85,12 @@ def filled(template: str, split: Split, setting: str) -> list[str]:
     columns = [column for _, column, _ in pieces if column is not None]
     if not columns or any(extra for _, _, extra in pieces):
         raise InputError(f"data.{setting}: '{template}' is not a text with plain {{column}} in it: correct it")
-    cells = {column: cells_of(split, column, setting) for column in columns}
+    cells = {
+        column: named(cells_of(split, column, setting), split.data.features[column])
+        if isinstance(split.data.features.get(column), ClassLabel)
+        else cells_of(split, column, setting)
+        for column in columns
+    }
     for column, found in cells.items():
         for row, cell in enumerate(found):
             if isinstance(cell, float):  # a parquet file does not say how it was written: 7 may have become 7.0

@@ -12,7 +12,23 @@ from pathlib import Path, PurePath
 
 FORMATS = (".parquet", ".jsonl", ".csv", ".json")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2")
+IMAGES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".jp2",
+)
 SYNONYMS = (
     frozenset({"train", "training"}),
     frozenset({"validation", "valid", "val", "dev", "eval"}),
@@ -59,7 +75,9 @@ def split_of(name: str, wanted: Sequence[str]) -> str | None:
     """
     low = name.lower()
     for split in wanted:
-        if re.fullmatch(re.escape(split.lower()) + COUNTER, low):
+        # After a name that ends in a digit no bare number counts files: fold1 is not fold11.
+        counter = COUNTER if not split[-1].isdigit() else r"([-_. ]\d+[-_. ]?of[-_. ]?\d+)?"
+        if re.fullmatch(re.escape(split.lower()) + counter, low):
             return split
     for group in SYNONYMS:
         word = next((word for word in sorted(group) if re.fullmatch(word + COUNTER, low)), None)

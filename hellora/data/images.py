@@ -25,6 +25,8 @@ def eight_bit(image: Image.Image, channels: int = 3) -> Image.Image:
     Raises:
         ValueError: the mode has another range of values, or the number of channels is neither 1 nor 3.
     """
+    if image.mode == "I" and image.format != "PNG":  # whose 16 bits some versions of Pillow call so
+        raise ValueError("its mode I has 32 bits, whose range nobody knows: save it with 8 or 16 bits")
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
@@ -66,10 +68,10 @@ class ImageRows(Sequence[Any]):
 
 
 def unreadable(data: Dataset) -> dict[int, str]:
-    """Return why the image of a row cannot be read, for the rows of which that shows without decoding all pixels.
+    """Return why the image of a row cannot be read, for the rows where that is so.
 
-    `data` has the column `image`. Headers, PNG's checksums and the end of a JPEG are looked at; what shows only when
-    pixels are decoded is an error when the row is read.
+    `data` has the column `image`. Of a PNG with 8 bits the checksums are looked at, of a JPEG header and end; what is
+    wrong in the middle of a JPEG is an error when the row is read. Other images are decoded.
     """
     stored = data.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))["image"]
     with ThreadPoolExecutor() as pool:
@@ -83,10 +85,14 @@ def fault_of(stored: dict[str, Any] | None) -> str:
     try:
         data = stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
         with Image.open(io.BytesIO(data)) as image:
-            kind = image.format
+            plain = image.mode != "F" and not image.mode.startswith("I")
+            seen = image.format == "PNG" or (image.format == "JPEG" and END_OF_JPEG in data[-64:])
             image.verify()
-        if kind == "JPEG" and END_OF_JPEG not in data[-4096:]:
-            return "its image ends too early"
+        if not (plain and seen):  # only decoding all of it tells
+            with Image.open(io.BytesIO(data)) as image:
+                eight_bit(image)
+    except ValueError as error:  # of `eight_bit`
+        return one_line(error)
     except Exception:  # decoders raise almost anything
         return "its image cannot be read"
     return ""

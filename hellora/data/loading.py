@@ -5,9 +5,10 @@ to `datasets.load_dataset` whole.
 """
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
@@ -15,7 +16,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, c
 
 from hellora.core.errors import InputError, one_line
 from hellora.data import stdlib_docs
-from hellora.data.file_names import COMPRESSIONS, FORMATS, Layout, format_of, split_of, stem_of
+from hellora.data.file_names import COMPRESSIONS, FORMATS, Layout, folder_split, format_of, split_of, stem_of
+from hellora.data.labels import as_written, in_order
 from hellora.data.layout import layout_of
 from hellora.data.tables import Table, read_table
 
@@ -81,10 +83,11 @@ def load_splits(name: str, subset: str, train: str, others: Sequence[str], colum
             raise InputError(f"data.name: {split.where} has no rows: fill it or name other data")
     if train in source.splits:
         return source
-    if len(source.splits) > 1:
+    only = next(iter(source.splits))
+    if len(source.splits) > 1 or split_of(only, (train,)) is not None:
         has = ", ".join(source.splits)
         raise InputError(f"data.train_split: {name} has no split '{train}' (it has {has}): name one")
-    return Source({train: next(iter(source.splits.values()))}, source.notes)
+    return Source({train: source.splits[only]}, source.notes)
 
 
 def of_hub(name: str, subset: str, wanted: Sequence[str]) -> Source:
@@ -106,12 +109,17 @@ def of_hub(name: str, subset: str, wanted: Sequence[str]) -> Source:
 def whole(loaded: DatasetDict, name: str, wanted: Sequence[str]) -> Source:
     """Make a source of splits that have names already; a synonym of one that is wanted stands for it."""
     splits: dict[str, Split] = {}
+    notes = []
     for key, data in loaded.items():
-        known = str(key) if key in wanted else split_of(str(key), wanted) or str(key)
+        known = str(key) if key in wanted else folder_split(str(key), wanted) or str(key)
         if known in splits or (known != key and known in loaded):
             known = str(key)
         splits[known] = Split(data, f"split '{key}' of {name}")
-    return Source(splits)
+        if len(loaded) > 1 and known not in wanted:
+            notes.append(f"not used: {splits[known].where} (its name is none that is looked for)")
+        else:
+            notes.append(f"read {rows_of(data)} of {splits[known].where}")
+    return Source(splits, tuple(notes))
 
 
 def of_file(path: Path, train: str) -> Source:
@@ -140,7 +148,12 @@ def of_folder(folder: Path, name: str, subset: str, wanted: Sequence[str], colum
         source = from_tables(layout.splits, folder.parent)
         return Source(source.splits, (*source.notes, *unused))
     splits = {split: images_of(layout, split, folder) for split in layout.splits}
-    read = tuple(f"read {len(each.data)} images of {each.where} as '{split}'" for split, each in splits.items())
+    read = []
+    for split, each in splits.items():
+        label = each.data.features.get("label")
+        classes = label.names if isinstance(label, ClassLabel) else []
+        shown = f", of the classes {', '.join(classes[:10])}{' …' if classes[10:] else ''}" if classes else ""
+        read.append(f"read {len(each.data)} images of {each.where} as '{split}'{shown}")
     return Source(splits, (*read, *unused))
 
 
@@ -158,11 +171,16 @@ def from_tables(files: Mapping[str, Sequence[Path]], above: Path) -> Source:
             del tables[other]
         parts = [Part(named[path], len(table.rows), table.lines) for path, table in tables.items()]
         for path, table in tables.items():
-            rows = f"{len(table.rows)} row{'s' * (len(table.rows) != 1)}"
-            notes.append(f"read {rows} of {named[path]} as '{split}'" + (f", {table.note}" if table.note else ""))
+            note = f", {table.note}" if table.note else ""
+            notes.append(f"read {rows_of(table.rows)} of {named[path]} as '{split}'{note}")
         where = parts[0].name + (f" and {len(parts) - 1} more" if len(parts) > 1 else "")
         splits[split] = Split(together([table.rows for table in tables.values()], where), where, parts)
     return Source(splits, tuple(notes))
+
+
+def rows_of(data: Dataset) -> str:
+    """Say how many rows there are."""
+    return f"{len(data)} row{'s' * (len(data) != 1)}"
 
 
 def read_named(path: Path, name: str) -> Table:
@@ -214,12 +232,13 @@ def images_of(layout: Layout, split: str, folder: Path) -> Split:
     where = str(root.relative_to(folder.parent))
     cells: dict[str, list[Any]] = {"image": [{"path": str(path), "bytes": None} for path in paths]}
     features: dict[str, Any] = {"image": Image()}
-    if layout.classes:
-        names = sorted({layout.classes[path] for path in paths})
+    if any(path in layout.classes for path in paths):
+        names = in_order({layout.classes[path] for path in paths})
         cells["label"] = [names.index(layout.classes[path]) for path in paths]
         features["label"] = ClassLabel(names=names)
     elif split in layout.metadata:
-        for name, told in metadata(layout.metadata[split], [str(path.relative_to(root)) for path in paths]).items():
+        table = layout.metadata[split]
+        for name, told in metadata(table, [path.relative_to(table.parent).as_posix() for path in paths]).items():
             cells[name], features[name] = told, Value("string")
     data = Dataset.from_dict(cells, features=Features(features))
     return Split(data, where, [Part(str(path.relative_to(folder.parent)), 1) for path in paths])
@@ -230,18 +249,25 @@ def metadata(path: Path, files: Sequence[str]) -> dict[str, list[str | None]]:
     rows = read_named(path, path.name).rows
     if "file_name" not in rows.column_names:
         raise InputError(f"data.name: {path.name} beside images has no column 'file_name': add it, or remove the file")
-    place = {name: row for row, name in enumerate(rows["file_name"][:])}
-    return {
-        column: [None if file not in place else text_of(cells[place[file]]) for file in files]
-        for column in rows.column_names
-        if column not in ("file_name", "image")
-        for cells in [rows[column][:]]
-    }
+    names = [PurePosixPath(name).as_posix() for name in rows["file_name"][:]]
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise InputError(f"data.name: {path.name} names {twice} twice: leave one row")
+    place = {name: row for row, name in enumerate(names)}
+    told = {}
+    for column in rows.column_names:
+        if column not in ("file_name", "image"):
+            cells = [written(cell, rows.features[column], path, column) for cell in rows[column][:]]
+            told[column] = [None if file not in place else cells[place[file]] for file in files]
+    return told
 
 
-def text_of(cell: Any) -> str | None:
+def written(cell: Any, feature: Any, path: Path, column: str) -> str | None:
     """Write a cell of a table as a text; None stays."""
-    return None if cell is None else str(cell)
+    if isinstance(cell, float):
+        raise InputError(f"data.name: column '{column}' of {path.name} holds {cell!r}: write numbers as texts")
+    if cell is None:
+        return None
+    return str(feature.names[cell]) if isinstance(feature, ClassLabel) else as_written(cell)
 
 
 # ---------------------------------------------------------------------------------------------------- what is said

@@ -36,6 +36,8 @@ class Reader:
                 f"data.label: {train.where} is unlabelled, for its column '{settings.label}' is -1 or empty in every "
                 f"row: name another column or split"
             )
+        if columns == "instruction" and not have_labels(train, settings.label):
+            return Reader(settings, columns, (), None)
         present = {label for label in label_cells(train, settings.label) if label is not None}
         feature = train.data.features[settings.label]
         declared = isinstance(feature, ClassLabel)
@@ -61,7 +63,8 @@ class Reader:
             cells["response"] = texts(filled(settings.response, split, "response"), split, "response", faults)
         features.update({name: Value("string") for name in cells})
         if self.index_of is not None:
-            labels = self._labels_if_any(split) if may_lack_labels else self._labels(split, faults)
+            free = may_lack_labels or self.columns == "instruction"  # there a label only says who gets a row
+            labels = self._labels_if_any(split) if free else self._labels(split, faults)
             cells["label"], features["label"] = labels, Value("int64")
         for column in keep:
             if column not in cells:
@@ -107,3 +110,9 @@ class Reader:
             return [UNLABELLED] * len(split.data)
         found = named(split.data[self.settings.label][:], split.data.features[self.settings.label])
         return [self.index_of.get(value, UNLABELLED) if isinstance(value, str) else UNLABELLED for value in found]
+
+
+def have_labels(split: Split, column: str) -> bool:
+    """Say whether every row has a text or a whole number as its label."""
+    cells = split.data[column][:]
+    return all(isinstance(cell, int | str) and cell != "" for cell in cells)

@@ -62,6 +62,8 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, natural: st
         reader.notes.extend([note] if note else [])
     groups = None if natural is None else Groups(natural)
     test, test_name, rest = read_test(settings, reader, source.splits, train, groups, seed)
+    used = {settings.train_split, test_name, settings.proxy or "proxy", settings.public}
+    reader.notes.extend(f"not used: {split.where}" for name, split in source.splits.items() if name not in used)
     own = read_own_of_server(settings, reader, source.splits, test, test_name, rest, seed)
     print_of = fingerprint({"train": train, "test": test, "proxy": own.proxy, "public": own.public})
     train = rest
@@ -73,6 +75,7 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, natural: st
         own = replace(own, test=validation) if settings.evaluate_on == "validation" else own
         if not len(train) or not len(validation):
             raise InputError(f"data.validation: {settings.name} has too few examples to hold out a validation split")
+        say_copies(validation, train, "validation", reader)
     return replace(own, train=train, notes=tuple(reader.notes), fingerprint=print_of)
 
 
@@ -91,13 +94,11 @@ def read_test(
     for name in settings.test_names:
         if name not in splits or name == settings.train_split:
             continue
-        if reader.index_of is not None and is_unlabelled(splits[name], settings.label):
+        if reader.index_of is not None and reader.columns != "instruction" and lacks_labels(splits[name], reader):
             reader.notes.append(f"not used to test on: {splits[name].where} (it has no labels)")
             continue
         test = reader.read(splits[name])
-        if shared := copies(test, train):
-            are = "are" if shared > 1 else "is"
-            reader.notes.append(f"{shared} of the {len(test)} test examples {are} among the training examples, too")
+        say_copies(test, train, "test", reader)
         return test, name, train
     if settings.test_split != "test":
         raise InputError(
@@ -106,8 +107,23 @@ def read_test(
         )
     rest, test = cut_within(train, max(1, round(settings.test_fraction * len(train))), seed, "test", groups)
     if not len(rest) or not len(test):
-        raise InputError(f"data.name: {settings.name} has too few examples to hold out a test split")
+        each = f", for each value of '{groups.column}' keeps one" if groups else ""
+        raise InputError(f"data.name: {settings.name} has too few examples to hold out a test split{each}")
+    say_copies(test, rest, "test", reader)
     return test, None, rest
+
+
+def lacks_labels(split: Split, reader: Reader) -> bool:
+    """Say whether no example of a test split has a label, or it has no column for it."""
+    column = reader.settings.label
+    return column not in split.data.column_names or is_unlabelled(split, column, reader.index_of or ())
+
+
+def say_copies(held_out: Dataset, train: Dataset, name: str, reader: Reader) -> None:
+    """Note how many of the examples that are held out say the same as a training example."""
+    if shared := copies(held_out, train):
+        are = "are" if shared > 1 else "is"
+        reader.notes.append(f"{shared} of the {len(held_out)} {name} examples {are} among the training examples, too")
 
 
 def read_own_of_server(

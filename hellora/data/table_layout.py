@@ -31,18 +31,19 @@ def table_layout(folder: Path, tables: Sequence[Path], wanted: Sequence[str], su
     if not places:
         layout.splits[wanted[0]] = only_data(folder, tables, wanted)
         return layout
-    place = chosen_place(folder, places, wanted, subset)
-    layout.splits |= places[place]
+    chosen = chosen_places(folder, places, wanted, subset)
+    for place in chosen:
+        layout.splits |= places[place]
     for other, splits in places.items():
-        if other != place:
-            layout.unused += [(path, "other splits lie above it") for paths in splits.values() for path in paths]
+        if other not in chosen:
+            why = "not in the folder of the splits that are read"
+            layout.unused += [(path, why) for paths in splits.values() for path in paths]
     known = {path for splits in places.values() for paths in splits.values() for path in paths}
     layout.unused += [(path, "its name is no split's") for path in tables if path not in known]
-    if wanted[0] not in layout.splits and len(tables) == 1:
-        return Layout({wanted[0]: list(tables)})
     if wanted[0] not in layout.splits:
         raise no_split(folder, tables, wanted[0])
     check_words(folder, layout, wanted)
+    check_counters(folder, layout)
     return layout
 
 
@@ -70,17 +71,24 @@ def place_and_split(path: PurePath, wanted: Sequence[str], rule: Rule) -> tuple[
     return folders, rule(stem_of(path), wanted)
 
 
-def chosen_place(folder: Path, places: Places, wanted: Sequence[str], subset: str) -> tuple[str, ...]:
-    """Return the folder whose splits are read: the one that `data.subset` names, else the highest."""
+def chosen_places(folder: Path, places: Places, wanted: Sequence[str], subset: str) -> list[tuple[str, ...]]:
+    """Return the folders whose splits are read: the one that `data.subset` names, all where no split is twice, else the
+    highest with a training split.
+    """
+    everything = [split for splits in places.values() for split in splits]
     if subset:
         found = [place for place in places if subset in place]
+        if not found:
+            raise InputError(f"data.subset: {folder} has no splits in a folder '{subset}': correct it")
+    elif len(set(everything)) == len(everything):
+        return list(places)
     else:
         having = [place for place in places if wanted[0] in places[place]] or list(places)
         found = [place for place in having if len(place) == min(map(len, having))]
     if len(found) != 1:
         names = ", ".join(sorted("/".join(place) or "." for place in places))
         raise InputError(f"data.subset: {folder} has splits in several folders ({names}): name one of them")
-    return found[0]
+    return found
 
 
 def only_data(folder: Path, tables: Sequence[Path], wanted: Sequence[str]) -> list[Path]:
@@ -123,3 +131,18 @@ def check_words(folder: Path, layout: Layout, wanted: Sequence[str]) -> None:
 def name_of_split(path: PurePath, wanted: Sequence[str]) -> str:
     """Return the name by which a file is of its split: of its first folder that is one, else its own."""
     return next((part for part in path.parts[:-1] if folder_split(part, wanted)), stem_of(path))
+
+
+def check_counters(folder: Path, layout: Layout) -> None:
+    """Raise InputError where names say how many files a split has, and some are missing."""
+    for split, paths in layout.splits.items():
+        counted = [
+            (path, match) for path in paths if (match := re.search(r"(\d+)[-_. ]?of[-_. ]?(\d+)", stem_of(path)))
+        ]
+        for path, match in counted:
+            there = {each[1] for _, each in counted if each[2] == match[2]}
+            if len(there) < int(match[2]):
+                raise InputError(
+                    f"data.name: of the {int(match[2])} files of '{split}' that {path.name} tells of, {folder} has "
+                    f"{len(there)}: bring the others"
+                )

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import datasets
 import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset
 from pyarrow import parquet
 
 from hellora.data.file_names import compression_of, format_of
 
+WRAPPERS = ("data", "rows", "examples", "records", "instances", "items")  # names of a list of rows inside an object
 LONGEST_CELL = 2**31 - 1  # the csv module refuses cells above 128 KiB unless it is told
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -50,24 +50,11 @@ def read_table(path: Path) -> Table:
 
 
 def read_parquet(path: Path) -> Dataset:
-    """Read a parquet file, mapped into memory where it is not compressed as a whole."""
+    """Read a parquet file, which never comes from a cache: a file that was changed is read anew."""
     if not compression_of(path):
-        with no_progress():
-            return Dataset.from_parquet(str(path))
+        return Dataset(parquet.read_table(str(path), memory_map=True, partitioning=None))
     with binary(path) as file:
         return Dataset(parquet.read_table(io.BytesIO(file.read())))
-
-
-@contextmanager
-def no_progress() -> Iterator[None]:
-    """Switch progress bars off while this lasts: reading what is already here takes a moment."""
-    disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not disabled:
-            datasets.enable_progress_bars()
 
 
 @contextmanager
@@ -114,6 +101,7 @@ def csv_rows(file: TextIO) -> Table:
             raise ValueError(f"two columns are named '{twice[0]}'")
         begins = reader.line_num + 1
         for row in reader:
+            row = row or [""] * (len(names) == 1)  # an empty line is an empty cell where there is one column
             if row and len(row) != len(names):
                 raise ValueError(f"line {begins}: Expected {len(names)} columns, got {len(row)}")
             if row:
@@ -177,7 +165,7 @@ def one_kind(cells: Sequence[Any], numbers: Sequence[int]) -> str:
 
 def json_objects(text: str, lines: bool) -> tuple[list[int], list[dict[str, Any]]]:
     """Return the objects of a file, and where each is: its line, or in a list its place from 1."""
-    if not lines:
+    if not lines or text.lstrip().startswith("["):
         try:
             found = listed(decode(text))
             return list(range(1, len(found) + 1)), found
@@ -205,8 +193,9 @@ def listed(value: Any) -> list[dict[str, Any]]:
     """Return the objects that a JSON value holds."""
     if isinstance(value, dict):
         lists = {name: each for name, each in value.items() if isinstance(each, list)}
-        if len(lists) == 1 and all(isinstance(each, dict) for each in next(iter(lists.values()))):
-            return listed(next(iter(lists.values())))
+        wrapped = next((each for name, each in lists.items() if name in WRAPPERS or len(value) == 1), None)
+        if wrapped and all(isinstance(each, dict) for each in wrapped):
+            return listed(wrapped)
         if value and len(lists) == len(value) and len({len(each) for each in lists.values()}) == 1:
             return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
         return [value]

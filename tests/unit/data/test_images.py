@@ -15,7 +15,7 @@ from hellora.data.settings import DataSettings
 from hellora.data.sources import load_corpus
 
 
-@pytest.mark.parametrize("kind", ["<u2", ">u2", "<i4"])
+@pytest.mark.parametrize("kind", ["<u2", ">u2"])
 def test_sixteen_bits_count_by_their_upper_byte(kind: str) -> None:
     """257, 10000 and 40000 were all white (255)."""
     image = Image.fromarray(np.array([[0, 257, 10000, 40000, 65535]], dtype=kind))
@@ -27,11 +27,10 @@ def test_floats_go_from_0_to_1() -> None:
     assert np.asarray(eight_bit(image))[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
 
 
-@pytest.mark.parametrize("values", [[-1, 0], [0, 65536]])
-def test_a_range_that_no_mode_means_is_refused(values: list[int]) -> None:
-    image = Image.fromarray(np.array([values], dtype=np.int32))
-    with pytest.raises(ValueError, match=f"its mode I has values from {values[0]} to {values[1]}, not 0 to 65535"):
-        eight_bit(image)
+def test_a_range_that_no_mode_means_is_refused() -> None:
+    """A TIFF of 32 bits may hold 8 of them: taken for 16 it is black."""
+    with pytest.raises(ValueError, match="its mode I has 32 bits, whose range nobody knows"):
+        eight_bit(Image.fromarray(np.array([[0, 255]], dtype=np.int32)))
     with pytest.raises(ValueError, match=r"its mode F has values from 0\.0 to 255\.0, not 0 to 1"):
         eight_bit(Image.fromarray(np.array([[0, 255]], dtype=np.float32)))
 
@@ -74,7 +73,7 @@ def test_what_cannot_be_read_shows_before_a_run() -> None:
     cells = [jpeg(), jpeg()[:-100], b"text", b"", None]
     data = Dataset.from_dict({"image": cells}).cast_column("image", ImageFeature())
     assert unreadable(data) == {
-        1: "its image ends too early",
+        1: "its image cannot be read",
         2: "its image cannot be read",
         3: "its image cannot be read",
         4: "no image",

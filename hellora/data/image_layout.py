@@ -73,7 +73,7 @@ def are_splits(
 
 def check_no_splits(root: Path, below: Mapping[str, Sequence[Path]], wanted: Sequence[str]) -> None:
     """Raise InputError where folders that would be classes look like splits, or hold some."""
-    inner = {name: set(first_folders(root / name, paths)) - {""} for name, paths in below.items() if name}
+    inner = {name: first_folders(root / name, paths) for name, paths in below.items() if name}
     for name, folders in inner.items():
         held = next((each for each in sorted(folders) if folder_split(each, wanted) is not None), None)
         if held is not None and len(folders) > 1:
@@ -81,13 +81,12 @@ def check_no_splits(root: Path, below: Mapping[str, Sequence[Path]], wanted: Seq
                 f"data.name: {root / name} holds the folder '{held}', and it cannot be told whether '{name}' is a "
                 f"class: set data.name to {root / name}, or put the splits above the classes"
             )
-        word = next((word for word in re.split(r"[-_. \d]+", name) if split_of(word, wanted) is not None), None)
-        alike = any(folders & others for other, others in inner.items() if other != name)
-        if word is not None and alike:
-            raise InputError(
-                f"data.name: the folders {', '.join(sorted(inner))} in {root} hold folders of the same names, and "
-                f"'{name}' looks like a split: call the splits {wanted[0]} and test, or set data.train_split"
-            )
+    words = {split_of(word, wanted) for name in inner for word in re.split(r"[-_. \d]+", name)} - {None}
+    if wanted[0] in words and len(words) > 1 and all("" not in folders for folders in inner.values()):
+        raise InputError(
+            f"data.name: the folders {', '.join(sorted(inner))} in {root} look like splits, and would be classes: call "
+            f"them {wanted[0]} and test, or set data.train_split and data.test_split"
+        )
 
 
 def add_split(layout: Layout, split: str, root: Path, pictures: Sequence[Path], tables: Iterable[Path]) -> None:

@@ -11,7 +11,7 @@ from hellora.core.errors import InputError
 from hellora.data.declared import declared_files
 from hellora.data.file_names import DESCRIPTIONS, IMAGES, Layout, format_of, split_of, stem_of
 from hellora.data.image_layout import add_split, image_layout
-from hellora.data.table_layout import table_layout
+from hellora.data.table_layout import name_of_split, table_layout
 
 UNKNOWN = (".tsv", ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".zip", ".7z", ".rar", ".tar", ".h5", ".avro", ".orc")
 
@@ -111,9 +111,15 @@ def why_unused(path: Path, layout: Layout) -> str:
 
 def check_formats(folder: Path, files: Sequence[Path], layout: Layout, wanted: Sequence[str]) -> None:
     """Raise InputError where a split is missing, and there is a file of its name in a format that is unknown."""
+    named = {
+        split
+        for split, paths in layout.splits.items()
+        for path in paths
+        if split_of(name_of_split(path.relative_to(folder), wanted), wanted) == split
+    }
     for path in files:
         split = split_of(path.name.split(".")[0], wanted)
-        if path.suffix.lower() in UNKNOWN and split is not None and split not in layout.splits:
+        if path.suffix.lower() in UNKNOWN and split is not None and split not in named:
             raise InputError(
                 f"data.name: {path.relative_to(folder)} has a format that is unknown: convert it to CSV, JSON lines or "
                 f"parquet, or move it elsewhere"

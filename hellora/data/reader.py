@@ -31,7 +31,7 @@ class Reader:
         """Make the reader of a source, whose classes are those of its training split."""
         if columns == "instruction" and settings.label not in train.data.column_names:
             return Reader(settings, columns, (), None)
-        if is_unlabelled(train, settings.label) and columns != "instruction":
+        if columns != "instruction" and is_unlabelled(train, settings.label):
             raise InputError(
                 f"data.label: {train.where} is unlabelled, for its column '{settings.label}' is -1 or empty in every "
                 f"row: name another column or split"

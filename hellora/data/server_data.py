@@ -63,6 +63,11 @@ def copies(data: Dataset, taken: Dataset) -> int:
     return sum(content in held for content in contents(data))
 
 
+def repetitions(data: Dataset) -> int:
+    """Count the rows that say the same as an earlier one."""
+    return len(data) - len(set(contents(data)))
+
+
 def fingerprint(splits: Mapping[str, Dataset]) -> str:
     """Return the sha256 of all rows in order, with the names of their columns and splits; of an image its bytes."""
     digest = sha256()

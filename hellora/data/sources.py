@@ -18,8 +18,18 @@ from hellora.data.cells import is_unlabelled
 from hellora.data.loading import Split, load_splits
 from hellora.data.natural import Groups, cut_within, kept_within, largest
 from hellora.data.reader import Reader
-from hellora.data.server_data import copies, described, fingerprint, named_split, proxy_split, without_copies
+from hellora.data.server_data import (
+    copies,
+    described,
+    fingerprint,
+    named_split,
+    proxy_split,
+    repetitions,
+    without_copies,
+)
 from hellora.data.settings import Columns, DataSettings
+
+NO_TEST = "not used to test on: "
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +67,18 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, natural: st
     reader.notes.extend(source.notes)
     train = reader.read(source.splits[settings.train_split], keep=(natural,) if natural else ())
     reader.check_vanished(train)
+    if repeated := repetitions(train):
+        reader.notes.append(f"{repeated} of the {len(train)} training examples say the same as an earlier one")
     if natural:
         train, note = largest(train, natural, settings.clients)
         reader.notes.extend([note] if note else [])
     groups = None if natural is None else Groups(natural)
     test, test_name, rest = read_test(settings, reader, source.splits, train, groups, seed)
     used = {settings.train_split, test_name, settings.proxy or "proxy", settings.public}
-    reader.notes.extend(f"not used: {split.where}" for name, split in source.splits.items() if name not in used)
+    said = {note.removeprefix(NO_TEST).removesuffix(" (it has no labels)") for note in reader.notes}
+    for name, split in source.splits.items():
+        if name not in used and split.where not in said:
+            reader.notes.append(f"not used: {split.where}")
     own = read_own_of_server(settings, reader, source.splits, test, test_name, rest, seed)
     print_of = fingerprint({"train": train, "test": test, "proxy": own.proxy, "public": own.public})
     train = rest
@@ -95,7 +110,7 @@ def read_test(
         if name not in splits or name == settings.train_split:
             continue
         if reader.index_of is not None and reader.columns != "instruction" and lacks_labels(splits[name], reader):
-            reader.notes.append(f"not used to test on: {splits[name].where} (it has no labels)")
+            reader.notes.append(f"{NO_TEST}{splits[name].where} (it has no labels)")
             continue
         test = reader.read(splits[name])
         say_copies(test, train, "test", reader)

@@ -31,7 +31,7 @@ def check_faults(faults: Mapping[int, str], split: Split, tolerance: Tolerance) 
     count, rows = len(faults), len(split.data)
     first = min(faults)
     if tolerance.strict:
-        raise InputError(f"data.strict: {split.place(first)}: {faults[first]}: mend the data, or name another column")
+        raise InputError(f"data.name: {split.place(first)}: {faults[first]}: mend the data, or name another column")
     if count > tolerance.share * rows:
         raise InputError(
             f"data.unusable: {count} of the {rows} rows of {split.where} cannot be used, more than "

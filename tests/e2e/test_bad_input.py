@@ -250,6 +250,21 @@ def test_a_damaged_summary(hellora: Command, small: Path, finished: Path) -> Non
     check_refusal(answer, f"{finished / 'summary.json'} is damaged: remove it")
 
 
+def test_other_data_than_the_run_began_with(hellora: Command, small: Path, tmp_path: Path) -> None:
+    """Rows in another order are other data: batches would be others."""
+    for name in ("train", "test"):
+        rows = [{"text": f"{name} {i}", "label": i % 3} for i in range(60)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mine, settings = tmp_path / "run", ["--set", f"data.name={tmp_path}", "--set", "rounds=1"]
+    assert hellora("run", small, "--out", mine, *settings).status == 0
+    assert len(json.loads((mine / "summary.json").read_text())["data"]["sha256"]) == 64
+    unfinish(mine)
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join(reversed(lines)))
+    answer = hellora("run", small, "--out", mine, *settings, "--resume")
+    check_refusal(answer, "--resume: the data of", "are not those that", "bring them back, or start a new run")
+
+
 def test_a_folder_in_use(hellora: Command, small: Path, finished: Path) -> None:
     with FileLock(finished / "run.lock"):
         answer = hellora("run", small, "--out", finished, "--set", "rounds=1", "--resume")

@@ -261,7 +261,7 @@ def test_the_card_says_what_the_hub_and_a_reader_want(store: TensorStore) -> Non
         ("mean_pooling-adapter", "torch peft safetensors transformers"),
         ("mean_pooling-merged", "torch safetensors transformers"),
         ("own_head-adapter", "torch peft transformers"),
-        ("image-merged", "torch pillow transformers"),
+        ("image-merged", "numpy torch pillow transformers"),
         ("language-adapter", "torch peft transformers"),
         ("quantised-adapter", "torch peft transformers bitsandbytes accelerate"),
     ],
@@ -389,12 +389,12 @@ def test_a_broken_image_is_named(hellora: Command, store: TensorStore, tmp_path:
     (colours / "test" / "green" / "2.png").write_bytes(b"")
     for command in ("predict", "evaluate"):
         answer = hellora(command, store.folder / "image-adapter", colours / "test")
-        check_refusal(answer, "data.image: ", "test/green/2.png is no image")
+        check_refusal(answer, "test/green/2.png", "its image cannot be read")
     run = hellora(
         "run", store.run("image") / "experiment.toml", "--out", tmp_path / "run", "--set", f"data.name={colours}",
         "--set", "data.proxy_examples=0",
     )  # fmt: skip
-    check_refusal(run, "data.image: ", "test/green/2.png is no image")
+    check_refusal(run, "data.unusable: ", "test/green/2.png", "its image cannot be read")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_unreadable_images_are_left_out_and_named(tmp_path: Path) -> None:
     assert "2 of the 60 rows" in left_out
     assert f"{tmp_path.name}/cat/00.png, {tmp_path.name}/cat/01.png" in left_out
     assert "not used: dog/scan.dcm (no image)" in corpus.notes
-    with pytest.raises(InputError, match=r"data\.strict: .*cat/00\.png: its image cannot be read"):
+    with pytest.raises(InputError, match=r"data\.name: .*cat/00\.png: its image cannot be read"):
         load_corpus(DataSettings(name=str(tmp_path), strict=True), "image", 0)
 
 

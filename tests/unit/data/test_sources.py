@@ -434,14 +434,14 @@ def test_what_is_no_image(tmp_path: Path, cells: list[Any], message: str) -> Non
         (
             "text",
             {"text": "gap", "strict": True},
-            r"data.strict: .*/all.jsonl, line 2: its text is empty: mend the data",
+            r"data.name: .*/all.jsonl, line 2: its text is empty: mend the data",
         ),
         ("text", {"text": "list"}, r"data.text: .*/all.jsonl, line 1 is \['a'\], not a text"),
         ("text", {"label": "list"}, r"data.label: .*/all.jsonl, line 1 has the label \['a'\], not a whole number or a"),
         (
             "text",
             {"label": "gap", "strict": True},
-            r"data.strict: .*/all.jsonl, line 2: it has no label: mend the data",
+            r"data.name: .*/all.jsonl, line 2: it has no label: mend the data",
         ),
         (
             "text",
@@ -463,7 +463,7 @@ def test_what_is_no_image(tmp_path: Path, cells: list[Any], message: str) -> Non
             {"prompt": "{list}"},
             r"data.prompt: column 'list', .*, line 1, is a list, not a text or a number",
         ),
-        ("instruction", {"prompt": "{gap}", "strict": True}, r"data.strict: .*/all.jsonl, line 2: its prompt is empty"),
+        ("instruction", {"prompt": "{gap}", "strict": True}, r"data.name: .*/all.jsonl, line 2: its prompt is empty"),
     ],
 )
 def test_what_is_wrong_where_and_what_to_change(

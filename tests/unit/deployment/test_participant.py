@@ -1,6 +1,7 @@
 """A client with its own data goes on from what it kept of the last round in which it counted."""
 
 import csv
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hellora.backends.wire import pack_task, read_answer
 from hellora.client.rules import shapes_of
 from hellora.client.train import train_client
 from hellora.core.algebra import new_adapter
+from hellora.core.errors import InputError
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Named, TrainSettings
 from hellora.core.state import owned
 from hellora.data.sides import Classes
@@ -211,3 +213,29 @@ def test_rules_that_keep_nothing_leave_no_folder(tmp_path: Path, tiny_bert: Path
         assert b"/report/layer_scores/scores" in data
     assert not site.store.folder.exists()
     assert not (tmp_path / "state" / "kept").exists()
+
+
+def test_other_data_than_the_client_began_with(site: Site) -> None:
+    """Each client checks its own, and nothing of it leaves; another run may have other data."""
+    site.client().ready(site.contract)
+    site.client().ready(site.contract)  # a new process, with the same data
+    lines = (site.folder / "mine.csv").read_text().splitlines()
+    (site.folder / "mine.csv").write_text("\n".join([lines[0], *reversed(lines[1:])]))
+    with pytest.raises(InputError, match="are not those with which this client began the run: bring them back"):
+        site.client().ready(site.contract)
+    site.client().ready(replace(site.contract, run="f00e"))
+
+
+def test_rows_that_cannot_be_used_are_left_out_by_the_client_alone(site: Site) -> None:
+    """The server is told how many are left, and nothing of the others."""
+    with (site.folder / "mine.csv").open("a") as file:
+        file.writelines(f'"","{label}"\n' for label in TOPICS[:1])
+        file.writelines(f"more of it {i},{TOPICS[i % len(TOPICS)]}\n" for i in range(30))
+    said: list[str] = []
+    client = site.client()
+    client.log = said.append
+    told = client.join(site.contract)
+    usable = told["examples"]
+    assert len(client.ready(site.contract).data) == usable
+    assert any(note.startswith("data: left out: 1 of the ") and "its text is empty" in note for note in said)
+    assert "left out" not in json.dumps(told)

@@ -65,33 +65,44 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, natural: st
     source = load_splits(settings.name, settings.subset, settings.train_split, wanted, columns)
     reader = Reader.for_split(source.splits[settings.train_split], settings, columns)
     reader.notes.extend(source.notes)
-    train = reader.read(source.splits[settings.train_split], keep=(natural,) if natural else ())
+    everyone = read_train(settings, reader, source.splits[settings.train_split], natural)
+    groups = None if natural is None else Groups(natural)
+    test, test_name, train = read_test(settings, reader, source.splits, everyone, groups, seed)
+    say_unused(settings, reader, source.splits, test_name)
+    own = read_own_of_server(settings, reader, source.splits, test, test_name, train, seed)
+    print_of = fingerprint({"train": everyone, "test": test, "proxy": own.proxy, "public": own.public})
+    if settings.max_examples is not None:
+        train = kept_within(train, settings.max_examples, seed, "max_examples", groups)
+    if settings.validation:
+        train, validation = cut_within(
+            train, max(1, round(settings.validation * len(train))), seed, "validation", groups
+        )
+        if not len(train) or not len(validation):
+            raise InputError(f"data.validation: {settings.name} has too few examples to hold out a validation split")
+        say_copies(validation, train, "validation", reader)
+        own = replace(own, test=validation) if settings.evaluate_on == "validation" else own
+    return replace(own, train=train, notes=tuple(reader.notes), fingerprint=print_of)
+
+
+def read_train(settings: DataSettings, reader: Reader, split: Split, natural: str | None) -> Dataset:
+    """Read the training split; of natural clients those that take part."""
+    train = reader.read(split, keep=(natural,) if natural else ())
     reader.check_vanished(train)
     if repeated := repetitions(train):
         reader.notes.append(f"{repeated} of the {len(train)} training examples say the same as an earlier one")
     if natural:
         train, note = largest(train, natural, settings.clients)
         reader.notes.extend([note] if note else [])
-    groups = None if natural is None else Groups(natural)
-    test, test_name, rest = read_test(settings, reader, source.splits, train, groups, seed)
+    return train
+
+
+def say_unused(settings: DataSettings, reader: Reader, splits: Mapping[str, Split], test_name: str | None) -> None:
+    """Note which splits were read and serve nothing, if that is not said already."""
     used = {settings.train_split, test_name, settings.proxy or "proxy", settings.public}
     said = {note.removeprefix(NO_TEST).removesuffix(" (it has no labels)") for note in reader.notes}
-    for name, split in source.splits.items():
+    for name, split in splits.items():
         if name not in used and split.where not in said:
             reader.notes.append(f"not used: {split.where}")
-    own = read_own_of_server(settings, reader, source.splits, test, test_name, rest, seed)
-    print_of = fingerprint({"train": train, "test": test, "proxy": own.proxy, "public": own.public})
-    train = rest
-    if settings.max_examples is not None:
-        train = kept_within(train, settings.max_examples, seed, "max_examples", groups)
-    if settings.validation:
-        held_out = max(1, round(settings.validation * len(train)))
-        train, validation = cut_within(train, held_out, seed, "validation", groups)
-        own = replace(own, test=validation) if settings.evaluate_on == "validation" else own
-        if not len(train) or not len(validation):
-            raise InputError(f"data.validation: {settings.name} has too few examples to hold out a validation split")
-        say_copies(validation, train, "validation", reader)
-    return replace(own, train=train, notes=tuple(reader.notes), fingerprint=print_of)
 
 
 def read_test(

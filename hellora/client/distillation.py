@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hellora.client import not_finite
 from hellora.client.batches import shuffled_batches
 from hellora.client.evaluation import Evaluation, autocast, measure, to_device
 from hellora.client.train import make_optimizer, seeded
@@ -99,7 +100,10 @@ class Distillation:
                 kd = divergence(target, logits, settings.temperature).mean()
                 loss = settings.ce_weight * ce + settings.kd_weight * kd
                 if not math.isfinite(value := float(loss.detach())):
-                    raise RunError(f"the loss of distillation became {value}: start again with a smaller method.kd_lr")
+                    rows = range(len(outputs.loss_sums))
+                    losses = outputs.loss_sums.detach()
+                    why = not_finite.in_step(self.base, adapted, student, batch, losses, rows, "method.kd_lr")
+                    raise RunError(f"the loss of distillation became {value}: {why}")
                 torch.autograd.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()

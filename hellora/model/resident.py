@@ -102,6 +102,8 @@ class BaseModel:
     None and `head_modules` names its modules. `processor` is the tokenizer or image processor.
     """
 
+    notices: tuple[str, ...] = ()  # what a person should know of how it was loaded
+
     def __init__(
         self,
         net: Any,

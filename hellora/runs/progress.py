@@ -66,6 +66,8 @@ class TerminalProgress:
             f"{setup.training_examples} training, {len(corpus.test)} {on} examples; proxy data: {corpus.proxy_source}",
             highlight=False,
         )
+        for notice in setup.base.notices:
+            self.console.print(notice, highlight=False, style="yellow")
         if run.planner is not None:
             if run.planner.model.measured:
                 self.console.print("this model's costs need values: measured in real steps on this machine")

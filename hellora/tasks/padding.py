@@ -1,0 +1,61 @@
+"""Find the side on which texts can be padded such that what the model says of one does not depend on its neighbours."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hellora.core.errors import InputError
+from hellora.model.resident import BaseModel
+from hellora.tasks import Task, length_limit
+
+WORDS = 12  # of the longer text of a trial
+TOLERANCE = {torch.float32: 1e-3}  # of the largest logit; less precise weights differ by more
+COARSE = 5e-2
+
+
+def settle_padding(task: Task, base: BaseModel, name: str) -> None:
+    """Let the tokenizer pad on the right, or on the left where only that leaves a text's logits as they are: for a head
+    that reads the last place, such as XLNet's.
+
+    Raises:
+        InputError: the model lets padding act on texts, on either side.
+    """
+    if any(not weight.is_floating_point() for weight in base.net.parameters()):
+        return  # quantised: it rounds by what is in a batch
+    for side in ("right", "left"):
+        base.processor.padding_side = side
+        try:
+            if alike(task, base):
+                return
+        except Exception:  # whatever a model's code raises; the run's first evaluation says why
+            base.processor.padding_side = "right"
+            return
+    raise InputError(
+        f"model.name: {name!r} ({base.net.config.model_type}) lets padding act on texts, so that a text's label would "
+        f"depend on the texts beside it: name another model"
+    )
+
+
+@torch.no_grad()
+def alike(task: Task, base: BaseModel) -> bool:
+    """Tell whether a short text has the same logits alone and beside a longer one."""
+    limit = length_limit(base, task.max_tokens)
+    tokens = base.processor(trial(base.processor), truncation=True, max_length=limit, split_special_tokens=True)
+    examples = [{name: values[row] for name, values in tokens.items()} | {"label": 0} for row in (0, 1)]
+    alone = task.logits(base, task.collate(base, examples[:1]))[0].float()
+    beside = task.logits(base, task.collate(base, examples))[0].float()
+    return differ(alone, beside) <= TOLERANCE.get(base.dtype, COARSE)
+
+
+def differ(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference, as a part of the largest number."""
+    return float((one - other).abs().max() / one.abs().max().clamp(min=1e-6))
+
+
+def trial(tokenizer: Any) -> list[str]:
+    """Make a short and a longer text of words that the tokenizer knows."""
+    special = set(tokenizer.all_special_ids)
+    ids = [token for token in range(len(tokenizer)) if token not in special]
+    words = [tokenizer.decode([token]) for token in ids[:: max(1, len(ids) // WORDS)][:WORDS]]
+    return [" ".join(words[:2]), " ".join(words)]

@@ -79,6 +79,10 @@ class Distillation:
         for batch in self.batches(seed):
             with autocast(self.base, self.precision):
                 logits = {rank: logits_of(adapter, self.base, self.kind, batch) for rank, adapter in prototypes.items()}
+            for rank, of_rank in logits.items():
+                if not of_rank.isfinite().all():
+                    why = not_finite.in_model(self.base, prototypes[rank]) or "its weights are finite, not so its sums"
+                    raise RunError(f"the prototype of rank {rank} says nan, and teaches nothing: {why}")
             for ranks, targets in said.items():
                 ensemble = mean_logits([logits[rank] for rank in ranks], [weights[rank] for rank in ranks])
                 targets.append(soften(ensemble, self.settings.temperature, top_k))

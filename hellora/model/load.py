@@ -117,6 +117,7 @@ def bare(settings: ModelSettings, kind: Kind, sizes: Mapping[str, Any]) -> Any:
     """Build the module tree on the meta device, from the config alone."""
     with loading(settings) as common:
         config = transformers.AutoConfig.from_pretrained(**common, **sizes)
+        config.architectures = config.architectures or []  # where a kind has two classes, transformers looks in there
         with torch.device("meta"):
             net = AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code)
         return net.to(getattr(torch, settings.dtype))

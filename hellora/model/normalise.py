@@ -92,6 +92,12 @@ def settle_tokenizer(tokenizer: Any, rows: int | None = None) -> None:
         tokenizer.pad_token = lent[0]
 
 
+def borrows_padding(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer's padding token has another use, so that it may well be a stand-in."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return tokenizer.pad_token in borrowable(tokenizer)[:-1] or tokenizer.pad_token not in added
+
+
 def borrowable(tokenizer: Any) -> list[str]:
     """List the tokens that can stand in for padding, the likeliest first; last, the first of all tokens."""
     lent = [getattr(tokenizer, name) for name in LENDERS]

@@ -103,6 +103,7 @@ class BaseModel:
     """
 
     notices: tuple[str, ...] = ()  # what a person should know of how it was loaded
+    one_length = False  # whether padding acts on texts, so that those of a batch must be equally long
 
     def __init__(
         self,

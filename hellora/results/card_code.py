@@ -1,5 +1,6 @@
 """A model card has code: as it stands, with plain transformers and peft, it gives hellora's logits."""
 
+import json
 import re
 import string
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 from hellora.model.load import QUANTIZATION, outside_blocks
 from hellora.model.location import MINILM_HUB, resolve_name
-from hellora.model.normalise import borrowable, end_ids, inseparable, text_config
+from hellora.model.normalise import borrows_padding, end_ids, inseparable, text_config
 from hellora.results.trained import Trained
 from hellora.tasks import length_limit
 from hellora.tasks.causal_lm import CausalLM, without_end
@@ -125,8 +126,7 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
         arguments=arguments,
         wrapped="model = model.eval()\n" if merged else f"model = PeftModel.from_pretrained(model, {where}).eval()\n",
         max_length=length_limit(base, task.max_length) if isinstance(task, SequenceClassification) else None,
-        texts='texts = ["a text to classify", "another one"]'
-        + ('\npairs = ["its partner", "its own"]' if pairs else ""),
+        texts=example_texts(pairs, base.one_length),
         inputs="texts, pairs" if pairs else "texts",
         **tokenizing(base.processor, ("prompt",) if template is LANGUAGE else ("texts", "pairs")[: 1 + pairs]),
         ends=end_ids(base.processor, text_config(base.net.config), getattr(base.net, "generation_config", None))
@@ -165,7 +165,6 @@ def tokenizing(tokenizer: Any, names: Sequence[str]) -> dict[str, str]:
     the texts in the variables `names` as texts. An image processor needs none."""
     if not hasattr(tokenizer, "pad_token"):
         return {"sides": "", "padding": "", "splitting": ""}
-    borrowed = tokenizer.pad_token in borrowable(tokenizer)
     splitting = ""
     if tokens := inseparable(tokenizer):
         spaced = '{}.replace(token, " ".join(token))'
@@ -176,7 +175,7 @@ def tokenizing(tokenizer: Any, names: Sequence[str]) -> dict[str, str]:
         splitting = "".join(f"{line}\n" for line in lines)
     return {
         "sides": f", padding_side={tokenizer.padding_side!r}, truncation_side={tokenizer.truncation_side!r}",
-        "padding": f"tokenizer.pad_token = {tokenizer.pad_token!r}\n" if borrowed else "",
+        "padding": f"tokenizer.pad_token = {tokenizer.pad_token!r}\n" if borrows_padding(tokenizer) else "",
         "splitting": splitting,
     }
 
@@ -185,6 +184,14 @@ def appends_end(tokenizer: Any) -> bool:
     """Tell whether a tokenizer ends every text with an end-of-text token."""
     tokens = tokenizer("a")["input_ids"]
     return len(without_end(tokenizer, [tokens])[0]) < len(tokens)
+
+
+def example_texts(pairs: bool, one_length: bool) -> str:
+    """Write code for two texts, or their pairs; or for one, where the model lets padding act on texts."""
+    texts = ["a text to classify"] if one_length else ["a text to classify", "another one"]
+    partners = ["its partner", "its own"][: len(texts)]
+    why = "  # of one length: padding would change what the model says" if one_length else ""
+    return f"texts = {json.dumps(texts)}{why}" + (f"\npairs = {json.dumps(partners)}" if pairs else "")
 
 
 def filled_in(template: str) -> str:

@@ -172,8 +172,6 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
 def why_it_fails(base: BaseModel, error: Exception) -> str:
     """Say what of a model fails, and where, when it is first used."""
     family, said = base.net.config.model_type, " ".join(str(error).split())[:300]
-    if "decoder_input" in said:
-        return f"({family}) has a decoder that hellora does not feed: set task.head_type = 'own'"
     where = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"({family}) fails on the first examples, in {Path(where.filename).name}, line {where.lineno} "

@@ -1,5 +1,6 @@
 """Find the side on which texts can be padded such that what the model says of one does not depend on its neighbours."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ def settle_padding(task: Task, base: BaseModel, name: str) -> None:
     """Let the tokenizer pad on the right, or on the left where only that leaves a text's logits as they are: for a head
     that reads the last place, such as XLNet's.
 
+    Where padding acts on texts on either side, the base is for batches of one length.
+
     Raises:
-        InputError: the model lets padding act on texts, on either side.
+        InputError: the model's decoder needs inputs of its own.
     """
     if any(not weight.is_floating_point() for weight in base.net.parameters()):
         return  # quantised: it rounds by what is in a batch
@@ -28,13 +31,25 @@ def settle_padding(task: Task, base: BaseModel, name: str) -> None:
         try:
             if alike(task, base):
                 return
-        except Exception:  # whatever a model's code raises; the run's first evaluation says why
+        except Exception as error:  # whatever a model's code raises; the run's first evaluation says why
+            if base.head is not None and getattr(base.net.config, "is_encoder_decoder", False):
+                raise InputError(
+                    f"task.head_type: {name!r} ({base.net.config.model_type}) has a decoder that mean pooling gives "
+                    f"nothing: set task.head_type = 'own'"
+                ) from error
             base.processor.padding_side = "right"
             return
-    raise InputError(
-        f"model.name: {name!r} ({base.net.config.model_type}) lets padding act on texts, so that a text's label would "
-        f"depend on the texts beside it: name another model"
-    )
+    base.processor.padding_side, base.one_length = "right", True
+
+
+def refuse_padding(base: BaseModel, lengths: Sequence[int]) -> None:
+    """Raise InputError where texts of these lengths would have to be padded, and the model cannot tell."""
+    if base.one_length and len(set(lengths)) > 1:
+        raise InputError(
+            f"model.name: a model of the kind {base.net.config.model_type} lets padding act on texts, so that what it "
+            f"says of one would depend on those beside it: set train.batch_size = 1 and compute.eval_batch_size = 1, "
+            f"or name another model"
+        )
 
 
 @torch.no_grad()

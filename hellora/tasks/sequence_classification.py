@@ -23,7 +23,7 @@ from hellora.tasks import (
     classification_outputs,
     length_limit,
 )
-from hellora.tasks.padding import settle_padding
+from hellora.tasks.padding import refuse_padding, settle_padding
 from hellora.tasks.texts import encoded_texts, named
 
 
@@ -84,6 +84,7 @@ class SequenceClassification(Task):
 
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
         inputs = [{key: value for key, value in example.items() if key != "label"} for example in examples]
+        refuse_padding(base, [len(one["input_ids"]) for one in inputs])
         batch: Batch = dict(base.processor.pad(inputs, return_tensors="pt"))
         return {**batch, "labels": torch.tensor([example["label"] for example in examples])}
 

@@ -115,14 +115,18 @@ def special_tokens(tokenizer: Any) -> list[str]:
 def inseparable(tokenizer: Any) -> list[str]:
     """List the special tokens that the tokenizer takes out of a text even if it is told to split them: those in the
     vocabulary of its own model, such as Unigram's `</s>`."""
-    found = []
-    for token in special_tokens(tokenizer):
-        try:
-            ids = tokenizer(token, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        except Exception:  # a tokenizer without a token for unknown words raises its own kind
-            continue
-        if len(token) > 1 and tokenizer.convert_tokens_to_ids(token) in ids:
-            found.append(token)
+    tokens = [token for token in special_tokens(tokenizer) if len(token) > 1]
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in tokens]
+    return [token for token, own, split in zip(tokens, ids, split_up(tokenizer, tokens), strict=True) if own in split]
+
+
+def split_up(tokenizer: Any, tokens: list[str]) -> list[list[int]]:
+    """Encode special tokens as texts; what cannot be encoded gives no token."""
+    how = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    try:
+        found: list[list[int]] = tokenizer(tokens, **how)["input_ids"] if tokens else []
+    except Exception:  # a tokenizer without a token for unknown words raises its own kind
+        return [split_up(tokenizer, [token])[0] for token in tokens] if tokens[1:] else [[]]
     return found
 
 

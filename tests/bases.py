@@ -46,6 +46,12 @@ def load(folder: Path, kind: Task = MEAN_POOLING, **settings: Any) -> BaseModel:
     return kind.load(ModelSettings(name=str(folder), **{"rank": 3, "alpha": 6.0, **settings}), LABELS, seed=0)
 
 
+def id_of(base: BaseModel, word: str) -> int:
+    """The id of a word."""
+    found: int = base.processor.convert_tokens_to_ids(word)
+    return found
+
+
 def acting_adapter(base: BaseModel, seed: int = 0) -> Adapter:
     """A new adapter whose B is not zero, so that every pair changes what the model says."""
     adapter = new_adapter(base.spec, base.initial_head(), seed)

@@ -10,6 +10,7 @@ from hellora.model.resident import AdaptedModel, BaseModel
 from hellora.tasks import Batch
 
 SHOWN = 5
+GROWN = 100.0  # times as large: training that goes well does not get there
 Named = Iterable[tuple[str, Tensor]]
 Rows = Sequence[int]
 
@@ -65,9 +66,18 @@ def in_step(
     for name, value in batch.items():
         if places := [row for row, one in zip(rows, value, strict=True) if first([(name, one)])]:
             return f"{name} of {in_words(places)} is not finite: mend the data"
-    places = [row for row, loss in zip(rows, losses, strict=True) if first([("", loss)])]
+    before = largest([t for pair in received.pairs.values() for t in (pair.A, pair.B)] + [*received.head.values()])
+    now = largest([*(parameter for _, parameter in lora), *adapted.head.values()])
+    if now > GROWN * before:
+        return f"the steps before it made numbers of up to {now:.1e} out of {before:.1e} in the adapter: lower {lr}"
+    places = [row for row, loss in zip(rows, losses, strict=True) if first([("loss", loss)])]
     kind = str(base.dtype).removeprefix("torch.")
     return f"weights, adapter and inputs are finite, and what the model makes of {in_words(places)} in {kind} is not"
+
+
+def largest(tensors: Iterable[Tensor]) -> float:
+    """Return the largest magnitude in any of them."""
+    return max((float(t.detach().abs().max()) for t in tensors if t.numel()), default=0.0)
 
 
 def in_words(rows: Rows) -> str:

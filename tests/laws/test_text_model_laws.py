@@ -1,4 +1,4 @@
-"""Laws over the architectures of docs/your-model.md that read texts: what a model says of one depends on nothing but it.
+"""Laws over the architectures of docs/your-model.md that read texts: what is said of one depends on nothing but it.
 
 Each is saved as somebody else would have it, with a tokenizer whose file says that it pads on the left.
 """

@@ -15,8 +15,8 @@ from hellora.core.exchange import Outputs
 from hellora.model.load import Kind, ModelSettings, adapter_spec, greedy, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows
 from hellora.model.resident import BaseModel
+from hellora.model.texts import encoded_texts, named
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
-from hellora.tasks.texts import encoded_texts, named
 
 IGNORED = -100  # label of a token that is not supervised
 

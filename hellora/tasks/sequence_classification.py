@@ -12,7 +12,9 @@ from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.model.load import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows, settle_own_head
+from hellora.model.padding import refuse_padding, settle_padding
 from hellora.model.resident import BaseModel
+from hellora.model.texts import encoded_texts, named
 from hellora.tasks import (
     Batch,
     Columns,
@@ -23,8 +25,6 @@ from hellora.tasks import (
     classification_outputs,
     length_limit,
 )
-from hellora.tasks.padding import refuse_padding, settle_padding
-from hellora.tasks.texts import encoded_texts, named
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class SequenceClassification(Task):
         base = BaseModel(net, spec, processor, dropout=settings.dropout, head=head, head_modules=head_modules)
         base.notices = tuple(notices)
         if weights:
-            settle_padding(self, base, settings.name)
+            limit = length_limit(base, self.max_length)
+            settle_padding(base, settings.name, limit, lambda given: self.logits(base, self.collate(base, given)))
         return base
 
     def encode(self, base: BaseModel, rows: Any) -> Encoded:

@@ -1,6 +1,6 @@
 """Find the side on which texts can be padded such that what the model says of one does not depend on its neighbours."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,38 +8,43 @@ from torch import Tensor
 
 from hellora.core.errors import InputError
 from hellora.model.resident import BaseModel
-from hellora.tasks import Task, length_limit
+
+Examples = Sequence[dict[str, Any]]
 
 WORDS = 12  # of the longer text of a trial
-TOLERANCE = {torch.float32: 1e-3}  # of the largest logit; less precise weights differ by more
-COARSE = 5e-2
+ROUNDED = 1e-3  # of the largest logit: more is no rounding of float32
+HALF_ROUNDED = 0.1  # of formats with half as many bits; what lies between tells nothing about such a model
 
 
-def settle_padding(task: Task, base: BaseModel, name: str) -> None:
+def settle_padding(base: BaseModel, name: str, limit: int, logits_of: Callable[[Examples], Tensor]) -> None:
     """Let the tokenizer pad on the right, or on the left where only that leaves a text's logits as they are: for a head
     that reads the last place, such as XLNet's.
 
-    Where padding acts on texts on either side, the base is for batches of one length.
+    `logits_of` says what the model makes of a batch of tokenized examples, (examples, classes), each of up to `limit`
+    tokens. Where padding acts on texts on either side, the base is for batches of one length.
 
     Raises:
         InputError: the model's decoder needs inputs of its own.
     """
     if any(not weight.is_floating_point() for weight in base.net.parameters()):
         return  # quantised: it rounds by what is in a batch
+    found = {}
     for side in ("right", "left"):
         base.processor.padding_side = side
         try:
-            if alike(task, base):
-                return
+            found[side] = moved(base.processor, limit, logits_of)
         except Exception as error:  # whatever a model's code raises; the run's first evaluation says why
+            base.processor.padding_side = "right"
             if base.head is not None and getattr(base.net.config, "is_encoder_decoder", False):
                 raise InputError(
                     f"task.head_type: {name!r} ({base.net.config.model_type}) has a decoder that mean pooling gives "
                     f"nothing: set task.head_type = 'own'"
                 ) from error
-            base.processor.padding_side = "right"
             return
-    base.processor.padding_side, base.one_length = "right", True
+        if not found[side] > (ROUNDED if base.dtype == torch.float32 else HALF_ROUNDED):
+            return
+    base.processor.padding_side = "right"
+    base.one_length = base.dtype == torch.float32
 
 
 def refuse_padding(base: BaseModel, lengths: Sequence[int]) -> None:
@@ -53,19 +58,12 @@ def refuse_padding(base: BaseModel, lengths: Sequence[int]) -> None:
 
 
 @torch.no_grad()
-def alike(task: Task, base: BaseModel) -> bool:
-    """Tell whether a short text has the same logits alone and beside a longer one."""
-    limit = length_limit(base, task.max_tokens)
-    tokens = base.processor(trial(base.processor), truncation=True, max_length=limit, split_special_tokens=True)
+def moved(tokenizer: Any, limit: int, logits_of: Callable[[Examples], Tensor]) -> float:
+    """Return how far a short text's logits move when a longer one stands beside it, as a part of the largest logit."""
+    tokens = tokenizer(trial(tokenizer), truncation=True, max_length=limit, split_special_tokens=True)
     examples = [{name: values[row] for name, values in tokens.items()} | {"label": 0} for row in (0, 1)]
-    alone = task.logits(base, task.collate(base, examples[:1]))[0].float()
-    beside = task.logits(base, task.collate(base, examples))[0].float()
-    return differ(alone, beside) <= TOLERANCE.get(base.dtype, COARSE)
-
-
-def differ(one: Tensor, other: Tensor) -> float:
-    """Return the largest difference, as a part of the largest number."""
-    return float((one - other).abs().max() / one.abs().max().clamp(min=1e-6))
+    alone, beside = logits_of(examples[:1])[0].float(), logits_of(examples)[0].float()
+    return float((alone - beside).abs().max() / alone.abs().max().clamp(min=1e-6))
 
 
 def trial(tokenizer: Any) -> list[str]:

@@ -63,3 +63,19 @@ def test_an_encoder_decoder_that_needs_more_is_refused_when_it_is_loaded(tmp_pat
     with pytest.raises(InputError, match=r"task\.head_type: .* \(t5\) has a decoder .*set task\.head_type = 'own'"):
         bases.load(folder)
     assert bases.load(folder, OWN).processor.padding_side == "right"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_coarse_format_is_no_padding_that_acts(dtype: str, tmp_path: Path) -> None:
+    for config, task in ((CONVBERT, MEAN), (tiny_models.bert_config(max_position_embeddings=40), OWN)):
+        base = loaded(config, task, tmp_path / config.model_type, "left", dtype=dtype)
+        assert (base.processor.padding_side, base.one_length) == ("right", False)
+
+
+def test_weights_that_are_no_numbers_are_no_padding_that_acts(tmp_path: Path) -> None:
+    folder = tiny_models.save_bert(tmp_path)
+    net = transformers.AutoModel.from_pretrained(str(folder))
+    with torch.no_grad():
+        net.encoder.layer[1].output.dense.weight[0, 0] = torch.nan
+    net.save_pretrained(str(folder))
+    assert not bases.load(folder).one_length

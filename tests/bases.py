@@ -30,9 +30,26 @@ def texts(count: int, seed: int = 0) -> Dataset:
     return Dataset.from_dict({"text": [text for text, _ in rows], "label": [LABELS.index(topic) for _, topic in rows]})
 
 
+def rows_of(texts: Iterable[str]) -> Dataset:
+    """Texts of the class 0, each."""
+    found = list(texts)
+    return Dataset.from_dict({"text": found, "label": [0] * len(found)})
+
+
+def instructions(prompts: Iterable[str], responses: Iterable[str]) -> Dataset:
+    """Prompts with their responses."""
+    return Dataset.from_dict({"prompt": list(prompts), "response": list(responses)})
+
+
 def load(folder: Path, kind: Task = MEAN_POOLING, **settings: Any) -> BaseModel:
     """The base of a tiny model folder, rank 3 and scale 2 unless told."""
     return kind.load(ModelSettings(name=str(folder), **{"rank": 3, "alpha": 6.0, **settings}), LABELS, seed=0)
+
+
+def id_of(base: BaseModel, word: str) -> int:
+    """The id of a word."""
+    found: int = base.processor.convert_tokens_to_ids(word)
+    return found
 
 
 def acting_adapter(base: BaseModel, seed: int = 0) -> Adapter:

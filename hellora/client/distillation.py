@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hellora.client import not_finite
 from hellora.client.batches import shuffled_batches
 from hellora.client.evaluation import Evaluation, autocast, measure, to_device
 from hellora.client.train import make_optimizer, seeded
@@ -78,6 +79,10 @@ class Distillation:
         for batch in self.batches(seed):
             with autocast(self.base, self.precision):
                 logits = {rank: logits_of(adapter, self.base, self.kind, batch) for rank, adapter in prototypes.items()}
+            for rank, of_rank in logits.items():
+                if not of_rank.isfinite().all():
+                    why = not_finite.in_model(self.base, prototypes[rank]) or "its weights are finite, not so its sums"
+                    raise RunError(f"the prototype of rank {rank} says nan, and teaches nothing: {why}")
             for ranks, targets in said.items():
                 ensemble = mean_logits([logits[rank] for rank in ranks], [weights[rank] for rank in ranks])
                 targets.append(soften(ensemble, self.settings.temperature, top_k))
@@ -99,7 +104,10 @@ class Distillation:
                 kd = divergence(target, logits, settings.temperature).mean()
                 loss = settings.ce_weight * ce + settings.kd_weight * kd
                 if not math.isfinite(value := float(loss.detach())):
-                    raise RunError(f"the loss of distillation became {value}: start again with a smaller method.kd_lr")
+                    rows = range(len(outputs.loss_sums))
+                    losses = outputs.loss_sums.detach()
+                    why = not_finite.in_step(self.base, adapted, student, batch, losses, rows, "method.kd_lr")
+                    raise RunError(f"the loss of distillation became {value}: {why}")
                 torch.autograd.backward(loss)
                 optimizer.step()
                 optimizer.zero_grad()

@@ -140,8 +140,10 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def autocast(base: BaseModel, precision: Precision) -> AbstractContextManager[None]:
-    """Cast to bf16 where asked for, where the device has it (auto), and always where the base is not float32."""
+    """Cast to bf16 where asked for, where the device has it (auto), and always where the base is not float32. A float16
+    base on a CPU stays float16: its normalisations take no two half formats at once."""
     device = base.device.type
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
     wanted = precision == "bf16" or (precision == "auto" and has_bf16) or base.dtype != torch.float32
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=wanted)
+    keeps = device == "cpu" and base.dtype == torch.float16
+    return torch.autocast(device, dtype=torch.float16 if keeps else torch.bfloat16, enabled=wanted)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hellora.client import not_finite
 from hellora.client.batches import training_batches
 from hellora.client.evaluation import autocast, to_device
 from hellora.client.rules import Rules
@@ -102,10 +103,14 @@ def train_steps(
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in part]), base.device)
             with prefix.batch(part), numerics(base, policy, settings, rounding):
                 outputs = rules.outputs(kind.outputs(base, batch))
-            loss, weights = outputs.loss_sums.sum(), outputs.weights
+            losses, weights = outputs.loss_sums, outputs.weights
             del outputs  # else the logits would stay in memory while gradients are computed
+            loss, losses = losses.sum(), losses.detach()
+            if not math.isfinite(value := float(loss.detach())):
+                why = not_finite.in_step(base, adapted, task.adapter, batch, losses, part.tolist())
+                raise TrainingError(f"the loss became {value} at step {steps + 1}: {why}")
             torch.autograd.backward(loss)
-            total, weight = total + float(loss.detach()), weight + float(weights.sum())
+            total, weight = total + value, weight + float(weights.sum())
         scale_gradients(adapted.parameters, 1 / max(weight, 1.0))
         rules.change_gradients()
         if settings.clip_norm is not None:
@@ -114,8 +119,6 @@ def train_steps(
         optimizer.zero_grad()
         rules.stepped()
         steps += 1
-        if not math.isfinite(total):
-            raise TrainingError(f"the loss became {total} at step {steps}; a smaller train.lr may help")
         loss_sum, weight_sum = loss_sum + total, weight_sum + weight
     return {"loss": loss_sum / weight_sum, "steps": steps}
 

@@ -27,6 +27,7 @@ from hellora.model.resident import BaseModel
 from hellora.server.backend import Backend
 from hellora.tasks import Task
 
+AT_ONCE = 4096  # training examples that are encoded together, to be looked at
 HELD_OUT = 0.2  # of a client's examples, kept for evaluation where heads are personal
 
 
@@ -52,12 +53,13 @@ def prepare(experiment: Experiment) -> Setup:
         parts, held_out = hold_out(parts, experiment.data, seed)
     base = load_base(experiment, corpus)
     work = ClientWork(base, experiment.task, corpus.train, parts, experiment.method.local_training)
+    tokens = longest(base, experiment, corpus)
     return assemble(
         experiment,
         corpus,
         work,
         fleet(experiment, [len(part) for part in parts]),
-        tokens=lambda: longest(base, experiment, corpus),
+        tokens=lambda: tokens,
         planned=experiment.fleet.in_bytes_or_seconds,
         connect=on_this_machine,
         held_out=held_out,
@@ -140,9 +142,19 @@ def check_corpus(experiment: Experiment, corpus: Corpus) -> None:
 
 
 def longest(base: BaseModel, experiment: Experiment, corpus: Corpus) -> int:
-    """Count the tokens of the longest training example."""
-    lengths = experiment.task.encode(base, corpus.train).lengths
-    return 1 if lengths is None else int(lengths.max())
+    """Count the tokens of the longest training example; 1 for images, which are not looked at.
+
+    Raises:
+        InputError: an example has no token, or one that the model does not know. Later it would be its client's fault.
+    """
+    if experiment.task.columns == "image":
+        return 1
+    found = 1
+    for start in range(0, len(corpus.train), AT_ONCE):
+        some = corpus.train.select(range(start, min(start + AT_ONCE, len(corpus.train))))
+        lengths = experiment.task.encode(base, some).lengths
+        found = max(found, 1 if lengths is None else int(lengths.max()))
+    return found
 
 
 def head_check(experiment: Experiment, corpus: Corpus) -> None:

@@ -2,8 +2,7 @@
 
 import importlib.util
 import logging
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,11 @@ from transformers.utils import logging as transformers_logging
 
 from hellora.core.errors import InputError
 from hellora.core.types import AdapterSpec, ModuleSpec
-from hellora.model.location import check_minilm, resolve_name
+from hellora.model.location import HOLDS_ADAPTER, check_minilm, resolve_name
+from hellora.model.normalise import end_ids, settle_tokenizer, text_config
+from hellora.model.own_heads import class_names, match, own_head, settle_head, sizes_of
+from hellora.model.refusals import refuse_new_blocks, refuse_other_senses
+from hellora.model.targets import NUMBERED, default_targets
 
 Quantization = Literal["none", "8bit", "4bit"]
 Kind = Literal["features", "sequence_classification", "image_classification", "causal_lm"]
@@ -28,23 +31,6 @@ AUTO_CLASSES: dict[Kind, Any] = {
     "image_classification": transformers.AutoModelForImageClassification,
     "causal_lm": transformers.AutoModelForCausalLM,
 }
-# Attention projections by the names that model families give them; the first group found in the model is adapted.
-ATTENTION_NAMES: tuple[tuple[str, ...], ...] = (
-    ("query", "value"),  # BERT, RoBERTa, ViT of transformers 4
-    ("q_proj", "v_proj"),  # ViT of transformers 5, Llama, Qwen, Mistral, OPT, CLIP
-    ("q_lin", "v_lin"),  # DistilBERT
-    ("q", "v"),  # T5
-    ("query_proj", "value_proj"),  # DeBERTa
-    ("query_key_value",),  # Falcon, BLOOM, GPT-NeoX
-    ("qkv_proj",),  # Phi-3
-    ("c_attn",),  # GPT-2
-    ("Wqkv",),  # ModernBERT
-)
-LANGUAGE_MODEL_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-# The block of a module: its name up to its first number; or up to its second, where stages hold blocks (Swin).
-NUMBERED = re.compile(r"^(.*?\.\d+(?:\.blocks\.\d+)?)\.")
-
 # What bitsandbytes is asked for; 4bit as in QLoRA (arXiv 2305.14314).
 QUANTIZATION: dict[Quantization, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
@@ -100,75 +86,75 @@ def loading(settings: ModelSettings) -> Iterator[dict[str, Any]]:
 
 
 def load_network(
-    settings: ModelSettings, kind: Kind, labels: Sequence[str], seed: int, weights: bool = True
+    settings: ModelSettings,
+    kind: Kind,
+    labels: Sequence[str],
+    seed: int,
+    weights: bool = True,
+    notices: list[str] | None = None,
 ) -> tuple[Any, tuple[str, ...]]:
     """Load the Hugging Face model on the CPU, in eval mode, without gradients; name the modules of its own head.
 
     The head is what a classification model has outside its base model (classifier, pre_classifier, score), and
-    whatever the checkpoint had no weights for. New weights are drawn from `seed`. `weights=False` builds the same
-    module tree on the meta device from the config alone.
+    whatever the checkpoint had no weights for. New weights are drawn from `seed`. The classes of a head that the
+    checkpoint has are put into the order of `labels`, by name; `notices` gets what a person should know of it.
+    `weights=False` builds the same module tree on the meta device from the config alone.
     """
-    sizes: dict[str, Any] = {}
-    if kind in ("sequence_classification", "image_classification"):
-        count = settings.classes or len(labels)
-        names = {i: labels[i] if i < len(labels) else f"class {i}" for i in range(count)}
-        sizes = {"id2label": names, "label2id": {v: k for k, v in names.items()}} if names else {}
-    quantized = quantization(settings, kind, labels) if weights else {}
-    with loading(settings) as common:
-        if not weights:
-            config = transformers.AutoConfig.from_pretrained(**common, **sizes)
-            with torch.device("meta"):
-                net = AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code)
-            net.to(getattr(torch, settings.dtype))
-            new: list[str] = []
-        else:
-            if settings.name == "minilm" and (folder := Path(resolve_name("minilm"))).is_dir():
-                check_minilm(folder)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                net, info = AUTO_CLASSES[kind].from_pretrained(
-                    **common,
-                    **sizes,
-                    **quantized,
-                    dtype=getattr(torch, settings.dtype),
-                    ignore_mismatched_sizes=bool(sizes),
-                    output_loading_info=True,
-                )
-            keep_unpacked(net)
-            new = sorted(info["missing_keys"])
-            refuse_new_blocks(settings, kind, new)
-    refuse_other_senses(settings, kind, net.config)
+    classifies = kind in ("sequence_classification", "image_classification")
+    classes = class_names(labels, settings.classes or len(labels)) if classifies else ()
+    sizes = sizes_of(classes)
+    if not weights:
+        net, new = bare(settings, kind, sizes), list[str]()
+    else:
+        net, new = pretrained(settings, kind, classes, len(labels), seed, [] if notices is None else notices)
+        keep_unpacked(net)
+        refuse_new_blocks(settings.name, kind, new)
+    refuse_other_senses(settings.name, kind, net.config)
     return net.eval().requires_grad_(False), own_head(net, new) if sizes else ()
 
 
-def own_head(net: Any, new: Sequence[str]) -> tuple[str, ...]:
-    """Return the modules of a classification model's head: those outside its base model, and the new ones inside."""
-    sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in net.named_children()}
-    base = net.base_model_prefix
-    if base not in sizes:  # CLIP's classifier has the vision model of a "clip" that is not there
-        base = max(sizes, key=lambda name: sizes[name])
-    outside = [name for name, size in sizes.items() if size and name != base]
-    inside = [".".join(name.split(".")[:2]) for name in new if name.startswith(f"{base}.")]
-    return tuple(dict.fromkeys([*outside, *inside]))
+def bare(settings: ModelSettings, kind: Kind, sizes: Mapping[str, Any]) -> Any:
+    """Build the module tree on the meta device, from the config alone."""
+    with loading(settings) as common:
+        config = transformers.AutoConfig.from_pretrained(**common, **sizes)
+        config.architectures = config.architectures or []  # where a kind has two classes, transformers looks in there
+        with torch.device("meta"):
+            net = AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code)
+        return net.to(getattr(torch, settings.dtype))
 
 
-def refuse_other_senses(settings: ModelSettings, kind: Kind, config: Any) -> None:
-    """Raise InputError where a model that reads images would be given texts, which it cannot read."""
-    if kind != "image_classification" and hasattr(config, "image_size"):
-        raise InputError(
-            f"model.name: {settings.name!r} reads images: set task.name = 'image_classification', and data.name to "
-            f"images"
+def pretrained(
+    settings: ModelSettings, kind: Kind, classes: Sequence[str], known: int, seed: int, notices: list[str]
+) -> tuple[Any, list[str]]:
+    """Load a checkpoint, its head in the order of `classes`, of which the first `known` are the data's; name the
+    weights that it lacks."""
+    if settings.name == "minilm" and (folder := Path(resolve_name("minilm"))).is_dir():
+        check_minilm(folder)
+    sizes, quantized = sizes_of(classes), quantization(settings, kind, classes)
+    with loading(settings) as common, torch.random.fork_rng(devices=[]):
+        theirs = transformers.AutoConfig.from_pretrained(**common).id2label if classes else {}
+        found = match([str(theirs[row]) for row in sorted(theirs)], classes, known)
+        as_it_is = not found.drawn and len(theirs) != len(classes)  # some of its rows are taken
+        torch.manual_seed(seed)
+        net, info = AUTO_CLASSES[kind].from_pretrained(
+            **common,
+            **({} if as_it_is else sizes),
+            **quantized,
+            dtype=getattr(torch, settings.dtype),
+            ignore_mismatched_sizes=bool(sizes),
+            output_loading_info=True,
         )
-
-
-def refuse_new_blocks(settings: ModelSettings, kind: Kind, new: Sequence[str]) -> None:
-    """Raise InputError where the checkpoint lacks a block, or any part of a language model; only a head may be new."""
-    wrong = new if kind == "causal_lm" else [name for name in new if NUMBERED.match(name)]
-    if wrong:
-        raise InputError(
-            f"model.name: {settings.name!r} has no weights for {wrong[0]} and {len(wrong) - 1} more: "
-            f"name a checkpoint of a model for this task"
-        )
+    if getattr(net, "_hf_peft_config_loaded", False):
+        raise InputError(HOLDS_ADAPTER.format(settings.name))
+    new = sorted(info["missing_keys"])
+    if classes:
+        rows = len(theirs) if as_it_is else len(classes)
+        one_more = sizes_of(tuple(map(str, range(rows + 1))))
+        changed = {key[0] for key in info["mismatched_keys"]}
+        word = settle_head(net, found, rows, frozenset({*new, *changed}), lambda: bare(settings, kind, one_more), seed)
+        notices += [found.word] if changed else [word] if word else []
+        net.config.update(sizes)
+    return net, new
 
 
 def quantization(settings: ModelSettings, kind: Kind, labels: Sequence[str]) -> dict[str, Any]:
@@ -226,8 +212,8 @@ def task_of(settings: ModelSettings) -> str:
     return "image_classification" if hasattr(config, "image_size") else "sequence_classification"
 
 
-def load_tokenizer(settings: ModelSettings) -> Any:
-    """Load the model's tokenizer, and give it a padding token where it has none."""
+def load_tokenizer(settings: ModelSettings, rows: int | None = None) -> Any:
+    """Load the model's tokenizer, which pads on the right, and has a padding token among the model's `rows`."""
     with loading(settings) as common:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**common)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without its files
@@ -235,9 +221,21 @@ def load_tokenizer(settings: ModelSettings) -> Any:
             f"model.name: {settings.name!r} has no tokenizer: save it there, too (tokenizer.save_pretrained), or copy "
             f"its files, such as tokenizer.json"
         )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    settle_tokenizer(tokenizer, rows)
     return tokenizer
+
+
+@contextmanager
+def greedy(net: Any, tokenizer: Any) -> Iterator[None]:
+    """Let a language model choose the likeliest token at each place, up to an end of text of its own or its
+    tokenizer's. What its folder says of generation (beams, penalties, sampling) is put aside."""
+    own = net.generation_config
+    ends = end_ids(tokenizer, text_config(net.config), own)
+    net.generation_config = transformers.GenerationConfig(eos_token_id=ends or None, do_sample=False, num_beams=1)
+    try:
+        yield
+    finally:
+        net.generation_config = own
 
 
 def load_image_processor(settings: ModelSettings) -> Any:
@@ -277,17 +275,6 @@ def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool =
 def linear_modules(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Find the linear modules, with their names."""
     return ((name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear | Conv1D))
-
-
-def default_targets(names: Iterable[str], language_model: bool) -> tuple[str, ...]:
-    """Return the first known group of attention projections that the model has; for a language model all four."""
-    leaves = {name.rpartition(".")[2] for name in names}
-    if language_model and leaves.issuperset(LANGUAGE_MODEL_NAMES):
-        return LANGUAGE_MODEL_NAMES
-    for group in ATTENTION_NAMES:
-        if leaves.issuperset(group):
-            return group
-    raise InputError(f"model.targets: give the modules to adapt; this model has {', '.join(sorted(leaves))}")
 
 
 def shape_of(linear: nn.Module) -> tuple[int, int]:

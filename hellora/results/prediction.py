@@ -12,17 +12,18 @@ from typing import Any
 
 import torch
 
+from hellora.client import not_finite
 from hellora.client.evaluation import evaluate, predict
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter
 from hellora.data.one_file import read_rows
 from hellora.experiments.machine import device_check, devices
+from hellora.model.own_heads import class_names
 from hellora.model.resident import BaseModel
 from hellora.record.atomic import write_atomically
 from hellora.record.run_folder import RunFolder
 from hellora.results.adapter_folder import USAGE_FILE, Usage, load_adapter, read_usage
 from hellora.results.exporting import Saved
-from hellora.results.trained import class_names
 
 Prediction = dict[str, Any]  # a row of the output
 WRITERS = (".jsonl", ".csv")
@@ -74,10 +75,11 @@ class Predictor:
         logits = predict(self.adapter, self.base, task, rows.data, compute.eval_batch_size, self.usage.train.precision)
         probabilities = logits.double().softmax(-1)
         if (diverged := probabilities.isnan().any(-1)).any():
-            raise InputError(
-                f"row {int(diverged.nonzero()[0])}: the model says nan, no label: its training diverged: "
-                f"train it anew, with a smaller train.lr"
+            why = (
+                not_finite.in_model(self.base, self.adapter)
+                or "its weights and the adapter are finite, not so its sums"
             )
+            raise InputError(f"row {int(diverged.nonzero()[0])}: the model says nan, no label: {why}")
         names = class_names(self.usage.labels, logits.shape[1])
         files = [{"file": name} for name in rows.files] or [{}] * len(logits)
         return [

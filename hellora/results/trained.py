@@ -6,6 +6,7 @@ from typing import Any
 
 from hellora.core.state import ServerState
 from hellora.experiments.experiment import Experiment
+from hellora.model.own_heads import class_names
 from hellora.model.resident import BaseModel
 
 
@@ -25,8 +26,3 @@ class Trained:
     def classes(self) -> tuple[str, ...]:
         """Name the class of each logit; a head may have room for more than the data has."""
         return class_names(self.labels, self.experiment.model.classes or len(self.labels))
-
-
-def class_names(labels: Sequence[str], count: int) -> tuple[str, ...]:
-    """Name each of `count` classes, of which `labels` are the first."""
-    return (*labels, *(f"class {i}" for i in range(len(labels), count)))

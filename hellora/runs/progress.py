@@ -68,6 +68,8 @@ class TerminalProgress:
         )
         for note in corpus.notes:
             self.console.print(f"data: {note}", highlight=False, markup=False)
+        for notice in setup.base.notices:
+            self.console.print(notice, highlight=False, style="yellow")
         if run.planner is not None:
             if run.planner.model.measured:
                 self.console.print("this model's costs need values: measured in real steps on this machine")

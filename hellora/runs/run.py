@@ -1,14 +1,17 @@
 """Run an experiment in its folder: a line and a checkpoint per round, resume after any kill, the adapter."""
 
 import json
+import math
 import platform
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from hellora.client import not_finite
 from hellora.client.evaluation import Evaluation
 from hellora.core.errors import HelloraError, InputError
 from hellora.core.exchange import ClientFailure, ClientUpdate
@@ -20,6 +23,7 @@ from hellora.experiments.machine import threads
 from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
 from hellora.model.location import resolve_name
+from hellora.model.resident import BaseModel
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import load_state, save_state
 from hellora.record.round_line import Line, round_line
@@ -156,11 +160,15 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
     except HelloraError:
         raise
     except Exception as error:  # whatever a model's code raises
-        why = " ".join(str(error).split())[:300]
+        raise InputError(f"model.name: {setup.experiment.model.name!r} {why_it_fails(setup.base, error)}") from error
+    if not math.isfinite(initial.get("loss", 0.0)):
+        why = (
+            not_finite.in_model(setup.base, state.adapter)
+            or "its weights are finite, not so what it makes of these texts"
+        )
         raise InputError(
-            f"model.name: {setup.experiment.model.name!r} cannot be evaluated on this data "
-            f"({type(error).__name__}: {why}): docs/your-model.md says what works"
-        ) from error
+            f"model.name: the loss of {setup.experiment.model.name!r} is {initial['loss']} before training: {why}"
+        )
     record = {
         "initial": initial,
         "clients": setup.clients,
@@ -170,6 +178,16 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
     }
     save_state(folder.checkpoint, state, record)
     return state, record
+
+
+def why_it_fails(base: BaseModel, error: Exception) -> str:
+    """Say what of a model fails, and where, when it is first used."""
+    family, said = base.net.config.model_type, " ".join(str(error).split())[:300]
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"({family}) fails on the first examples, in {Path(where.filename).name}, line {where.lineno} "
+        f"({type(error).__name__}: {said}): name another model"
+    )
 
 
 def finish(

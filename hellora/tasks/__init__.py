@@ -18,6 +18,7 @@ from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.data.server_data import UNLABELLED
 from hellora.model.load import Kind, ModelSettings
+from hellora.model.normalise import position_limit
 from hellora.model.resident import BaseModel
 
 Example = dict[str, Any]
@@ -135,9 +136,6 @@ def class_recall(predictions: Sequence[int], references: Sequence[int]) -> dict[
 
 def length_limit(base: BaseModel, max_length: int) -> int:
     """Return `max_length`, or what the model's positions and its tokenizer allow if that is less, in tokens."""
-    positions = getattr(base.net.config, "max_position_embeddings", None)
-    if base.net.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        positions = positions and positions - 2  # they count positions from padding_idx + 1
     longest = base.processor and base.processor.model_max_length  # a base without weights has no processor
-    known = [limit for limit in (positions, longest) if limit and limit > 0]  # XLNet says -1 for any number
+    known = [limit for limit in (position_limit(base.net), longest) if limit and limit > 0]
     return int(min(max_length, *known)) if known else max_length

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
-from hellora.model.load import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
+from hellora.model.load import Kind, ModelSettings, adapter_spec, greedy, load_network, load_tokenizer
+from hellora.model.normalise import blank_end, embedding_rows
 from hellora.model.resident import BaseModel
+from hellora.model.texts import encoded_texts, named
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
 
 IGNORED = -100  # label of a token that is not supervised
@@ -40,8 +43,11 @@ class CausalLM(Task):
 
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
         net, _ = load_network(settings, self.kind(), (), seed, weights)
-        processor = load_tokenizer(settings) if weights else None
-        return BaseModel(net, adapter_spec(net, settings, language_model=True), processor, dropout=settings.dropout)
+        processor = load_tokenizer(settings, embedding_rows(net)) if weights else None
+        base = BaseModel(net, adapter_spec(net, settings, language_model=True), processor, dropout=settings.dropout)
+        if processor is not None and processor.eos_token_id is None:
+            base.notices = ("the model's tokenizer has no end of text: answers are not taught to end",)
+        return base
 
     def encode(self, base: BaseModel, rows: Any) -> Encoded:
         """Join prompt, response and end of text. Where both are too long together, the response keeps up to half of the
@@ -49,13 +55,19 @@ class CausalLM(Task):
         limit = length_limit(base, self.max_length)
         tokenizer = base.processor
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        responses = tokenizer(list(rows["response"]), add_special_tokens=False, verbose=False)["input_ids"]
+        prompts = without_end(tokenizer, encoded_texts(base, rows, ("prompt",))["input_ids"])
+        responses = encoded_texts(base, rows, ("response",), add_special_tokens=False)["input_ids"]
         examples, num_tokens = [], 0
-        for prompt, response in zip(prompt_tokens(tokenizer, rows["prompt"]), responses, strict=True):
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             answer = (response + end)[: max(limit // 2, limit - len(prompt))]
             question = shortened(tokenizer, prompt, limit - len(answer))
             examples.append({"input_ids": question + answer, "labels": [IGNORED] * len(question) + answer})
-            num_tokens += len(answer) if question else len(answer) - 1  # nothing predicts a first token
+            predicted = len(answer) if question else len(answer) - 1  # nothing predicts a first token
+            if predicted < 1:
+                raise InputError(
+                    f"data.response: {named(rows, row, 'response')} has no token to learn from: leave the row out"
+                )
+            num_tokens += predicted
         return Encoded(examples, np.array([len(example["input_ids"]) for example in examples]), num_tokens)
 
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
@@ -73,7 +85,7 @@ class CausalLM(Task):
 
     def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
         blank = torch.zeros(examples, tokens, dtype=torch.long, device=base.device)
-        blank[:, -1] = getattr(base.net.config, "eos_token_id", None) or 0  # some models look for the end
+        blank[:, -1] = blank_end(base.net.config)
         mask = torch.ones_like(blank)
         mask[0, -1] = 0  # some padding, so that the model needs its mask
         return {"input_ids": blank, "attention_mask": mask, "labels": torch.zeros_like(blank)}
@@ -115,23 +127,29 @@ class CausalLM(Task):
         loses its beginning."""
         room = length_limit(base, self.max_length) - self.new_tokens(base)
         answers = []
-        for prompt in prompt_tokens(base.processor, prompts):
+        tokens = encoded_texts(base, {"prompt": prompts}, ("prompt",))["input_ids"]
+        for row, prompt in enumerate(without_end(base.processor, tokens)):
+            if not prompt:
+                raise InputError(
+                    f"data.prompt: the model's tokenizer finds no token in row {row} ({prompts[row][:40]!r}): leave "
+                    f"the row out"
+                )
             ids = torch.tensor([shortened(base.processor, prompt, room)], device=base.device)
-            out = base.net.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=self.new_tokens(base),
-                do_sample=False,
-                pad_token_id=base.processor.pad_token_id,
-            )
+            with greedy(base.net, base.processor):
+                out = base.net.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=self.new_tokens(base),
+                    do_sample=False,
+                    pad_token_id=base.processor.pad_token_id,
+                )
             answers.append(base.processor.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
         return answers
 
 
-def prompt_tokens(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """Encode each prompt as the tokenizer begins a text; drop an end of text that it adds, for the answer follows."""
-    tokens: list[list[int]] = tokenizer(list(prompts), verbose=False)["input_ids"]
-    return [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in tokens]
+def without_end(tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """Drop the end of text that a tokenizer adds to each prompt, for the answer follows."""
+    return [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in prompts]
 
 
 def shortened(tokenizer: Any, prompt: list[int], count: int) -> list[int]:

@@ -25,13 +25,15 @@ class ImageClassification(Task):
         return "image_classification"
 
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
-        net, head_modules = load_network(settings, self.kind(), labels, seed, weights)
+        notices: list[str] = []
+        net, head_modules = load_network(settings, self.kind(), labels, seed, weights, notices)
         processor = load_image_processor(settings) if weights else None
         if processor is not None:
             fit_channels(processor, channels(net.config))
-        return BaseModel(
-            net, adapter_spec(net, settings), processor, dropout=settings.dropout, head_modules=head_modules
-        )
+        spec = adapter_spec(net, settings)
+        base = BaseModel(net, spec, processor, dropout=settings.dropout, head_modules=head_modules)
+        base.notices = tuple(notices)
+        return base
 
     def encode(self, base: BaseModel, rows: Any) -> Encoded:
         return Encoded(ImageRows(rows, channels(base.net.config)))

@@ -8,9 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.model.load import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
+from hellora.model.normalise import blank_end, embedding_rows, settle_own_head
+from hellora.model.padding import refuse_padding, settle_padding
 from hellora.model.resident import BaseModel
+from hellora.model.texts import encoded_texts, named
 from hellora.tasks import (
     Batch,
     Columns,
@@ -43,38 +47,51 @@ class SequenceClassification(Task):
         return "features" if self.head_type == "mean_pooling" else "sequence_classification"
 
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
-        net, head_modules = load_network(settings, self.kind(), labels, seed, weights)
+        notices: list[str] = []
+        net, head_modules = load_network(settings, self.kind(), labels, seed, weights, notices)
         head = None
         if self.head_type == "mean_pooling":
             with torch.random.fork_rng(devices=[]), torch.device("cpu" if weights else "meta"):
                 torch.manual_seed(seed)
                 classes = settings.classes or len(labels) or 2  # 2 stand for those in data that is not read yet
                 head = nn.Linear(net.config.hidden_size, classes).requires_grad_(False)
-        processor = load_tokenizer(settings) if weights else None
+        processor = load_tokenizer(settings, embedding_rows(net)) if weights else None
         if processor is not None and self.head_type == "own":
-            net.config.pad_token_id = processor.pad_token_id  # a decoder's own head reads the last token before padding
+            settle_own_head(net, processor)
         spec = adapter_spec(net, settings)
-        return BaseModel(net, spec, processor, dropout=settings.dropout, head=head, head_modules=head_modules)
+        base = BaseModel(net, spec, processor, dropout=settings.dropout, head=head, head_modules=head_modules)
+        base.notices = tuple(notices)
+        if weights:
+            limit = length_limit(base, self.max_length)
+            settle_padding(base, settings.name, limit, lambda given: self.logits(base, self.collate(base, given)))
+        return base
 
     def encode(self, base: BaseModel, rows: Any) -> Encoded:
-        pair = rows["text_pair"] if "text_pair" in rows.column_names else None
+        columns = ("text", "text_pair") if "text_pair" in rows.column_names else ("text",)
         limit = length_limit(base, self.max_length)
-        tokens = base.processor(list(rows["text"]), list(pair) if pair else None, truncation=True, max_length=limit)
+        tokens = encoded_texts(base, rows, columns, truncation=True, max_length=limit)
+        lengths = np.array([len(ids) for ids in tokens["input_ids"]])
+        if not lengths.all():
+            raise InputError(
+                f"data.text: the model's tokenizer finds no token in {named(rows, int(lengths.argmin()), 'text')}: "
+                f"leave the row out"
+            )
         names = list(tokens.keys())
         examples = [
             {**dict(zip(names, values, strict=True)), "label": label}
             for *values, label in zip(*tokens.values(), rows["label"], strict=True)
         ]
-        return Encoded(examples, np.array([len(ids) for ids in tokens["input_ids"]]))
+        return Encoded(examples, lengths)
 
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
         inputs = [{key: value for key, value in example.items() if key != "label"} for example in examples]
+        refuse_padding(base, [len(one["input_ids"]) for one in inputs])
         batch: Batch = dict(base.processor.pad(inputs, return_tensors="pt"))
         return {**batch, "labels": torch.tensor([example["label"] for example in examples])}
 
     def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
         blank = torch.zeros(examples, tokens, dtype=torch.long, device=base.device)
-        blank[:, -1] = getattr(base.net.config, "eos_token_id", None) or 0  # some models look for the end
+        blank[:, -1] = blank_end(base.net.config)
         mask = torch.ones_like(blank)
         mask[0, -1] = 0  # some padding, so that the model needs its mask
         labels = torch.zeros(examples, dtype=torch.long, device=base.device)
@@ -87,7 +104,7 @@ class SequenceClassification(Task):
         else:
             hidden = base.net(**inputs).last_hidden_state  # (batch, tokens, d)
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-            logits = base.head(((hidden * mask).sum(1) / mask.sum(1)).float())
+            logits = base.head(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float())
         return logits
 
     def score(self, logits: Tensor, batch: Batch) -> Outputs:

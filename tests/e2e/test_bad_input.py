@@ -162,7 +162,7 @@ def test_a_model_that_does_not_work_on_the_data(hellora: Command, small: Path, t
     """T5 under mean pooling wants inputs for its decoder, too."""
     model = tiny_models.save_t5(tmp_path / "t5")
     answer = hellora("run", small, "--set", f"model.name={model}", "--out", tmp_path / "out")
-    check_refusal(answer, "model.name", "cannot be evaluated on this data (ValueError: ", "docs/your-model.md")
+    check_refusal(answer, "task.head_type", "(t5) has a decoder", "set task.head_type = 'own'")
     assert not (tmp_path / "out").exists()
     assert (
         hellora(

@@ -559,7 +559,7 @@ def test_the_readme_gives_the_same_logits_for_pairs_and_without_a_padding_token(
     changes = (*changed("model.name", model), *changed("task.head_type", head), *changed("data.text_pair", "text"))
     assert hellora("run", small, "--out", out, *changes, *changed("fleet.layers", [1, 2, 3])).status == 0
     check_readme(out, lambda names: dict(names["batch"]))
-    assert "tokenizer(texts, pairs, " in code_of(out)
+    assert "texts, pairs, padding=True" in code_of(out)
     assert "tokenizer.pad_token = " in code_of(out)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import bases
 import pytest
+from torch import nn
 
 from hellora.tasks import classification_metrics, length_limit
 
@@ -25,9 +26,23 @@ def test_classes_that_do_not_occur_do_not_count() -> None:
     assert classification_metrics(0.0, [4, 7], [4, 7])["macro_f1"] == 1
 
 
-def base(model_max_length: int, **config: Any) -> Any:
+class Tables(nn.Module):
+    """A network that has nothing but tables of positions, and a config."""
+
+    def __init__(self, config: dict[str, Any], **tables: nn.Module) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(**config)
+        self.embeddings = nn.ModuleDict(tables)
+
+
+def base(
+    model_max_length: int, *, rows: int = 0, padding_idx: int | None = None, offset: int = 0, **config: Any
+) -> Any:
+    tables = {} if not rows else {"position_embeddings": nn.Embedding(rows, 2, padding_idx)}
+    for table in tables.values():
+        table.offset = offset  # type: ignore[assignment]
     return SimpleNamespace(
-        net=SimpleNamespace(config=SimpleNamespace(**{"model_type": "bert", **config})),
+        net=Tables(config, **tables),
         processor=SimpleNamespace(model_max_length=model_max_length),
     )
 
@@ -40,9 +55,14 @@ def base(model_max_length: int, **config: Any) -> Any:
         (base(50, max_position_embeddings=64), 50),
         (base(10**30), 128),
         (base(10**30, max_position_embeddings=None), 128),
-        (base(10**30, model_type="xlnet", max_position_embeddings=-1), 128),
-        (base(512, model_type="roberta", max_position_embeddings=66), 64),
-        (base(512, model_type="xlm-roberta", max_position_embeddings=66), 64),
+        (base(10**30, max_position_embeddings=-1), 128),  # XLNet
+        (base(10**30, max_seq_len=40), 40),  # MPT
+        (base(512, max_position_embeddings=66, rows=66, padding_idx=1), 64),  # RoBERTa
+        (base(512, max_position_embeddings=66, rows=66, padding_idx=3), 62),
+        (base(512, max_position_embeddings=66, rows=66, padding_idx=0), 65),
+        (base(512, max_position_embeddings=64, rows=66, offset=2), 64),  # BART, OPT
+        (base(512, max_position_embeddings=66, rows=66), 66),  # BERT
+        (base(512, rows=66), 66),
     ],
 )
 def test_length_limit(model: Any, expected: int) -> None:

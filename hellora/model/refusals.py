@@ -1,0 +1,25 @@
+"""Refuse, by name, a checkpoint that is of another kind than the task."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hellora.core.errors import InputError
+from hellora.model.targets import NUMBERED
+
+
+def refuse_other_senses(name: str, kind: str, config: Any) -> None:
+    """Raise InputError where a model that reads images would be given texts, which it cannot read."""
+    if kind != "image_classification" and hasattr(config, "image_size"):
+        raise InputError(
+            f"model.name: {name!r} reads images: set task.name = 'image_classification', and data.name to images"
+        )
+
+
+def refuse_new_blocks(name: str, kind: str, new: Sequence[str]) -> None:
+    """Raise InputError where the checkpoint lacks a block, or any part of a language model; only a head may be new."""
+    wrong = new if kind == "causal_lm" else [name for name in new if NUMBERED.match(name)]
+    if wrong:
+        raise InputError(
+            f"model.name: {name!r} has no weights for {wrong[0]} and {len(wrong) - 1} more: "
+            f"name a checkpoint of a model for this task"
+        )

@@ -1,7 +1,7 @@
 """A cost model tells what a row of an allocation costs its client: bytes held, bytes sent, operations.
 
     peak(S) = standing + max over moments of the step
-    standing  weights + copies of weights with frozen components merged in + received adapter
+    standing  weights + copies of buffers, and of weights with frozen components merged in + received adapter
               + trained parameters × (value + gradient + optimizer)
     moments   enter + Σ_{k<j} keep_k + forward_j       for every block j
               enter + Σ_k keep_k + head                from the last block to the loss
@@ -61,7 +61,7 @@ class StepCoefficients:
     head: Floats
     end: Floats
     head_backward: Floats
-    refused: str = ""  # why the model cannot be trained so; its bytes are then more than any budget
+    refused: str = ""  # why the model cannot be trained so; the coefficients are then those of plain training
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,7 @@ class Cost:
     peak_bytes: int
     operations: float
     uplink_bytes: int
+    refused: str = ""  # why the model cannot be trained so, whatever the budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +122,7 @@ class CostModel:
     sends_head: bool = True
     wire: WireFormat = "fp32"  # how the update travels
     head_scales: int = 0  # that the head has as int8
+    buffers_bytes: int = 0  # of the weights' bytes, what is lent as a copy
     measured: bool = False  # counted in real steps, because the model's steps need values
 
     def as_record(self) -> dict[str, Any]:
@@ -146,7 +148,8 @@ class CostModel:
 
     def cost(self, ranks: Ranks, policy: Policy, work: Work) -> Cost:
         """Return what a client pays that trains `ranks` (layers,) under `policy`."""
-        return Cost(self.peak_bytes(ranks, policy, work), self.operations(ranks, policy, work), self.uplink(ranks))
+        peak, refused = self.peak_bytes(ranks, policy, work), self.steps[self.activation_policy(ranks, policy)].refused
+        return Cost(peak, self.operations(ranks, policy, work), self.uplink(ranks), refused)
 
     def uplink(self, ranks: Ranks) -> int:
         """Count the bytes of the update: of the trained components the factors that travel, and the head if it does."""
@@ -206,7 +209,7 @@ class CostModel:
         still = self.trained_parameters(ranks) - self.trained_parameters(ranks, self.factors)
         trained = FLOAT * (still + moving * (2 + self.optimizer_numbers))
         named = self.declares(self.row(ranks)).bytes_held
-        return self.weights_bytes + copies + received + trained + named
+        return self.weights_bytes + self.buffers_bytes + copies + received + trained + named
 
     def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
         """Return the most bytes held at once: base weights, adapter, gradients, optimizer, activations."""

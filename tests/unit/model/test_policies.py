@@ -17,7 +17,6 @@ from hellora.model import policies
 from hellora.model.policies import (
     GROUP,
     SMALLEST,
-    Beside,
     Packed,
     in_memory_order,
     int8_activations,
@@ -27,6 +26,7 @@ from hellora.model.policies import (
     rounding_noise,
     run_again_in_backward,
 )
+from hellora.model.stand_ins import Beside
 
 
 def generator(seed: int = 0) -> torch.Generator:

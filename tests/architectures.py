@@ -79,6 +79,8 @@ MENTIONED: dict[str, tuple[tuple[str, ...], Task, dict[str, Any]]] = {
         ("projection_query", "projection_value"),
         IMAGE,
         {
+            "image_size": 32,
+            "initializer_range": 0.3,
             "patch_sizes": [3, 3, 3],
             "patch_stride": [2, 2, 2],
             "patch_padding": [1, 1, 1],
@@ -107,7 +109,7 @@ MENTIONED: dict[str, tuple[tuple[str, ...], Task, dict[str, Any]]] = {
         },
     ),
     "mamba": (
-        ("in_proj", "x_proj", "out_proj"),
+        ("in_proj", "x_proj"),
         LANGUAGE,
         {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "eos_token_id": 3},
     ),
@@ -116,6 +118,7 @@ MENTIONED: dict[str, tuple[tuple[str, ...], Task, dict[str, Any]]] = {
         IMAGE,
         {
             "image_size": 32,
+            "initializer_range": 0.3,
             "hidden_sizes": [16, 24, 32],
             "neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32],
             "num_attention_heads": 2,

@@ -22,6 +22,7 @@ from hellora.core.types import Mask
 
 GROUP = 64  # elements that share a scale
 SMALLEST = 1024  # elements; a smaller tensor is kept as it is
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 # ------------------------------------------------------------------------------------------------------- fewer at once
@@ -227,3 +228,26 @@ class RecastLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return (gradient @ weight.to(gradient.dtype)).to(ctx.dtype), None, None
+
+
+# --------------------------------------------------------------------------------------------------- frozen statistics
+
+
+def with_frozen_statistics(net: nn.Module) -> AbstractContextManager[None]:
+    """Make BatchNorm in eval mode compute y = scale · x + shift by itself while entered.
+
+    That needs nothing of x for backward; and torch's own kernel gives wrong gradients on a CPU to a batch of one whose
+    channels come last on one side only (seen in 2.13).
+    """
+    frozen = [m for m in net.modules() if type(m) in NORMS and m.running_var is not None and not m.training]
+    return forward_replaced(frozen, lambda m: lambda input: normalised(m, input))
+
+
+def normalised(norm: Any, x: Tensor) -> Tensor:
+    """Return what BatchNorm makes of x (batch, channels, …) in eval mode."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale if norm.bias is None else norm.bias - norm.running_mean * scale
+    by_channel = (-1, *[1] * (x.ndim - 2))
+    y: Tensor = x * scale.to(x.dtype).view(by_channel) + shift.to(x.dtype).view(by_channel)
+    return y

@@ -19,7 +19,7 @@ from hellora.core.exchange import Factors, Policy
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask
 from hellora.model.fingerprint import fingerprint, persistent
 from hellora.model.memory import held_bytes, weights_bytes
-from hellora.model.policies import recasting, recomputed_layers, recomputing
+from hellora.model.policies import recasting, recomputed_layers, recomputing, with_frozen_statistics
 from hellora.model.stand_ins import Beside, Bypass, LoraLinear
 
 STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})  # buffers, of BatchNorm and its kind
@@ -164,7 +164,8 @@ class BaseModel:
                 self.train_mode(trained, train_head)
             layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
             blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
-            with recomputing(self.net, blocks), recasting(self.net) if policy.bf16 else nullcontext():
+            recast = recasting(self.net) if policy.bf16 else nullcontext()
+            with recomputing(self.net, blocks), recast, with_frozen_statistics(self.net):
                 yield AdaptedModel(loan.lora, loan.head)
         finally:
             loan.undo()

@@ -20,12 +20,17 @@ class StandIn(nn.Module):
 
     base: nn.Module
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()  # the names of the attributes that somebody has asked for
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             if name in ("base", "A", "B"):  # its own, and not there yet
                 raise
+            self.asked.add(name)
             return getattr(self.base, name)
 
 

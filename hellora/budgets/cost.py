@@ -1,7 +1,7 @@
 """A cost model tells what a row of an allocation costs its client: bytes held, bytes sent, operations.
 
     peak(S) = standing + max over moments of the step
-    standing  weights + copies of buffers, and of weights with frozen components merged in + received adapter
+    standing  weights + copies of buffers and of weights with frozen components merged in + received adapter
               + trained parameters × (value + gradient + optimizer)
     moments   enter + Σ_{k<j} keep_k + forward_j       for every block j
               enter + Σ_k keep_k + head                from the last block to the loss
@@ -34,11 +34,6 @@ Part = Literal["off", "first", "frozen", "trained"]
 Floats = npt.NDArray[np.float64]
 
 FLOAT = 4  # bytes of an adapter's number
-
-
-def nothing(_: Mask) -> Declared:
-    """Return what plain training declares: no named tensor."""
-    return Declared()
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +88,9 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A client's round costs this: the most bytes held at once, floating point operations, bytes sent up."""
+    """A client's round costs this."""
 
-    peak_bytes: int
+    peak_bytes: int  # the most that are held at once
     operations: float
     uplink_bytes: int
     refused: str = ""  # why the model cannot be trained so, whatever the budget
@@ -117,7 +112,7 @@ class CostModel:
     tokens: int  # per example
     factors: Factors = "both"
     sends: Callable[[Mask], Sent] | None = None  # what a client receives; None = the whole adapter
-    declares: Callable[[Mask], Declared] = nothing  # the named tensors of its rules of local training
+    declares: Callable[[Mask], Declared] = lambda _: Declared()  # the named tensors of its rules of local training
     travels: tuple[Factors, ...] = ("both",)  # the factors that are sent up, where rounds differ in it each of them
     sends_head: bool = True
     wire: WireFormat = "fp32"  # how the update travels
@@ -148,8 +143,8 @@ class CostModel:
 
     def cost(self, ranks: Ranks, policy: Policy, work: Work) -> Cost:
         """Return what a client pays that trains `ranks` (layers,) under `policy`."""
-        peak, refused = self.peak_bytes(ranks, policy, work), self.steps[self.activation_policy(ranks, policy)].refused
-        return Cost(peak, self.operations(ranks, policy, work), self.uplink(ranks), refused)
+        peak, how = self.peak_bytes(ranks, policy, work), self.activation_policy(ranks, policy)
+        return Cost(peak, self.operations(ranks, policy, work), self.uplink(ranks), self.steps[how].refused)
 
     def uplink(self, ranks: Ranks) -> int:
         """Count the bytes of the update: of the trained components the factors that travel, and the head if it does."""

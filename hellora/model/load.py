@@ -135,7 +135,7 @@ def load_network(
                     output_loading_info=True,
                 )
             keep_unpacked(net)
-            new = sorted(info["missing_keys"])
+            new = net.drawn_names = sorted(info["missing_keys"])  # by the name, for the fingerprint
             refuse_new_blocks(settings, kind, new)
     refuse_other_senses(settings, kind, net.config)
     return net.eval().requires_grad_(False), own_head(net, new) if sizes else ()

@@ -162,14 +162,20 @@ class BaseModel:
                 loan.put_bypasses(trained)
             if copies is None:
                 self.train_mode(trained, train_head)
-            layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
-            blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
-            recast = recasting(self.net) if policy.bf16 else nullcontext()
-            with recomputing(self.net, blocks), recast, with_frozen_statistics(self.net):
+            with self.keeping(policy, trained):
                 yield AdaptedModel(loan.lora, loan.head)
         finally:
             loan.undo()
             self.net.eval()
+
+    @contextmanager
+    def keeping(self, policy: Policy, trained: Mask | None) -> Iterator[None]:
+        """Make forward passes keep for backward what `policy` says, of a model that trains `trained`."""
+        layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
+        blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
+        recast = recasting(self.net) if policy.bf16 else nullcontext()
+        with recomputing(self.net, blocks), recast, with_frozen_statistics(self.net):
+            yield
 
     def train_mode(self, trained: Mask | None, train_head: bool) -> None:
         """Put the blocks that train anything, and a network's own head where it trains, in train mode (dropout on).

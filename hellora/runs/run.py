@@ -20,6 +20,7 @@ from hellora.experiments.machine import threads
 from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
 from hellora.model.location import resolve_name
+from hellora.model.origin import Origin
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import load_state, save_state
 from hellora.record.round_line import Line, round_line
@@ -117,13 +118,14 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
     lines = folder.read_lines(saved[0].round if saved else 0)
     progress.loading(experiment, folder.path)
     setup = preparing(experiment, saved[1] if saved else {})
+    origin = origin_of(setup, saved[1] if saved else {})
     folder.begin(experiment, lines)
     write_atomically(folder.clients, json.dumps(fleet_record(setup)).encode())
     if (planner := setup.federation.planner) is not None:
         write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
     evaluation = None
     with tracking(experiment, folder.path, lines) as tracked, setup.backend() as backend:
-        state, record = saved or start(setup, folder)
+        state, record = saved or start(setup, folder, origin)
         progress.started(setup, record["initial"], state.round)
         clock = time.perf_counter()
         reporting = ReportingBackend(backend, progress)
@@ -139,10 +141,21 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
             save_state(folder.checkpoint, state, record)
             tracked.tell(lines)
             progress.round_finished(lines[-1])
-    return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines)
+    return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines, origin)
 
 
-def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:
+def origin_of(setup: Setup, record: Mapping[str, Any]) -> Origin:
+    """Describe the base. Raise InputError where the run began with another one; of an older run that is not known."""
+    origin, before = Origin.of(setup.base, setup.experiment.model), Origin.from_json(record.get("base"))
+    if before.fingerprint not in (None, origin.fingerprint):
+        raise InputError(
+            f"model.name: {setup.experiment.model.name} is another base than the run began with (its weights have the "
+            f"fingerprint {origin.fingerprint}, not {before.fingerprint}): put that one back, or start a new run"
+        )
+    return before if before.fingerprint else origin
+
+
+def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState, dict[str, Any]]:
     """Make the state before round 0, evaluate and save it."""
     state = setup.initial_state()
     labels = list(setup.corpus.labels)  # so that what was trained can be used without the data
@@ -156,7 +169,13 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
             f"model.name: {setup.experiment.model.name!r} cannot be evaluated on this data "
             f"({type(error).__name__}: {why}): docs/your-model.md says what works"
         ) from error
-    record = {"initial": initial, "clients": setup.clients, "labels": labels, "run": setup.run_id}
+    record = {
+        "initial": initial,
+        "clients": setup.clients,
+        "labels": labels,
+        "run": setup.run_id,
+        "base": origin.to_json(),
+    }
     save_state(folder.checkpoint, state, record)
     return state, record
 
@@ -168,12 +187,15 @@ def finish(
     evaluation: Evaluation,
     initial: Mapping[str, float],
     lines: Sequence[Line],
+    origin: Origin,
 ) -> Mapping[str, Any]:
     """Write the adapter and, last, the summary: where there is one, the run has ended."""
     draft = folder.path / "adapter.draft"
     for old in (draft, folder.adapter):
         shutil.rmtree(old, ignore_errors=True)
-    trained = Trained(setup.experiment, setup.base, setup.corpus.labels, state, initial, lines, tuple(setup.clients))
+    trained = Trained(
+        setup.experiment, setup.base, setup.corpus.labels, state, initial, lines, tuple(setup.clients), origin
+    )
     save_adapter(draft, trained, folder.adapter)
     draft.rename(folder.adapter)
     summary = {

@@ -14,6 +14,7 @@ from torch import nn
 from hellora.core.algebra import joined
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter, LoraPair
+from hellora.model.fingerprint import persistent
 from hellora.model.load import Kind, ModelSettings
 from hellora.model.location import MINILM_HUB
 from hellora.model.resident import BaseModel
@@ -62,7 +63,9 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
         tensors[f"{PEFT_PREFIX}{module}.lora_A.weight"] = nn.functional.pad(pair.A, (0, 0, 0, more)).contiguous()
         tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = nn.functional.pad(pair.B, (0, more)).contiguous()
     if base.head is None:
-        tensors |= {f"{PEFT_PREFIX}{name}": value.contiguous() for name, value in adapter.head.items()}
+        inside = tuple(f"{name}." for name in base.head_modules)
+        statistics = {n: b for n, b in persistent(base.net) if n.startswith(inside) and n not in base.head_names}
+        tensors |= {f"{PEFT_PREFIX}{n}": t.cpu().contiguous() for n, t in (*adapter.head.items(), *statistics.items())}
     else:
         save_head(adapter, folder)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})

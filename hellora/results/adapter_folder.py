@@ -28,7 +28,7 @@ from hellora.model.load import ModelSettings
 from hellora.model.origin import Origin
 from hellora.model.peft_files import HEAD_FILE, load_head, load_peft, save_merged, save_peft
 from hellora.model.resident import BaseModel
-from hellora.results.model_card import card, notes
+from hellora.results.model_card import card, notes, padding
 from hellora.results.trained import Trained
 from hellora.tasks import Task
 
@@ -148,7 +148,8 @@ def save_one(
         (folder / LABELS_FILE).write_text(json.dumps(list(trained.classes), indent=1, ensure_ascii=False))
     usage = usage_table(experiment, trained.labels, trained.origin, merged)
     (folder / USAGE_FILE).write_text(json.dumps(usage, indent=1, ensure_ascii=False))
-    text = card(trained, final_folder, notes(trained, adapter, client, alone), merged)
+    said = notes(trained, adapter, client, alone) + ("" if merged else padding(adapter))
+    text = card(trained, final_folder, said, merged)
     (folder / "README.md").write_text(text)
 
 

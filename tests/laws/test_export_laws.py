@@ -70,7 +70,9 @@ def rows_of(names: dict[str, Any]) -> Dataset:
 def test_an_export_says_what_the_run_says(name: str, tmp_path: Path) -> None:
     found = trained(name, save_model(name, tmp_path / "base"))
     save_one(tmp_path / "out", found, found.state.adapter, tmp_path / "out")
-    code = (tmp_path / "out" / "README.md").read_text().partition("```python\n")[2].partition("\n```")[0]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "filled up with zeros to rank 2" in card
+    code = card.partition("```python\n")[2].partition("\n```")[0]
     names: dict[str, Any] = {}
     exec(code, names)  # in this process: there is hellora here, too, but the card does not ask for it
     usage = read_usage(tmp_path / "out", {})

@@ -1,7 +1,9 @@
 """Small models of every architecture that docs/your-model.md lists, and of some that it only mentions."""
 
+from pathlib import Path
 from typing import Any
 
+import tiny_models
 import torch
 import transformers
 from torch import nn
@@ -166,3 +168,18 @@ def batch_of(task: Task, base: BaseModel, examples: int = 2, tokens: int = 8) ->
     words = torch.randint(4, 40, batch["input_ids"].shape)
     words[:, -1] = 3
     return {**batch, "input_ids": words}
+
+
+def save_model(name: str, folder: Path) -> Path:
+    """The model as a folder, with tokenizer or image processor."""
+    task, config = config_of(name)
+    folder.mkdir()
+    torch.manual_seed(0)
+    AUTO_CLASSES[task.kind()].from_config(config).save_pretrained(str(folder))
+    if task is IMAGE:
+        vision = getattr(config, "vision_config", config)
+        size = getattr(vision, "image_size", 224)
+        transformers.ViTImageProcessor(size={"height": size, "width": size}).save_pretrained(str(folder))
+    else:
+        tiny_models.save_tokenizer(folder)
+    return folder

@@ -6,38 +6,20 @@ from typing import Any
 
 import bases
 import pytest
-import tiny_models
 import torch
-from architectures import EVERY, IMAGE, LANGUAGE, OWN, TEXT, config_of, targets_of
+from architectures import EVERY, IMAGE, LANGUAGE, OWN, TEXT, config_of, save_model, targets_of
 from datasets import Dataset
-from transformers import ViTImageProcessor
 
 from hellora.client.evaluation import predict
 from hellora.core.algebra import components
 from hellora.core.state import ServerState
 from hellora.experiments.config import check
-from hellora.model.load import AUTO_CLASSES
 from hellora.model.origin import Origin
 from hellora.results.adapter_folder import load_adapter, read_usage, save_one
 from hellora.results.trained import Trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # in peft
 TASKS = {TEXT: {}, OWN: {"head_type": "own"}, IMAGE: {}, LANGUAGE: {"answer_tokens": 2}}
-
-
-def save_model(name: str, folder: Path) -> Path:
-    """The model as a folder, with tokenizer or image processor."""
-    task, config = config_of(name)
-    folder.mkdir()
-    torch.manual_seed(0)
-    AUTO_CLASSES[task.kind()].from_config(config).save_pretrained(str(folder))
-    if task is IMAGE:
-        vision = getattr(config, "vision_config", config)
-        size = getattr(vision, "image_size", 224)
-        ViTImageProcessor(size={"height": size, "width": size}).save_pretrained(str(folder))
-    else:
-        tiny_models.save_tokenizer(folder)
-    return folder
 
 
 def trained(name: str, folder: Path) -> Trained:

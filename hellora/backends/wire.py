@@ -96,7 +96,7 @@ def pack_task(task: ClientTask, format: WireFormat = "fp32") -> bytes:
         "scales": scales,
     }
     named = {**owned(task.brief, BRIEF), **owned(task.kept, KEPT), "/trained": torch.from_numpy(task.trained)}
-    return to_bytes({**encode(tensors, format, task.seed), **named}, fields)
+    return to_bytes({**encode(tensors, format, task.seed, "down"), **named}, fields)
 
 
 def unpack_task(data: bytes) -> ClientTask:
@@ -133,7 +133,7 @@ def pack_answer(
     if format != "fp32":
         received = answer_part(task, spec).tensors()
         tensors = {name: difference(tensor, received[name]) for name, tensor in tensors.items()}
-    tensors = encode(tensors, format, task.seed) | owned(answer.report, REPORT) | owned(answer.kept, KEPT)
+    tensors = encode(tensors, format, task.seed, "up") | owned(answer.report, REPORT) | owned(answer.kept, KEPT)
     fields = {
         "round": answer.round,
         "attempt": answer.attempt,

@@ -1,7 +1,7 @@
 """A cost model tells what a row of an allocation costs its client: bytes held, bytes sent, operations.
 
     peak(S) = standing + max over moments of the step
-    standing  weights + copies of weights with frozen components merged in + received adapter
+    standing  weights + copies of buffers and of weights with frozen components merged in + received adapter
               + trained parameters × (value + gradient + optimizer)
     moments   enter + Σ_{k<j} keep_k + forward_j       for every block j
               enter + Σ_k keep_k + head                from the last block to the loss
@@ -36,11 +36,6 @@ Floats = npt.NDArray[np.float64]
 FLOAT = 4  # bytes of an adapter's number
 
 
-def nothing(_: Mask) -> Declared:
-    """Return what plain training declares: no named tensor."""
-    return Declared()
-
-
 @dataclass(frozen=True, eq=False)
 class BlockCoefficients:
     """These coefficients, (4, layers), give the bytes that blocks hold in one part of a row."""
@@ -61,7 +56,7 @@ class StepCoefficients:
     head: Floats
     end: Floats
     head_backward: Floats
-    refused: str = ""  # why the model cannot be trained so; its bytes are then more than any budget
+    refused: str = ""  # why the model cannot be trained so; the coefficients are then those of plain training
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +88,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A client's round costs this: the most bytes held at once, floating point operations, bytes sent up."""
+    """A client's round costs this."""
 
-    peak_bytes: int
+    peak_bytes: int  # the most that are held at once
     operations: float
     uplink_bytes: int
+    refused: str = ""  # why the model cannot be trained so, whatever the budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +112,12 @@ class CostModel:
     tokens: int  # per example
     factors: Factors = "both"
     sends: Callable[[Mask], Sent] | None = None  # what a client receives; None = the whole adapter
-    declares: Callable[[Mask], Declared] = nothing  # the named tensors of its rules of local training
+    declares: Callable[[Mask], Declared] = lambda _: Declared()  # the named tensors of its rules of local training
     travels: tuple[Factors, ...] = ("both",)  # the factors that are sent up, where rounds differ in it each of them
     sends_head: bool = True
     wire: WireFormat = "fp32"  # how the update travels
     head_scales: int = 0  # that the head has as int8
+    buffers_bytes: int = 0  # of the weights' bytes, what is lent as a copy
     measured: bool = False  # counted in real steps, because the model's steps need values
 
     def as_record(self) -> dict[str, Any]:
@@ -146,7 +143,8 @@ class CostModel:
 
     def cost(self, ranks: Ranks, policy: Policy, work: Work) -> Cost:
         """Return what a client pays that trains `ranks` (layers,) under `policy`."""
-        return Cost(self.peak_bytes(ranks, policy, work), self.operations(ranks, policy, work), self.uplink(ranks))
+        peak, how = self.peak_bytes(ranks, policy, work), self.activation_policy(ranks, policy)
+        return Cost(peak, self.operations(ranks, policy, work), self.uplink(ranks), self.steps[how].refused)
 
     def uplink(self, ranks: Ranks) -> int:
         """Count the bytes of the update: of the trained components the factors that travel, and the head if it does."""
@@ -206,7 +204,7 @@ class CostModel:
         still = self.trained_parameters(ranks) - self.trained_parameters(ranks, self.factors)
         trained = FLOAT * (still + moving * (2 + self.optimizer_numbers))
         named = self.declares(self.row(ranks)).bytes_held
-        return self.weights_bytes + copies + received + trained + named
+        return self.weights_bytes + self.buffers_bytes + copies + received + trained + named
 
     def peak_bytes(self, ranks: Ranks, policy: Policy, work: Work) -> int:
         """Return the most bytes held at once: base weights, adapter, gradients, optimizer, activations."""

@@ -99,6 +99,8 @@ class Planner:
 
     def within(self, budget: Budget, estimate: Estimate) -> bool:
         cost = estimate.cost
+        if cost.refused:
+            return False
         if budget.memory_bytes is not None and self.needed_memory_bytes(cost) > budget.memory_bytes:
             return False
         if budget.seconds is not None and (estimate.seconds is None or estimate.seconds > budget.seconds):
@@ -154,12 +156,17 @@ class Planner:
     def explain(self, client: ClientProfile) -> str:
         """Say why nothing fits a client, and the least that would."""
         policies = self.usable(self.work(client))
-        least = [self.estimate_of(client, ranks, policy) for ranks in self.smallest_rows for policy in policies]
+        every = [self.estimate_of(client, ranks, policy) for ranks in self.smallest_rows for policy in policies]
+        least = [estimate for estimate in every if not estimate.cost.refused]
+        nothing = f"nothing fits a client with {in_words(client.budget)}"
+        if not least:
+            how, why = every[0].policy.in_words, every[0].cost.refused
+            return f"{nothing}: policy.use = {how} does not work with this model ({why}): leave it out"
         parts = [f"memory {in_bytes(min(self.needed_memory_bytes(estimate.cost) for estimate in least))}"]
         parts += [f"uplink {in_bytes(min(estimate.cost.uplink_bytes for estimate in least))}"]
         times = [estimate.seconds for estimate in least if estimate.seconds is not None]
         parts += [f"{min(times):.3g} s"] if times else []
-        return f"nothing fits a client with {in_words(client.budget)}: the least that would is {', '.join(parts)}"
+        return f"{nothing}: the least that would is {', '.join(parts)}"
 
 
 def in_words(budget: Budget) -> str:

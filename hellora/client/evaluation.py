@@ -1,8 +1,9 @@
 """Find what an adapter makes of examples: predictions, metrics, and the Fisher information of its layers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import Tensor
 from hellora.core.exchange import Outputs, Precision
 from hellora.core.types import Adapter, AdapterSpec
 from hellora.methods.context import Scores
-from hellora.model.resident import BaseModel, PerExampleError
-from hellora.tasks import Batch, Encoded, Task, class_recall
+from hellora.model.resident import BaseModel
+from hellora.model.stand_ins import PerExampleError
+from hellora.tasks import Batch, Encoded, Example, Task, class_recall
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,20 +97,76 @@ def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batc
     """
     encoded = kind.encode(base, rows)
     try:
-        total = sum_of_squares(adapter, base, kind, encoded, batch_size)
+        total = sum_of_squares(adapter, base, kind, encoded, batch_size, batch_dims(base, kind, encoded))
     except PerExampleError:
         total = sum_of_squares(adapter, base, kind, encoded, None)
     return total / len(encoded)
 
 
-def sum_of_squares(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encoded, batch_size: int | None) -> Scores:
+@torch.no_grad()
+def batch_dims(base: BaseModel, kind: Task, encoded: Encoded) -> dict[str, int]:
+    """Find which dimension of each adapted module's input counts the examples: the one that grows with the batch.
+
+    Most models hold (batch, tokens, d) there, some (tokens, batch, d); in one batch of as many tokens as examples the
+    two look alike.
+
+    Raises:
+        PerExampleError: some module's input has no such dimension, or is not even there.
+    """
+    of_two, of_three = (input_shapes(base, kind, [encoded.examples[0]] * count) for count in (2, 3))
+    found = {module.name: grown(of_two[module.name], of_three[module.name]) for module in base.spec.modules}
+    dims = {name: dim for name, dim in found.items() if dim is not None}
+    if len(dims) < len(found):
+        raise PerExampleError("a module does not see its examples one by one")
+    return dims
+
+
+def input_shapes(base: BaseModel, kind: Task, examples: Sequence[Example]) -> dict[str, list[torch.Size]]:
+    """Return the shapes of what each adapted module is given in one forward pass, by its name."""
+    shapes: dict[str, list[torch.Size]] = {module.name: [] for module in base.spec.modules}
+    hooks = [
+        base.net.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.append(inputs[0].shape)
+        )
+        for name, seen in shapes.items()
+    ]
+    try:
+        with autocast(base, "fp32"):
+            kind.outputs(base, to_device(kind.collate(base, examples), base.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes
+
+
+def grown(before: Sequence[torch.Size], after: Sequence[torch.Size]) -> int | None:
+    """Return the dimension that is 2 in every shape before and 3 after, while all others stay; None if there is none.
+
+    What has two dimensions only, such as the tokens that an expert sees, mixes examples.
+    """
+    if not before or [len(shape) for shape in before] != [len(shape) for shape in after]:
+        return None
+    pairs = list(zip(before, after, strict=True))
+    found = {dim for a, b in pairs for dim in range(len(a)) if a[dim] != b[dim]}
+    dim = found.pop() if len(found) == 1 else None
+    return dim if dim is not None and all(len(a) > 2 and (a[dim], b[dim]) == (2, 3) for a, b in pairs) else None
+
+
+def sum_of_squares(
+    adapter: Adapter,
+    base: BaseModel,
+    kind: Task,
+    encoded: Encoded,
+    batch_size: int | None,
+    dims: Mapping[str, int] = MappingProxyType({}),
+) -> Scores:
     """Sum Σ_d ‖∇_θ_j f(d)‖² per layer, over `batch_size` examples at a time with a copy each; None = one at a time,
-    without copies."""
+    without copies. `dims` says which dimension of a module's input counts the examples."""
     everything = np.ones((base.spec.num_layers, base.spec.max_rank), dtype=bool)
     total = np.zeros(base.spec.num_layers)
     for indices in evaluation_batches(encoded, batch_size or 1):
         copies = None if batch_size is None else len(indices)
-        with base.adapted(adapter, everything, copies=copies) as adapted:
+        with base.adapted(adapter, everything, copies=copies, batch_dims=dims) as adapted:
             base.net.eval()
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
             with autocast(base, "fp32"):

@@ -11,6 +11,7 @@ by at most 2^-8 of each number. Only float32 tensors are rounded.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ LARGEST = 127  # of int8, on both sides
 SMALLEST = -126  # exponent of the smallest scale, the smallest normal float32
 NUMBER_BYTES: Mapping[WireFormat, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 SCALE_BYTES: Mapping[WireFormat, int] = {"fp32": 0, "bf16": 0, "int8": 4}
+Way = Literal["down", "up"]  # to a client, or from it
 BF16, INT8, SCALES = "/bf16/", "/int8/", "/scales"  # how rounded tensors are named
 
 
@@ -82,8 +84,12 @@ def dequantize(q: Tensor, scales: Tensor) -> Tensor:
     return numbers
 
 
-def encode(tensors: Mapping[str, Tensor], format: WireFormat, seed: int) -> dict[str, Tensor]:
-    """Return tensors by name as they travel: a rounded one has the format in its name; all scales are one tensor."""
+def encode(tensors: Mapping[str, Tensor], format: WireFormat, seed: int, way: Way = "down") -> dict[str, Tensor]:
+    """Return tensors by name as they travel: a rounded one has the format in its name; all scales are one tensor.
+
+    Each tensor is rounded by numbers of its own, on each way: what a client trained from a task must not be rounded as
+    the task was.
+    """
     if format == "fp32":
         return dict(tensors)
     plain = {name: tensor for name, tensor in tensors.items() if not is_rounded(tensor)}
@@ -92,7 +98,7 @@ def encode(tensors: Mapping[str, Tensor], format: WireFormat, seed: int) -> dict
         return plain | {f"{BF16}{name}": tensor.bfloat16() for name, tensor in rounded.items()}
     scales = []
     for name in sorted(rounded):
-        generator = torch.Generator().manual_seed(seed_for(seed, "wire", name))
+        generator = torch.Generator().manual_seed(seed_for(seed, "wire", way, name))
         plain[f"{INT8}{name}"], scale = quantize(rounded[name], generator)
         scales.append(scale)
     return plain | {SCALES: torch.cat([torch.zeros(0), *scales])}

@@ -32,11 +32,11 @@ from hellora.costing.traced_rows import Fit, Shape, Tracer
 from hellora.costing.tracing import without_values
 from hellora.methods.local import Shapes
 from hellora.methods.strategies import Method
-from hellora.model.resident import BaseModel, Bypass
+from hellora.model.resident import BaseModel
+from hellora.model.stand_ins import Bypass
 from hellora.tasks import Task
 
 ALIKE = 2  # blocks of a kind that are traced
-NEVER = 2.0**62  # bytes: more than any budget, of what does not work with a model
 BY_BLOCK = ("keep", "forward", "release", "backward")
 AT_ENDS = ("start", "enter", "head", "end", "head_backward")
 
@@ -64,7 +64,7 @@ def calibrate(
 
     `base` is changed, and of no further use.
     """
-    spec, weights = base.spec, base.num_bytes
+    spec, weights, buffers = base.spec, base.num_bytes, base.buffers_bytes
     width = base.net.get_submodule(spec.modules[0].name).get_parameter("weight").element_size()
     found = first_that_works(base, kind, shape, method, train, device)
     heads = {} if method.head == "frozen" else {name: tuple(t.shape) for name, t in found.tracer.head().items()}
@@ -72,6 +72,7 @@ def calibrate(
         spec=spec,
         steps=CountedCoefficients(found.tracer, found.sample),
         weights_bytes=weights,
+        buffers_bytes=buffers,
         weight_item_bytes=width,
         head_parameters=sum(math.prod(shape) for shape in heads.values()),
         head_scales=sum(map(num_scales, heads.values())),
@@ -188,11 +189,10 @@ class CountedCoefficients(dict[ActivationPolicy, StepCoefficients]):
     def __missing__(self, how: ActivationPolicy) -> StepCoefficients:
         try:
             self[how] = self.plain(how) if how.recompute == "none" else self.recomputed(how)
-        except Exception as error:  # blocks that cannot be run again, as T5's, which change what they are given
+        except Exception as error:  # blocks that cannot be run again
             if how == ActivationPolicy():
                 raise
-            why = in_one_line(error)
-            self[how] = replace(self[ActivationPolicy()], start=np.array([NEVER, 0.0, 0.0, 0.0]), refused=why)
+            self[how] = replace(self[ActivationPolicy()], refused=in_one_line(error))
         return self[how]
 
     @property

@@ -17,7 +17,8 @@ from hellora.core.exchange import Policy, TrainSettings
 from hellora.core.types import Adapter, LoraPair, Mask, ModuleSpec
 from hellora.costing.tracing import HeldBytes, StepTrace, trace_step
 from hellora.methods.strategies import Method
-from hellora.model.resident import BaseModel, Bypass
+from hellora.model.resident import BaseModel
+from hellora.model.stand_ins import Bypass, first_tensor
 from hellora.tasks import Task
 
 
@@ -109,7 +110,8 @@ class Tracer:
         for j, block in enumerate(blocks):
             hooks.append(block.register_forward_pre_hook(note(marks, j, 0, counter)))
             hooks.append(block.register_forward_hook(note(marks, j, 1, counter)))
-            hooks.append(block.register_forward_hook(tell([b for b in left_out if type(b.block[0]) is type(block)])))
+            alike = [b for b in left_out if type(b.block[0]) is type(block)]
+            hooks.append(block.register_forward_hook(tell(alike), with_kwargs=True))
         hooks.append(blocks[0].register_forward_hook(lambda _m, _i, out: hidden.append(first_tensor(out))))
         try:
             with torch.no_grad(), self.mode, HeldBytes(), counter:
@@ -154,13 +156,8 @@ def note(marks: Floats, j: int, which: int, counter: FlopCounterMode) -> Any:
 def tell(left_out: Sequence[Bypass]) -> Any:
     """Make a hook that lets blocks which are left out answer as one of their class does that comes before them."""
 
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def hook(_module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
         for block in left_out:
-            block.returns_tuple = isinstance(output, tuple)
+            block.learn(output, inputs, named)
 
     return hook
-
-
-def first_tensor(output: Any) -> Tensor:
-    tensor: Tensor = output if isinstance(output, Tensor) else output[0]
-    return tensor

@@ -31,7 +31,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hellora.model.resident import BaseModel, Bypass
+from hellora.model.resident import BaseModel
+from hellora.model.stand_ins import Bypass
 
 aten, DEVICE = torch.ops.aten, torch.ops.prim.device.default
 Bytes = npt.NDArray[np.float64]

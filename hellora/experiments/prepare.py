@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from hellora.backends.local import LocalBackend
-from hellora.client.evaluation import measure
 from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
 from hellora.core.seeds import rng_for, seed_for
-from hellora.core.types import Adapter, ClientProfile
+from hellora.core.types import ClientProfile
 from hellora.data.natural import values_of
 from hellora.data.partitioning import client_rows
 from hellora.data.settings import DataSettings
@@ -20,12 +19,12 @@ from hellora.data.sources import Corpus, load_corpus
 from hellora.experiments.contradictions import check_clients
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import device_check, devices, threads
+from hellora.experiments.model_checks import bypass_check, recompute_check, targets_check
 from hellora.experiments.planning import federation, fleet, make_planner, plan, rehearse
 from hellora.experiments.setup import Parts, Setup
 from hellora.methods.demands import PROXY_DATA
 from hellora.model.resident import BaseModel
 from hellora.server.backend import Backend
-from hellora.tasks import Task
 
 AT_ONCE = 4096  # training examples that are encoded together, to be looked at
 HELD_OUT = 0.2  # of a client's examples, kept for evaluation where heads are personal
@@ -124,9 +123,11 @@ def assemble(
     base = work.base
     found = make_planner(experiment, corpus.labels, lambda _: tokens(), planned)
     run = federation(experiment, base, profiles, found, simulated=clients is None)
-    row = rehearse(run, 0).mask[0]
+    row, one = rehearse(run, 0).mask[0], (corpus.test if clients is not None else corpus.train).select([0])
+    targets_check(base, experiment.task, one)
+    recompute_check(base, experiment.task, one, run.policy)
     if experiment.method.dispatcher.sends(row, base.spec).bypass:
-        bypass_check(base, experiment.task, (corpus.test if clients is not None else corpus.train).select([0]))
+        bypass_check(base, experiment.task, one)
     return Setup(experiment, corpus, work, run, held_out, connect, clients or {}, run_id)
 
 
@@ -167,19 +168,6 @@ def head_check(experiment: Experiment, corpus: Corpus) -> None:
             f"model.classes = {classes}, but {experiment.data.name} has {len(corpus.labels)} classes: "
             f"set model.classes = {len(corpus.labels)}, or remove it"
         )
-
-
-def bypass_check(base: BaseModel, kind: Task, rows: Any) -> None:
-    """Raise InputError unless the model works with blocks left out. T5's hand each other more than hidden states."""
-    nothing = np.zeros((base.spec.num_layers, base.spec.max_rank), dtype=bool)
-    try:
-        with torch.no_grad(), base.adapted(Adapter({}, base.initial_head()), nothing, bypass=True):
-            measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size=1)
-    except Exception as error:  # whatever a model's code raises
-        raise InputError(
-            f"method.dispatcher leaves blocks out, and this model does not work without ({type(error).__name__}: "
-            f"{' '.join(str(error).split())}): choose another dispatcher or model"
-        ) from error
 
 
 def hold_out(parts: Parts, data: DataSettings, seed: int) -> tuple[Parts, Parts]:

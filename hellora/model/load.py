@@ -146,7 +146,7 @@ def pretrained(
         )
     if getattr(net, "_hf_peft_config_loaded", False):
         raise InputError(HOLDS_ADAPTER.format(settings.name))
-    new = sorted(info["missing_keys"])
+    new = net.drawn_names = sorted(info["missing_keys"])  # by the name, for the fingerprint
     if classes:
         rows = len(theirs) if as_it_is else len(classes)
         one_more = sizes_of(tuple(map(str, range(rows + 1))))

@@ -15,14 +15,14 @@ anyway.
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 MAPPED = 16 * 1024  # bytes; a larger block is mapped by itself. With 64 KiB, gaps between small blocks took 3 MB
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -181,5 +181,9 @@ def resident(field: str) -> int:
 
 def weights_bytes(*modules: nn.Module | None) -> int:
     """Bytes of all parameters and buffers, those that are tied once."""
-    tensors = [t for module in modules if module is not None for t in (*module.parameters(), *module.buffers())]
+    return held_bytes(t for module in modules if module is not None for t in (*module.parameters(), *module.buffers()))
+
+
+def held_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the storages of tensors, each once."""
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())

@@ -4,8 +4,6 @@ No other file imports peft.
 """
 
 import json
-import re
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -16,6 +14,7 @@ from torch import nn
 from hellora.core.algebra import joined
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter, LoraPair
+from hellora.model.fingerprint import persistent
 from hellora.model.load import Kind, ModelSettings
 from hellora.model.location import MINILM_HUB
 from hellora.model.resident import BaseModel
@@ -34,21 +33,20 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
     """Write `adapter` as PEFT does: adapter_config.json and adapter_model.safetensors.
 
     A head that is the network's own goes inside (modules_to_save); hellora's own goes beside, as head.safetensors. A
-    residual becomes further rank components of its module. Prototypes are adapters of their own, and not written.
+    residual becomes further rank components of its module. Modules of smaller rank get components of zeros up to the
+    largest, for tools that take alpha / rank for the scale. Prototypes are adapters of their own, and not written.
     """
     from peft import LoraConfig  # its import takes longer than a plan
 
     name = MINILM_HUB if settings.name == "minilm" else settings.name
     pairs = {n: joined(p, adapter.residual[n]) if n in adapter.residual else p for n, p in adapter.pairs.items()}
-    ((rank, _),) = Counter(pair.rank for pair in pairs.values()).most_common(1)
-    other_ranks = {f"^{re.escape(n)}": pair.rank for n, pair in pairs.items() if pair.rank != rank}
+    rank = max(pair.rank for pair in pairs.values())
     config = LoraConfig(
         base_model_name_or_path=name,
         task_type=PEFT_TASKS[kind],
+        revision=getattr(base.net.config, "_commit_hash", None),
         r=rank,
         lora_alpha=base.spec.scale * rank,  # a float works as well
-        rank_pattern=other_ranks,
-        alpha_pattern={module: base.spec.scale * other for module, other in other_ranks.items()},
         lora_dropout=settings.dropout,
         target_modules=[module.name for module in base.spec.modules],
         modules_to_save=list(base.head_modules) or None,
@@ -61,10 +59,13 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
     (folder / "adapter_config.json").write_text(json.dumps(written, indent=2, sort_keys=True))
     tensors = {}
     for module, pair in pairs.items():
-        tensors[f"{PEFT_PREFIX}{module}.lora_A.weight"] = pair.A.contiguous()
-        tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = pair.B.contiguous()
+        more = rank - pair.rank
+        tensors[f"{PEFT_PREFIX}{module}.lora_A.weight"] = nn.functional.pad(pair.A, (0, 0, 0, more)).contiguous()
+        tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = nn.functional.pad(pair.B, (0, more)).contiguous()
     if base.head is None:
-        tensors |= {f"{PEFT_PREFIX}{name}": value.contiguous() for name, value in adapter.head.items()}
+        inside = tuple(f"{name}." for name in base.head_modules)
+        statistics = {n: b for n, b in persistent(base.net) if n.startswith(inside) and n not in base.head_names}
+        tensors |= {f"{PEFT_PREFIX}{n}": t.cpu().contiguous() for n, t in (*adapter.head.items(), *statistics.items())}
     else:
         save_head(adapter, folder)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})

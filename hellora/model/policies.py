@@ -7,7 +7,6 @@ random, to ActNN (Chen et al., arXiv 2104.14129) and GACT (Liu et al., arXiv 220
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
@@ -19,11 +18,11 @@ from torch.autograd.graph import Node, saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
-from hellora.core.algebra import joined
-from hellora.core.types import LoraPair, Mask
+from hellora.core.types import Mask
 
 GROUP = 64  # elements that share a scale
 SMALLEST = 1024  # elements; a smaller tensor is kept as it is
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 # ------------------------------------------------------------------------------------------------------- fewer at once
@@ -52,17 +51,18 @@ def recomputed_layers(how: Literal["none", "frozen", "all"], trained: Mask) -> l
 def recomputing(net: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[None]:
     """Make each of these blocks of `net` keep only its input while entered, and be run again in backward.
 
-    A cache of keys and values, which a block would fill twice, is switched off.
+    Caches of keys and values, which a block would fill twice, are switched off. Each side of an encoder-decoder may
+    have a config of its own.
     """
-    config: Any = getattr(net, "config", None)
-    caches = bool(blocks) and getattr(config, "use_cache", False)
+    configs: list[Any] = [getattr(module, "config", None) for module in (net.modules() if blocks else ())]
+    caching = list({id(config): config for config in configs if getattr(config, "use_cache", False)}.values())
     try:
-        if caches:
+        for config in caching:
             config.use_cache = False
         with forward_replaced(blocks, lambda block: run_again_in_backward(block.forward)):
             yield
     finally:
-        if caches:
+        for config in caching:
             config.use_cache = True
 
 
@@ -230,26 +230,24 @@ class RecastLinear(torch.autograd.Function):
         return (gradient @ weight.to(gradient.dtype)).to(ctx.dtype), None, None
 
 
-# ------------------------------------------------------------------------------------------------- beside the weight
+# --------------------------------------------------------------------------------------------------- frozen statistics
 
 
-class Beside(nn.Module):
-    """Frozen pairs act beside the weight: y = base(x) + Σ scale · B A x.
+def with_frozen_statistics(net: nn.Module) -> AbstractContextManager[None]:
+    """Make BatchNorm in eval mode compute y = scale · x + shift by itself while entered.
 
-    The pairs are constants: backward needs no activation for them.
+    That needs nothing of x for backward; and torch's own kernel gives wrong gradients on a CPU to a batch of one whose
+    channels come last on one side only (seen in 2.13).
     """
+    frozen = [m for m in net.modules() if type(m) in NORMS and m.running_var is not None and not m.training]
+    return forward_replaced(frozen, lambda m: lambda input: normalised(m, input))
 
-    A: Tensor  # (rank, d_in) of all pairs together
-    B: Tensor  # (d_out, rank)
 
-    def __init__(self, base: nn.Module, pairs: Sequence[LoraPair], device: torch.device) -> None:
-        super().__init__()
-        pair = reduce(joined, pairs)
-        self.base, self.scale = base, pair.scale
-        self.register_buffer("A", pair.A.to(device))
-        self.register_buffer("B", pair.B.to(device))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.base(x)
-        h = x.to(self.A.dtype) @ self.A.mT
-        return y + ((h * self.scale) @ self.B.mT).to(y.dtype)
+def normalised(norm: Any, x: Tensor) -> Tensor:
+    """Return what BatchNorm makes of x (batch, channels, …) in eval mode."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale if norm.bias is None else norm.bias - norm.running_mean * scale
+    by_channel = (-1, *[1] * (x.ndim - 2))
+    y: Tensor = x * scale.to(x.dtype).view(by_channel) + shift.to(x.dtype).view(by_channel)
+    return y

@@ -1,14 +1,14 @@
 """A process has one model, which is lent to a client and comes back untouched.
 
 `BaseModel.adapted` puts LoRA modules where a client trains, merges everything else of the adapter into a copy of the
-weight it belongs to (or keeps it beside the weight), and on leaving puts the very same parameters back. The base is
-never written to.
+weight it belongs to (or keeps it beside the weight), and on leaving puts the very same parameters back. Buffers, which
+a module's forward may write to, are lent as copies. The base is never written to.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,58 +17,12 @@ from torch import Tensor, nn
 from hellora.core.algebra import components, delta_weight, trained_components
 from hellora.core.exchange import Factors, Policy
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask
-from hellora.model.memory import weights_bytes
-from hellora.model.policies import Beside, recasting, recomputed_layers, recomputing
+from hellora.model.fingerprint import fingerprint, persistent
+from hellora.model.memory import held_bytes, weights_bytes
+from hellora.model.policies import recasting, recomputed_layers, recomputing, with_frozen_statistics
+from hellora.model.stand_ins import Beside, Bypass, LoraLinear
 
-
-class LoraLinear(nn.Module):
-    """A LoRA module computes y = base(x) + scale · B A dropout(x); A (rank, d_in) and B (d_out, rank) train.
-
-    The base is frozen. `factors` may train only one of the two. A and B may carry a leading batch dimension: one copy
-    of the pair per example, whose gradients are then the gradients of each example's own loss.
-    """
-
-    def __init__(
-        self, base: nn.Module, A: Tensor, B: Tensor, scale: float, dropout: float, factors: Factors = "both"
-    ) -> None:
-        super().__init__()
-        self.base, self.scale, self.dropout = base, scale, dropout
-        self.A, self.B = nn.Parameter(A, requires_grad=factors != "B"), nn.Parameter(B, requires_grad=factors != "A")
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.A.ndim == 3 and (x.ndim != 3 or x.shape[0] != self.A.shape[0]):
-            raise PerExampleError("this module does not see one example per row")
-        y: Tensor = self.base(x)
-        h = nn.functional.dropout(x, self.dropout, self.training).to(self.A.dtype) @ self.A.mT
-        return y + ((h * self.scale) @ self.B.mT).to(y.dtype)
-
-
-class Bypass(nn.Module):
-    """A bypass stands in the place of a transformer block that a client leaves out: what comes in goes out (FedRA).
-
-    Whoever asks it for an attribute, such as the kind of attention mask to pass, gets the block's.
-    """
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = [block]  # in a list, so that it is no submodule
-        self.returns_tuple: bool | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.block[0], name)
-
-    def forward(self, hidden_states: Tensor, *rest: Any, **named: Any) -> Any:
-        if self.returns_tuple is None:  # once: some blocks answer with a tuple, others with a tensor
-            with torch.no_grad():
-                self.returns_tuple = isinstance(self.block[0](hidden_states, *rest, **named), tuple)
-        return (hidden_states,) if self.returns_tuple else hidden_states
-
-
-class PerExampleError(RuntimeError):
-    """The model merges its batch dimension with another, so per-example copies of the adapter cannot work."""
+STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})  # buffers, of BatchNorm and its kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,17 +95,20 @@ class BaseModel:
         """Count the bytes of all weights, the head's too."""
         return weights_bytes(self.net, self.head)
 
-    def fingerprint(self) -> str:
-        """Return a digest of the base without its head: of names, shapes, and a few values of each weight.
+    @property
+    def buffers_bytes(self) -> int:
+        """Count the bytes of the buffers, which are lent as copies."""
+        return held_bytes(self.net.buffers())
 
-        Two sides of a deployment that load different weights by mistake tell so by it.
+    def fingerprint(self) -> str:
+        """Return a digest of the base, without its head and what else the checkpoint had no weights for.
+
+        Two sides of a deployment that load different weights by mistake tell so by it, and so does whoever uses an
+        adapter later.
         """
-        digest = blake2b(digest_size=8)
-        for name, weight in self.net.named_parameters():
-            if self.head is not None or name not in self.head_names:
-                some = weight.detach().flatten()[:64].cpu().contiguous().view(torch.uint8)
-                digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + some.numpy().tobytes())
-        return digest.hexdigest()
+        head = frozenset(self.head_names) if self.head is None else frozenset()
+        drawn = head.union(getattr(self.net, "drawn_names", ()))
+        return fingerprint((name, weight) for name, weight in persistent(self.net) if name not in drawn)
 
     def to(self, device: torch.device | str) -> "BaseModel":
         """Move the model to a device, and return it."""
@@ -183,6 +140,7 @@ class BaseModel:
         bypass: bool = False,
         policy: Policy = Policy(),
         cut: bool = False,
+        batch_dims: Mapping[str, int] = MappingProxyType({}),
     ) -> Iterator[AdaptedModel]:
         """Lend the model out with `adapter` on it.
 
@@ -191,35 +149,51 @@ class BaseModel:
         the weight is quantised, for a sum would be rounded again). Blocks with something to train are in train mode,
         the rest in eval mode, or left out (`bypass`). Blocks that `policy.recompute` names keep only their input for
         backward. In a pair that is `cut` there is only what trains. `copies` gives every example of a batch its own
-        copy of the pairs (per-example gradients).
+        copy of the pairs (per-example gradients); `batch_dims` says which dimension of a module's input, by its name,
+        counts the examples.
         """
         loan = Loan(self)
         try:
+            loan.put_buffers()
             for module in self.spec.modules:
                 if module.name in adapter.pairs:
                     row = None if trained is None else trained[module.layer]
-                    loan.put_pair(module.name, adapter, row, policy.merge, copies, factors, cut)
+                    examples = (copies, batch_dims.get(module.name))
+                    loan.put_pair(module.name, adapter, row, policy.merge, examples, factors, cut)
             loan.put_head(adapter.head, train_head)
             if bypass and trained is not None:
                 loan.put_bypasses(trained)
             if copies is None:
                 self.train_mode(trained, train_head)
-            layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
-            blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
-            with recomputing(self.net, blocks), recasting(self.net) if policy.bf16 else nullcontext():
+            with self.keeping(policy, trained):
                 yield AdaptedModel(loan.lora, loan.head)
         finally:
             loan.undo()
             self.net.eval()
 
+    @contextmanager
+    def keeping(self, policy: Policy, trained: Mask | None) -> Iterator[None]:
+        """Make forward passes keep for backward what `policy` says, of a model that trains `trained`."""
+        layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
+        blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
+        recast = recasting(self.net) if policy.bf16 else nullcontext()
+        with recomputing(self.net, blocks), recast, with_frozen_statistics(self.net):
+            yield
+
     def train_mode(self, trained: Mask | None, train_head: bool) -> None:
-        """Put the blocks that train anything, and a network's own head where it trains, in train mode (dropout on)."""
+        """Put the blocks that train anything, and a network's own head where it trains, in train mode (dropout on).
+
+        Modules that keep statistics of what they have seen (BatchNorm) stay in eval mode: these belong to the base.
+        """
         if trained is not None:
             for name, rows in zip(self.spec.layers, trained, strict=True):
                 self.net.get_submodule(name).train(bool(rows.any()))
         if train_head:
             for name in self.head_modules:
                 self.net.get_submodule(name).train()
+        for module in self.net.modules():
+            if not STATISTICS.isdisjoint(module._buffers):
+                module.eval()
 
 
 class Loan:
@@ -230,6 +204,7 @@ class Loan:
         self.lora: dict[str, LoraLinear] = {}
         self.head: dict[str, nn.Parameter] = {}
         self.own: list[tuple[nn.Module, str, Any]] = []  # owner, attribute, and what was there before
+        self.buffers: list[tuple[nn.Module, dict[str, Tensor | None]]] = []  # owner, and the base's own by name
 
     def put(self, root: nn.Module, name: str, value: Any) -> None:
         """Put a value where `root` has its parameter or module of that name."""
@@ -242,6 +217,18 @@ class Loan:
         """Put back what was there: the last replacement first, for one may stand on another."""
         for owner, leaf, value in reversed(self.own):
             setattr(owner, leaf, value)
+        for owner, buffers in self.buffers:
+            owner._buffers.clear()  # a module may have made one
+            owner._buffers.update(buffers)
+
+    def put_buffers(self) -> None:
+        """Lend a copy of every buffer, for a forward pass may write to it. What is tied stays tied."""
+        copies: dict[int, Tensor] = {}
+        for owner in self.base.net.modules():
+            self.buffers.append((owner, dict(owner._buffers)))
+            for leaf, buffer in owner._buffers.items():
+                if buffer is not None:
+                    owner._buffers[leaf] = copies.setdefault(id(buffer), buffer.clone())
 
     def put_pair(
         self,
@@ -249,11 +236,14 @@ class Loan:
         adapter: Adapter,
         row: Mask | None,
         merge: bool,
-        copies: int | None,
+        examples: tuple[int | None, int | None],
         factors: Factors,
         cut: bool,
     ) -> None:
-        """Put the adapter on one module: what `row` (max_rank,) trains as a LoRA module, the rest as constants."""
+        """Put the adapter on one module: what `row` (max_rank,) trains as a LoRA module, the rest as constants.
+
+        `examples` are those that get a copy each, and the dimension that counts them.
+        """
         net, device, pair = self.base.net, self.base.device, adapter.pairs[name]
         rows = torch.zeros(pair.rank, dtype=torch.bool)
         if row is not None and row.any():
@@ -269,9 +259,7 @@ class Loan:
         if rows.any():
             part = pair if rows.all() else components(pair, rows)
             A, B = (t.to(device, copy=True) for t in (part.A, part.B))
-            if copies is not None:
-                A, B = A.repeat(copies, 1, 1), B.repeat(copies, 1, 1)
-            self.lora[name] = LoraLinear(linear, A, B, pair.scale, self.base.dropout, factors)
+            self.lora[name] = LoraLinear(linear, A, B, pair.scale, self.base.dropout, factors, *examples)
             self.put(net, name, self.lora[name])
 
     def put_head(self, head: Mapping[str, Tensor], trains: bool) -> None:

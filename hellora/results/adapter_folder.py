@@ -25,9 +25,10 @@ from hellora.experiments.settings import ComputeSettings
 from hellora.experiments.tables import Table, build, field_names
 from hellora.methods.sharing import with_private
 from hellora.model.load import ModelSettings
+from hellora.model.origin import Origin
 from hellora.model.peft_files import HEAD_FILE, load_head, load_peft, save_merged, save_peft
 from hellora.model.resident import BaseModel
-from hellora.results.model_card import card, notes
+from hellora.results.model_card import card, notes, padding
 from hellora.results.trained import Trained
 from hellora.tasks import Task
 
@@ -54,11 +55,14 @@ class Usage:
     compute: ComputeSettings
     labels: tuple[str, ...]
     merged: bool  # the weights are whole, and lie in the same folder
+    origin: Origin  # of the base
 
     @staticmethod
-    def of_experiment(experiment: Experiment, labels: tuple[str, ...], settings: Mapping[str, Any]) -> "Usage":
+    def of_experiment(
+        experiment: Experiment, labels: tuple[str, ...], origin: Origin, settings: Mapping[str, Any]
+    ) -> "Usage":
         """Say what an experiment's own adapter is used with, with `settings` changed."""
-        return Usage.of_table(usage_table(experiment, labels, merged=False), settings)
+        return Usage.of_table(usage_table(experiment, labels, origin, merged=False), settings)
 
     @staticmethod
     def of_table(table: Table, settings: Mapping[str, Any]) -> "Usage":
@@ -80,17 +84,26 @@ class Usage:
             task=build(task, task_fields, "task", sorted(field_names(task))),
             labels=tuple(table["labels"]),
             merged=bool(table["merged"]),
+            origin=Origin.from_json(table.get("base")),
             **built,
         )
 
     def load_base(self) -> BaseModel:
-        """Load the base model, on the CPU."""
-        return self.task.load(self.model, self.labels, seed=0)
+        """Load the base model, on the CPU. Raise InputError where it is another one than the adapter's."""
+        if self.merged:
+            return self.load(self.model)
+        model = self.origin.found_by(self.model)
+        base = self.load(model)
+        self.origin.check(base, model, self.load)
+        return base
+
+    def load(self, model: ModelSettings) -> BaseModel:
+        return self.task.load(model, self.labels, seed=0)
 
 
-def usage_table(experiment: Experiment, labels: tuple[str, ...], merged: bool) -> Table:
+def usage_table(experiment: Experiment, labels: tuple[str, ...], origin: Origin, merged: bool) -> Table:
     """Return the content of hellora.json. Where and how fast the run was computed is no part of it."""
-    table: Table = {"format": 1, "merged": merged, "labels": list(labels)}
+    table: Table = {"format": 1, "merged": merged, "labels": list(labels), "base": origin.to_json()}
     for section, keys in NEEDED.items():
         content = experiment.table[section]
         table[section] = {k: v for k, v in content.items() if keys is None or k in keys}
@@ -129,12 +142,14 @@ def save_one(
     if merged:
         save_merged(adapter, folder, trained.base, experiment.model)
     else:
-        save_peft(adapter, folder, trained.base, experiment.model, experiment.task.kind())
+        model = replace(experiment.model, name=trained.origin.path or experiment.model.name)
+        save_peft(adapter, folder, trained.base, model, experiment.task.kind())
     if trained.labels:
         (folder / LABELS_FILE).write_text(json.dumps(list(trained.classes), indent=1, ensure_ascii=False))
-    usage = usage_table(experiment, trained.labels, merged)
+    usage = usage_table(experiment, trained.labels, trained.origin, merged)
     (folder / USAGE_FILE).write_text(json.dumps(usage, indent=1, ensure_ascii=False))
-    text = card(trained, final_folder, notes(trained, adapter, client, alone), merged)
+    said = notes(trained, adapter, client, alone) + ("" if merged else padding(adapter))
+    text = card(trained, final_folder, said, merged)
     (folder / "README.md").write_text(text)
 
 

@@ -123,7 +123,7 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
         arguments += f", num_labels={len(trained.classes)}, ignore_mismatched_sizes=True"
     places = f"{where} = {str(folder)!r}"
     if not merged:
-        places = f"base = {resolve_name(model.name)!r}{also_on_hub(model.name)}\n{places}"
+        places = f"base = {trained.origin.path or resolve_name(model.name)!r}{also_on_hub(model.name)}\n{places}"
     return template.format(
         imports="import torch\n" + ("" if merged else "from peft import PeftModel\n"),
         quantizer=", BitsAndBytesConfig" if quantized else "",

@@ -11,6 +11,7 @@ from hellora.core.state import ServerState
 from hellora.experiments.config import read_experiment
 from hellora.experiments.experiment import Experiment
 from hellora.methods.sharing import with_private
+from hellora.model.origin import Origin
 from hellora.record.checkpoint import load_state
 from hellora.record.run_folder import RunFolder
 from hellora.results.adapter_folder import save_adapter, save_one
@@ -47,12 +48,21 @@ class Saved:
     def trained(self) -> Trained:
         """Load the base model, and return what the run has come to."""
         experiment = self.experiment
-        base = experiment.task.load(experiment.model, self.labels, seed=0)
+        model = self.origin.found_by(experiment.model)
+        base = experiment.task.load(model, self.labels, seed=0)
+        self.origin.check(base, model, lambda settings: experiment.task.load(settings, self.labels, seed=0))
+        origin = self.origin if self.origin.fingerprint else Origin.of(base, model)
         lines = self.folder.read_lines(self.state.round)
         name = self.folder.path.resolve().name  # the file is experiment.toml in every run's folder
+        initial = self.record["initial"]
         return Trained(
-            replace(experiment, name=name), base, self.labels, self.state, self.record["initial"], lines, self.clients
+            replace(experiment, name=name), base, self.labels, self.state, initial, lines, self.clients, origin
         )
+
+    @property
+    def origin(self) -> Origin:
+        """Return which base the run began with, as far as it says."""
+        return Origin.from_json(self.record.get("base"))
 
     @property
     def clients(self) -> tuple[str, ...]:

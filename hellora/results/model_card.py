@@ -64,6 +64,10 @@ Clients keep a part of their own ({parts}). {where}
 PROTOTYPES = """
 Every rank has an adapter of its own. This is the one of rank {largest}; {where}
 """
+PADDED = """
+Modules of smaller rank are filled up with zeros to rank {rank}, which changes nothing: `lora_alpha / r` is the scale of
+each.
+"""
 PERSONAL_BESIDE = (
     "`personal/` has a folder like this one for each client that took part. What is here in its place is what all of "
     "them began with."
@@ -163,6 +167,13 @@ def shown_name(name: str) -> str:
 def hub_name(name: str) -> str:
     """Name a model as its reader knows it."""
     return MINILM_HUB if name == "minilm" else shown_name(name)
+
+
+def padding(adapter: Adapter) -> str:
+    """Say that modules of unequal rank are filled up, if there are such."""
+    residual = adapter.residual
+    ranks = {pair.rank + (residual[n].rank if n in residual else 0) for n, pair in adapter.pairs.items()}
+    return PADDED.format(rank=max(ranks)) if len(ranks) > 1 else ""
 
 
 def notes(trained: Trained, adapter: Adapter, client: int | None, alone: bool) -> str:

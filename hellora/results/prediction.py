@@ -56,7 +56,7 @@ class Predictor:
                 f"what `hellora export` wrote"
             )
         saved = Saved.read(source)
-        usage = Usage.of_experiment(saved.experiment, saved.labels, settings)
+        usage = Usage.of_experiment(saved.experiment, saved.labels, saved.origin, settings)
         return Predictor(usage, ready(usage), saved.state.adapter)
 
     def predict(self, file: str) -> list[Prediction]:

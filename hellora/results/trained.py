@@ -6,6 +6,7 @@ from typing import Any
 
 from hellora.core.state import ServerState
 from hellora.experiments.experiment import Experiment
+from hellora.model.origin import Origin
 from hellora.model.own_heads import class_names
 from hellora.model.resident import BaseModel
 
@@ -21,6 +22,7 @@ class Trained:
     initial: Mapping[str, float]  # metrics before round 0
     lines: Sequence[Mapping[str, Any]]  # of rounds.jsonl, the finished rounds
     clients: Sequence[str] = field(default=())  # names by id, where clients have names
+    origin: Origin = field(default_factory=Origin)  # of the base
 
     @property
     def classes(self) -> tuple[str, ...]:

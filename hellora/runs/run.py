@@ -23,6 +23,7 @@ from hellora.experiments.machine import threads
 from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
 from hellora.model.location import resolve_name
+from hellora.model.origin import Origin
 from hellora.model.resident import BaseModel
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import load_state, save_state
@@ -120,19 +121,17 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
     saved = load_state(folder.checkpoint)
     lines = folder.read_lines(saved[0].round if saved else 0)
     progress.loading(experiment, folder.path)
-    setup = preparing(experiment, saved[1] if saved else {})
-    if saved and saved[1].get("data", setup.corpus.fingerprint) != setup.corpus.fingerprint:
-        raise InputError(
-            f"--resume: the data of {experiment.data.name} are not those that {folder.path} began with: bring them "
-            f"back, or start a new run"
-        )
+    before = saved[1] if saved else {}
+    setup = preparing(experiment, before)
+    check_data(setup, before)
+    origin = origin_of(setup, before)
     folder.begin(experiment, lines)
     write_atomically(folder.clients, json.dumps(fleet_record(setup)).encode())
     if (planner := setup.federation.planner) is not None:
         write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
     evaluation = None
     with tracking(experiment, folder.path, lines) as tracked, setup.backend() as backend:
-        state, record = saved or start(setup, folder)
+        state, record = saved or start(setup, folder, origin)
         progress.started(setup, record["initial"], state.round)
         clock = time.perf_counter()
         reporting = ReportingBackend(backend, progress)
@@ -148,10 +147,31 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
             save_state(folder.checkpoint, state, record)
             tracked.tell(lines)
             progress.round_finished(lines[-1])
-    return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines)
+    return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines, origin)
 
 
-def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]:
+def check_data(setup: Setup, record: Mapping[str, Any]) -> None:
+    """Raise InputError where the run began with other data; of an older run that is not known."""
+    now = setup.corpus.fingerprint
+    if record.get("data", now) != now:
+        raise InputError(
+            f"--resume: the data of {setup.experiment.data.name} are not those that the run began with: bring them "
+            f"back, or start a new run"
+        )
+
+
+def origin_of(setup: Setup, record: Mapping[str, Any]) -> Origin:
+    """Describe the base. Raise InputError where the run began with another one; of an older run that is not known."""
+    origin, before = Origin.of(setup.base, setup.experiment.model), Origin.from_json(record.get("base"))
+    if before.fingerprint not in (None, origin.fingerprint):
+        raise InputError(
+            f"model.name: {setup.experiment.model.name} is another base than the run began with (its weights have the "
+            f"fingerprint {origin.fingerprint}, not {before.fingerprint}): put that one back, or start a new run"
+        )
+    return before if before.fingerprint else origin
+
+
+def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState, dict[str, Any]]:
     """Make the state before round 0, evaluate and save it."""
     state = setup.initial_state()
     labels = list(setup.corpus.labels)  # so that what was trained can be used without the data
@@ -175,6 +195,7 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
         "labels": labels,
         "run": setup.run_id,
         "data": setup.corpus.fingerprint,
+        "base": origin.to_json(),
     }
     save_state(folder.checkpoint, state, record)
     return state, record
@@ -197,12 +218,15 @@ def finish(
     evaluation: Evaluation,
     initial: Mapping[str, float],
     lines: Sequence[Line],
+    origin: Origin,
 ) -> Mapping[str, Any]:
     """Write the adapter and, last, the summary: where there is one, the run has ended."""
     draft = folder.path / "adapter.draft"
     for old in (draft, folder.adapter):
         shutil.rmtree(old, ignore_errors=True)
-    trained = Trained(setup.experiment, setup.base, setup.corpus.labels, state, initial, lines, tuple(setup.clients))
+    trained = Trained(
+        setup.experiment, setup.base, setup.corpus.labels, state, initial, lines, tuple(setup.clients), origin
+    )
     save_adapter(draft, trained, folder.adapter)
     draft.rename(folder.adapter)
     summary = {

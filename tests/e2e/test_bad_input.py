@@ -283,7 +283,7 @@ def test_a_model_whose_blocks_cannot_be_left_out(hellora: Command, small: Path, 
     model = tiny_models.save_t5(tmp_path / "t5")
     settings = ["--set", f"model.name={model}", "--set", "task.head_type=own", "--set", "rounds=1"]
     answer = hellora("run", small, "--out", tmp_path / "out", *settings, "--set", "method.dispatcher=bypass")
-    check_refusal(answer, "method.dispatcher leaves blocks out, and this model does not work without (ValueError")
+    check_refusal(answer, "method.dispatcher leaves blocks out, and this model's hand each other more than hidden")
     assert not (tmp_path / "out" / "experiment.toml").exists()
     assert hellora("run", small, "--out", tmp_path / "out", *settings).status == 0
 

@@ -417,7 +417,7 @@ def test_a_broken_image_is_named(hellora: Command, store: TensorStore, tmp_path:
         (["evaluate", "{adapter}", "{texts}"], "texts.csv has no column 'label' (it has text)"),
         (["evaluate", "{adapter}", "{wrong}"], "has the label 'fire', which no training example has"),
         (["predict", "{damaged}", "{texts}"], "hellora.json cannot be read"),
-        (["predict", "{other}", "{texts}"], "is damaged, or of another base model"),
+        (["predict", "{other}", "{texts}"], "is another base than the adapter was trained on"),
     ],
 )
 def test_wrong_input_is_one_line(

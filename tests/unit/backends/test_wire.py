@@ -388,6 +388,22 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert pack_answer(answer, task, SPEC, "int8") != pack_answer(answer, other, SPEC, "int8")
 
 
+def test_an_answer_is_not_rounded_as_its_task_was() -> None:
+    """A client that returns a delta equal to what it received: the two roundings are independent."""
+    spec = tiny_spec(num_layers=200)
+    received = random_adapter(spec, 0)
+    task = task_for(0, received, np.ones((spec.num_layers, spec.max_rank), dtype=bool))
+    zero = Adapter({n: LoraPair(0 * p.A, 0 * p.B, p.scale) for n, p in received.pairs.items()}, {})
+    at_zero = replace(task, adapter=replace(zero, head=received.head))
+    down = as_received(task, "int8").adapter.tensors()
+    answer = read_answer(pack_answer(update_of(at_zero, received, spec), at_zero, spec, "int8"), at_zero, spec)
+    assert isinstance(answer, ClientUpdate)
+    exact, up = received.tensors(), answer.adapter.tensors()
+    errors = [torch.cat([(t[n] - exact[n]).flatten() for n in exact if n in up and "lora" in n]) for t in (down, up)]
+    assert min(float(error.abs().mean()) for error in errors) > 1e-4
+    assert torch.corrcoef(torch.stack(errors))[0, 1].abs() < 5 / len(errors[0]) ** 0.5
+
+
 @pytest.mark.parametrize("format", ["fp32", "bf16", "int8"])
 def test_counted_bytes_are_those_that_travel(format: WireFormat) -> None:
     """To within 2 % of the message, names and shapes included, for pairs of the size of a small model's."""

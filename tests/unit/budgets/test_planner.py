@@ -1,7 +1,7 @@
 """The fastest policy that fits is taken, by hand on a model of costs that is easy to add up."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -209,3 +209,29 @@ def test_budgets_in_words() -> None:
         "memory 1.0 GiB, uplink 2.0 KiB, 1.5 s per round"
     )
     assert in_words(Budget(layers=3)) == "no limit in bytes or seconds"
+
+
+class Unbearable(Simple):
+    """A model whose blocks cannot be run again."""
+
+    def cost(self, ranks: Ranks, policy: Policy, work: Work) -> Cost:
+        return replace(super().cost(ranks, policy, work), refused="" if policy.recompute == "none" else "they change")
+
+
+def test_what_a_model_does_not_bear_is_no_way_to_fit_and_its_bytes_are_not_told() -> None:
+    plain = replace(planner(), model=unbearable())
+    found = plain.estimate(client(2399), FULL)
+    assert found is not None
+    assert found.policy.recompute == "none"
+    assert plain.estimate(client(10), FULL) is None
+    assert "the least that would is memory" in plain.explain(client(10))
+    for_all = replace(planner(policy=Policy(recompute="all")), model=unbearable())
+    assert not for_all.fits(client(10**9), FULL)
+    said = for_all.explain(client(10**9))
+    assert said.endswith("recompute_all does not work with this model (they change): leave it out")
+    assert "GiB" not in said.partition(":")[2]
+
+
+def unbearable() -> CostModel:
+    nothing: Any = {}
+    return Unbearable(tiny_spec(3, 4), nothing, 1000, 4, 0, 2, np.zeros(3), 0.0, 1, 1)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hellora.core.codec import SCALES, decode, encode, num_scales, quantize, wire_bytes
+from hellora.core.codec import SCALES, Way, decode, encode, num_scales, quantize, wire_bytes
 from hellora.core.exchange import TensorSpec, WireFormat
 
 modest = settings(deadline=None, max_examples=60, derandomize=True, database=None)
@@ -96,6 +96,25 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert not torch.equal(*(there_and_back(tensors["a"], "int8", seed) for seed in (1, 2)))
     coded = encode({"a": tensors["a"], "b": tensors["a"]}, "int8", seed=7)
     assert not torch.equal(coded["/int8/a"], coded["/int8/b"]), "each tensor has draws of its own"
+
+
+def test_what_goes_up_is_rounded_by_other_numbers_than_what_came_down() -> None:
+    """Errors of one tensor on both ways, of two tensors on one, and of two seeds: no two go together."""
+    tensor = normal(200, 300)
+
+    def errors(name: str, seed: int, way: Way) -> Tensor:
+        found = decode(encode({name: tensor}, "int8", seed, way))[name]
+        return ((found - tensor) / steps_of(tensor)).flatten().double()
+
+    drawn = [
+        errors("a", 7, "down"),
+        errors("a", 7, "up"),
+        errors("b", 7, "down"),
+        errors("b", 7, "up"),
+        errors("a", 8, "up"),
+    ]
+    correlation = torch.corrcoef(torch.stack(drawn)) - torch.eye(len(drawn))
+    assert correlation.abs().max() < 5 / tensor.numel() ** 0.5
 
 
 def test_bf16_is_off_by_half_a_step() -> None:

@@ -17,7 +17,6 @@ from hellora.model import policies
 from hellora.model.policies import (
     GROUP,
     SMALLEST,
-    Beside,
     Packed,
     in_memory_order,
     int8_activations,
@@ -27,6 +26,7 @@ from hellora.model.policies import (
     rounding_noise,
     run_again_in_backward,
 )
+from hellora.model.stand_ins import Beside
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -192,6 +192,35 @@ def test_the_generator_alone_decides_and_the_global_one_is_left_alone() -> None:
     assert torch.equal(gradient(1), gradient(1))
     assert not torch.equal(gradient(1), gradient(2))
     assert 0 < (gradient(1) - exact).abs().max() < 4 / 127
+
+
+def test_no_two_tensors_are_rounded_by_the_same_numbers() -> None:
+    """Equal activations of one pass, of the next, and of a block that is run again."""
+    x = normal(64, 256).requires_grad_()
+    rng, found = generator(), []
+
+    class Seen(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            found.append((ctx.saved_tensors[0] - x.detach()).flatten())
+            return gradient
+
+    def twice(h: Tensor) -> Tensor:
+        return Seen.apply(h * 1.0) + Seen.apply(h * 1.0)  # type: ignore[no-any-return]
+
+    for _ in range(2):
+        with int8_activations(rng):
+            y = twice(x) + run_again_in_backward(lambda h: Seen.apply(h * 1.0))(x * 1.0)
+        y.sum().backward()
+    assert len(found) == 6
+    assert all(error.abs().max() > 1e-3 for error in found)
+    correlation = torch.corrcoef(torch.stack(found)) - torch.eye(6)
+    assert correlation.abs().max() < 5 / x.numel() ** 0.5
 
 
 def test_backward_lets_go_of_what_is_packed() -> None:

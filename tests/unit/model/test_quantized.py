@@ -22,8 +22,8 @@ from hellora.core.errors import InputError
 from hellora.core.exchange import ClientUpdate
 from hellora.core.types import Adapter, ClientProfile, LoraPair
 from hellora.model.load import ModelSettings, Quantization, adapter_spec
-from hellora.model.policies import Beside
 from hellora.model.resident import BaseModel
+from hellora.model.stand_ins import Beside
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.sequence_classification import SequenceClassification
 

@@ -33,7 +33,8 @@ from hellora.core.types import Adapter, LoraPair
 from hellora.methods.dispatchers.bypass import Bypass as BypassDispatcher
 from hellora.methods.dispatchers.truncate import Truncate
 from hellora.model.load import ModelSettings, adapter_spec
-from hellora.model.resident import BaseModel, Bypass
+from hellora.model.resident import BaseModel
+from hellora.model.stand_ins import Bypass
 from hellora.tasks.sequence_classification import SequenceClassification
 
 IDS = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 12, 13, 3], [2, 20, 5, 21, 3]])
@@ -149,24 +150,31 @@ def test_training_with_blocks_left_out(kind: SequenceClassification, tiny_bert_w
 
 
 class Pair(nn.Module):
-    """A block that answers with a tuple, and says what kind of attention it wants."""
+    """A block that answers with a tuple of three, and says what kind of attention it wants."""
 
     attention_type = "sliding"
 
-    def forward(self, hidden_states: Tensor, mask: Tensor, flag: bool = False) -> tuple[Tensor, bool]:
-        return hidden_states + mask, flag
+    def forward(self, hidden_states: Tensor, mask: Tensor, flag: bool = False) -> tuple[Tensor, bool, Tensor]:
+        return hidden_states + mask, flag, hidden_states.softmax(-1)
 
 
 def test_a_bypass_answers_as_its_block_does() -> None:
     bypass, x = Bypass(Pair()), torch.ones(2, requires_grad=True)
-    (y,) = bypass(x, torch.ones(2), flag=True)
-    assert y is x
-    assert bypass(hidden_states=x, mask=torch.ones(2))[0] is x
+    y, flag, attention = bypass(x, torch.ones(2), flag=True)
+    assert (y is x, flag, attention) == (True, True, None)
+    assert bypass(x, torch.ones(2), flag=False)[1] is False
+    assert Bypass(Pair())(hidden_states=x, mask=torch.ones(2))[0] is x
     assert bypass.attention_type == "sliding"
     assert list(bypass.children()) == []
     with pytest.raises(AttributeError):
         _ = bypass.nothing
     assert Bypass(nn.Identity())(x) is x
+
+
+@pytest.mark.parametrize("block", [nn.ReLU(inplace=True), nn.Linear(2, 3)], ids=["place", "shape"])
+def test_a_block_that_cannot_be_left_out_says_so(block: nn.Module) -> None:
+    with pytest.raises(RuntimeError, match="hands on hidden states of another shape or place"):
+        Bypass(block)(torch.ones(2))
 
 
 # ----------------------------------------------------------------------------------------------- truncated and residual

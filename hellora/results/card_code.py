@@ -13,7 +13,7 @@ from hellora.model.load import QUANTIZATION, outside_blocks
 from hellora.model.location import MINILM_HUB, resolve_name
 from hellora.model.normalise import borrows_padding, end_ids, inseparable, text_config
 from hellora.results.trained import Trained
-from hellora.tasks import length_limit
+from hellora.tasks import Task, length_limit
 from hellora.tasks.causal_lm import CausalLM, without_end
 from hellora.tasks.image_classification import channels
 from hellora.tasks.sequence_classification import SequenceClassification
@@ -110,10 +110,7 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
     """Write Python that loads what is in `folder` and uses it. `merged`: the weights are whole, peft is not needed."""
     experiment, base = trained.experiment, trained.base
     task, model = experiment.task, experiment.model
-    if isinstance(task, SequenceClassification):
-        template = MEAN_POOLING if task.head_type == "mean_pooling" else OWN_HEAD
-    else:
-        template = IMAGES if task.columns == "image" else LANGUAGE
+    template = template_of(task)
     pairs, where = bool(experiment.data.text_pair), "model_folder" if merged else "adapter"
     trust = ", trust_remote_code=True" if model.trust_remote_code else ""
     quantized = model.quantization != "none"
@@ -138,15 +135,33 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
         texts=example_texts(pairs, base.one_length),
         inputs="texts, pairs" if pairs else "texts",
         **tokenizing(base.processor, ("prompt",) if template is LANGUAGE else ("texts", "pairs")[: 1 + pairs]),
-        ends=end_ids(base.processor, text_config(base.net.config), getattr(base.net, "generation_config", None))
-        or None,
-        prompt=filled_in(experiment.data.prompt),
-        without_end=WITHOUT_END if task.columns == "instruction" and appends_end(base.processor) else "",
-        new_tokens=task.new_tokens(base) if isinstance(task, CausalLM) else None,
         answers=ANSWERS.format(folder=where),
-        eight_bit=inspect.getsource(eight_bit),
-        channels=channels(base.net.config),
+        **(of_language(trained) if template is LANGUAGE else {}),
+        **(
+            {"eight_bit": inspect.getsource(eight_bit), "channels": channels(base.net.config)}
+            if template is IMAGES
+            else {}
+        ),
     )
+
+
+def template_of(task: Task) -> str:
+    """Return the code that a task's models need."""
+    if isinstance(task, SequenceClassification):
+        return MEAN_POOLING if task.head_type == "mean_pooling" else OWN_HEAD
+    return IMAGES if task.columns == "image" else LANGUAGE
+
+
+def of_language(trained: Trained) -> dict[str, Any]:
+    """Return what the code of a language model names besides."""
+    base, task = trained.base, trained.experiment.task
+    configs = text_config(base.net.config), getattr(base.net, "generation_config", None)
+    return {
+        "ends": end_ids(base.processor, *configs) or None,
+        "prompt": filled_in(trained.experiment.data.prompt),
+        "without_end": WITHOUT_END if appends_end(base.processor) else "",
+        "new_tokens": task.new_tokens(base) if isinstance(task, CausalLM) else None,
+    }
 
 
 def packages(code: str) -> str:

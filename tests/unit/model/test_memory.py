@@ -124,7 +124,7 @@ def test_the_heap_stays_from_task_to_task() -> None:
         assert [peak for peak, _ in found] == [None] * 3
         return
     for peak, faults in found[1:]:
-        assert 64 * MIB * 0.97 < peak < 70 * MIB
+        assert 64 * MIB * 0.97 < peak < 80 * MIB  # huge pages are held whole
         assert faults < 64 * MIB // 4096 // 10
 
 

@@ -147,7 +147,5 @@ def test_weights_that_do_not_fit_their_config(tmp_path: Path) -> None:
     assert notices == [OTHER_SIZE]
     weights["bert.embeddings.position_embeddings.weight"] = torch.zeros(9, 32)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        InputError, match=r"do not fit its config\.json \(bert\.embeddings\.position_embeddings"
-    ):
+    with pytest.raises(InputError, match=r"do not fit its config\.json \(bert\.embeddings\.position_embeddings"):
         load_network(ModelSettings(name=str(tmp_path)), "sequence_classification", bases.LABELS, 0)

@@ -159,7 +159,7 @@ def start(setup: Setup, folder: RunFolder) -> tuple[ServerState, dict[str, Any]]
     if not math.isfinite(initial.get("loss", 0.0)):
         why = (
             not_finite.in_model(setup.base, state.adapter)
-            or "its weights are finite, not so what it makes of these texts"
+            or "its weights are finite, not so what it makes of these examples"
         )
         raise InputError(
             f"model.name: the loss of {setup.experiment.model.name!r} is {initial['loss']} before training: {why}"

@@ -23,6 +23,7 @@ from hellora.experiments.model_checks import bypass_check, recompute_check, targ
 from hellora.experiments.planning import federation, fleet, make_planner, plan, rehearse
 from hellora.experiments.setup import Parts, Setup
 from hellora.methods.demands import PROXY_DATA
+from hellora.model.normalise import special_tokens
 from hellora.model.resident import BaseModel
 from hellora.server.backend import Backend
 
@@ -87,7 +88,13 @@ def on_this_machine(setup: Setup) -> LocalBackend:
 
 def load_base(experiment: Experiment, corpus: Corpus) -> BaseModel:
     """Load the server's model; its head is drawn by the experiment's seed where the checkpoint has none."""
-    return experiment.task.load(experiment.model, corpus.labels, seed_for(experiment.run.seed, "head"))
+    base = experiment.task.load(experiment.model, corpus.labels, seed_for(experiment.run.seed, "head"))
+    if experiment.task.columns == "instruction" and hasattr(base.processor, "added_tokens_decoder"):
+        for name in ("prompt", "response"):
+            written = [t for t in special_tokens(base.processor) if len(t) > 1 and t in getattr(experiment.data, name)]
+            if written:
+                base.notices += (f"data.{name} has {', '.join(written)}: in a template that is text, no special token",)
+    return base
 
 
 def assemble(

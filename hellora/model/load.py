@@ -19,8 +19,8 @@ from hellora.core.errors import InputError
 from hellora.core.types import AdapterSpec, ModuleSpec
 from hellora.model.location import HOLDS_ADAPTER, check_minilm, resolve_name
 from hellora.model.normalise import end_ids, settle_tokenizer, text_config
-from hellora.model.own_heads import class_names, match, own_head, settle_head, sizes_of
-from hellora.model.refusals import refuse_new_blocks, refuse_other_senses
+from hellora.model.own_heads import OTHER_SIZE, class_names, match, own_head, settle_head, sizes_of
+from hellora.model.refusals import refuse_new_blocks, refuse_other_senses, refuse_other_shapes
 from hellora.model.targets import NUMBERED, default_targets
 
 Quantization = Literal["none", "8bit", "4bit"]
@@ -151,8 +151,10 @@ def pretrained(
         rows = len(theirs) if as_it_is else len(classes)
         one_more = sizes_of(tuple(map(str, range(rows + 1))))
         changed = {key[0] for key in info["mismatched_keys"]}
+        refuse_other_shapes(settings.name, net, changed)
         word = settle_head(net, found, rows, frozenset({*new, *changed}), lambda: bare(settings, kind, one_more), seed)
-        notices += [found.word] if changed else [word] if word else []
+        word = (found.word or OTHER_SIZE) if changed else word
+        notices += [word] if word else []
         net.config.update(sizes)
     return net, new
 

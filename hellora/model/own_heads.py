@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 NO_NAME = re.compile(r"LABEL_\d+")  # what transformers calls the classes of a model that names none
+OTHER_SIZE = "the model's own head has weights of another size than its config.json says: the head is drawn anew"
 SHOWN = 4
 
 

@@ -1,9 +1,10 @@
 """Refuse, by name, a checkpoint that is of another kind than the task."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from hellora.core.errors import InputError
+from hellora.model.own_heads import own_head
 from hellora.model.targets import NUMBERED
 
 
@@ -12,6 +13,16 @@ def refuse_other_senses(name: str, kind: str, config: Any) -> None:
     if kind != "image_classification" and hasattr(config, "image_size"):
         raise InputError(
             f"model.name: {name!r} reads images: set task.name = 'image_classification', and data.name to images"
+        )
+
+
+def refuse_other_shapes(name: str, net: Any, changed: Collection[str]) -> None:
+    """Raise InputError where weights outside the head have other shapes than the config says; they would be drawn."""
+    inside = tuple(f"{module}." for module in own_head(net, ()))
+    if wrong := sorted(weight for weight in changed if not weight.startswith(inside)):
+        raise InputError(
+            f"model.name: the weights of {name!r} do not fit its config.json ({wrong[0]} has another shape, and "
+            f"{len(wrong) - 1} more): load a whole copy of the model"
         )
 
 

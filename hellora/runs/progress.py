@@ -69,7 +69,7 @@ class TerminalProgress:
         for note in corpus.notes:
             self.console.print(f"data: {note}", highlight=False, markup=False)
         for notice in setup.base.notices:
-            self.console.print(notice, highlight=False, style="yellow")
+            self.console.print(notice, highlight=False, style="yellow", markup=False)
         if run.planner is not None:
             if run.planner.model.measured:
                 self.console.print("this model's costs need values: measured in real steps on this machine")
@@ -106,7 +106,10 @@ class TerminalProgress:
             for client, reason in line[kind].items():
                 name = f" ({self.names[int(client)]})" if self.names else ""
                 self.console.print(
-                    f"           client {client}{name} {kind}: {reason}", highlight=False, style="yellow"
+                    f"           client {client}{name} {kind}: {reason}",
+                    highlight=False,
+                    style="yellow",
+                    markup=False,  # a reason may quote a text, and a bracket in it is no tag
                 )
 
 

@@ -184,7 +184,7 @@ def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState,
     if not math.isfinite(initial.get("loss", 0.0)):
         why = (
             not_finite.in_model(setup.base, state.adapter)
-            or "its weights are finite, not so what it makes of these texts"
+            or "its weights are finite, not so what it makes of these examples"
         )
         raise InputError(
             f"model.name: the loss of {setup.experiment.model.name!r} is {initial['loss']} before training: {why}"

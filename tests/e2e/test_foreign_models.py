@@ -132,6 +132,18 @@ def test_what_was_done_to_a_head_is_said(hellora: Command, tmp_path: Path, sente
     assert "taken in order: sea = LABEL_0, sky = LABEL_1, soil = LABEL_2" in " ".join(answer.out.split())
 
 
+def test_a_special_token_in_a_template_is_text_and_that_is_said(hellora: Command, tmp_path: Path) -> None:
+    rows = [{"instruction": text, "response": topic} for text, topic in tiny_models.sentences(24)]
+    data = jsonl(tmp_path / "rows.jsonl", rows)
+    run = settings(tiny_models.save_llama(tmp_path / "llama"), data, task__name="causal_lm")
+    changes = [f"--set={k}={json.dumps(v)}" for k, v in run.items()]
+    answer = hellora(
+        "run", "quickstart", "--out", tmp_path / "run", *changes, "--set=data.prompt=[CLS] {instruction} [SEP]"
+    )
+    assert answer.status == 0, answer.err
+    assert "data.prompt has [CLS], [SEP]: in a template that is text, no special token" in " ".join(answer.out.split())
+
+
 # ------------------------------------------------------------------------------------------- the cases in ../shared
 
 

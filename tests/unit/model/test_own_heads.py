@@ -8,10 +8,11 @@ import pytest
 import tiny_models
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from hellora.core.errors import InputError
 from hellora.model.load import Kind, ModelSettings, load_network
-from hellora.model.own_heads import match
+from hellora.model.own_heads import OTHER_SIZE, match
 
 UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
 
@@ -133,3 +134,18 @@ def test_places_to_spare_of_a_named_head(tmp_path: Path) -> None:
     net, _ = load_network(ModelSettings(name=str(tmp_path), classes=5), "sequence_classification", ("sea", "sky"), 0)
     assert torch.equal(net.classifier.weight[:2], weights["classifier.weight"][[2, 1]])
     assert net.classifier.weight.shape[0] == 5
+
+
+def test_weights_that_do_not_fit_their_config(tmp_path: Path) -> None:
+    """A head of another size is drawn anew; anything else is no copy of the model."""
+    weights = named(tmp_path, "sequence_classification", ("soil", "sky", "sea"))
+    for part in ("classifier.weight", "classifier.bias"):
+        weights[part] = weights[part][:2].clone()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    notices = list[str]()
+    load_network(ModelSettings(name=str(tmp_path)), "sequence_classification", bases.LABELS, 0, notices=notices)
+    assert notices == [OTHER_SIZE]
+    weights["bert.embeddings.position_embeddings.weight"] = torch.zeros(9, 32)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"do not fit its config\.json \(bert\.embeddings\.position_embeddings"):
+        load_network(ModelSettings(name=str(tmp_path)), "sequence_classification", bases.LABELS, 0)

@@ -72,6 +72,7 @@ SMALL: dict[str, tuple[Task, dict[str, Any]]] = {
 
 # Not found without `targets`: the modules to adapt, and the model.
 MENTIONED: dict[str, tuple[tuple[str, ...], Task, dict[str, Any]]] = {
+    "big_bird": (("query", "value"), TEXT, {**SIZES, **WORDS}),  # it replaces its attention at the first short text
     "convnext": (
         ("pwconv1", "pwconv2"),
         IMAGE,

@@ -204,7 +204,7 @@ class Loan:
         self.lora: dict[str, LoraLinear] = {}
         self.head: dict[str, nn.Parameter] = {}
         self.own: list[tuple[nn.Module, str, Any]] = []  # owner, attribute, and what was there before
-        self.buffers: list[tuple[nn.Module, dict[str, Tensor | None]]] = []  # owner, and the base's own by name
+        self.before = [held for module in base.net.modules() for held in contents(module)]
 
     def put(self, root: nn.Module, name: str, value: Any) -> None:
         """Put a value where `root` has its parameter or module of that name."""
@@ -217,15 +217,14 @@ class Loan:
         """Put back what was there: the last replacement first, for one may stand on another."""
         for owner, leaf, value in reversed(self.own):
             setattr(owner, leaf, value)
-        for owner, buffers in self.buffers:
-            owner._buffers.clear()  # a module may have made one
-            owner._buffers.update(buffers)
+        for held, content in self.before:  # a forward pass may have made buffers, or replaced modules (BigBird's does)
+            held.clear()
+            held.update(content)
 
     def put_buffers(self) -> None:
         """Lend a copy of every buffer, for a forward pass may write to it. What is tied stays tied."""
         copies: dict[int, Tensor] = {}
         for owner in self.base.net.modules():
-            self.buffers.append((owner, dict(owner._buffers)))
             for leaf, buffer in owner._buffers.items():
                 if buffer is not None:
                     owner._buffers[leaf] = copies.setdefault(id(buffer), buffer.clone())
@@ -274,6 +273,11 @@ class Loan:
         for name, row in zip(self.base.spec.layers, trained, strict=True):
             if not row.any():
                 self.put(self.base.net, name, Bypass(self.base.net.get_submodule(name)))
+
+
+def contents(module: nn.Module) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the dictionaries of a module (of its attributes, parameters, buffers, modules), each with its content."""
+    return [(held, dict(held)) for held in (vars(module), module._parameters, module._buffers, module._modules)]
 
 
 def merged(linear: nn.Module, pairs: Sequence[LoraPair]) -> Tensor:

@@ -15,11 +15,12 @@ from hellora.model.resident import BaseModel
 
 
 class Writes(nn.Module):
-    """A block that counts its calls, keeps a running mean in a way of its own, makes a buffer and replaces one."""
+    """A block that counts its calls, keeps a running mean in a way of its own, makes a buffer, and replaces one, a
+    module and a number."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lin = nn.Linear(4, 4)
+        self.lin, self.act, self.seen = nn.Linear(4, 4), nn.Identity(), 0
         self.register_buffer("calls", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(4), persistent=False)
         self.register_buffer("last", torch.zeros(4))
@@ -28,6 +29,8 @@ class Writes(nn.Module):
         self.calls += 1
         self.mean.data.mul_(0.9).add_(x.detach().mean((0, 1)))  # `data`: no version of the buffer tells
         self.last = x.detach().mean((0, 1))
+        self.seen = self.seen + 1
+        self.act = nn.ReLU()
         self.register_buffer("made", torch.ones(2))
         return self.lin(x) + self.calls * self.mean
 
@@ -62,6 +65,7 @@ def test_a_loan_leaves_no_trace_in_buffers(row: Any, raises: bool) -> None:
         except RuntimeError:
             assert raises
         assert [name for name, _ in base.net.named_buffers()] == list(before)
+        assert all(block.seen == 0 and type(block.act) is nn.Identity for block in base.net.blocks)
         for name, buffer in base.net.named_buffers():
             assert (id(buffer), True) == (before[name][0], torch.equal(buffer, before[name][1])), name
     assert torch.equal(*said), "a client begins with what the base has, not with what another one left"

@@ -200,7 +200,7 @@ def test_case_generation_config(cases: Path) -> None:
             cases / name,
             {
                 "task.name": "causal_lm", "model.name": f"generation-config/{name}",
-                "data.name": "generation-config/qa.jsonl",
+                "data.name": "generation-config/qa.jsonl", "task.answer_tokens": 8,
             },
         )  # fmt: skip
         said.append([row["answer"] for row in hellora.predict(cases / name, "generation-config/qa.jsonl")])

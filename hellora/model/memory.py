@@ -63,20 +63,25 @@ def glibc() -> ctypes.CDLL | None:
 
 
 @contextmanager
-def bounded_heap(library: ctypes.CDLL, spare: int) -> Iterator[None]:
+def bounded_heap(library: ctypes.CDLL, spare: int) -> Iterator[int]:
     """Let the heap keep `spare` bytes between blocks, at most, while this lasts; what does not fit is mapped by itself.
 
-    Afterwards the C library works as fast as it did, and what the heap kept is there for the next task.
+    Yields how many resident bytes the heap keeps free from the task before; 0 where it had to give them back: what is
+    left then are parts of pages, which no task can be charged for. Afterwards the C library works as fast as it did,
+    and what the heap keeps is there for the next task.
     """
     library.mallopt(M_TRIM_THRESHOLD, NEVER)  # what is prepared here stays
     held: list[int] = []
+    kept = 0
     if library.mallinfo2().free > spare:
         library.malloc_trim(0)
         held = occupy_holes(library, spare)
+    else:
+        kept = max(0, heap()[2] - int(library.mallinfo2().used))
     add_heap(library, min(spare, MOST_SPARED))
     library.mallopt(M_MMAP_THRESHOLD, MAPPED)
     try:
-        yield
+        yield kept
     finally:
         library.mallopt(M_MMAP_THRESHOLD, MOST_MAPPED)
         library.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
@@ -152,22 +157,21 @@ def peak_memory(device: torch.device, spare: int | None = None) -> Iterator[Peak
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
     library = None if spare is None or device.type != "cpu" else glibc()
-    with nullcontext() if library is None or spare is None else bounded_heap(library, spare):
-        begun = None if library is None else begin_resident(library)
+    with nullcontext(0) if library is None or spare is None else bounded_heap(library, spare) as kept:
+        begun = None if library is None else begin_resident(kept)
         files = 0 if begun is None else resident("RssFile")
         yield peak
         if begun is not None:
             peak.bytes = max(0, resident("VmHWM") - begun - max(0, resident("RssFile") - files))
 
 
-def begin_resident(library: ctypes.CDLL) -> int | None:
-    """Forget the peak of this process's resident memory; return its resident bytes, without what the heap keeps free.
+def begin_resident(kept: int) -> int | None:
+    """Forget the peak of this process's resident memory; return its resident bytes but for those `kept` free.
 
     None where the system cannot tell.
     """
     try:
         CLEAR.write_text("5")  # proc(5): resets the peak
-        kept = max(0, heap()[2] - int(library.mallinfo2().used))
         return resident("VmRSS") - kept
     except OSError:
         return None

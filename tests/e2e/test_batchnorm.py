@@ -30,7 +30,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["mobilevit", "levit", "cvt"])
+@pytest.mark.parametrize(
+    "name", ["mobilevit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("levit", "cvt"))]
+)
 def test_a_run_with_batchnorm_is_what_its_adapter_says(
     name: str, hellora: Command, images: Path, tmp_path: Path
 ) -> None:

@@ -284,7 +284,9 @@ def test_a_model_whose_steps_need_values_is_measured_instead(hellora: Command, t
     assert " budget_value " in answer.out
 
 
-@pytest.mark.parametrize(("format", "layers"), [("fp32", 1), ("bf16", 2), ("int8", 4)])
+@pytest.mark.parametrize(
+    ("format", "layers"), [("fp32", 1), pytest.param("bf16", 2, marks=pytest.mark.slow), ("int8", 4)]
+)
 def test_an_uplink_budget_is_of_bytes_as_they_travel(
     hellora: Command, unequal: dict[str, Any], tmp_path: Path, format: str, layers: int
 ) -> None:

@@ -152,7 +152,7 @@ def assert_close(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], rela
         )
 
 
-@pytest.mark.parametrize("how", ["frozen", "all"])
+@pytest.mark.parametrize("how", [pytest.param("frozen", marks=pytest.mark.slow), "all"])
 @pytest.mark.parametrize("name", EVERY)
 def test_blocks_that_are_run_again_give_the_same_gradients(name: str, how: Recompute) -> None:
     kind, base = made(name)

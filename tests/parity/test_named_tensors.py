@@ -79,7 +79,7 @@ def facts(run: Path, method: str) -> None:
     [
         ("scaffold", "fp32"),
         pytest.param("scaffold", "bf16", marks=pytest.mark.slow),
-        ("fed_prox", "fp32"),
+        pytest.param("fed_prox", "fp32", marks=pytest.mark.slow),
         pytest.param("layer_scores+hetlora", "fp32", marks=pytest.mark.slow),
         pytest.param("fed_prox", "bf16", marks=pytest.mark.slow),
         pytest.param("layer_scores+hetlora", "bf16", marks=pytest.mark.slow),

@@ -278,7 +278,7 @@ def unused_notes(layout: Layout, folder: Path) -> list[str]:
     groups: dict[tuple[str, str], list[str]] = {}
     for path, why in layout.unused:
         relative = path.relative_to(folder)
-        place = relative.parts[0] if len(relative.parts) > 2 else str(relative.parent)
+        place = "/".join(relative.parts[:-1][:2]) or "."  # of images: the split and the class
         groups.setdefault((why, place), []).append(str(relative))
     notes = []
     for (why, place), names in groups.items():

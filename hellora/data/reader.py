@@ -74,6 +74,8 @@ class Reader:
         data = Dataset.from_dict(cells, features=features)
         if self.columns == "image":
             data = concatenate_datasets([images(split, settings.image, faults), data], axis=1)
+            classes = cells.get("label", ())
+            faults = {row: f"{why}{self._of_class(classes, row)}" for row, why in faults.items()}
         if note := check_faults(faults, split, Tolerance(settings.strict, settings.unusable)):
             self.notes.append(note)
         return data.select([row for row in range(len(data)) if row not in faults]) if faults else data
@@ -88,6 +90,11 @@ class Reader:
                 f"data.name: of the class '{gone[0]}' of {self.settings.name} no row can be used: mend its rows, or "
                 f"remove them"
             )
+
+    def _of_class(self, labels: Sequence[Any], row: int) -> str:
+        """Name the class of a row that cannot be used, by which such rows are counted; "" where it has none."""
+        known = bool(labels) and labels[row] != UNLABELLED
+        return f", class '{self.labels[labels[row]]}'" if known else ""
 
     def _labels(self, split: Split, faults: Faults) -> list[int]:
         """Read the classes; a row without a label is a fault, one with a label that is no class an error."""

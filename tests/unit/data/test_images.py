@@ -97,6 +97,7 @@ def test_unreadable_images_are_left_out_and_named(tmp_path: Path) -> None:
     assert len(corpus.train) + len(corpus.test) == 58
     left_out = next(note for note in corpus.notes if note.startswith("left out"))
     assert "2 of the 60 rows" in left_out
+    assert "2: its image cannot be read, class 'cat', " in left_out
     assert f"{tmp_path.name}/cat/00.png, {tmp_path.name}/cat/01.png" in left_out
     assert "not used: dog/scan.dcm (no image)" in corpus.notes
     with pytest.raises(InputError, match=r"data\.name: .*cat/00\.png: its image cannot be read"):

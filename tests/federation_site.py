@@ -37,7 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "helora_pad": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "context_pad"},
     "product_update": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "product_update"},
 }
-PATIENCE = 120.0
+PATIENCE = 300.0  # seconds; a machine may have other work
 
 
 def hellora(*arguments: object, folder: Path, log: Path) -> "subprocess.Popen[bytes]":

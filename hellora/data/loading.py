@@ -252,6 +252,10 @@ def metadata(path: Path, files: Sequence[str]) -> dict[str, list[str | None]]:
     names = [PurePosixPath(name).as_posix() for name in rows["file_name"][:]]
     if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise InputError(f"data.name: {path.name} names {twice} twice: leave one row")
+    if gone := next((name for name in names if not (path.parent / name).is_file()), None):
+        raise InputError(
+            f"data.name: {path.name} names {gone}, and there is no such file: bring it, or leave out its row"
+        )
     place = {name: row for row, name in enumerate(names)}
     told = {}
     for column in rows.column_names:

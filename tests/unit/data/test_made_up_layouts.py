@@ -273,6 +273,11 @@ REFUSED: dict[str, tuple[Files, dict[str, Any], str]] = {
         {"columns": "image"},
         r"metadata\.csv names 0\.png twice",
     ),
+    "a table with an image that is gone": (
+        pictures("train", count=2) | {"train/metadata.csv": "file_name,label\n0.png,a\n1.png,b\n2.png,a\n"},
+        {"columns": "image"},
+        r"metadata\.csv names 2\.png, and there is no such file",
+    ),
     "one row for each natural client": (
         {"train.csv": "text,label,who\n" + "".join(f"t{i},{'ab'[i % 2]},w{i}\n" for i in range(9))},
         {"natural": "who"},

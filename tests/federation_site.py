@@ -218,6 +218,11 @@ class Run:
     def log(self) -> str:
         return self.site.log(self.out)
 
+    def patience(self) -> float:
+        """A deadline, in seconds, that every client keeps on this machine as busy as it is: the first round of this
+        run thrice, for in it the clients load their model."""
+        return max(15.0, round(3 * self.lines()[0]["seconds"]))
+
     def lost(self) -> list[tuple[int, int]]:
         """(round, client) of every answer that the record says is not there."""
         return [

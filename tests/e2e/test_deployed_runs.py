@@ -15,13 +15,25 @@ from federation_site import CLIENTS, METHODS, Run, Site, below, running, same_bi
 
 pytestmark = [pytest.mark.slow, pytest.mark.flower, pytest.mark.xdist_group("deployment")]
 LONG = {"train": {"lr": 0.03, "batch_size": 8, "epochs": 20}}  # seconds of training, to be killed in
-DEADLINE = {"deadline": 25.0, **LONG}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with running(site_in(tmp_path_factory.mktemp("federation"))) as site:
         yield site
+
+
+@pytest.fixture(scope="module")
+def first(site: Site) -> Run:
+    """A run that nobody disturbed."""
+    run = site.submit("fed_hello", method=METHODS["fed_hello"])
+    undisturbed(run, method=METHODS["fed_hello"])
+    return run
+
+
+@pytest.fixture(scope="module")
+def deadline(first: Run) -> dict[str, Any]:
+    return {"deadline": first.patience(), **LONG}
 
 
 def training(site: Site, name: str, round: int) -> None:
@@ -50,10 +62,10 @@ def undisturbed(run: Run, **changes: Any) -> None:
     assert not any(line["missing"] or line["rejected"] for line in finished(run, **changes))
 
 
-@pytest.mark.parametrize("method", ["fed_hello", "product_update"])  # and more in test_own_deployed
-def test_a_deployment_ends_with_the_same_bits(site: Site, method: str) -> None:
+def test_a_deployment_ends_with_the_same_bits(site: Site, first: Run) -> None:
+    """And more methods in test_own_deployed."""
     before = {name: site.log(name).count(" trainer: loaded ") for name in CLIENTS}
-    undisturbed(site.submit(method, method=METHODS[method]), method=METHODS[method])
+    undisturbed(site.submit("product_update", method=METHODS["product_update"]), method=METHODS["product_update"])
     for name in CLIENTS:
         assert site.log(name).count(" trainer: loaded ") == before[name] + 1  # once, for all rounds
 
@@ -67,35 +79,35 @@ def test_a_trainer_killed_while_it_trains(site: Site) -> None:
     assert not lines[1]["missing"]  # it was started again, and loaded the model anew
 
 
-def test_an_answer_that_comes_after_the_deadline_never_counts(site: Site) -> None:
-    run = site.submit("late", **DEADLINE)
+def test_an_answer_that_comes_after_the_deadline_never_counts(site: Site, deadline: dict[str, Any]) -> None:
+    run = site.submit("late", **deadline)
     training(site, "clinic", 0)
     (trainer,) = below(site.processes["clinic"], "hellora.deployment.trainer")
     trainer.send_signal(signal.SIGSTOP)
     until(lambda: len(run.lines()) == 1, "the round to end without it")
     trainer.send_signal(signal.SIGCONT)
-    lines = finished(run, **DEADLINE)
-    assert lines[0]["missing"] == {"0": "no answer within 25 s"}
+    lines = finished(run, **deadline)
+    assert lines[0]["missing"] == {"0": f"no answer within {deadline['deadline']:g} s"}
     assert lines[1]["dropped"]["0"] == ["late: it answered round 0"]
 
 
-def test_a_supernode_killed_while_its_client_trains(site: Site) -> None:
-    run = site.submit("supernode", **DEADLINE)
+def test_a_supernode_killed_while_its_client_trains(site: Site, deadline: dict[str, Any]) -> None:
+    run = site.submit("supernode", **deadline)
     training(site, "clinic", 0)
     connected = site.log("clinic").count("clinic: connected")
     kill(below(site.processes["clinic"], "flower-supernode"))
-    lines = finished(run, **DEADLINE)
+    lines = finished(run, **deadline)
     assert lines[0]["missing"].keys() == {"0"}
     until(lambda: site.log("clinic").count("clinic: connected") > connected, "clinic to be let in again", 180)
     undisturbed(site.submit("rejoined", **LONG), **LONG)
 
 
-def test_a_client_killed_with_all_its_processes_and_back_later(site: Site) -> None:
-    run = site.submit("client", **DEADLINE)
+def test_a_client_killed_with_all_its_processes_and_back_later(site: Site, deadline: dict[str, Any]) -> None:
+    run = site.submit("client", **deadline)
     training(site, "phone", 0)
     site.processes["phone"].kill()
     site.processes["phone"].wait()
-    lines = finished(run, **DEADLINE)
+    lines = finished(run, **deadline)
     assert lines[0]["missing"].keys() == {"2"}
     connected = site.log("phone").count("phone: connected")
     site.start_client("phone")

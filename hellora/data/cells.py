@@ -5,10 +5,10 @@ than is needed is an error.
 """
 
 import string
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Image
+from datasets import ClassLabel, Dataset, Image, Value
 
 from hellora.core.errors import InputError, one_line
 from hellora.data.images import unreadable
@@ -110,14 +110,26 @@ def filled(template: str, split: Split, setting: str) -> list[str]:
     return ["".join(text + piece(row, column) for text, column, _ in pieces) for row in range(len(split.data))]
 
 
+def below_their_tables(paths: Sequence[str | None], split: Split) -> list[str | None]:
+    """Return paths that count from the folder of the table that names them; absolute ones and addresses stay."""
+    folders = [part.folder for part in split.parts for _ in range(part.rows)] or [None] * len(paths)
+    return [
+        str(folder / path) if folder and path and "://" not in path else path
+        for path, folder in zip(paths, folders, strict=True)
+    ]
+
+
 def images(split: Split, column: str, faults: Faults) -> Dataset:
     """Return the one column `image`, decoded when read; the source may hold encoded bytes, paths or images.
 
-    An image that cannot be read is a fault, unless none can, which is an error.
+    A path counts from the folder of the table that names it. An image that cannot be read is a fault, unless none can,
+    which is an error.
     """
     if column not in split.data.column_names:
         cells_of(split, column, "image")
     data = split.data.select_columns([column]).rename_columns({column: "image"})
+    if data.features["image"] == Value("string"):
+        data = Dataset.from_dict({"image": below_their_tables(data["image"][:], split)}, features=data.features)
     try:
         data = data.cast_column("image", Image())
     except (TypeError, ValueError, NotImplementedError, OSError) as error:

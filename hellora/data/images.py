@@ -91,6 +91,8 @@ def fault_of(stored: dict[str, Any] | None) -> str:
         if not (plain and seen):  # only decoding all of it tells
             with Image.open(io.BytesIO(data)) as image:
                 eight_bit(image)
+    except FileNotFoundError:
+        return "there is no such file"
     except ValueError as error:  # of `eight_bit`
         return one_line(error)
     except Exception:  # decoders raise almost anything

@@ -29,6 +29,7 @@ class Part:
     name: str
     rows: int
     lines: Sequence[int] | None = None
+    folder: Path | None = None  # from which the paths count that a table names
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +170,7 @@ def from_tables(files: Mapping[str, Sequence[Path]], above: Path) -> Source:
         for path, other in same_twice(tables):
             notes.append(f"not used: {named[other]} (the same rows as {named[path]})")
             del tables[other]
-        parts = [Part(named[path], len(table.rows), table.lines) for path, table in tables.items()]
+        parts = [Part(named[path], len(table.rows), table.lines, path.parent) for path, table in tables.items()]
         for path, table in tables.items():
             note = f", {table.note}" if table.note else ""
             notes.append(f"read {rows_of(table.rows)} of {named[path]} as '{split}'{note}")

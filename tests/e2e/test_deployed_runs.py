@@ -62,7 +62,8 @@ def undisturbed(run: Run, **changes: Any) -> None:
     assert not any(line["missing"] or line["rejected"] for line in finished(run, **changes))
 
 
-def test_a_deployment_ends_with_the_same_bits(site: Site, first: Run) -> None:
+@pytest.mark.usefixtures("first")
+def test_a_deployment_ends_with_the_same_bits(site: Site) -> None:
     """And more methods in test_own_deployed."""
     before = {name: site.log(name).count(" trainer: loaded ") for name in CLIENTS}
     undisturbed(site.submit("product_update", method=METHODS["product_update"]), method=METHODS["product_update"])

@@ -17,16 +17,33 @@ Command = Callable[..., Any]
 SGD = {"train.optimizer": "sgd", "train.lr": 0.3}
 # By name: settings, and the names of what is remembered, reported and kept besides the adapter.
 CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
-    "fed_prox": ({"method.local_training": ["fed_prox"], "method.mu": 0.5}, set()),
-    "fed_prox of products": ({"method.local_training": ["fed_prox"], "method.form": "product"}, set()),
-    "scaffold": (
-        {"method.local_training": ["scaffold"], **SGD},
-        {"strategies/local_training/scaffold", "reports/scaffold", "kept/scaffold"},
+    "a penalty of products": (
+        {
+            "method.sampler": "by_availability",
+            "fleet.availability": [1.0, 0.7, 0.4],
+            "method.local_training": ["fed_prox"],
+            "method.form": "product",
+            "server.optimizer": "fed_yogi",
+        },
+        {"strategies/server_optimizer"},
     ),
-    "logit_adjustment": ({"method.local_training": ["logit_adjustment"]}, set()),
+    "three rules": (
+        {
+            "method.local_training": ["fed_prox", "logit_adjustment", "scaffold"],
+            "server.optimizer": "fed_adagrad",
+            **SGD,
+        },
+        {"strategies/local_training/scaffold", "strategies/server_optimizer", "reports/scaffold", "kept/scaffold"},
+    ),
     "layer_scores": (
-        {"method.allocator": "fed_hello", "method.scores": "clients", "method.warmup": 1, "method.refresh": 1},
-        {"strategies/allocator", "reports/layer_scores"},
+        {
+            "method.allocator": "fed_hello",
+            "method.scores": "clients",
+            "method.warmup": 1,
+            "method.refresh": 1,
+            "server.optimizer": "fed_adam",
+        },
+        {"strategies/allocator", "strategies/server_optimizer", "reports/layer_scores"},
     ),
     "hetlora": (
         {
@@ -37,23 +54,6 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
             "fleet.layers": [],
         },
         {"strategies/allocator", "reports/hetlora"},
-    ),
-    "three rules": (
-        {"method.local_training": ["fed_prox", "logit_adjustment", "scaffold"], **SGD},
-        {"strategies/local_training/scaffold", "reports/scaffold", "kept/scaffold"},
-    ),
-    "by_availability": ({"method.sampler": "by_availability", "fleet.availability": [1.0, 0.7, 0.4]}, set()),
-    "fed_adam": ({"server.optimizer": "fed_adam"}, {"strategies/server_optimizer"}),
-    "fed_yogi": ({"server.optimizer": "fed_yogi"}, {"strategies/server_optimizer"}),
-    "fed_adagrad": ({"server.optimizer": "fed_adagrad"}, {"strategies/server_optimizer"}),
-    "all at once": (
-        {
-            "method.sampler": "by_availability",
-            "method.local_training": ["scaffold", "fed_prox"],
-            "server.optimizer": "fed_adam",
-            **SGD,
-        },
-        {"strategies/local_training/scaffold", "strategies/server_optimizer", "reports/scaffold", "kept/scaffold"},
     ),
 }
 

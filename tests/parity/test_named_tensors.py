@@ -101,7 +101,7 @@ def test_every_world_ends_with_the_same_bits(
     assert bits(tensors(tmp_path / "grid")) == expected
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["scaffold", "layer_scores+hetlora"])
 def test_a_stop_after_any_round_changes_no_bit(method: str, tiny_bert: Path, sentences: Path, tmp_path: Path) -> None:
     run = experiment(method, tiny_bert, sentences)
     run_experiment(run, tmp_path / "through", Silent())

@@ -83,7 +83,7 @@ def test_what_cannot_be_read_shows_before_a_run() -> None:
 def folder_of(tmp_path: Path, broken: int) -> Path:
     """Two classes of 30 images, some of them of one class broken."""
     for name in ("cat", "dog"):
-        (tmp_path / name).mkdir()
+        (tmp_path / name).mkdir(parents=True)
         for number in range(30):
             Image.new("L", (4, 4), number).save(tmp_path / name / f"{number:02}.png")
     for number in range(broken):
@@ -114,3 +114,15 @@ def test_a_class_that_would_vanish_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "xray" / "a.dcm").write_bytes(b"DICM")
     with pytest.raises(InputError, match=r"the class 'xray' in .* has no image that can be read, only files such as a"):
         load_corpus(DataSettings(name=str(tmp_path), unusable=0.9), "image", 0)
+
+
+def test_paths_count_from_the_folder_of_their_table(tmp_path: Path) -> None:
+    """Wherever the command runs; a path to nothing is named by its line."""
+    folder_of(tmp_path / "scans", 0)
+    names = [f"scans/{name}/{number:02}.png" for name in ("cat", "dog") for number in range(30)]
+    names[3], names[40] = str(tmp_path / names[3]), "scans/none.png"
+    lines = [f"{name},{'cat' if 'cat' in name else 'dog'}" for name in names]
+    (tmp_path / "rows.csv").write_text("\n".join(["image,label", *lines]))
+    corpus = load_corpus(DataSettings(name=str(tmp_path / "rows.csv"), proxy_examples=0), "image", 0)
+    assert len(corpus.train) + len(corpus.test) == 59
+    assert any("there is no such file" in note and "rows.csv, line 42" in note for note in corpus.notes)

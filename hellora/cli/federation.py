@@ -98,6 +98,21 @@ def client(
     link: Annotated[str | None, typer.Option(metavar="SIZE", help="bytes per second of its network")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="where the base model lies here")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="of its data, that may be read [default: text,label,image,instruction,response]"
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept-model", metavar="NAME", help="a server may name it; repeat [default: the first that one named]"
+        ),
+    ] = None,
+    max_steps: Annotated[int, typer.Option(help="of a round, that a server may ask for")] = 10_000,
+    max_batch: Annotated[int, typer.Option(help="examples of a step, likewise")] = 1024,
+    threads: Annotated[int | None, typer.Option(help="CPU threads, likewise [default: all cores]")] = None,
     folder: Annotated[Path | None, typer.Option(help="of its own state [default: clients/NAME]")] = None,
     insecure: Insecure = False,
 ) -> None:
@@ -106,7 +121,7 @@ def client(
     The data never leaves this machine. Ctrl-C ends it.
     """
     quieten()
-    from hellora.deployment.client_process import Client, budget_settings, data_settings
+    from hellora.deployment.client_process import Client, bound_settings, budget_settings, data_settings
     from hellora.deployment.flower_tools import Address, program
 
     program("flower-supernode")
@@ -114,7 +129,8 @@ def client(
     check_client(name, key, model, insecure)
     own_data = data_settings(data, settings or [])
     budget = budget_settings(memory, layers, rank, uplink, seconds, speed, link)
-    me = Client(address, name, key, own_data, budget, device, model, folder or Path("clients") / name)
+    bounds = bound_settings(columns, models or [], max_steps, max_batch, threads)
+    me = Client(address, name, key, own_data, budget, device, model, folder or Path("clients") / name, bounds)
     say = Lines()
     with until_stopped(f"{name}: stopped", say):
         me.run(say)

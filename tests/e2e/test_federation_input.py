@@ -60,6 +60,9 @@ def flat(options: dict[str, object]) -> list[object]:
         ({"--seconds": 0}, ["--seconds 0"]),
         ({"--seconds": 60}, ["--seconds needs --speed"]),
         ({"--speed": "nan"}, ["--speed nan"]),
+        ({"--columns": "body,,topic"}, ["--columns 'body,,topic'", "commas"]),
+        ({"--max-steps": 0}, ["--max-steps 0"]),
+        ({"--threads": 0}, ["--threads 0"]),
         ({"--model": "keys"}, ["--model: keys has no config.json"]),
     ],
     ids=lambda value: " ".join(map(str, *value.items())) if isinstance(value, dict) else "",
@@ -122,7 +125,7 @@ def test_without_flower_the_commands_say_what_to_install(
 
 
 def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
-    from hellora.deployment.client_process import Client, budget_settings, data_settings
+    from hellora.deployment.client_process import Client, bound_settings, budget_settings, data_settings
     from hellora.deployment.flower_tools import Address
 
     (tmp_path / "mine.csv").touch()
@@ -135,6 +138,7 @@ def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
         "cpu",
         None,
         tmp_path / "state",
+        bound_settings("body,topic", ["minilm"], 100, 64, 2),
     )
     assert json.loads(json.dumps(me.for_trainer(tmp_path / "t.sock"))) == {
         "name": "hospital",
@@ -150,6 +154,11 @@ def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
         "device": "cpu",
         "model": None,
         "folder": str(tmp_path / "state"),
+        "columns": ["body", "topic"],
+        "models": ["minilm"],
+        "max_steps": 100,
+        "max_batch": 64,
+        "threads": 2,
     }
 
 

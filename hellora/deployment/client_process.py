@@ -9,6 +9,7 @@ round: what it starts passes the message on to the trainer, which stays.
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any
 
 from hellora.core.errors import InputError
 from hellora.core.units import parse_bytes
+from hellora.deployment import REFUSES_KEY
 from hellora.deployment.flower_tools import Address, arguments_of, environment, free_port, program, reason
 from hellora.deployment.server_process import claimed
 from hellora.deployment.supervision import Child, Tell, supervise
@@ -107,6 +109,11 @@ class Client:
         """
         if "CERTIFICATE_VERIFY_FAILED" in output:
             raise InputError(self.server.distrust(reason(output)))
+        if refused := re.search(re.escape(REFUSES_KEY) + "(.*)", output):
+            raise InputError(
+                f"{self.server} refuses {self.name} for good: {refused[1].strip()}; whoever keeps the server can make "
+                f"it a new key"
+            )
         if "Failed to activate SuperNode" in output:
             return (
                 f"{self.server} does not admit {self.name} (yet): its certificates folder must have "

@@ -102,10 +102,9 @@ def test_more_classes_are_taken_where_the_head_has_room() -> None:
 def test_a_node_is_known_by_the_key_that_was_admitted(tmp_path: Path) -> None:
     record = tmp_path / "admitted.json"
     assert owner_of(7, record) is None
-    record.write_text(json.dumps({"ssh …": {"name": "clinic", "node": "7"}, "ssh …2": {"name": "phone", "node": ""}}))
-    assert owner_of(7, record) == "clinic"
-    assert owner_of(8, record) is None
-    assert owner_of(7, None) is None
+    gone = {"name": "ward", "node": "9", "revoked": "yes"}
+    record.write_text(json.dumps({"a": {"name": "clinic", "node": "7"}, "b": gone}))
+    assert [owner_of(node, record) for node in (7, 8, 9)] == ["clinic", None, None]
 
 
 @pytest.mark.parametrize("preset", presets())

@@ -184,7 +184,9 @@ class Door:
             raise Refusal(HTTPStatus.BAD_REQUEST, "a body has a length or comes in chunks")
         visitor.check_size(int(headers.get(b"content-length", 0)))  # h11 lets only a number through
         if why := self.why_refused(headers.get(KEY_HEADER, b"").decode("ascii", "replace")):
-            raise Refusal(HTTPStatus.GONE, REFUSES_KEY + why)
+            # A SuperNode that is in ends itself at 401; at its next start it prints what it is told here.
+            starts = request.target == b"/v1/fleet/activate-node"
+            raise Refusal(HTTPStatus.GONE if starts else HTTPStatus.UNAUTHORIZED, REFUSES_KEY + why)
 
 
 def readable(request: h11.Request) -> tuple[str, str]:

@@ -107,6 +107,8 @@ def test_a_connection_has_many_requests_and_a_refused_key_ends_it() -> None:
     reply = visiting(keyed, superlink, refused={"abc": "ward's key was revoked"})
     assert reply.status_code == 410
     assert json.loads(reply.text) == {"code": 410, "detail": "this server refuses this key: ward's key was revoked"}
+    keyed = asking("POST", "/v1/fleet/pull-messages", headers={"flwr-public-key": "abc"})
+    assert visiting(keyed, superlink, refused={"abc": "why"}).status_code == 401, "at which a SuperNode ends itself"
     assert len(superlink.asked) == 4
 
 

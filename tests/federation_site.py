@@ -128,7 +128,7 @@ class Site:
     def submit(self, out: str, *more: object, **changes: Any) -> "Run":
         path = self.write(out, self.experiment(self.folder / "server", **changes))
         return Run(self, out, hellora(
-            "run", path, "--federation", *self.address, "--out", out, *more,
+            "run", path, "--federation", "state", "--out", out, *more,
             folder=self.folder, log=self.folder / f"{out}.log",
         ))  # fmt: skip
 

@@ -28,8 +28,8 @@ Overrides = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="change a setting, such as train.lr=1e-3; repeat"),
 ]
 Federation = Annotated[
-    str | None,
-    typer.Option(metavar="HOST:PORT", help="the `hellora server` whose clients train; --out is a name there"),
+    Path | None,
+    typer.Option(metavar="FOLDER", help="of the `hellora server` whose clients train; --out is a name there"),
 ]
 Certificate = Annotated[Path | None, typer.Option(metavar="FILE", help="the server's ca.crt")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="plain text, and no keys: only on a machine of your own")]

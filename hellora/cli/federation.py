@@ -8,7 +8,7 @@ import typer
 from hellora.cli.arguments import Certificate, Insecure
 from hellora.cli.ending import Lines, until_stopped
 from hellora.core.errors import InputError
-from hellora.runs.terminal import plain_console, quieten
+from hellora.runs.terminal import quieten
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -19,47 +19,73 @@ DataSettings = Annotated[
 
 @app.command()
 def certificates(
-    folder: Annotated[Path, typer.Argument(help="where to put them; a new folder, or one to add clients to")],
+    folder: Annotated[Path, typer.Argument(help="where to put them; a new folder, or one to change")],
     hosts: Annotated[
         list[str] | None, typer.Option("--host", metavar="NAME", help="of the server, as clients reach it; repeat")
     ] = None,
     clients: Annotated[
         list[str] | None, typer.Option("--client", metavar="NAME", help="to make a key pair for; repeat")
     ] = None,
+    renewed: Annotated[bool, typer.Option("--renew", help="the server's certificate, by the same CA")] = False,
+    revoked: Annotated[
+        list[str] | None, typer.Option("--revoke", metavar="NAME", help="a client, whom servers shut out; repeat")
+    ] = None,
 ) -> None:
-    """Make keys and certificates for a federation, for trials.
+    """Make keys and certificates for a federation, or renew and revoke them.
 
-    That is a certificate authority, the server's certificate, and a key pair per client. Nothing is overwritten.
+    That is a certificate authority, the server's certificate, and a key pair per client. A server that runs takes up
+    what changes.
     """
     quieten()
     from hellora.deployment.certificates import make
 
+    say = Lines()
+    if renewed or revoked:
+        change(folder, hosts or [], clients or [], renewed, revoked or [], say)
+        return
     made = make(folder, hosts or [], clients or [])
-    say = plain_console()
     if made.new_authority:
-        say.print(f"server: keep {folder} there; ca.key and server.key leave it never", highlight=False)
-        say.print(f"every client, and whoever submits runs: a copy of {folder / 'ca.crt'}", highlight=False)
+        say(f"server: keep {folder} there; ca.key and server.key leave it never")
+        say(f"every client: a copy of {folder / 'ca.crt'}")
     for name in made.clients:
-        say.print(
-            f"{name}: move {folder / 'clients' / name} there; its .pub file stays with the server", highlight=False
-        )
-    say.print("For trials: whoever made these keys has seen them all, and nobody can call one back.", highlight=False)
+        say(f"{name}: move {folder / 'clients' / name} there; its .pub file stays with the server")
+    say("whoever made these keys has seen them all; a client that minds makes its own pair (docs/deploy.md)")
+
+
+def change(
+    folder: Path, hosts: list[str], clients: list[str], renewed: bool, revoked: list[str], say: Lines
+) -> None:  # fmt: skip
+    """Renew the server's certificate, or revoke clients' keys."""
+    from hellora.deployment.renewal import renew, revoke
+
+    if clients or (hosts and not renewed):
+        raise InputError("--renew and --revoke change what is there: add clients, and hosts, in a command of their own")
+    if revoked:
+        revoke(folder, revoked)
+        say(f"revoked: {', '.join(revoked)}; a server that runs says so within seconds")
+    if renewed:
+        days = renew(folder, hosts)
+        say(f"renewed for {days} days; a server that runs shows it within seconds, and no client needs a new file")
 
 
 @app.command()
 def server(
     folder: Annotated[Path, typer.Argument(help="of the server's own state; made where there is none")],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="to listen on")] = 8443,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="for clients")] = 8443,
     host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 for all networks")] = "127.0.0.1",
     certificates: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="made by `hellora certificates`; clients/*.pub are admitted")
     ] = None,
     runs: Annotated[Path, typer.Option(help="folder of the runs' results")] = Path("runs"),
+    health_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="on 127.0.0.1, that says whether all is well")
+    ] = None,
     insecure: Insecure = False,
 ) -> None:
     """Keep a server for clients on other machines.
 
-    It is Flower's SuperLink, with TLS, and every client known by its key. Ctrl-C ends it.
+    It is Flower's SuperLink behind a door, with TLS, that lets clients in, each known by its key, and nobody else. Runs
+    are submitted on this machine: `hellora run … --federation FOLDER`. Ctrl-C ends it.
     """
     quieten()
     from hellora.deployment.flower_tools import program
@@ -74,11 +100,11 @@ def server(
         )
     say = Lines()
     if insecure:
-        say("INSECURE: plain text, and whoever reaches the port can take part, read and command everything")
+        say("INSECURE: plain text, and whoever reaches the port can take part and read everything")
     if host == "127.0.0.1":
-        say("only this machine can reach 127.0.0.1; for others: --host 0.0.0.0, behind a firewall (docs/deploy.md)")
+        say("only this machine can reach 127.0.0.1; for others: --host 0.0.0.0")
     with until_stopped("stopped", say):
-        Server(folder, host, port, certificates, runs).run(say)
+        Server(folder, host, port, certificates, runs, health_port).run(say)
 
 
 @app.command()
@@ -98,6 +124,21 @@ def client(
     link: Annotated[str | None, typer.Option(metavar="SIZE", help="bytes per second of its network")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="where the base model lies here")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="of its data, that may be read [default: text,label,image,instruction,response]"
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept-model", metavar="NAME", help="a server may name it; repeat [default: the first that one named]"
+        ),
+    ] = None,
+    max_steps: Annotated[int, typer.Option(help="of a round, that a server may ask for")] = 10_000,
+    max_batch: Annotated[int, typer.Option(help="examples of a step, likewise")] = 1024,
+    threads: Annotated[int | None, typer.Option(help="CPU threads, likewise [default: all cores]")] = None,
     folder: Annotated[Path | None, typer.Option(help="of its own state [default: clients/NAME]")] = None,
     insecure: Insecure = False,
 ) -> None:
@@ -106,7 +147,7 @@ def client(
     The data never leaves this machine. Ctrl-C ends it.
     """
     quieten()
-    from hellora.deployment.client_process import Client, budget_settings, data_settings
+    from hellora.deployment.client_process import Client, bound_settings, budget_settings, data_settings
     from hellora.deployment.flower_tools import Address, program
 
     program("flower-supernode")
@@ -114,7 +155,8 @@ def client(
     check_client(name, key, model, insecure)
     own_data = data_settings(data, settings or [])
     budget = budget_settings(memory, layers, rank, uplink, seconds, speed, link)
-    me = Client(address, name, key, own_data, budget, device, model, folder or Path("clients") / name)
+    bounds = bound_settings(columns, models or [], max_steps, max_batch, threads)
+    me = Client(address, name, key, own_data, budget, device, model, folder or Path("clients") / name, bounds)
     say = Lines()
     with until_stopped(f"{name}: stopped", say):
         me.run(say)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hellora.cli.arguments import Certificate, Federation, Insecure, Overrides, Source
+from hellora.cli.arguments import Federation, Overrides, Source
 from hellora.cli.ending import Lines, resumable
 from hellora.core.errors import InputError, RunError
 from hellora.runs.terminal import default_folder, plain_console, quieten
@@ -27,22 +27,18 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder")] = False,
     backend: Annotated[str, typer.Option(metavar="local|flower", help="what trains the clients here")] = "local",
     federation: Federation = None,
-    certificate: Certificate = None,
-    insecure: Insecure = False,
 ) -> None:
     """Run an experiment; the results go to its folder.
 
-    With --federation it runs at a server, and the clients that are connected there train.
+    With --federation it runs at a server of this machine, and the clients that are connected there train.
     """
     quieten()
     if backend not in ("local", "flower"):
         raise InputError(f"--backend {backend!r}: it is local or flower")
-    if federation is None and (certificate is not None or insecure):
-        raise InputError("--certificate and --insecure are for a run with --federation HOST:PORT")
     if federation is not None:
         if backend != "local":
             raise InputError("--federation and --backend exclude each other: give one")
-        run_at_server(source, overrides or [], out, resume, federation, certificate, insecure)
+        run_at_server(source, overrides or [], out, resume, federation)
     elif backend == "flower":
         run_simulated(source, overrides or [], out, resume)
     else:
@@ -83,32 +79,21 @@ def outcome(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def run_at_server(
-    source: str,
-    overrides: list[str],
-    out: Path | None,
-    resume: bool,
-    federation: str,
-    certificate: Path | None,
-    insecure: bool,
-) -> None:
+def run_at_server(source: str, overrides: list[str], out: Path | None, resume: bool, federation: Path) -> None:
     """Run at a server (`--federation`), and show what it tells."""
     from hellora.deployment.federated_run import Submission, run_at
-    from hellora.deployment.flower_tools import Address
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
 
-    address = Address.parse(federation, "--federation", certificate, insecure)
     experiment = read_experiment(source, parse_settings(overrides), simulated=False)
     if out is not None and (out.is_absolute() or ".." in out.parts or out == Path()):
         raise InputError(f"--out {out}: with --federation it is a name below the server's folder of runs")
     name = str(out or experiment.name)
     submission = Submission(experiment.name, experiment.table, name, resume, simulation=False)
-    trust = ["--insecure"] if insecure else ["--certificate", str(certificate)]
-    again = [*command(source, overrides), "--federation", federation, *trust, "--out", name, "--resume"]
+    again = [*command(source, overrides), "--federation", str(federation), "--out", name, "--resume"]
     followed(
-        lambda say: run_at(address, submission, say),
-        f"{experiment.name} → {name} at {address}",
+        lambda say: run_at(federation, submission, say),
+        f"{experiment.name} → {name} at {federation}",
         again,
         f"adapter: {name}/adapter in the server's folder of runs",
     )

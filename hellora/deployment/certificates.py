@@ -1,10 +1,12 @@
-"""Make keys and certificates for a trial: a CA of one's own, the server's certificate, a key pair per client.
+"""Make keys and certificates: a CA of one's own, the server's certificate, a key pair per client.
 
 ca.crt, ca.key           the CA; every client checks the server against ca.crt, and ca.key stays where it is
 server.crt, server.key   what the server shows
 clients/NAME             a client's private key, which proves that it is this client; NAME.pub is for the server
+revoked/N-NAME.pub       clients' keys that the server is to shut out
 """
 
+import base64
 import datetime
 import ipaddress
 import os
@@ -26,7 +28,8 @@ except ImportError as error:
     raise InputError("this needs the packages of the extra `flower`: pip install 'hellora[flower]'") from error
 
 ALWAYS = ("localhost", "127.0.0.1")  # the server's own commands and processes reach it so
-DAYS = 365
+DAYS = 365  # of a server's certificate, which can be renewed
+AUTHORITY_DAYS = 3650  # of the CA, which every client has a copy of
 NAME = re.compile(deployment.NAME)
 
 
@@ -38,8 +41,9 @@ class Made:
     clients: tuple[str, ...]
 
 
-def make(folder: Path, hosts: Sequence[str], clients: Sequence[str]) -> Made:
-    """Fill a new folder; where one holds a CA already, only add clients that it lacks.
+def make(folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int = DAYS) -> Made:
+    """Fill a new folder, with a server's certificate for so many days; where one holds a CA already, only add clients
+    that it lacks.
 
     Raises:
         InputError: a name is not one, the folder holds something else, or all of it exists already.
@@ -54,7 +58,7 @@ def make(folder: Path, hosts: Sequence[str], clients: Sequence[str]) -> Made:
     try:
         (folder / "clients").mkdir(parents=True, exist_ok=True)
         if not begun:
-            make_server(folder, names, hosts[0] if hosts else ALWAYS[0])
+            make_server(folder, names, hosts[0] if hosts else ALWAYS[0], days)
         for name in clients:
             make_client(folder, name)
     except OSError as error:
@@ -100,31 +104,45 @@ def general_name(host: str) -> x509.GeneralName:
     return x509.DNSName(host)
 
 
-def make_server(folder: Path, names: Sequence[x509.GeneralName], host: str) -> None:
+def make_server(folder: Path, names: Sequence[x509.GeneralName], host: str, days: int) -> None:
     """Make a CA, and a server's certificate that it has signed. The CA's certificate comes last: it stands for all."""
     authority, server = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
-    issuer = subject_of("hellora trial CA")
+    issuer = subject_of("hellora CA")
     ca = (
-        started(issuer, issuer, authority.public_key())
+        started(issuer, issuer, authority.public_key(), AUTHORITY_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
         .sign(authority, hashes.SHA384())
     )
-    certificate = (
-        started(subject_of(host[:64]), issuer, server.public_key())
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(server.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
-        .sign(authority, hashes.SHA384())
-    )
+    alternatives = x509.SubjectAlternativeName(names)
+    certificate = signed(subject_of(host[:64]), ca, authority, server.public_key(), alternatives, days)
     write_new(folder / "ca.key", private_bytes(authority, forms.PrivateFormat.PKCS8), 0o600)
     write_new(folder / "server.key", private_bytes(server, forms.PrivateFormat.PKCS8), 0o600)
     write_new(folder / "server.crt", certificate.public_bytes(forms.Encoding.PEM), 0o644)
     write_new(folder / "ca.crt", ca.public_bytes(forms.Encoding.PEM), 0o644)
+
+
+def signed(
+    subject: x509.Name,
+    ca: x509.Certificate,
+    authority: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePublicKey,
+    names: x509.SubjectAlternativeName,
+    days: int = DAYS,
+) -> x509.Certificate:
+    """Make a server's certificate, which ends when its CA does at the latest."""
+    left = (ca.not_valid_after_utc - datetime.datetime.now(datetime.UTC)).days
+    return (
+        started(subject, ca.subject, key, min(days, left))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(names, critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
+        .sign(authority, hashes.SHA384())
+    )
 
 
 def make_client(folder: Path, name: str) -> None:
@@ -141,7 +159,9 @@ def subject_of(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def started(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def started(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
     """Begin a certificate, valid from an hour ago, for clocks differ."""
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -151,7 +171,7 @@ def started(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKe
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=DAYS))
+        .not_valid_after(now + datetime.timedelta(days=days))
     )
 
 
@@ -213,23 +233,21 @@ def check_certificate(path: Path, where: str) -> None:
         raise InputError(f"{where}: {path} is no certificate: give the server's ca.crt") from error
 
 
-def check_server(folder: Path, host: str) -> None:
-    """Raise InputError where the folder lacks a file of the server, or its certificate is not for `host`."""
+def check_server(folder: Path) -> None:
+    """Raise InputError where the folder lacks a file of the server, or its certificate has ended."""
     for name in ("ca.crt", "server.crt", "server.key"):
         if not (folder / name).is_file():
             raise InputError(f"--certificates: {folder} has no {name}: make them with `hellora certificates`")
         if name != "server.key":
             check_certificate(folder / name, "--certificates")
-    certificate = x509.load_pem_x509_certificate((folder / "server.crt").read_bytes())
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        names = x509.SubjectAlternativeName([])
-    if general_name(host) not in list(names):
-        raise InputError(
-            f"--certificates: {folder / 'server.crt'} is not for {host}, by which the server's own processes reach it: "
-            f"make certificates with --host {host}"
-        )
+    if days_left(folder / "server.crt") < 0:
+        raise InputError(f"--certificates: {folder / 'server.crt'} has ended: `hellora certificates {folder} --renew`")
+
+
+def days_left(path: Path) -> int:
+    """Return the days until a certificate ends; below 0 where it has."""
+    end = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    return (end - datetime.datetime.now(datetime.UTC)).days
 
 
 def public_key_text(path: Path) -> str:
@@ -240,3 +258,9 @@ def public_key_text(path: Path) -> str:
     except (ValueError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no public key in OpenSSH format") from error
     return " ".join(text.split()[:2])
+
+
+def key_as_shown(text: str) -> str:
+    """Return a public key in OpenSSH format as a client's SuperNode shows it in each request."""
+    key = forms.load_ssh_public_key(text.encode())
+    return base64.b64encode(key.public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)).decode()

@@ -9,6 +9,7 @@ round: what it starts passes the message on to the trainer, which stays.
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any
 
 from hellora.core.errors import InputError
 from hellora.core.units import parse_bytes
+from hellora.deployment import REFUSES_KEY
 from hellora.deployment.flower_tools import Address, arguments_of, environment, free_port, program, reason
 from hellora.deployment.server_process import claimed
 from hellora.deployment.supervision import Child, Tell, supervise
@@ -30,7 +32,9 @@ LONGEST_SOCKET = 100  # characters; systems allow 104 or 108
 
 @dataclass(frozen=True)
 class Client:
-    """Holds what `hellora client` was asked for. `budget` is for the planner: memory, layers, rank, uplink, …"""
+    """Holds what `hellora client` was asked for. `budget` is for the planner: memory, layers, rank, uplink, …; `bounds`
+    are on what a server may ask for: columns, models, steps, batch, threads.
+    """
 
     server: Address
     name: str
@@ -40,6 +44,7 @@ class Client:
     device: str
     model: Path | None
     folder: Path
+    bounds: dict[str, Any] = field(default_factory=dict)
     trainer: Sequence[str] = field(default=TRAINER)
 
     @property
@@ -77,6 +82,7 @@ class Client:
             "socket": str(socket),
             "data": self.data,
             **self.budget,
+            **self.bounds,
             "device": self.device,
             "model": self.model and str(self.model.resolve()),
             "folder": str(self.folder.resolve()),
@@ -103,6 +109,11 @@ class Client:
         """
         if "CERTIFICATE_VERIFY_FAILED" in output:
             raise InputError(self.server.distrust(reason(output)))
+        if refused := re.search(re.escape(REFUSES_KEY) + "(.*)", output):
+            raise InputError(
+                f"{self.server} refuses {self.name} for good: {refused[1].strip()}; whoever keeps the server can make "
+                f"it a new key"
+            )
         if "Failed to activate SuperNode" in output:
             return (
                 f"{self.server} does not admit {self.name} (yet): its certificates folder must have "
@@ -186,4 +197,23 @@ def budget_settings(
         "seconds": seconds,
         "speed": speed,
         "link": link,
+    }
+
+
+def bound_settings(
+    columns: str | None, models: Sequence[str], max_steps: int, max_batch: int, threads: int | None
+) -> dict[str, Any]:
+    """Check what a server may ask for, and return it as the trainer takes it. Raise InputError where it is no bound."""
+    named = [] if columns is None else columns.split(",")
+    if not all(named):
+        raise InputError(f"--columns {columns!r}: write names with commas between them, such as body,topic")
+    for where, count in (("--max-steps", max_steps), ("--max-batch", max_batch), ("--threads", threads)):
+        if count is not None and count < 1:
+            raise InputError(f"{where} {count}: it must be at least 1")
+    return {
+        "columns": named,
+        "models": list(models),
+        "max_steps": max_steps,
+        "max_batch": max_batch,
+        "threads": threads,
     }

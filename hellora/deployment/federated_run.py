@@ -30,6 +30,7 @@ from hellora.deployment.flower_tools import (
     reason,
 )
 from hellora.deployment.supervision import Child, Tell, deaf, kept_alive, under_supervisor
+from hellora.deployment.turns import control_of, turn
 
 START_SECONDS = 60.0  # that a server of our own may take to start
 LOST_SECONDS = 300.0  # that a server may be away while a run is followed
@@ -186,25 +187,39 @@ class Following:
 # ----------------------------------------------------------------------------------------------------------- both ways
 
 
-def run_at(address: Address, submission: Submission, show: Tell) -> None:
-    """Run at a server, and follow it. An interruption stops the run.
+def run_at(server: Path, submission: Submission, show: Tell) -> None:
+    """Run at the server with this folder when it is this run's turn, and follow it. An interruption stops the run.
 
     Raises:
-        InputError: the server cannot be reached, or refuses the experiment.
+        InputError: the server is not of this machine and user, or is not there, or refuses the experiment.
         RunError: the run had to stop.
     """
     program("flwr")
-    if not address.reached():
-        raise InputError(f"--federation: nothing answers at {address}: is `hellora server` running there?")
+    if not control_of(server).reached():
+        raise InputError(f"--federation {server}: nothing answers: is `hellora server {server}` running?")
     with PrivateFolder() as private:
-        flower = Flower.at(address, private.path)
-        with deaf():  # an interruption meanwhile would leave a run that nobody follows
-            following = Following(flower, submission.submit(flower, {}), show)
-        try:
-            following.to_the_end()
-        except KeyboardInterrupt:
-            following.stop()
-            raise
+
+        def flower() -> Flower:  # anew: the server may have been started again meanwhile
+            return Flower.at(control_of(server), private.path)
+
+        with turn(server, submission.out, show, lambda: left_running(flower(), server)):
+            with deaf():  # an interruption meanwhile would leave a run that nobody follows
+                following = Following(flower(), submission.submit(flower(), {}), show)
+            try:
+                following.to_the_end()
+            except KeyboardInterrupt:
+                following.stop()
+                raise
+
+
+def left_running(flower: Flower, server: Path) -> str | None:
+    """Say what runs at a server though nobody follows it: whoever did was killed. None where nothing does."""
+    runs = flower.call("list", CONNECTION)["runs"]
+    left = [run["run-id"] for run in runs if not run["status"].startswith("finished")]
+    if not left:
+        return None
+    stop = f"FLWR_HOME={server / 'flwr'} flwr stop {left[0]} {CONNECTION}"
+    return f"waiting: run {left[0]} goes on, and nobody follows it (Ctrl-C leaves the queue; `{stop}` ends it)"
 
 
 def simulate(submission: Submission, engine: Mapping[str, float], runs: Path, show: Tell) -> None:

@@ -102,10 +102,13 @@ class Deployed:
         )
 
     def admit(self, node: int, fields: Mapping[str, Any], most: int) -> str:
-        """Return the name of a node of at most `most` classes. Raise ValueError where the name is somebody else's."""
+        """Return the name of a node of at most `most` classes. Raise ValueError where the name is not its own: with
+        keys, that is one that the server knows no key of, too.
+        """
         name = understood_join(fields, most).name
-        if (owner := owner_of(node, self.admitted)) not in (None, name):
-            raise ValueError(f"it says that it is {name}, with the key of {owner}")
+        if self.admitted is not None and (owner := owner_of(node, self.admitted)) != name:
+            whose = "a key of nobody that this server knows" if owner is None else f"the key of {owner}"
+            raise ValueError(f"it says that it is {name}, with {whose}")
         return name
 
     def gather(self, experiment: Experiment, roster: Roster, before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -83,9 +83,7 @@ def understood_join(fields: Mapping[str, Any], most_classes: int = MOST_CLASSES)
     return said
 
 
-def owner_of(node: int, admitted: Path | None) -> str | None:
-    """Say whose key the server admitted a node with; None where it does not know."""
-    if admitted is None or not admitted.is_file():
-        return None
-    keys: Mapping[str, Mapping[str, str]] = json.loads(admitted.read_text())
-    return next((entry["name"] for entry in keys.values() if entry["node"] == str(node)), None)
+def owner_of(node: int, admitted: Path) -> str | None:
+    """Say whose key the server admitted a node with; None where it does not know, or has revoked the key."""
+    keys: Mapping[str, Mapping[str, str]] = json.loads(admitted.read_text()) if admitted.is_file() else {}
+    return next((k["name"] for k in keys.values() if k["node"] == str(node) and "revoked" not in k), None)

@@ -12,28 +12,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from hellora.backends.wire import pack_answer, unpack_task
-from hellora.budgets.written import written_budget
+from hellora.budgets.planner import Estimate, Planner
 from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
-from hellora.core.types import Budget
+from hellora.core.types import ClientProfile
 from hellora.core.version import __version__
 from hellora.data.server_data import fingerprint
 from hellora.data.sides import Classes, own_classes, own_split, read_own
 from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
 from hellora.deployment.kept import KeptTensors
+from hellora.deployment.own_limits import check_columns, check_model
+from hellora.deployment.own_settings import OwnSettings
 from hellora.experiments.config import check, override
 from hellora.experiments.devices import parse_link
 from hellora.experiments.experiment import Experiment
-from hellora.experiments.machine import device_check, devices
+from hellora.experiments.machine import cores, device_check, devices, threads
+from hellora.experiments.planning import make_planner
 from hellora.experiments.prepare import prepare
 from hellora.record.atomic import write_atomically
-
-AUTO_SHARE = 0.9  # of the memory that is free when the client starts
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Participant(ABC):
         if self.work is None or contract != self.contract:
             started, self.work, self.contract = time.perf_counter(), None, None  # the old one is freed first
             experiment = self.settled(contract)
-            torch.set_num_threads(experiment.compute.threads)
+            torch.set_num_threads(threads(experiment))
             work = self.load(contract, experiment)
             if contract.base not in (None, work.base.fingerprint()):
                 raise InputError(
@@ -117,7 +117,8 @@ class Participant(ABC):
         started = time.perf_counter()
         self.log(f"round {task.round}: training")
         answer = self.attempt(work, contract, task)
-        self.log(f"round {task.round}: trained in {time.perf_counter() - started:.1f} s")
+        trained = f"trained in {time.perf_counter() - started:.1f} s"
+        self.log(f"round {task.round}: {answer.reason if isinstance(answer, ClientFailure) else trained}")
         return pack_answer(answer, task, work.base.spec, contract.experiment.wire.format)
 
     def attempt(self, work: ClientWork, contract: Contract, task: ClientTask) -> ClientUpdate | ClientFailure:
@@ -140,58 +141,35 @@ class Simulated(Participant):
         return prepare(experiment).work
 
 
-@dataclass(frozen=True)
-class OwnSettings:
-    """Says what a client says of itself: its name, its data, what it can afford. `memory` is auto, none or a size."""
-
-    name: str
-    data: Mapping[str, Any]
-    memory: str = "auto"
-    layers: int | None = None
-    rank: int | None = None
-    uplink: str | None = None
-    seconds: float | None = None
-    speed: float | None = None
-    link: str | None = None
-    device: str = "auto"
-    model: str | None = None  # where the base model lies here
-    folder: str = "."  # of this client's own state
-
-    @property
-    def budget(self) -> Budget:
-        """Return what this client can afford; "auto" is nearly all of the memory that is free now."""
-        memory: str | int | None = None if self.memory == "none" else self.memory
-        if memory == "auto":
-            memory = int(AUTO_SHARE * free_memory(self.device))
-        return written_budget(
-            "--", layers=self.layers, rank=self.rank, memory=memory, seconds=self.seconds, uplink=self.uplink
-        )
-
-
-def free_memory(device: str) -> int:
-    """Return the bytes that are free on a device now."""
-    name = devices(device)[0]
-    return torch.cuda.mem_get_info(name)[0] if name.startswith("cuda") else psutil.virtual_memory().available
-
-
 class WithOwnData(Participant):
     """Takes part as one client with its own data, device and budget."""
 
     def __init__(self, own: OwnSettings, log: Callable[[str], None]) -> None:
         super().__init__(log)
         device_check(own.device)
-        self.own, self.budget = own, own.budget  # before anything is loaded
+        self.own, self.limits = own, own.limits  # before anything is loaded
+        self.planner: tuple[Contract, Planner] | None = None  # of the contract for which it was made
 
     def settled(self, contract: Contract) -> Experiment:
         """Put this client's data, device and model in place of the server's. Public data stays in the settings, for
         methods that need it, and unread.
+
+        Raises:
+            InputError: the run names a column or a model that this client has not named.
         """
         table = {**contract.table, "data": {**contract.table["data"], "proxy": "", "subset": ""}}
         mine: dict[str, Any] = {f"data.{key}": value for key, value in self.own.data.items()}
         mine["compute.device"] = self.own.device
         if self.own.model is not None:
             mine["model.name"] = self.own.model
-        return check(contract.name, override(table, mine), simulated=False)
+        experiment = check(contract.name, override(table, mine), simulated=False)
+        check_columns(experiment.data, experiment.task.columns, self.own.data, self.own.columns)
+        if self.own.model is None:
+            check_model(experiment.model.name, self.own.models, Path(self.own.folder) / "model.txt")
+        most = self.own.threads or cores()
+        if threads(experiment) <= most:
+            return experiment
+        return check(contract.name, override(experiment.table, {"compute.threads": most}), simulated=False)
 
     def join(self, contract: Contract) -> dict[str, Any]:
         experiment = self.settled(contract)
@@ -206,7 +184,7 @@ class WithOwnData(Participant):
             "version": __version__,
             "examples": len(rows),
             "classes": None if classes is None else asdict(classes),
-            "budget": asdict(self.budget),
+            "budget": asdict(self.limits.budget),
             "speed": self.own.speed,
             "link": link,
         }
@@ -246,8 +224,11 @@ class WithOwnData(Participant):
 
     def attempt(self, work: ClientWork, contract: Contract, task: ClientTask) -> ClientUpdate | ClientFailure:
         """Train from the version of its kept tensors that the task names; what it keeps then never leaves this
-        machine.
+        machine. A task beyond this client's own limits is refused.
         """
+        examples = len(work.data)
+        if excess := self.limits.excess(task, examples, lambda task: self.estimate(work, contract, task)):
+            return ClientFailure(task.client, "rejected", f"{self.own.name}: {excess}")
         if not work.keeps(task):
             return work.attempt(task)
         if not contract.run.isalnum():  # it names a folder here
@@ -262,3 +243,16 @@ class WithOwnData(Participant):
             return answer
         store.save(task.round, answer.kept)
         return replace(answer, kept={})
+
+    def estimate(self, work: ClientWork, contract: Contract, task: ClientTask) -> Estimate:
+        """Predict what a task costs on this machine, as a server does when it plans."""
+        if self.planner is None or self.planner[0] != contract:
+            experiment, labels = self.settled(contract), contract.classes.values if contract.classes else ()
+            lengths = work.encoded.lengths
+            longest = 1 if lengths is None else int(lengths.max())
+            planner = make_planner(experiment, labels, lambda _: longest, wanted=True)
+            assert planner is not None  # it was wanted
+            self.planner = contract, planner
+        planner = replace(self.planner[1], train=task.train)
+        profile = ClientProfile(task.client, len(work.data), self.limits.budget, self.own.speed)
+        return planner.estimate_of(profile, task.trained.sum(axis=1), task.policy)

@@ -1,6 +1,7 @@
 """Keep processes alive while hellora runs, and end them with it, whatever happens to it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ Tell = Callable[[str], None]
 
 TICK = 0.2  # seconds between looks
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds before a start that follows an end
+LOG_BYTES, FORMER_LOGS = 10 << 20, 3
 LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 SETTLED = 60.0  # a process that ran for so many seconds starts anew with the first wait
 
@@ -81,6 +83,7 @@ class Child:
     def look(self, tell: Tell) -> None:
         """Start it where it does not run and its time has come. A reason is told once, not at every try."""
         if self.running:
+            self.rotate()
             return
         now = time.monotonic()
         if self.process is not None:
@@ -95,6 +98,21 @@ class Child:
                 self.told = text
         elif now >= self.due:
             self.start()
+
+    def rotate(self) -> None:
+        """Begin the log anew where it is long; the former ones are kept as .1, the latest, and so on.
+
+        The process goes on writing to the end of the same file, so that it is copied and emptied, not renamed.
+        """
+        if self.log is None or not self.log.exists() or self.log.stat().st_size < LOG_BYTES:
+            return
+        former = [self.log.with_name(f"{self.log.name}.{number}") for number in range(1, FORMER_LOGS + 1)]
+        for older, newer in zip(former[:0:-1], former[-2::-1], strict=True):
+            if newer.exists():
+                newer.replace(older)
+        shutil.copy(self.log, former[0])
+        os.truncate(self.log, 0)
+        self.begin = 0
 
     def stop(self) -> None:
         """Ask it to end; does not wait."""

@@ -78,7 +78,8 @@ def main(path: str) -> None:
     from hellora.runs.terminal import quieten
 
     quieten()
-    from hellora.deployment.participant import OwnSettings, WithOwnData
+    from hellora.deployment.own_settings import OwnSettings
+    from hellora.deployment.participant import WithOwnData
 
     serve(settings.pop("socket"), WithOwnData(OwnSettings(**settings), log))
 

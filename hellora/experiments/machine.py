@@ -10,8 +10,12 @@ from hellora.experiments.experiment import Experiment
 
 def threads(experiment: Experiment) -> int:
     """Return the threads of this process and of each worker; results depend on them, so all have the same number."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return experiment.compute.threads or max(1, cores // experiment.compute.workers)
+    return experiment.compute.threads or max(1, cores() // experiment.compute.workers)
+
+
+def cores() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def devices(name: str) -> list[str]:

@@ -1,8 +1,10 @@
 """The commands around Flower with its real engines, and with apps and a trainer that only pretend."""
 
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,7 +18,9 @@ from uuid import uuid4
 import pytest
 import tomli_w
 
-from hellora.deployment.flower_tools import free_port
+from hellora.core.errors import RunError
+from hellora.deployment.federated_run import Submission
+from hellora.deployment.flower_tools import CONNECTION, Address, Flower, free_port
 
 pytestmark = [pytest.mark.flower, pytest.mark.slow, pytest.mark.xdist_group("federation")]
 
@@ -192,32 +196,32 @@ def client(name: str, port: int, **changes: object) -> list[object]:
     return ["client", *(part for option in options.items() if option[1] is not None for part in option)]
 
 
-def submission(name: str, port: int) -> list[object]:
-    return ["run", f"{name}.toml", "--federation", f"127.0.0.1:{port}", "--certificate", "keys/ca.crt"]
+def submission(name: str) -> list[object]:
+    return ["run", f"{name}.toml", "--federation", "state"]
 
 
-def test_a_run_that_completes(federation: Place, port: int) -> None:
-    status, output = federation.run(*submission("fine", port), "--out", "mine")
+def test_a_run_that_completes(federation: Place) -> None:
+    status, output = federation.run(*submission("fine"), "--out", "mine")
     assert status == 0, output
     lines = output.splitlines()
-    assert lines[0] == f"fine → mine at 127.0.0.1:{port}"
+    assert lines[0] == "fine → mine at state"
     assert lines[1] == f"runs {federation.folder / 'results'} out mine resume False"
     assert sorted(line.partition("'name': ")[2][:6] for line in lines[2:-1]) == ["'clini", "'hospi"]
     assert all("trainer.sock" in line for line in lines[2:-1])
     assert lines[-1] == "adapter: mine/adapter in the server's folder of runs"
 
 
-def test_runs_that_fail(federation: Place, port: int) -> None:
-    status, output = federation.run(*submission("wrong", port))
+def test_runs_that_fail(federation: Place) -> None:
+    status, output = federation.run(*submission("wrong"))
     assert (status, output.splitlines()[-1]) == (2, "error: data.name: there is no such thing")
     assert "Traceback" not in output
-    status, output = federation.run(*submission("stops", port))
-    again = f"go on with: hellora run stops.toml --federation 127.0.0.1:{port} --certificate keys/ca.crt --out stops"
+    status, output = federation.run(*submission("stops"))
+    again = "go on with: hellora run stops.toml --federation state --out stops"
     assert (status, output.splitlines()[-2:]) == (1, [f"{again} --resume", "error: round 1: too few answers"])
 
 
-def test_an_interrupted_run_is_stopped(federation: Place, port: int) -> None:
-    run = federation.start("long.log", *submission("long", port))
+def test_an_interrupted_run_is_stopped(federation: Place) -> None:
+    run = federation.start("long.log", *submission("long"))
     wait_for(lambda: federation.said("long.log").count("'name'") == 2)
     run.send_signal(signal.SIGINT)
     assert run.wait(60) == 130
@@ -253,7 +257,64 @@ def test_who_is_admitted_later(federation: Place, port: int) -> None:
     assert late.wait(60) == 0
 
 
-def test_a_killed_superlink_comes_back(federation: Place, port: int) -> None:
+def test_who_runs_code_from_elsewhere(federation: Place, port: int, tmp_path: Path) -> None:
+    """The attack that worked: with the server's ca.crt, and no key at all, Flower's own commands at its public port."""
+    attacker = Flower.at(Address("127.0.0.1", port, federation.folder / "keys" / "ca.crt"), tmp_path / "flwr")
+    bundle = Submission("evil", {}, "evil", False, False, ("pretended:server", "pretended:client"))
+    for attack in (
+        lambda: attacker.call("list", CONNECTION),
+        lambda: bundle.submit(attacker, {}),
+        lambda: attacker.call("supernode", "list", CONNECTION),
+    ):
+        with pytest.raises(RunError):
+            attack()
+    assert "refused 'POST' '/v1/control/" in federation.said("state/door.log")
+    assert not (federation.folder / "results" / "evil").exists()
+
+
+def test_a_second_run_waits_its_turn(federation: Place) -> None:
+    first = federation.start("first.log", *submission("long"), "--out", "first")
+    wait_for(lambda: federation.said("first.log").count("\n") > 1)  # it has begun
+    second = federation.start("second.log", *submission("fine"), "--out", "second")
+    wait_for(lambda: "waiting: first runs; place 1 in the queue" in federation.said("second.log"))
+    third = federation.start("third.log", *submission("fine"), "--out", "third")
+    wait_for(lambda: "place 2 in the queue" in federation.said("third.log"))
+    third.send_signal(signal.SIGINT)
+    assert third.wait(60) == 130
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
+    assert second.wait(120) == 0, federation.said("second.log")
+    assert list((federation.folder / "state" / "turns").iterdir()) == [federation.folder / "state/turns/gate.lock"]
+
+
+def test_a_revoked_client_stops_and_a_new_key_is_let_in(federation: Place, port: int) -> None:
+    assert federation.run("certificates", "keys", "--client", "ward")[0] == 0
+    wait_for(lambda: "admitted ward" in federation.said("server.log"))
+    shutil.copy(federation.folder / "keys/clients/ward", federation.folder / "ward.key")
+    ward = federation.start("ward.log", *client("ward", port, key="ward.key"))
+    wait_for(lambda: "ward: connected" in federation.said("ward.log"))
+    assert federation.run("certificates", "keys", "--revoke", "ward")[0] == 0
+    wait_for(lambda: "revoked ward" in federation.said("server.log"))
+    assert ward.wait(120) == 2
+    assert federation.said("ward.log").count("for good: ward's key was revoked") == 1
+    assert federation.run("certificates", "keys", "--client", "ward")[0] == 0
+    ward = federation.start("ward.log", *client("ward", port))
+    wait_for(lambda: "ward: connected" in federation.said("ward.log"))
+    ward.terminate()
+    assert ward.wait(60) == 0
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(federation: Place, port: int) -> None:
+    def shown() -> str:
+        return ssl.get_server_certificate(("127.0.0.1", port))
+
+    before = shown()
+    assert federation.run("certificates", "keys", "--renew")[0] == 0
+    wait_for(lambda: shown() != before)
+    assert Address("127.0.0.1", port, federation.folder / "keys" / "ca.crt").reached()
+
+
+def test_a_killed_superlink_comes_back(federation: Place) -> None:
     (superlink,) = (
         pid
         for pid, command in federation.processes().items()
@@ -261,7 +322,7 @@ def test_a_killed_superlink_comes_back(federation: Place, port: int) -> None:
     )
     os.kill(superlink, signal.SIGKILL)
     wait_for(lambda: "the SuperLink ended" in federation.said("server.log"))
-    wait_for(lambda: federation.run(*submission("fine", port))[0] == 0)
+    wait_for(lambda: federation.run(*submission("fine"))[0] == 0)
 
 
 def test_flowers_simulation_leaves_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from refusals import check_refusal
 
+from hellora.deployment.flower_tools import Address
+from hellora.deployment.turns import note_control
+
 pytestmark = pytest.mark.flower
 Command = Callable[..., Any]
 
@@ -60,6 +63,9 @@ def flat(options: dict[str, object]) -> list[object]:
         ({"--seconds": 0}, ["--seconds 0"]),
         ({"--seconds": 60}, ["--seconds needs --speed"]),
         ({"--speed": "nan"}, ["--speed nan"]),
+        ({"--columns": "body,,topic"}, ["--columns 'body,,topic'", "commas"]),
+        ({"--max-steps": 0}, ["--max-steps 0"]),
+        ({"--threads": 0}, ["--threads 0"]),
         ({"--model": "keys"}, ["--model: keys has no config.json"]),
     ],
     ids=lambda value: " ".join(map(str, *value.items())) if isinstance(value, dict) else "",
@@ -85,8 +91,6 @@ def test_a_server(hellora: Command, keys: Path, tmp_path: Path) -> None:
     check_refusal(hellora("server", state), "needs --certificates FOLDER", "--insecure")
     check_refusal(hellora("server", state, "--certificates", keys, "--insecure"), "exclude each other")
     check_refusal(hellora("server", state, "--certificates", tmp_path), "has no ca.crt", "hellora certificates")
-    other = hellora("server", state, "--certificates", keys, "--host", "127.0.0.2")
-    check_refusal(other, "is not for 127.0.0.2", "make certificates with --host 127.0.0.2")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         check_refusal(
@@ -95,15 +99,14 @@ def test_a_server(hellora: Command, keys: Path, tmp_path: Path) -> None:
     assert not state.exists()
 
 
-def test_a_run_at_a_server(hellora: Command, small: Path, keys: Path) -> None:
-    at = ["--federation", "127.0.0.1:1"]
-    check_refusal(hellora("run", small, *at), "--federation needs --certificate")
-    secure = [*at, "--certificate", keys / "ca.crt"]
-    check_refusal(hellora("run", small, *secure), "nothing answers at 127.0.0.1:1", "hellora server")
-    check_refusal(hellora("run", small, *secure, "--out", "../x"), "--out ../x", "below the server's folder of runs")
-    check_refusal(hellora("run", small, *secure, "--backend", "flower"), "exclude each other")
-    check_refusal(hellora("run", small, *secure, "--set", "train.lr=no"), "train.lr")
-    check_refusal(hellora("run", small, "--certificate", keys / "ca.crt"), "are for a run with --federation")
+def test_a_run_at_a_server(hellora: Command, small: Path, tmp_path: Path) -> None:
+    at = ["--federation", tmp_path]
+    check_refusal(hellora("run", small, *at), "is not the folder of a `hellora server`", "as its user")
+    note_control(tmp_path, Address("127.0.0.1", 1, None))
+    check_refusal(hellora("run", small, *at), "nothing answers", f"hellora server {tmp_path}")
+    check_refusal(hellora("run", small, *at, "--out", "../x"), "--out ../x", "below the server's folder of runs")
+    check_refusal(hellora("run", small, *at, "--backend", "flower"), "exclude each other")
+    check_refusal(hellora("run", small, *at, "--set", "train.lr=no"), "train.lr")
     check_refusal(hellora("run", small, "--backend", "cloud"), "--backend 'cloud': it is local or flower")
 
 
@@ -114,7 +117,7 @@ def test_without_flower_the_commands_say_what_to_install(
     for command in (
         ["server", tmp_path / "state", "--insecure"],
         ["client", *flat(client)],
-        ["run", small, "--federation", "127.0.0.1:1", "--insecure"],
+        ["run", small, "--federation", tmp_path],
         ["run", small, "--backend", "flower", "--out", tmp_path / "out"],
     ):
         check_refusal(hellora(*command), "Flower is not installed here", "pip install 'hellora[flower]'")
@@ -122,7 +125,7 @@ def test_without_flower_the_commands_say_what_to_install(
 
 
 def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
-    from hellora.deployment.client_process import Client, budget_settings, data_settings
+    from hellora.deployment.client_process import Client, bound_settings, budget_settings, data_settings
     from hellora.deployment.flower_tools import Address
 
     (tmp_path / "mine.csv").touch()
@@ -135,6 +138,7 @@ def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
         "cpu",
         None,
         tmp_path / "state",
+        bound_settings("body,topic", ["minilm"], 100, 64, 2),
     )
     assert json.loads(json.dumps(me.for_trainer(tmp_path / "t.sock"))) == {
         "name": "hospital",
@@ -150,6 +154,11 @@ def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
         "device": "cpu",
         "model": None,
         "folder": str(tmp_path / "state"),
+        "columns": ["body", "topic"],
+        "models": ["minilm"],
+        "max_steps": 100,
+        "max_batch": 64,
+        "threads": 2,
     }
 
 

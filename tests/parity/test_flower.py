@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from hellora.backends.records import fields_of, note
 from hellora.core.errors import InputError, RunError
 from hellora.deployment.flower_setup import Deployed, SimulatedOnFlower
-from hellora.deployment.participant import OwnSettings, WithOwnData
+from hellora.deployment.own_settings import OwnSettings
+from hellora.deployment.participant import WithOwnData
 from hellora.deployment.trainer import serve
 from hellora.experiments.config import check
 from hellora.experiments.experiment import Experiment

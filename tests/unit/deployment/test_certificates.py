@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hellora.core.errors import InputError
 from hellora.deployment import certificates
+from hellora.deployment.renewal import renew, revoke
 
 pytestmark = pytest.mark.flower
 
@@ -147,11 +148,48 @@ def test_what_is_no_private_key(folder: Path, tmp_path: Path) -> None:
         certificates.check_private_key(tmp_path / "absent", "--key")
 
 
-def test_a_server_that_its_own_processes_would_not_trust(folder: Path) -> None:
-    certificates.check_server(folder, "127.0.0.1")
-    certificates.check_server(folder, "10.0.0.7")
-    with pytest.raises(InputError, match=r"make certificates with --host 10.0.0.8"):
-        certificates.check_server(folder, "10.0.0.8")
+def test_a_server_needs_all_its_files_and_a_certificate_that_has_not_ended(folder: Path, tmp_path: Path) -> None:
+    certificates.check_server(folder)
+    certificates.make(tmp_path / "old", [], [], days=0)
+    with pytest.raises(InputError, match=r"server\.crt has ended: `hellora certificates .* --renew`"):
+        certificates.check_server(tmp_path / "old")
     (folder / "server.key").unlink()
     with pytest.raises(InputError, match=r"has no server\.key"):
-        certificates.check_server(folder, "127.0.0.1")
+        certificates.check_server(folder)
+
+
+def test_a_renewed_certificate_is_trusted_by_the_same_ca_and_the_former_keys_stay(folder: Path) -> None:
+    before = content(folder)
+    assert renew(folder, ["new.example"]) in (364, 365)
+    after = content(folder)
+    assert {path.name for path in before if after[path] != before[path]} == {"server.crt", "server.key"}
+    assert after.keys() == before.keys()
+    assert mode(folder / "server.key") == 0o600
+    for name in ("server.example", "10.0.0.7", "127.0.0.1", "new.example"):
+        assert handshake(folder / "ca.crt", folder, name)
+
+
+def test_a_ca_outlives_many_renewals_and_what_it_signs_never_outlives_it(folder: Path) -> None:
+    assert certificates.days_left(folder / "ca.crt") in (3649, 3650)
+    certificates.make(folder.parent / "long", [], [], days=9999)
+    assert certificates.days_left(folder.parent / "long" / "server.crt") <= 3650
+
+
+@pytest.mark.parametrize("absent", ["ca.key", "ca.crt", "server.crt"])
+def test_without_its_ca_nothing_is_renewed(folder: Path, absent: str) -> None:
+    (folder / absent).unlink()
+    with pytest.raises(InputError, match=f"has no {absent}"):
+        renew(folder, [])
+
+
+def test_a_revoked_key_lies_where_the_server_finds_it(folder: Path) -> None:
+    public = (folder / "clients" / "clinic.pub").read_text()
+    revoke(folder, ["clinic"])
+    certificates.make(folder, [], ["clinic"])
+    assert (folder / "revoked" / "0-clinic.pub").read_text() == public
+    revoke(folder, ["clinic"])
+    assert sorted(path.name for path in (folder / "revoked").iterdir()) == ["0-clinic.pub", "1-clinic.pub"]
+    before = content(folder)
+    with pytest.raises(InputError, match=r"--revoke nobody: .* has no clients/nobody\.pub"):
+        revoke(folder, ["hospital", "nobody"])
+    assert content(folder) == before

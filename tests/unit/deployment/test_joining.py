@@ -11,7 +11,9 @@ from hellora.core.types import Budget, ClientProfile
 from hellora.core.version import __version__
 from hellora.data.sides import Classes
 from hellora.deployment.joining import owner_of, understood_join
-from hellora.deployment.participant import Contract, OwnSettings, WithOwnData
+from hellora.deployment.own_limits import columns_read
+from hellora.deployment.own_settings import OwnSettings
+from hellora.deployment.participant import Contract, WithOwnData
 from hellora.experiments.config import presets, read_experiment
 
 GOOD: dict[str, Any] = {
@@ -100,17 +102,18 @@ def test_more_classes_are_taken_where_the_head_has_room() -> None:
 def test_a_node_is_known_by_the_key_that_was_admitted(tmp_path: Path) -> None:
     record = tmp_path / "admitted.json"
     assert owner_of(7, record) is None
-    record.write_text(json.dumps({"ssh …": {"name": "clinic", "node": "7"}, "ssh …2": {"name": "phone", "node": ""}}))
-    assert owner_of(7, record) == "clinic"
-    assert owner_of(8, record) is None
-    assert owner_of(7, None) is None
+    gone = {"name": "ward", "node": "9", "revoked": "yes"}
+    record.write_text(json.dumps({"a": {"name": "clinic", "node": "7"}, "b": gone}))
+    assert [owner_of(node, record) for node in (7, 8, 9)] == ["clinic", None, None]
 
 
 @pytest.mark.parametrize("preset", presets())
 def test_a_client_can_settle_what_every_preset_asks_of_it(preset: str, tmp_path: Path) -> None:
     """With its own data in place of the server's, whose public data it never reads."""
     experiment = read_experiment(preset, {"data.public": "server-public"} if preset == "helora_kd" else {})
-    own = OwnSettings("clinic", {"name": str(tmp_path / "mine.csv"), "text": "body"}, "none", device="cpu")
+    data = {"name": str(tmp_path / "mine.csv"), "text": "body"}
+    columns = list(columns_read(experiment.data, experiment.task.columns))
+    own = OwnSettings("clinic", data, "none", device="cpu", folder=str(tmp_path), columns=columns)
     settled = WithOwnData(own, lambda _: None).settled(Contract(preset, experiment.table))
     assert (settled.data.name, settled.data.text) == (str(tmp_path / "mine.csv"), "body")
     assert settled.table["method"] == experiment.table["method"]
@@ -123,7 +126,9 @@ def test_what_may_be_no_labels_is_not_told(pinned: bool, tmp_path: Path) -> None
     (tmp_path / "mine.csv").write_text(f"text,label\n{rows}")
     experiment = read_experiment("quickstart", {"data.label": "text"})
     own = {"name": str(tmp_path / "mine.csv"), **({"label": "label"} if pinned else {})}
-    client = WithOwnData(OwnSettings("clinic", own, "none", device="cpu"), lambda _: None)
+    columns = ["text", "label"]
+    settings = OwnSettings("clinic", own, "none", device="cpu", folder=str(tmp_path), columns=columns)
+    client = WithOwnData(settings, lambda _: None)
     contract = Contract("quickstart", experiment.table)
     if pinned:
         assert client.join(contract)["classes"]["values"] == ("a", "b")

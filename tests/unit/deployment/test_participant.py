@@ -21,7 +21,8 @@ from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Named
 from hellora.core.state import owned
 from hellora.data.sides import Classes
 from hellora.deployment.kept import KeptTensors
-from hellora.deployment.participant import Contract, OwnSettings, WithOwnData
+from hellora.deployment.own_settings import OwnSettings
+from hellora.deployment.participant import Contract, WithOwnData
 from hellora.experiments.config import check
 from hellora.experiments.experiment import Experiment
 from hellora.methods.local_training.scaffold import Scaffold

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hellora.core.errors import InputError
+from hellora.deployment import supervision
 from hellora.deployment.supervision import Child, ending_on_signals, kept_alive, supervise, under_supervisor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descendants are found by /proc")
@@ -152,3 +153,22 @@ def test_signals_interrupt_only_inside_the_block() -> None:
     with pytest.raises(KeyboardInterrupt), ending_on_signals():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_long_log_begins_anew_and_the_latest_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "LOG_BYTES", 10)
+    child = Child("talker", list, {}, log=tmp_path / "talker.log")
+    with (tmp_path / "talker.log").open("a") as log:
+        for number in range(6):
+            log.write(f"line {number}, and more\n")
+            log.flush()
+            child.rotate()
+        log.write("short\n")
+        log.flush()
+        child.rotate()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "talker.log": "short\n",
+        "talker.log.1": "line 5, and more\n",
+        "talker.log.2": "line 4, and more\n",
+        "talker.log.3": "line 3, and more\n",
+    }

@@ -45,7 +45,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "alternate_momentum": ("rolora", {"server.momentum": 0.5}),
     "random_ranks_median": ("fed_plora", {"method.aggregator": "coordinate_median"}),
     "trimmed": ("fedit", {"method.aggregator": "trimmed_mean"}),
-    "clipped": ("fed_hello", {"method.aggregator": "clipped_mean", "method.max_norm": 0.1}),
+    "clipped": (
+        "fed_hello",
+        {"method.aggregator": "clipped_mean", "method.max_norm": 0.1, "method.weighting": "samples"},
+    ),
     "clip_norm_sgd": ("fedit", {"train.optimizer": "sgd", "train.momentum": 0.9, "train.clip_norm": 0.1}),
     "int8_wire": ("helora_pad", {"wire.format": "int8"}),
     "bf16_wire_hetlora": ("hetlora", {"wire.format": "bf16"}),
@@ -187,7 +190,7 @@ def digests_of(preset: str, settings: Mapping[str, Any], out: Path) -> dict[str,
     except hellora.InputError as error:
         print(f"{preset} is refused: {error}")
         return {"refused": True}
-    (file,) = (out / "checkpoint").glob("state-*.safetensors")
+    file = max((out / "checkpoint").glob("state-*.safetensors"))
     tensors = {renamed(name): tensor for name, tensor in load_file(file).items()}
     adapter = {name: tensor for name, tensor in tensors.items() if name.startswith("adapter/")}
     rest = {name: tensor for name, tensor in tensors.items() if name not in adapter}

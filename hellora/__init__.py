@@ -34,7 +34,14 @@ __all__ = [
 Settings = Mapping[str, Any]  # "section.key": value
 
 
-def run(source: str, settings: Settings | None = None, *, out: str | Path, resume: bool = False) -> Mapping[str, Any]:
+def run(
+    source: str,
+    settings: Settings | None = None,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    from_round: int | None = None,
+) -> Mapping[str, Any]:
     """Run a preset or an experiment file, as `hellora run` does; progress is printed.
 
     With `compute.workers` above 1, call it below `if __name__ == "__main__":`, for the worker processes import the
@@ -45,6 +52,7 @@ def run(source: str, settings: Settings | None = None, *, out: str | Path, resum
         settings: what to change in it, `{"section.key": value}`
         out: the folder of the run, new or, to resume, as it was left
         resume: go on with the run in `out` after its last whole round
+        from_round: with `resume`, go back to before this round; a state of it must be kept (the setting `keep`)
 
     Returns:
         The run's summary, as in `summary.json`. The adapter is in the folder `adapter` below `out`.
@@ -61,7 +69,7 @@ def run(source: str, settings: Settings | None = None, *, out: str | Path, resum
 
     experiment = read_experiment(source, settings or {})
     with TerminalProgress(Console(soft_wrap=True)) as progress:
-        return run_experiment(experiment, Path(out), progress, resume)
+        return run_experiment(experiment, Path(out), progress, resume, from_round=from_round)
 
 
 def plan(source: str, settings: Settings | None = None, *, round: int = 0) -> dict[int, list[int]]:

@@ -244,11 +244,15 @@ def bits(tensors: Mapping[Any, Tensor]) -> dict[Any, tuple[torch.dtype, torch.Si
     return {name: (t.dtype, t.shape, t.contiguous().numpy().tobytes()) for name, t in tensors.items()}
 
 
-def state_bits(state: ServerState) -> tuple[int, Mapping[int, int], dict[Any, tuple[torch.dtype, torch.Size, bytes]]]:
+def state_bits(state: ServerState) -> tuple[int, Any, dict[Any, tuple[torch.dtype, torch.Size, bytes]]]:
     """All of a state, comparable bit for bit."""
     named = {("report", client, name): t for client, told in state.reports.items() for name, t in told.items()}
     named |= {("kept", client, name): t for client, kept in state.kept.items() for name, t in kept.items()}
-    return state.round, state.kept_versions, bits({**state.adapter.tensors(), **state.strategies, **named})
+    return (
+        state.round,
+        (state.kept_versions, state.norms),
+        bits({**state.adapter.tensors(), **state.strategies, **named}),
+    )
 
 
 def variants(package: ModuleType, base: type) -> Iterator[Any]:

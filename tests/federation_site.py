@@ -237,6 +237,7 @@ class Silent:
     """Progress that nobody watches."""
 
     def loading(self, *_: Any) -> None: ...
+    def noted(self, *_: Any) -> None: ...
     def started(self, *_: Any) -> None: ...
     def round_started(self, *_: Any) -> None: ...
     def client_answered(self, *_: Any) -> None: ...
@@ -245,7 +246,7 @@ class Silent:
 
 def tensors(run: Path) -> dict[str, torch.Tensor]:
     """Everything in a run's last checkpoint."""
-    return load_file(next((run / "checkpoint").glob("*.safetensors")))
+    return load_file(max((run / "checkpoint").glob("*.safetensors")))
 
 
 def same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

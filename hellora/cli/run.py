@@ -25,6 +25,9 @@ def run(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder [default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder")] = False,
+    from_round: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="with --resume: go back to before round N, of the last kept")
+    ] = None,
     backend: Annotated[str, typer.Option(metavar="local|flower", help="what trains the clients here")] = "local",
     federation: Federation = None,
 ) -> None:
@@ -35,17 +38,19 @@ def run(
     quieten()
     if backend not in ("local", "flower"):
         raise InputError(f"--backend {backend!r}: it is local or flower")
+    if from_round is not None and not resume:
+        raise InputError("--from-round goes back in a run that is there: give --resume, too")
     if federation is not None:
         if backend != "local":
             raise InputError("--federation and --backend exclude each other: give one")
-        run_at_server(source, overrides or [], out, resume, federation)
+        run_at_server(source, overrides or [], out, resume, from_round, federation)
     elif backend == "flower":
-        run_simulated(source, overrides or [], out, resume)
+        run_simulated(source, overrides or [], out, resume, from_round)
     else:
-        run_here(source, overrides or [], out, resume)
+        run_here(source, overrides or [], out, resume, from_round)
 
 
-def run_here(source: str, overrides: list[str], out: Path | None, resume: bool) -> None:
+def run_here(source: str, overrides: list[str], out: Path | None, resume: bool, from_round: int | None) -> None:
     """Run on the in-process loop or on worker processes."""
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
@@ -57,7 +62,7 @@ def run_here(source: str, overrides: list[str], out: Path | None, resume: bool) 
     console = plain_console()
     again = [*command(source, overrides), "--out", str(folder), "--resume"]
     with resumable(again, lambda line: console.print(line, highlight=False)), TerminalProgress(console) as progress:
-        summary = run_experiment(experiment, folder, progress, resume)
+        summary = run_experiment(experiment, folder, progress, resume, from_round=from_round)
     for line in outcome(summary):
         console.print(line, highlight=False)
     console.print(f"adapter: {folder / 'adapter'} (its README shows how to use it)", highlight=False)
@@ -79,7 +84,9 @@ def outcome(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def run_at_server(source: str, overrides: list[str], out: Path | None, resume: bool, federation: Path) -> None:
+def run_at_server(
+    source: str, overrides: list[str], out: Path | None, resume: bool, from_round: int | None, federation: Path
+) -> None:
     """Run at a server (`--federation`), and show what it tells."""
     from hellora.deployment.federated_run import Submission, run_at
     from hellora.experiments.config import read_experiment
@@ -89,7 +96,7 @@ def run_at_server(source: str, overrides: list[str], out: Path | None, resume: b
     if out is not None and (out.is_absolute() or ".." in out.parts or out == Path()):
         raise InputError(f"--out {out}: with --federation it is a name below the server's folder of runs")
     name = str(out or experiment.name)
-    submission = Submission(experiment.name, experiment.table, name, resume, simulation=False)
+    submission = Submission(experiment.name, experiment.table, name, resume, simulation=False, from_round=from_round)
     again = [*command(source, overrides), "--federation", str(federation), "--out", name, "--resume"]
     followed(
         lambda say: run_at(federation, submission, say),
@@ -99,7 +106,7 @@ def run_at_server(source: str, overrides: list[str], out: Path | None, resume: b
     )
 
 
-def run_simulated(source: str, overrides: list[str], out: Path | None, resume: bool) -> None:
+def run_simulated(source: str, overrides: list[str], out: Path | None, resume: bool, from_round: int | None) -> None:
     """Run on Flower's simulation (`--backend flower`), and show what it tells."""
     from hellora.deployment.federated_run import Submission, simulate
     from hellora.experiments.config import read_experiment
@@ -107,7 +114,9 @@ def run_simulated(source: str, overrides: list[str], out: Path | None, resume: b
 
     experiment = read_experiment(source, parse_settings(overrides))
     folder = out or default_folder(experiment.name, resume)
-    submission = Submission(experiment.name, experiment.table, str(folder.resolve()), resume, simulation=True)
+    submission = Submission(
+        experiment.name, experiment.table, str(folder.resolve()), resume, simulation=True, from_round=from_round
+    )
     again = [*command(source, overrides), "--backend", "flower", "--out", str(folder), "--resume"]
     followed(
         lambda say: simulate(submission, engine_settings(experiment), folder.parent, say),

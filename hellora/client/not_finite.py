@@ -2,35 +2,31 @@
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor, nn
 
+from hellora.core.robust import first_not_finite
 from hellora.core.types import Adapter
 from hellora.model.resident import AdaptedModel, BaseModel
 from hellora.tasks import Batch
 
 SHOWN = 5
 GROWN = 100.0  # times as large: training that goes well does not get there
-Named = Iterable[tuple[str, Tensor]]
 Rows = Sequence[int]
-
-
-def first(named: Named) -> str:
-    """Name the first tensor with a number that is nan or infinite; "" where there is none."""
-    return next((name for name, t in named if t.is_floating_point() and not bool(torch.isfinite(t).all())), "")
 
 
 def in_base(base: BaseModel, besides: Iterable[nn.Parameter] = ()) -> str:
     """Name the first weight of the base that is not finite; those `besides` are none of its own."""
     others = {id(parameter) for parameter in besides}
     weights = ((name, weight) for name, weight in base.net.named_parameters() if id(weight) not in others)
-    return first(weights if base.head is not None else ((n, w) for n, w in weights if n not in base.head_names))
+    return first_not_finite(
+        weights if base.head is not None else ((n, w) for n, w in weights if n not in base.head_names)
+    )
 
 
 def in_adapter(adapter: Adapter) -> str:
     """Name the first module of an adapter, or part of its head, that is not finite."""
     pairs = [(name, t) for part in (adapter.pairs, adapter.residual) for name, p in part.items() for t in (p.A, p.B)]
-    return first([*pairs, *((f"head {name}", value) for name, value in adapter.head.items())])
+    return first_not_finite([*pairs, *((f"head {name}", value) for name, value in adapter.head.items())])
 
 
 def in_model(base: BaseModel, adapter: Adapter) -> str:
@@ -59,18 +55,18 @@ def in_step(
     if name := in_adapter(received):
         return f"the adapter that came from the server is not finite ({name})"
     lora = [(name, parameter) for name, module in adapted.lora.items() for parameter in (module.A, module.B)]
-    if name := first([*lora, *adapted.head.items()]):
+    if name := first_not_finite([*lora, *adapted.head.items()]):
         return f"the steps before it made {name} infinite: lower {lr}"
     if name := in_base(base, [parameter for _, parameter in lora]):
         return f"the base's weight {name} is not finite: load a whole copy of the model"
     for name, value in batch.items():
-        if places := [row for row, one in zip(rows, value, strict=True) if first([(name, one)])]:
+        if places := [row for row, one in zip(rows, value, strict=True) if first_not_finite([(name, one)])]:
             return f"{name} of {in_words(places)} is not finite: mend the data"
     before = largest([t for pair in received.pairs.values() for t in (pair.A, pair.B)] + [*received.head.values()])
     now = largest([*(parameter for _, parameter in lora), *adapted.head.values()])
     if now > GROWN * before:
         return f"the steps before it made numbers of up to {now:.1e} out of {before:.1e} in the adapter: lower {lr}"
-    places = [row for row, loss in zip(rows, losses, strict=True) if first([("loss", loss)])]
+    places = [row for row, loss in zip(rows, losses, strict=True) if first_not_finite([("loss", loss)])]
     kind = str(base.dtype).removeprefix("torch.")
     return f"weights, adapter and inputs are finite, and what the model makes of {in_words(places)} in {kind} is not"
 

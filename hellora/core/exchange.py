@@ -209,11 +209,12 @@ class ClientUpdate:
     report: Named = field(default_factory=dict)  # what rules of local training tell the server, "rule/name"
     kept: Named = field(default_factory=dict)  # what they keep; it never leaves a real client
     attempt: int = 0  # of the task that it answers
+    most_weight: float = math.inf  # the server lets it weigh no more: see guard.max_weight
 
     @property
     def weight(self) -> float:
         """Return n_i of the papers: examples, or supervised tokens where there are tokens to predict."""
-        return float(self.num_examples if self.num_tokens is None else self.num_tokens)
+        return min(float(self.num_examples if self.num_tokens is None else self.num_tokens), self.most_weight)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,9 @@ class ServerState:
         default_factory=dict
     )  # what simulated clients keep, "rule/name" or "private/name"
     kept_versions: Mapping[int, int] = field(default_factory=dict)  # the last round in which each real client counted
+    norms: Mapping[str, tuple[float, ...]] = field(
+        default_factory=dict
+    )  # of deltas that counted, the last ones, by the factors that clients trained; where guard.max_norm is "auto"
 
     @property
     def private(self) -> dict[int, dict[str, Tensor]]:

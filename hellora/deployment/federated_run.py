@@ -51,6 +51,7 @@ class Submission:
     resume: bool
     simulation: bool
     apps: Sequence[str] = APPS  # of server and client
+    from_round: int | None = None  # that a resumed run goes back to
 
     def settings(self) -> dict[str, Any]:
         """Make what Flower hands to the server's app."""
@@ -60,6 +61,7 @@ class Submission:
             "out": self.out,
             "resume": self.resume,
             "simulation": self.simulation,
+            "from_round": -1 if self.from_round is None else self.from_round,  # Flower has no None
         }
 
     def write_bundle(self, folder: Path) -> Path:

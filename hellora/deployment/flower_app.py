@@ -117,9 +117,11 @@ def serve(grid: Grid, context: Context) -> None:
     experiment = check(str(config["name"]), json.loads(str(config["experiment"])), simulated)
     out = Path(os.environ.get(RUNS, "")) / str(config["out"])
     admitted = Path(os.environ[ADMITTED]) if ADMITTED in os.environ else None
+    from_round = int(config["from_round"])
     world = SimulatedOnFlower(grid) if simulated else Deployed(grid, admitted=admitted)
     with TerminalProgress(plain_console()) as progress:
-        run_experiment(experiment, out, progress, bool(config["resume"]), world.prepare)
+        back = None if from_round < 0 else from_round
+        run_experiment(experiment, out, progress, bool(config["resume"]), world.prepare, back)
 
 
 def leave_out_notes() -> None:

@@ -2,8 +2,8 @@
 
 A version is named by the round that made it. The server says from which version to begin: that of the last round in
 which this client counted. So an answer that did not count (it came too late, it was rejected, the server went back a
-round) leaves nothing behind: what is newer than the version to begin from is removed. The last two versions are kept,
-for a server that goes back a round.
+round) leaves nothing behind: what is newer than the version to begin from is removed. One version more is kept than the
+server keeps states (`keep`), so that it can go back to each of them.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from hellora.core.errors import InputError
 from hellora.core.exchange import Named
 from hellora.record.atomic import write_atomically
 
-VERSIONS = 2
 SUFFIX = ".safetensors"
 
 
@@ -26,6 +25,7 @@ class KeptTensors:
     """Holds one client's kept tensors of one run, in a folder."""
 
     folder: Path
+    versions_kept: int = 2
 
     def load(self, version: int | None) -> dict[str, Tensor]:
         """Load what was kept in the round `version`, {} for None; newer versions are removed.
@@ -50,7 +50,7 @@ class KeptTensors:
         """Keep the tensors of a round, and of the older versions the last ones."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file(version), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-        for old in self.versions()[:-VERSIONS]:
+        for old in self.versions()[: -self.versions_kept]:
             self.file(old).unlink()
 
     def versions(self) -> list[int]:

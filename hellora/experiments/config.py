@@ -24,7 +24,6 @@ from hellora.experiments.presets import presets
 from hellora.experiments.settings import (
     ComputeSettings,
     FleetSettings,
-    GuardSettings,
     MethodSettings,
     PolicySettings,
     RunSettings,
@@ -36,6 +35,7 @@ from hellora.experiments.settings import (
 from hellora.experiments.tables import Table, build, field_names, plain, settings_of
 from hellora.methods.strategies import Method
 from hellora.model.load import ModelSettings
+from hellora.server.guard import GuardSettings
 
 SECTIONS: dict[str, type] = {
     "task": TaskSettings,

@@ -10,7 +10,6 @@ from hellora.data.settings import DataSettings
 from hellora.experiments.settings import (
     ComputeSettings,
     FleetSettings,
-    GuardSettings,
     PolicySettings,
     RunSettings,
     TrackingSettings,
@@ -19,9 +18,10 @@ from hellora.experiments.settings import (
 from hellora.experiments.tables import Table, plain, settings_of
 from hellora.methods.strategies import Method
 from hellora.model.load import ModelSettings
+from hellora.server.guard import GuardSettings
 from hellora.tasks import Task
 
-MAY_CHANGE = ("compute", "tracking", "min_clients", "attempts")  # from one resume to the next
+MAY_CHANGE = ("compute", "tracking", "guard", "min_clients", "attempts", "keep")  # from one resume to the next
 
 
 @dataclass(frozen=True, eq=False)

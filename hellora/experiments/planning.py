@@ -89,7 +89,7 @@ def federation(
     planner: Planner | None,
     simulated: bool = True,
 ) -> Federation:
-    run = experiment.run
+    run, guard = experiment.run, experiment.guard
     return Federation(
         spec=base.spec,
         fleet=profiles,
@@ -106,7 +106,8 @@ def federation(
         planner=planner,
         simulated=simulated,
         wire=experiment.wire.format,
-        max_norm=experiment.guard.max_norm,
+        max_norm=None if guard.max_norm == "off" else guard.max_norm,
+        max_weight=None if guard.max_weight == "off" else guard.max_weight,
     )
 
 

@@ -1,5 +1,5 @@
-"""Define the tables of an experiment file that belong to no other module. [model], [data] and [train] are
-ModelSettings, DataSettings and TrainSettings."""
+"""Define the tables of an experiment file that belong to no other module. [model], [data], [train] and
+[guard] are ModelSettings, DataSettings, TrainSettings and GuardSettings."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from hellora.experiments.devices import Device, check_distribution, devices_of_t
 from hellora.methods.strategies import Trains
 
 DEVICE = ("memory", "speed", "link", "availability")  # what a table or a distribution says instead
+MOST_KEPT = 100  # states; real clients keep one more of their own tensors
 PER_GROUP = ("layers", "ranks", "seconds", "uplink", *DEVICE)  # settings with one value per group
 ALWAYS = (*USES, "prefix_cache", "prefix_cache_on_disk")
 
@@ -32,11 +33,14 @@ class RunSettings:
     eval_every: int = 1  # rounds between evaluations; the last round is always evaluated
     over_select: float = 1.0  # clients asked for each of the cohort; the first `cohort` to answer count
     deadline: float | None = None  # seconds that a client has in a round, simulated or real
+    keep: int = 3  # states kept, of the last rounds: --resume --from-round goes back to one of them
 
     def __post_init__(self) -> None:
         for name in ("rounds", "cohort", "min_clients", "attempts", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 1 <= self.keep <= MOST_KEPT:
+            raise ValueError(f"keep must be 1 to {MOST_KEPT} states, not {self.keep}")
         if self.min_clients > self.cohort:
             raise ValueError(f"min_clients = {self.min_clients} can never be met by cohort = {self.cohort}")
         if self.over_select < 1:
@@ -257,17 +261,6 @@ class WireSettings:
     """The [wire] table says how tensors travel between server and clients, in a simulation, too."""
 
     format: WireFormat = "fp32"  # fp32 as they are, bf16 or int8 rounded
-
-
-@dataclass(frozen=True)
-class GuardSettings:
-    """The [guard] table says what an update must not exceed to count."""
-
-    max_norm: float | None = None  # L2 norm of its whole delta, trained minus received; None = any
-
-    def __post_init__(self) -> None:
-        if self.max_norm is not None and not self.max_norm > 0:
-            raise ValueError(f"max_norm must be greater than 0, not {self.max_norm}")
 
 
 @dataclass(frozen=True)

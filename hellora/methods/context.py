@@ -1,6 +1,6 @@
 """A context holds what every strategy sees of a round."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from torch import Tensor
 from hellora.budgets.planner import Planner, largest
 from hellora.core.errors import InputError
 from hellora.core.exchange import Named
+from hellora.core.robust import bounded_weights
 from hellora.core.seeds import rng_for, seed_for
 from hellora.core.state import ServerState, StrategyState, select
 from hellora.core.types import Adapter, AdapterSpec, Allocation, ClientProfile, Mask, Ranks
@@ -55,6 +56,7 @@ class RoundContext:
     )  # the rows of clients that counted, when a round has ended
     planner: Planner | None = None  # what fits a budget in bytes or seconds; None where no client has one
     lent: LentModel | None = None  # where the strategy needs PROXY_DATA or PUBLIC_DATA
+    max_weight: float | None = None  # of a client, in medians of those that count with it
 
     def of(self, kind: str, state: ServerState) -> "RoundContext":
         """Return the context as the strategy of a kind sees it, with its own part of a state."""
@@ -73,6 +75,11 @@ class RoundContext:
     def reported(self, name: str) -> dict[int, Tensor]:
         """Return the report "rule/name" of every client that made it in the last round that counted."""
         return {client: tensors[name] for client, tensors in self.reports.items() if name in tensors}
+
+    def weights(self, clients: Iterable[int]) -> dict[int, float]:
+        """Return what clients weigh where they report instead of training: their examples, bounded as updates are."""
+        examples = {client.id: float(client.num_examples) for client in self.fleet}
+        return bounded_weights({client: examples[client] for client in clients}, self.max_weight)
 
     def rng(self, client: int, purpose: str, round: int | None = None) -> np.random.Generator:
         """Make a generator keyed by (experiment seed, round, client id), never by the order of calls."""

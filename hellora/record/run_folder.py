@@ -1,14 +1,16 @@
 """One process holds the folder of one run.
 
-experiment.toml   every setting, defaults written out       checkpoint/   the state to go on from
+experiment.toml   every setting, defaults written out       checkpoint/   the last states, to go on from
 rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
 summary.json      initial and final metrics, totals, whom the result serves how well; written last
 costs.json        what training was counted to cost, where there are budgets in bytes or seconds
 clients.json      who takes part, with budgets and, where they are known, class counts
 error.log         why the run stopped, if it had to; the traceback of a strategy that raised
+*-after-N*        lines, summary and adapter of the rounds from N on that do not count since a resume went back to N
 tracking/         what experiment trackers write, where some are asked for
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,7 +27,9 @@ from hellora.core.errors import InputError, RunError
 from hellora.experiments.config import read_experiment
 from hellora.experiments.experiment import Experiment
 from hellora.record.atomic import write_atomically
+from hellora.record.checkpoint import remove_states
 from hellora.record.round_line import Line
+from hellora.record.sealed import check_sealed_text, sealed_text, unsealed_json
 
 LEFT_OVER = (".draft", ".lock", ".log")  # what a run that was killed before it began can leave
 
@@ -89,6 +93,7 @@ class RunFolder:
         """
         begun = None
         if self.experiment.is_file():
+            self.check_experiment()
             begun = read_experiment(str(self.experiment), simulated=False)  # it was checked when it began
             if differing := begun.differences(experiment):
                 names = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
@@ -128,34 +133,76 @@ class RunFolder:
         if not any(self.path.iterdir()):
             self.path.rmdir()
 
+    def check_experiment(self) -> None:
+        """Raise InputError where experiment.toml is not as a run wrote it."""
+        try:
+            check_sealed_text(self.experiment.read_bytes())
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.experiment} is damaged ({error}): put it back as it was, or choose another --out"
+            ) from error
+
     def read_summary(self) -> Mapping[str, Any]:
         try:
-            summary: Mapping[str, Any] = json.loads(self.summary.read_bytes())
-            return summary
-        except ValueError as error:
+            summary: dict[str, Any] = json.loads(self.summary.read_bytes())
+            return unsealed_json(self.summary.read_bytes()) if "seal" in summary else summary
+        except (ValueError, TypeError) as error:
             raise InputError(f"{self.summary} is damaged: remove it, and --resume writes it again") from error
 
-    def read_lines(self, count: int) -> list[Line]:
-        """Read the first `count` lines; what was written after the checkpoint will be run again."""
-        lines = self.rounds.read_bytes().splitlines()[:count] if self.rounds.exists() else []
+    def read_lines(self, count: int, digest: str | None = None) -> list[Line]:
+        """Read the first `count` lines; what was written after the checkpoint will be run again. `digest` is what their
+        sha256 has to be."""
+        lines = self.rounds.read_bytes().splitlines(keepends=True)[:count] if self.rounds.exists() else []
         try:
             if len(lines) < count:
                 raise ValueError(f"it has {len(lines)} lines, but the checkpoint is after {count} rounds")
+            if digest is not None and hashlib.sha256(b"".join(lines)).hexdigest() != digest:
+                raise ValueError(f"the sha256 of its first {count} lines differs")
             return [json.loads(line) for line in lines]
         except ValueError as error:
             raise InputError(f"{self.rounds} is damaged ({error}): remove {self.path} to start again") from error
 
-    def begin(self, experiment: Experiment, lines: Sequence[Line]) -> None:
-        """Write the experiment, and of rounds.jsonl the lines that count; an old error counts no more."""
+    def begin(self, experiment: Experiment, lines: Sequence[Line], back: bool = False) -> None:
+        """Write the experiment, and of rounds.jsonl the lines that count; an old error counts no more.
+
+        Where the run goes `back`, what came after these lines is set aside, and later states are removed.
+        """
         try:
+            if back:
+                self.set_aside(len(lines))
             self.error.unlink(missing_ok=True)
-            write_atomically(self.experiment, experiment.to_toml().encode())
-            write_atomically(self.rounds, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+            write_atomically(self.experiment, sealed_text(experiment.to_toml()))
+            write_atomically(self.rounds, b"".join(map(encoded, lines)))
         except OSError as error:
             raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
 
+    def set_aside(self, round: int) -> None:
+        """Put what came after `round` rounds under other names, lines first, and remove the states of later rounds."""
+        if later := b"".join(self.rounds.read_bytes().splitlines(keepends=True)[round:]):
+            aside = self.free_name(self.rounds, round, later)
+            write_atomically(aside, later)
+        for result in (self.summary, self.adapter):
+            if result.exists():
+                result.rename(self.free_name(result, round))
+        remove_states(self.checkpoint, besides=range(round + 1))
+
+    def free_name(self, file: Path, round: int, data: bytes | None = None) -> Path:
+        """Return NAME-after-ROUND, numbered where there is one already that does not have the same data."""
+        number = 1
+        while True:
+            tail = f"-{number}" if number > 1 else ""
+            name = file.with_name(f"{file.stem}-after-{round}{tail}{file.suffix}")
+            if not name.exists() or (data is not None and name.read_bytes() == data):
+                return name
+            number += 1
+
     def append(self, line: Line) -> None:
-        with self.rounds.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        with self.rounds.open("ab") as file:
+            file.write(encoded(line))
             file.flush()
             os.fsync(file.fileno())
+
+
+def encoded(line: Line) -> bytes:
+    """Return a line as rounds.jsonl has it."""
+    return json.dumps(line).encode() + b"\n"

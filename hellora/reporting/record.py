@@ -13,7 +13,7 @@ from typing import Any
 from hellora.core.errors import InputError
 
 Line = Mapping[str, Any]  # of rounds.jsonl
-FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "summary.json", "checkpoint/state.json")
+FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "summary.json")
 ERROR = "error.log"  # why the run had to stop, until it goes on
 NUMBER, NONE = (int, float), type(None)
 # What a page cannot do without, and of what kind it is.
@@ -114,7 +114,7 @@ def read_run(folder: Path) -> RunRecord:
     clients = read_clients(folder / "clients.json")
     lines = read_lines(folder / "rounds.jsonl")
     summary = read_summary(folder / "summary.json")
-    saved = read_initial(folder / "checkpoint/state.json")
+    saved = read_initial(last_state(folder))
     with blamed(folder / ERROR):
         error = last_line(folder / ERROR)
     initial = saved if summary is None else summary["initial"]
@@ -170,6 +170,11 @@ def read_summary(file: Path) -> Mapping[str, Any] | None:
             for part in ("initial", "final", "clients"):
                 check_numbers(summary[part], f"{part}: ")
         return summary
+
+
+def last_state(folder: Path) -> Path:
+    """Return the file of the last state of a run; one that is not there before the first."""
+    return max((folder / "checkpoint").glob("state-*.json"), default=folder / "checkpoint" / "state-000000.json")
 
 
 def read_initial(file: Path) -> Mapping[str, float]:
@@ -247,5 +252,5 @@ def client_of(fields: Mapping[str, Any]) -> Client:
 
 def stamp(folder: Path) -> tuple[tuple[int, int], ...]:
     """Return the time and size of each file of the run: it changes when one of them does."""
-    stats = [file.stat() for name in (*FILES, ERROR) if (file := folder / name).is_file()]
+    stats = [file.stat() for name in (*FILES, ERROR, last_state(folder)) if (file := folder / name).is_file()]
     return tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)

@@ -35,6 +35,7 @@ class Saved:
         folder = RunFolder(path)
         if not folder.experiment.is_file():
             raise InputError(f"{path} is not the folder of a run: it has no {folder.experiment.name}")
+        folder.check_experiment()
         experiment = read_experiment(str(folder.experiment), simulated=False)
         found = load_settled(folder)
         if found is None or "labels" not in found[1]:
@@ -52,7 +53,7 @@ class Saved:
         base = experiment.task.load(model, self.labels, seed=0)
         self.origin.check(base, model, lambda settings: experiment.task.load(settings, self.labels, seed=0))
         origin = self.origin if self.origin.fingerprint else Origin.of(base, model)
-        lines = self.folder.read_lines(self.state.round)
+        lines = self.folder.read_lines(self.state.round, self.record.get("lines"))
         name = self.folder.path.resolve().name  # the file is experiment.toml in every run's folder
         initial = self.record["initial"]
         return Trained(
@@ -85,12 +86,14 @@ class Saved:
 
 def load_settled(folder: RunFolder) -> tuple[ServerState, dict[str, Any]] | None:
     """Load the checkpoint of a run that may be going on and replace it meanwhile."""
-    for _ in range(LOOKS - 1):
+    for look in range(LOOKS):
         try:
             return load_state(folder.checkpoint)
-        except InputError:
+        except InputError as error:
+            if look == LOOKS - 1:
+                raise InputError(f"{error}: `hellora run --resume` goes back to the last state that is whole") from None
             time.sleep(0.2)
-    return load_state(folder.checkpoint)
+    return None
 
 
 def export_run(run: Path, out: Path | None, merged: bool = False, client: str | None = None) -> Path:

@@ -54,6 +54,9 @@ class TerminalProgress:
         self.console.print(f"{experiment.name} → {folder}", highlight=False)
         self.console.print(f"loading {experiment.model.name} and {experiment.data.name} …", highlight=False)
 
+    def noted(self, note: str) -> None:
+        self.console.print(note, highlight=False, style="yellow", markup=False)
+
     def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
         spec, run, corpus = setup.base.spec, setup.federation, setup.corpus
         on = setup.experiment.data.evaluate_on

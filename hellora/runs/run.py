@@ -1,5 +1,6 @@
 """Run an experiment in its folder: a line and a checkpoint per round, resume after any kill, the adapter."""
 
+import hashlib
 import json
 import math
 import platform
@@ -7,6 +8,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,9 +28,11 @@ from hellora.model.location import resolve_name
 from hellora.model.origin import Origin
 from hellora.model.resident import BaseModel
 from hellora.record.atomic import write_atomically
-from hellora.record.checkpoint import load_state, save_state
+from hellora.record.checkpoint import save_state
+from hellora.record.last_good import last_good
 from hellora.record.round_line import Line, round_line
-from hellora.record.run_folder import RunFolder
+from hellora.record.run_folder import RunFolder, encoded
+from hellora.record.sealed import sealed_json
 from hellora.results.adapter_folder import save_adapter
 from hellora.results.trained import Trained
 from hellora.runs.fleet_record import fleet_record
@@ -45,6 +49,9 @@ class Progress(Protocol):
 
     def loading(self, experiment: Experiment, folder: Path) -> None:
         """Note that data and model are about to be loaded."""
+
+    def noted(self, note: str) -> None:
+        """Note what a person has to know before the run goes on, such as a state that is damaged."""
 
     def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
         """Note that they are loaded; `initial` are the metrics before round 0."""
@@ -85,6 +92,7 @@ def run_experiment(
     progress: Progress,
     resume: bool = False,
     preparing: Prepare = lambda experiment, _: prepare(experiment),
+    from_round: int | None = None,
 ) -> Mapping[str, Any]:
     """Run (or go on with) an experiment in the folder `out`.
 
@@ -94,6 +102,7 @@ def run_experiment(
         progress: what is told how it goes
         resume: go on after the last whole round in `out`
         preparing: how to prepare the experiment; it says where the clients are, on this machine unless it is given
+        from_round: go back to before this round, of which a state is kept, and go on from there
 
     Returns:
         The summary, as in `summary.json`.
@@ -102,10 +111,12 @@ def run_experiment(
         InputError: settings, data, model or folder do not fit; nothing has been computed.
         RunError: a round got too few usable updates, or a strategy raised; everything before it is kept.
     """
+    if from_round is not None and not resume:
+        raise InputError("--from-round goes back in a run that is there: give --resume, too")
     check_trackers(experiment.tracking)
     folder = RunFolder(out)
     with folder.claim(experiment, resume) as begun, folder.tracing():
-        if folder.summary.exists():
+        if folder.summary.exists() and from_round is None:
             return folder.read_summary()
         same = begun.compute.threads if begun else 0  # results depend on the threads
         return run_in(
@@ -113,41 +124,60 @@ def run_experiment(
             experiment.with_threads(experiment.compute.threads or same or threads(experiment)),
             progress,
             preparing,
+            from_round,
         )
 
 
-def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, preparing: Prepare) -> Mapping[str, Any]:
+def run_in(
+    folder: RunFolder, experiment: Experiment, progress: Progress, preparing: Prepare, from_round: int | None
+) -> Mapping[str, Any]:
     """Run, or go on with, an experiment in the folder that it claimed."""
-    saved = load_state(folder.checkpoint)
-    lines = folder.read_lines(saved[0].round if saved else 0)
+    found = last_good(folder, from_round)
+    lines, before = (found.lines, found.record) if found else ([], {})
     progress.loading(experiment, folder.path)
-    before = saved[1] if saved else {}
+    for note in found.notes if found else ():
+        progress.noted(note)
     setup = preparing(experiment, before)
     check_data(setup, before)
     origin = origin_of(setup, before)
-    folder.begin(experiment, lines)
+    folder.begin(experiment, lines, back=found is not None and found.back)
     write_atomically(folder.clients, json.dumps(fleet_record(setup)).encode())
     if (planner := setup.federation.planner) is not None:
         write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
-    evaluation = None
+    evaluations = Evaluations(setup)
+    digest = hashlib.sha256(b"".join(map(encoded, lines)))
     with tracking(experiment, folder.path, lines) as tracked, setup.backend() as backend:
-        state, record = saved or start(setup, folder, origin)
+        state, record = (found.state, found.record) if found else start(setup, folder, origin)
         progress.started(setup, record["initial"], state.round)
         clock = time.perf_counter()
         reporting = ReportingBackend(backend, progress)
-        for report in federate(state, setup.federation, reporting, setup):
-            state = report.state
-            due = state.round % experiment.run.eval_every == 0 or state.round == experiment.run.rounds
-            evaluation = setup.evaluate(state) if due else None
-            now = time.perf_counter()
-            metrics = evaluation.metrics if evaluation else None
+        for report in federate(state, setup.federation, reporting, setup, evaluations.problem_with):
+            state, now = report.state, time.perf_counter()
+            metrics = evaluations.last.metrics if evaluations.last else None
             lines.append(round_line(report, setup.base.spec, metrics, now - clock, lines[-1] if lines else None))
             clock = now
             folder.append(lines[-1])
-            save_state(folder.checkpoint, state, record)
+            digest.update(encoded(lines[-1]))
+            save_state(folder.checkpoint, state, record | {"lines": digest.hexdigest()}, experiment.run.keep)
             tracked.tell(lines)
             progress.round_finished(lines[-1])
-    return finish(setup, folder, state, evaluation or setup.evaluate(state), record["initial"], lines, origin)
+    return finish(setup, folder, state, evaluations.last or setup.evaluate(state), record["initial"], lines, origin)
+
+
+@dataclass
+class Evaluations:
+    """Evaluates the states after the rounds that are due, before a run goes on from them."""
+
+    setup: Setup
+    last: Evaluation | None = None  # of the last state, if it was due
+
+    def problem_with(self, state: ServerState) -> str:
+        """Evaluate a state if it is due; say why a run cannot go on from it, "" where it can."""
+        run = self.setup.experiment.run
+        due = state.round % run.eval_every == 0 or state.round == run.rounds
+        self.last = self.setup.evaluate(state) if due else None
+        loss = self.last.metrics.get("loss", 0.0) if self.last else 0.0
+        return "" if math.isfinite(loss) else f"the loss on {self.setup.experiment.data.evaluate_on} examples is {loss}"
 
 
 def check_data(setup: Setup, record: Mapping[str, Any]) -> None:
@@ -196,6 +226,7 @@ def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState,
         "run": setup.run_id,
         "data": setup.corpus.fingerprint,
         "base": origin.to_json(),
+        "lines": hashlib.sha256().hexdigest(),
     }
     save_state(folder.checkpoint, state, record)
     return state, record
@@ -246,7 +277,7 @@ def finish(
         "versions": {"hellora": __version__, "python": platform.python_version()}
         | {name: version(name) for name in LIBRARIES},
     }
-    write_atomically(folder.summary, json.dumps(summary, indent=1).encode())
+    write_atomically(folder.summary, sealed_json(summary))
     return summary
 
 

@@ -121,8 +121,8 @@ class Tracking:
     trackers: dict[str, Any] = field(default_factory=dict)
     states: dict[str, State] = field(default_factory=dict)
 
-    def open(self, experiment: "Experiment", title: str) -> None:
-        """Open the trackers. Raise InputError where one cannot start."""
+    def open(self, experiment: "Experiment", title: str, rounds: int) -> None:
+        """Open the trackers of a run of so many rounds until now. Raise InputError where one cannot start."""
         from accelerate import PartialState
 
         PartialState()  # trackers want to know which of several processes they are in; there is one
@@ -132,6 +132,7 @@ class Tracking:
         for name in experiment.tracking.trackers:
             begun = name in self.states
             state = self.states.setdefault(name, {"rounds": 0, "id": uuid.uuid4().hex})
+            state["rounds"] = min(state["rounds"], rounds)  # the run may have gone back
             try:
                 places, named = arguments(name, experiment.tracking.project, title, self.place, state)
                 self.trackers[name] = tracker = tracker_class(name)(*places, **named)
@@ -184,7 +185,7 @@ def tracking(experiment: "Experiment", folder: Path, lines: Sequence[Line]) -> I
     told = Tracking(folder / "tracking", experiment.data.evaluate_on)
     try:
         if experiment.tracking.trackers:
-            told.open(experiment, str(folder))
+            told.open(experiment, str(folder), len(lines))
             told.tell(lines)
         yield told
     finally:

@@ -5,7 +5,7 @@ Bytes are checked before, where there are any (`backends.wire.read_answer`); her
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TensorSpec, problem_with_named
 from hellora.core.types import Adapter, AdapterSpec
@@ -87,6 +87,15 @@ class Gathered:
     uplink_bytes: Mapping[int, int]  # of every first update that arrived, rejected ones too
     dropped: Mapping[int, Sequence[str]]  # why other answers did not count, by who sent them
 
+    def without(self, reasons: Mapping[int, str]) -> "Gathered":
+        """Return the same with these clients' answers rejected, each for its reason."""
+        rejected = [ClientFailure(client, "rejected", reason) for client, reason in reasons.items()]
+        return replace(
+            self,
+            answers=[answer for answer in self.answers if answer[1].client not in reasons],
+            failures=sorted([*self.failures, *rejected], key=lambda failure: failure.client),
+        )
+
 
 def gather(
     run: Federation,
@@ -114,7 +123,8 @@ def gather(
         else:
             uplink[client] = answered_bytes(answer, task.factors, run.method, run.wire)
             examples = run.by_id[client].num_examples
-            if reason := problem_with(answer, task, run.spec, examples, run.max_norm, run.simulated):
+            most = None if run.max_norm == "auto" else run.max_norm  # what is automatic depends on all answers: `guard`
+            if reason := problem_with(answer, task, run.spec, examples, most, run.simulated):
                 failures[client] = ClientFailure(client, "rejected", reason)
             else:
                 usable[client] = (task, answer)

@@ -1,10 +1,11 @@
 """Measure what goes quietly wrong when unequal adapters are averaged, in numbers cheap enough for every round."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
+from hellora.budgets.planner import Estimate
 from hellora.core.low_rank import norm, stacked, thin_svd
 from hellora.core.types import Adapter, AdapterSpec, Allocation, LoraPair
 from hellora.methods.contributions import component_mean
@@ -60,3 +61,19 @@ def idle_rounds(allocation: Allocation, updated: Sequence[int], before: Sequence
     trained = np.any(allocation.ranks[counted] > 0, axis=0)
     past = before or [0] * len(trained)
     return [0 if now else 1 + rounds for now, rounds in zip(trained.tolist(), past, strict=True)]
+
+
+def client_metrics(
+    answers: Answers, estimated: Mapping[int, Estimate], simulated: Mapping[int, float]
+) -> Mapping[int, Mapping[str, float]]:
+    """Return what each counted client measured, by id, and what was predicted for it."""
+    metrics: dict[int, Mapping[str, float]] = {}
+    for _, update in answers:
+        predicted: dict[str, float] = {}
+        if (estimate := estimated.get(update.client)) is not None:
+            predicted["predicted_peak_bytes"] = estimate.cost.peak_bytes
+            predicted |= {} if estimate.seconds is None else {"predicted_seconds": round(estimate.seconds, 3)}
+        if (seconds := simulated.get(update.client)) is not None:
+            predicted["simulated_seconds"] = round(seconds, 3)
+        metrics[update.client] = {**update.metrics, "examples": update.num_examples, **predicted}
+    return metrics

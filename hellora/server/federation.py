@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from hellora.budgets.planner import Planner
 from hellora.core.errors import InputError
@@ -33,7 +34,8 @@ class Federation:
     deadline: float | None = None  # seconds that a client has in a round
     simulated: bool = True  # False: clients are real, so who answers, and when, is the backend's to see
     wire: WireFormat = "fp32"  # how the backend lets tensors travel
-    max_norm: float | None = None  # of a client's whole delta; an update with a larger one is rejected
+    max_norm: float | Literal["auto"] | None = None  # of a client's whole delta; one with a larger one is rejected
+    max_weight: float | None = None  # of a client, in medians of those that counted with it: see `guard`
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:
@@ -92,6 +94,7 @@ class Federation:
             adapter=state.adapter,
             reports=state.reports,
             planner=self.planner,
+            max_weight=self.max_weight,
         )
 
 

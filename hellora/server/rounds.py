@@ -4,7 +4,7 @@ loop.
     sample → allocate → order (dispatch, when a task is sent) → the backend trains → gather → fold
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,15 +17,17 @@ from hellora.methods.context import LentModel, RoundContext
 from hellora.methods.demands import LASTING_COMPONENTS
 from hellora.methods.sharing import private_part, shared, with_private
 from hellora.methods.strategies import Answers, Strategy
+from hellora.server import guard
 from hellora.server.answers import Gathered, gather
 from hellora.server.backend import Backend
-from hellora.server.diagnostics import aggregation_error
+from hellora.server.diagnostics import aggregation_error, client_metrics
 from hellora.server.federation import Federation, lent_to
 from hellora.server.naming import naming
 from hellora.server.outbox import Outbox
 from hellora.server.simulation import simulate
 
 States = Mapping[str, StrategyState]  # by owner, such as "allocator" or "local_training/scaffold"
+Accept = Callable[[ServerState], str]  # says why a run must not go on from a state; "" where it may
 
 
 # ------------------------------------------------------------------------------------------------ who trains, and what
@@ -99,7 +101,7 @@ def fold(
 
     `states` has what the strategies of the round want to find again so far; all others keep what they had.
     """
-    method, adapter = run.method, state.adapter
+    method, adapter, answers = run.method, state.adapter, guard.bounded(answers, run.max_weight)
     found = dict(states)
     if answers:
         adapter, found["aggregator"] = aggregated(run, state, context, answers, lent)
@@ -124,7 +126,7 @@ def fold(
     for owner, tensors in found.items():
         strategies |= owned(tensors, owner)
     reports = {update.client: update.report for _, update in answers if update.report}
-    return ServerState(state.round + 1, adapter, strategies, reports, kept, versions)
+    return ServerState(state.round + 1, adapter, strategies, reports, kept, versions, state.norms)
 
 
 def aggregated(
@@ -161,18 +163,24 @@ def ended(context: RoundContext, state: ServerState, answers: Answers, rule: Str
 
 
 def federate(
-    state: ServerState, run: Federation, backend: Backend, lent: LentModel | None = None
+    state: ServerState,
+    run: Federation,
+    backend: Backend,
+    lent: LentModel | None = None,
+    accept: Accept = lambda _: "",
 ) -> Iterator[RoundReport]:
     """Run the rounds from `state.round` on; yield a report after each. The same for every backend.
 
     A round with fewer than `min_clients` usable updates is repeated with another cohort. A round whose
-    allocation asks nobody to train (Exclusive, a cohort of weak clients) ends unchanged.
+    allocation asks nobody to train (Exclusive, a cohort of weak clients) ends unchanged. An update that makes the next
+    state not finite, or one that is not accepted, is rejected and the round folded without it.
 
     Args:
         state: the state to go on from; each report has the next one
         run: what stays the same in all rounds
         backend: where the clients are
         lent: the server's model with its data, for strategies that need PROXY_DATA or PUBLIC_DATA
+        accept: what else the next state is held against, such as an evaluation
 
     Raises:
         RunError: a round failed `attempts` times, or a strategy raised; the last yielded state is the one to resume
@@ -181,15 +189,15 @@ def federate(
     while state.round < run.rounds:
         attempts: list[Attempt] = []
         for number in range(run.attempts):
-            tried = attempt(state, run, backend, lent, number)
+            tried, after = settled(run, state, attempt(state, run, backend, lent, number), lent, accept)
             attempts.append(tried.record)
-            if not tried.outbox.orders or len(tried.gathered.answers) >= run.min_clients:
+            if after is not None:
                 break
         else:
             raise too_few(run, state, tried.gathered)
-        answers = tried.gathered.answers
+        answers = guard.bounded(tried.gathered.answers, run.max_weight)
         error = aggregation_error(answers, run.spec)
-        finished, state = state.round, fold(run, state, tried.outbox.context, answers, tried.states, lent)
+        finished, state = state.round, after
         yield RoundReport(
             round=finished,
             state=state,
@@ -210,6 +218,15 @@ class Tried:
     states: States  # of sampler, allocator and dispatcher
     seconds: Mapping[int, float]  # simulated, of each client; {} = not known
     record: Attempt
+
+    def without(self, reasons: Mapping[int, str]) -> "Tried":
+        """Return the same with these clients' answers rejected, each for its reason."""
+        if not reasons:
+            return self
+        gathered = self.gathered.without(reasons)
+        updated = tuple(update.client for _, update in gathered.answers)
+        rejected = {f.client: f.reason for f in gathered.failures if f.kind == "rejected"}
+        return replace(self, gathered=gathered, record=replace(self.record, updated=updated, rejected=rejected))
 
 
 def attempt(state: ServerState, run: Federation, backend: Backend, lent: LentModel | None, number: int) -> Tried:
@@ -233,6 +250,30 @@ def attempt(state: ServerState, run: Federation, backend: Backend, lent: LentMod
     return Tried(outbox, gathered, {**states, "dispatcher": outbox.seen.state}, there.seconds, record)
 
 
+def settled(
+    run: Federation, state: ServerState, tried: Tried, lent: LentModel | None, accept: Accept
+) -> tuple[Tried, ServerState | None]:
+    """Fold an attempt, without the updates that go too far or spoil the next state; None: too few are left.
+
+    Raises:
+        RunError: the next state is not one to go on from, and nobody trained anything.
+    """
+    auto, factors = run.max_norm == "auto", run.method.factors(state.round)
+    norms = guard.norms_of(tried.gathered.answers, run.spec) if auto else {}
+    tried = tried.without(guard.too_far(norms, state.norms.get(factors, ())))
+    while not tried.outbox.orders or len(tried.gathered.answers) >= run.min_clients:
+        answers = tried.gathered.answers
+        after = fold(run, state, tried.outbox.context, answers, tried.states, lent)
+        if not (why := guard.not_finite(after) or accept(after)):
+            counted = {update.client: norms[update.client] for _, update in answers} if auto else {}
+            return tried, replace(after, norms=guard.remembered(state, factors, counted))
+        problem = f"with what {run.method.aggregator.name} makes of round {state.round} {why}"
+        if not answers:
+            raise RunError(f"{problem}, and nobody trained in it: go back with --resume --from-round")
+        tried = tried.without(guard.blamed(guard.norms_of(answers, run.spec), problem))
+    return tried, None
+
+
 def too_few(run: Federation, state: ServerState, gathered: Gathered) -> RunError:
     why = "; ".join(f"client {f.client} {f.kind}: {f.reason}" for f in gathered.failures[:3])
     return RunError(
@@ -240,19 +281,3 @@ def too_few(run: Federation, state: ServerState, gathered: Gathered) -> RunError
         f"in each of {run.attempts} attempts ({why}): resume once this is mended, "
         f"with a lower min_clients or with more attempts"
     )
-
-
-def client_metrics(
-    answers: Answers, estimated: Mapping[int, Estimate], simulated: Mapping[int, float]
-) -> Mapping[int, Mapping[str, float]]:
-    """Return what each counted client measured, by id, and what was predicted for it."""
-    metrics: dict[int, Mapping[str, float]] = {}
-    for _, update in answers:
-        predicted: dict[str, float] = {}
-        if (estimate := estimated.get(update.client)) is not None:
-            predicted["predicted_peak_bytes"] = estimate.cost.peak_bytes
-            predicted |= {} if estimate.seconds is None else {"predicted_seconds": round(estimate.seconds, 3)}
-        if (seconds := simulated.get(update.client)) is not None:
-            predicted["simulated_seconds"] = round(seconds, 3)
-        metrics[update.client] = {**update.metrics, "examples": update.num_examples, **predicted}
-    return metrics

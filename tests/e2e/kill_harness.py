@@ -38,6 +38,7 @@ class Silent:
     """A Progress that says nothing."""
 
     def loading(self, *_: object) -> None: ...
+    def noted(self, *_: object) -> None: ...
     def started(self, *_: object) -> None: ...
     def round_started(self, *_: object) -> None: ...
     def client_answered(self, *_: object) -> None: ...
@@ -70,8 +71,8 @@ def outcome(out: Path) -> dict[str, Any]:
             found[name] = path.read_text().replace(str(out), "OUT")
         elif not name.startswith("checkpoint/state-"):
             found[name] = path.read_bytes()
-    current = json.loads(found["checkpoint/state.json"])["tensors"]  # an older file may be left, and does no harm
-    return found | {"tensors": (out / "checkpoint" / current).read_bytes()}
+    last = max((out / "checkpoint").glob("state-*.json"))
+    return found | {"state": last.read_bytes(), "tensors": last.with_suffix(".safetensors").read_bytes()}
 
 
 def difference(expected: dict[str, Any], found: dict[str, Any]) -> str | None:

@@ -29,6 +29,7 @@ class Stopping:
         self.left = rounds
 
     def loading(self, *_: Any) -> None: ...
+    def noted(self, *_: Any) -> None: ...
     def started(self, *_: Any) -> None: ...
     def round_started(self, *_: Any) -> None: ...
     def client_answered(self, *_: Any) -> None: ...
@@ -48,7 +49,7 @@ def run(table: dict[str, Any], out: Path, stop_after: int = 0) -> None:
 
 
 def tensors(out: Path) -> dict[str, Any]:
-    return load_file(next((out / "checkpoint").glob("*.safetensors")))
+    return load_file(max((out / "checkpoint").glob("*.safetensors")))
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -86,7 +86,7 @@ def trainers(rows: list[dict[str, str]], sentences: Path, tmp_path: Path) -> Ite
 def adapter_after(experiment: Experiment, out: Path, preparing: Prepare | None = None) -> dict[str, torch.Tensor]:
     run_experiment(experiment, out, Silent(), **({"preparing": preparing} if preparing else {}))
     return load_file(out / "adapter" / "adapter_model.safetensors") | load_file(
-        next((out / "checkpoint").glob("*.safetensors"))
+        max((out / "checkpoint").glob("*.safetensors"))
     )
 
 

@@ -6,8 +6,9 @@
 k-means runs on the raw Γ, as published, so a few dominant layers may form clusters of their own. Each client draws its
 c_i layers without replacement. Γ stays in force until the next refresh. It comes from proxy data, or from what clients
 report of the layers they trained: the mean over the reporting clients, weighted by their examples and smoothed over
-rounds; a layer that nobody reported yet counts as the mean of the others. Where Γ says nothing (no report yet, not
-finite, all equal) the probabilities are those of `randomized_geometric`.
+rounds; a layer that nobody reported yet counts as the mean of the others. No reported score counts as more than the
+0.75-quantile of the clients' largest scores (and of the largest until now): 1e300 moves a layer as far as others could.
+Where Γ says nothing (no report yet, not finite, all equal) the probabilities are those of `randomized_geometric`.
 
 Scores on proxy data are of the server's model. Where clients keep a head or a factor of their own there is none: the
 server's head, or its B, is as it began, and with B = 0 the gradient of A is 0. Then only clients can score.
@@ -19,6 +20,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
+from hellora.core.robust import quantile
 from hellora.core.state import StrategyState
 from hellora.core.types import Allocation
 from hellora.methods.allocators.geometric import Pattern
@@ -28,6 +30,7 @@ from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, SCORED_MO
 from hellora.methods.layer_sampling import probabilities_from_scores, sample_layers
 from hellora.methods.strategies import Allocator
 
+BELIEVED = 0.75  # the quantile of clients' largest scores above which none is believed
 Source = Literal["proxy", "clients"]
 Resample = Literal["every_round", "on_refresh"]
 
@@ -93,14 +96,21 @@ class Fisher(Allocator):
         told = context.reported("layer_scores/scores")
         clients = sorted((c for c in context.fleet if c.id in told), key=lambda client: client.id)
         reports = np.array([told[client.id].double().numpy() for client in clients])
-        reports = reports.reshape(-1, context.spec.num_layers)
+        reports = clipped(reports.reshape(-1, context.spec.num_layers), old)
         given = np.isfinite(reports)
-        weights = given * np.array([float(client.num_examples) for client in clients])[:, None]
+        weights = given * np.array(list(context.weights(client.id for client in clients).values()))[:, None]
         seen = given.any(axis=0)
         total = np.where(seen, weights.sum(axis=0), 1.0)
         mean = (weights * np.where(given, reports, 0.0)).sum(axis=0) / total
         smoothed = np.where(np.isnan(old), mean, self.smoothing * old + (1 - self.smoothing) * mean)
         return {**context.state, "reported": torch.from_numpy(np.where(seen, smoothed, old))}
+
+
+def clipped(reports: Scores, old: Scores) -> Scores:
+    """Return the reports (clients, layers) with no score above what clients are believed; nan stays nan."""
+    known = [row[np.isfinite(row)] for row in (*reports, old)]
+    largest = [float(scores.max()) for scores in known if len(scores)]
+    return np.minimum(reports, quantile(largest, BELIEVED)) if largest else reports
 
 
 def filled(reported: Scores) -> Scores:

@@ -9,7 +9,7 @@ import torch
 from factories import bits
 
 from hellora.core.errors import InputError
-from hellora.deployment.kept import VERSIONS, KeptTensors
+from hellora.deployment.kept import KeptTensors
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -48,8 +48,10 @@ def test_nothing_may_be_kept(store: KeptTensors) -> None:
 def test_the_last_two_versions_are_kept(store: KeptTensors) -> None:
     for version in (0, 2, 3, 9, 10, 1_000_000):
         store.save(version, tensors(version))
-        assert store.versions() == [v for v in (0, 2, 3, 9, 10, 1_000_000) if v <= version][-VERSIONS:]
-    assert VERSIONS == 2
+        assert store.versions() == [v for v in (0, 2, 3, 9, 10, 1_000_000) if v <= version][-2:]
+    more = KeptTensors(store.folder, 3)
+    more.save(1_000_001, {})
+    assert more.versions() == [10, 1_000_000, 1_000_001], "one more than the states that a server keeps"
     assert names(store) == ["000010.safetensors", "1000000.safetensors"]
 
 

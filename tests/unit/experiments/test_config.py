@@ -769,7 +769,7 @@ def test_the_resolved_table_reads_back_as_the_same_experiment(experiment: Experi
 
 def test_where_the_work_is_done_does_not_make_another_run() -> None:
     here = check("here", {"compute": {"workers": 1}})
-    there = check("there", {"compute": {"workers": 4, "threads": 1, "device": "cuda", "eval_batch_size": 8}})
+    there = check("there", {"compute": {"workers": 4, "threads": 1, "device": "cuda", "eval_batch_size": 8}, "keep": 9})
     assert here.same_run(there)
 
 
@@ -781,7 +781,6 @@ def test_where_the_work_is_done_does_not_make_another_run() -> None:
         {"method": {"warmup": 7}},
         {"data": {"alpha": 9.0}},
         {"wire": {"format": "int8"}},
-        {"guard": {"max_norm": 9.5}},
     ],
 )
 def test_any_other_setting_makes_another_run(table: dict[str, Any]) -> None:
@@ -828,9 +827,31 @@ def test_a_base_that_cannot_be_used_is_refused(tmp_path: Path, text: str, messag
         read_experiment(str(path))
 
 
-def test_a_guard_that_lets_nothing_through() -> None:
-    with pytest.raises(InputError, match=r"guard: max_norm must be greater than 0, not 0\.0"):
-        check("one", {"guard": {"max_norm": 0.0}})
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"guard": {"max_norm": 0.0}}, r"guard: max_norm must be greater than 0, 'auto' or 'off', not 0\.0"),
+        ({"guard": {"max_norm": "none"}}, r"guard\.max_norm"),
+        ({"guard": {"max_weight": 0.5}}, r"guard: max_weight must be at least 1, or 'off', not 0\.5"),
+        ({"keep": 0}, "keep must be 1 to 100 states, not 0"),
+        ({"keep": 101}, "keep must be 1 to 100 states, not 101"),
+    ],
+)
+def test_guards_and_states_to_keep_that_cannot_be(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check("one", table)
+
+
+def test_a_run_of_ones_own_is_guarded_and_presets_of_papers_are_as_published() -> None:
+    for name in presets():
+        guard = read_experiment(name).guard
+        found = (guard.max_norm, guard.max_weight)
+        assert found == (("auto", 10.0) if name == "quickstart" else ("off", "off")), name
+    assert check("mine", {}).guard == read_experiment("quickstart").guard
+
+
+def test_who_is_guarded_against_may_change_when_a_run_is_resumed() -> None:
+    assert check("one", {}).same_run(check("one", {"guard": {"max_norm": 0.5, "max_weight": "off"}}))
 
 
 def test_an_unknown_wire_format() -> None:

@@ -1,6 +1,7 @@
 """A state on disk: back bit for bit, or refused by name."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hellora.core.errors import InputError
 from hellora.core.state import ServerState
 from hellora.core.types import Adapter, LoraPair
 from hellora.record.atomic import write_atomically
-from hellora.record.checkpoint import load_state, save_state
+from hellora.record.checkpoint import load_round, load_state, save_state, saved_rounds
 
 ADAPTER = random_adapter(tiny_spec(), seed=0)
 STATE = ServerState(
@@ -36,6 +37,7 @@ STATE = ServerState(
         11: {"scaffold/block.0.query.lora_A": torch.rand(4, 5)},
     },
     kept_versions={4: 6, 11: 0},
+    norms={"both": (0.1, 1e300), "A": (1 / 3,)},
 )
 RESIDUAL = {"block.1.query": replace(random_adapter(tiny_spec(), seed=1).pairs["block.1.query"], scale=1.0)}
 PROTOTYPES = {rank: random_adapter(tiny_spec(max_rank=rank), seed=rank) for rank in (1, 3)}
@@ -77,6 +79,7 @@ def test_round_trip(state: ServerState, tmp_path: Path) -> None:
     assert found.kept.keys() == state.kept.keys()
     assert found.private.keys() == state.private.keys()
     assert found.reports.keys() == state.reports.keys()
+    assert found.norms == state.norms
 
 
 def state_as_float64(state: ServerState) -> Any:
@@ -90,16 +93,41 @@ def state_as_float64(state: ServerState) -> Any:
 
 def test_there_may_be_none_yet(tmp_path: Path) -> None:
     assert load_state(tmp_path / "absent") is None
-    (tmp_path / "state-000001.safetensors").write_bytes(b"a tensor file whose state.json never came")
-    (tmp_path / "state.json.draft").write_text("{")
+    (tmp_path / "state-000001.safetensors").write_bytes(b"a tensor file whose JSON never came")
+    (tmp_path / "state-000001.json.draft").write_text("{")
     assert load_state(tmp_path) is None
 
 
-def test_the_files_of_old_rounds_go(tmp_path: Path) -> None:
-    for round in range(3):
-        save_state(tmp_path, replace(STATE, round=round), RECORD)
-        assert {path.name for path in tmp_path.iterdir()} == {"state.json", f"state-{round:06d}.safetensors"}
-    assert loaded(tmp_path)[0].round == 2
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_last_states_stay_and_older_ones_go(keep: int, tmp_path: Path) -> None:
+    for round in range(6):
+        save_state(tmp_path, replace(STATE, round=round), RECORD | {"round": round}, keep)
+        kept = range(max(0, round + 1 - keep), round + 1)
+        assert files_in(tmp_path) == {f"state-{r:06d}.{kind}" for r in kept for kind in ("json", "safetensors")}
+        assert saved_rounds(tmp_path) == list(kept)
+    assert loaded(tmp_path)[0].round == 5
+    for round in kept:
+        state, record = load_round(tmp_path, round)
+        assert state_bits(state) == state_bits(replace(STATE, round=round))
+        assert record["round"] == round
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_state_of_an_earlier_round_makes_later_ones_go(tmp_path: Path) -> None:
+    for round in (4, 5, 6, 5):
+        save_state(tmp_path, replace(STATE, round=round), RECORD, keep=3)
+    assert saved_rounds(tmp_path) == [4, 5]
+
+
+def test_a_checkpoint_of_an_older_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(
+        InputError, match="has an older format than 3, which this hellora reads: go on with the version"
+    ):
+        load_state(tmp_path)
 
 
 def test_the_same_round_may_be_saved_again(tmp_path: Path) -> None:
@@ -111,15 +139,15 @@ def test_the_same_round_may_be_saved_again(tmp_path: Path) -> None:
 
 
 def test_a_write_that_was_cut_short_is_harmless(tmp_path: Path) -> None:
-    """Killed while writing the tensors, and killed before state.json was renamed."""
+    """Killed while writing the tensors, and killed before their JSON was renamed."""
     save_state(tmp_path, STATE, RECORD)
     (tmp_path / "state-000008.safetensors.draft").write_bytes(b"half")
-    (tmp_path / "state.json.draft").write_text('{"round": 8, "tens')
+    (tmp_path / "state-000008.json.draft").write_text('{"round": 8, "tens')
     assert state_bits(loaded(tmp_path)[0]) == state_bits(STATE)
-    (tmp_path / "state-000008.safetensors").write_bytes(b"whole, but state.json does not name it yet")
+    (tmp_path / "state-000008.safetensors").write_bytes(b"whole, but no JSON commits it yet")
     assert state_bits(loaded(tmp_path)[0]) == state_bits(STATE)
     save_state(tmp_path, replace(STATE, round=8), RECORD)
-    assert {path.name for path in tmp_path.iterdir()} == {"state.json", "state-000008.safetensors"}
+    assert files_in(tmp_path) == {"state-000008.json", "state-000008.safetensors"}
 
 
 def test_a_crash_at_any_step_leaves_a_whole_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +168,7 @@ def test_a_crash_at_any_step_leaves_a_whole_checkpoint(tmp_path: Path, monkeypat
     for name in ("open", "replace", "unlink"):
         monkeypatch.setattr(Path, name, stopping(getattr(Path, name)))
     seen = set()
-    for k in range(1, 10):
+    for k in range(1, 12):
         folder = tmp_path / str(k)
         stop_at = 0
         save_state(folder, STATE, RECORD)
@@ -179,22 +207,22 @@ def missing_tensors(folder: Path) -> None:
 
 
 def truncated_json(folder: Path) -> None:
-    (folder / "state.json").write_bytes((folder / "state.json").read_bytes()[:-3])
+    (folder / "state-000007.json").write_bytes((folder / "state-000007.json").read_bytes()[:-3])
 
 
 def empty_json(folder: Path) -> None:
-    (folder / "state.json").write_bytes(b"")
+    (folder / "state-000007.json").write_bytes(b"")
 
 
 def not_text(folder: Path) -> None:
-    (folder / "state.json").write_bytes(b"\xff\xfe\x00{")
+    (folder / "state-000007.json").write_bytes(b"\xff\xfe\x00{")
 
 
 def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
-        fields = json.loads((folder / "state.json").read_text())
+        fields = json.loads((folder / "state-000007.json").read_text())
         fields = change(fields) or fields
-        (folder / "state.json").write_text(json.dumps(fields))
+        (folder / "state-000007.json").write_text(json.dumps(fields))
 
     return damage
 
@@ -215,18 +243,20 @@ DAMAGES = {
     "a scale of no module": edited(lambda fields: fields["scales"].update(other=1.0)),
     "scales of another kind": edited(lambda fields: fields.update(scales=3)),
     "without a record": edited(lambda fields: fields.pop("record") and None),
-    "the folder as tensors": edited(lambda fields: fields.update(tensors="")),
+    "another round": edited(lambda fields: fields.update(round=6)),
+    "another format": edited(lambda fields: fields.update(format=4)),
+    "without the seal": edited(lambda fields: fields.pop("seal") and None),
+    "a number of the record": edited(lambda fields: fields["record"].update(lines=8)),
 }
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES.values()), ids=list(DAMAGES))
-def test_damage_is_refused_by_the_name_of_the_folder(damage: Callable[[Path], None], tmp_path: Path) -> None:
+def test_damage_is_refused_by_the_name_of_the_file(damage: Callable[[Path], None], tmp_path: Path) -> None:
     save_state(tmp_path, STATE, RECORD)
     damage(tmp_path)
     with pytest.raises(InputError) as caught:
         load_state(tmp_path)
-    assert str(caught.value).startswith(f"the checkpoint in {tmp_path} is damaged (")
-    assert "remove that folder" in str(caught.value)
+    assert re.match(rf"{re.escape(str(tmp_path))}/state-000007\.(json|safetensors) is damaged \(", str(caught.value))
     assert "\n" not in str(caught.value)
 
 

@@ -23,7 +23,7 @@ def test_before_the_end_the_first_metrics_are_those_of_the_checkpoint(tmp_path: 
     folder = write_run(tmp_path / "run")
     assert read_run(folder).initial == {}
     (folder / "checkpoint").mkdir()
-    (folder / "checkpoint" / "state.json").write_text(json.dumps({"record": {"initial": metrics(0.2)}}))
+    (folder / "checkpoint" / "state-000000.json").write_text(json.dumps({"record": {"initial": metrics(0.2)}}))
     assert read_run(folder).initial == metrics(0.2)
     assert read_run(ended_run(folder)).initial == metrics(0.1)
 

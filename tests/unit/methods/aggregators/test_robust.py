@@ -86,10 +86,10 @@ def test_clipped_mean_by_hand() -> None:
     moved = replace(moved, head={"bias": torch.tensor([4.0])})
     other = replace(start, head={"bias": torch.tensor([1.0])})
     answers = [(task, ClientUpdate(0, 0, 1, moved)), (replace(task, client=1), ClientUpdate(0, 1, 3, other))]
-    result = aggregated(ClippedMean(max_norm=2.5), start, answers, ONE, 0)
+    result = aggregated(ClippedMean(max_norm=2.5, weighting="samples"), start, answers, ONE, 0)
     assert result.pairs["m"].A.flatten().tolist() == [0.375, 0.0]  # 1.5 of one example in four
     assert result.head["bias"].tolist() == [(2.0 + 3 * 1.0) / 4]
-    uniform = aggregated(ClippedMean(max_norm=2.5, weighting="uniform"), start, answers, ONE, 0)
+    uniform = aggregated(ClippedMean(max_norm=2.5), start, answers, ONE, 0)
     assert uniform.head["bias"].tolist() == [1.5]
 
 
@@ -140,7 +140,7 @@ def test_a_huge_norm_is_the_participant_mean(seed: int) -> None:
     tasks = [task_for(client, GLOBAL, row) for client, row in enumerate(rows)]
     answers = [(task, update_of(task, random_adapter(SPEC, task.client), SPEC, 3 + task.client)) for task in tasks]
     mean = bits(aggregated(ParticipantMean(), GLOBAL, answers, SPEC, 0).tensors())
-    assert bits(aggregated(ClippedMean(2.0**100), GLOBAL, answers, SPEC, 0).tensors()) == mean
+    assert bits(aggregated(ClippedMean(2.0**100, "samples"), GLOBAL, answers, SPEC, 0).tensors()) == mean
     assert bits(aggregated(ClippedMean(1.0), GLOBAL, answers, SPEC, 0).tensors()) != mean
 
 

@@ -152,7 +152,7 @@ REPORTS = [
     {13: report(1, NAN, 3), 10: report(3, NAN, NAN)},
     {10: report(4, 5, NAN), 16: report(NAN, float("inf"), NAN)},
 ]
-MEAN = (12 * 1 + 5 * 3) / (12 + 5)  # of layer 0 after the first reports
+MEAN = (12 * 1 + 5 * 3) / (12 + 5)  # of layer 0 after the first reports; in the second nobody is believed above 3
 
 
 @pytest.mark.parametrize("allocator", [Fisher(scores="clients"), FedHello(scores="clients", warmup=5)], ids=repr)
@@ -162,7 +162,26 @@ def test_reports_are_averaged_then_smoothed(allocator: Allocator) -> None:
     first = after_reports(allocator, REPORTS[:2], run_rounds=100)["reported"]
     np.testing.assert_allclose(first, [MEAN, np.nan, 3])
     second = after_reports(allocator, REPORTS, run_rounds=100)["reported"]
-    np.testing.assert_allclose(second, [0.9 * MEAN + 0.1 * 4, 5, 3])
+    np.testing.assert_allclose(second, [0.9 * MEAN + 0.1 * 3, 3, 3])
+
+
+@pytest.mark.parametrize("claimed", [1e300, 50.0])
+def test_what_one_client_claims_counts_as_the_largest_of_the_others(claimed: float) -> None:
+    """Of the largest scores 2, 3 and the claim the 0.75-quantile is 3, so the claim is worth 3."""
+    reports = {10: report(2, 1, 1), 13: report(1, 3, NAN), 16: report(claimed, NAN, claimed)}
+    found = after_reports(Fisher(scores="clients"), [{}, reports], run_rounds=100)["reported"]
+    np.testing.assert_allclose(found, [(5 * 2 + 12 + 19 * 3) / 36, (5 + 12 * 3) / 17, (5 + 19 * 3) / 24])
+    alone = after_reports(Fisher(scores="clients"), [{}, reports, {16: report(claimed, NAN, NAN)}], run_rounds=100)
+    np.testing.assert_allclose(alone["reported"][0], 0.9 * found[0] + 0.1 * found.max())
+
+
+def test_the_examples_that_a_client_claims_to_have_are_bounded_in_reports() -> None:
+    """Of 5, 12 and 2^40 examples the median is 12, so the last counts as 24 where twice the median is the most."""
+    fleet = (*SMALL[:2], replace(SMALL[2], num_examples=2**40))
+    reports = {10: report(1, 1, 1), 13: report(2, 2, 2), 16: report(4, 4, 4), 99: report(4, 4, 4)}
+    context = context_of(fleet, num_layers=3, rounds=100, scores=reports)
+    _, state = Fisher(scores="clients").allocate(replace(context, max_weight=2.0))
+    np.testing.assert_allclose(state["reported"], (5 * 1 + 12 * 2 + 24 * 4) / 41)
 
 
 def test_a_layer_that_nobody_reported_counts_as_the_mean_of_the_others() -> None:
@@ -173,7 +192,7 @@ def test_a_layer_that_nobody_reported_counts_as_the_mean_of_the_others() -> None
 
 def test_smoothing() -> None:
     state = after_reports(Fisher(scores="clients", smoothing=0.5), REPORTS, run_rounds=100)
-    np.testing.assert_allclose(state["reported"], [0.5 * MEAN + 0.5 * 4, 5, 3])
+    np.testing.assert_allclose(state["reported"], [0.5 * MEAN + 0.5 * 3, 3, 3])
 
 
 def test_reported_importance_is_in_force_from_refresh_to_refresh() -> None:
@@ -186,7 +205,7 @@ def test_reported_importance_is_in_force_from_refresh_to_refresh() -> None:
 
 def test_first_refresh_after_the_warmup_has_the_reports_of_the_warmup() -> None:
     state = after_reports(FedHello(scores="clients", warmup=2, refresh=9), REPORTS, run_rounds=100)
-    np.testing.assert_allclose(state["scores"], [0.9 * MEAN + 0.1 * 4, 5, 3])
+    np.testing.assert_allclose(state["scores"], [0.9 * MEAN + 0.1 * 3, 3, 3])
 
 
 def test_without_reports_yet_the_geometry_decides() -> None:

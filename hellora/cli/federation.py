@@ -99,6 +99,10 @@ def client(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="where the base model lies here")] = None,
     folder: Annotated[Path | None, typer.Option(help="of its own state [default: clients/NAME]")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE|remote-code", help="code that a server names may run here; repeat"),
+    ] = None,
     insecure: Insecure = False,
 ) -> None:
     """Take part in a server's runs with this machine's data.
@@ -114,7 +118,7 @@ def client(
     check_client(name, key, model, insecure)
     own_data = data_settings(data, settings or [])
     budget = budget_settings(memory, layers, rank, uplink, seconds, speed, link)
-    me = Client(address, name, key, own_data, budget, device, model, folder or Path("clients") / name)
+    me = Client(address, name, key, own_data, budget, device, model, folder or Path("clients") / name, allow or ())
     say = Lines()
     with until_stopped(f"{name}: stopped", say):
         me.run(say)

@@ -40,6 +40,7 @@ class Client:
     device: str
     model: Path | None
     folder: Path
+    allow: Sequence[str] = ()  # code that a server names may run here
     trainer: Sequence[str] = field(default=TRAINER)
 
     @property
@@ -80,6 +81,7 @@ class Client:
             "device": self.device,
             "model": self.model and str(self.model.resolve()),
             "folder": str(self.folder.resolve()),
+            "allow": list(self.allow),
         }
 
     def node_command(self, socket: Path) -> list[str]:

@@ -7,7 +7,7 @@ with every message (`Contract`), so that a process that was started anew can go 
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from hellora.experiments.config import check, override
 from hellora.experiments.devices import parse_link
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import device_check, devices
+from hellora.experiments.own_code import refuse_unnamed_code
 from hellora.experiments.prepare import prepare
 from hellora.record.atomic import write_atomically
 
@@ -156,6 +157,7 @@ class OwnSettings:
     device: str = "auto"
     model: str | None = None  # where the base model lies here
     folder: str = "."  # of this client's own state
+    allow: Sequence[str] = ()  # code of its own machine that a server may name
 
     @property
     def budget(self) -> Budget:
@@ -184,8 +186,10 @@ class WithOwnData(Participant):
 
     def settled(self, contract: Contract) -> Experiment:
         """Put this client's data, device and model in place of the server's. Public data stays in the settings, for
-        methods that need it, and unread.
+        methods that need it, and unread. Raise InputError where the server names code that this client does not allow.
         """
+        here = {key: value for key, value in contract.table.items() if key != "tracking"}  # trackers are the server's
+        refuse_unnamed_code(here, self.own.allow, "client: the server")
         table = {**contract.table, "data": {**contract.table["data"], "proxy": "", "subset": ""}}
         mine: dict[str, Any] = {f"data.{key}": value for key, value in self.own.data.items()}
         mine["compute.device"] = self.own.device

@@ -41,6 +41,7 @@ def run(
     out: str | Path,
     resume: bool = False,
     from_round: int | None = None,
+    allow: Sequence[str] = (),
 ) -> Mapping[str, Any]:
     """Run a preset or an experiment file, as `hellora run` does; progress is printed.
 
@@ -53,6 +54,7 @@ def run(
         out: the folder of the run, new or, to resume, as it was left
         resume: go on with the run in `out` after its last whole round
         from_round: with `resume`, go back to before this round; a state of it must be kept (the setting `keep`)
+        allow: code that the file may name (`"mine.py:Mine"`, `"remote-code"`); what `settings` name is allowed
 
     Returns:
         The run's summary, as in `summary.json`. The adapter is in the folder `adapter` below `out`.
@@ -67,12 +69,14 @@ def run(
     from hellora.runs.progress import TerminalProgress
     from hellora.runs.run import run_experiment
 
-    experiment = read_experiment(source, settings or {})
+    experiment = read_experiment(source, settings or {}, allow=allow)
     with TerminalProgress(Console(soft_wrap=True)) as progress:
         return run_experiment(experiment, Path(out), progress, resume, from_round=from_round)
 
 
-def plan(source: str, settings: Settings | None = None, *, round: int = 0) -> dict[int, list[int]]:
+def plan(
+    source: str, settings: Settings | None = None, *, round: int = 0, allow: Sequence[str] = ()
+) -> dict[int, list[int]]:
     """Show who would train what in a round, as `hellora plan` does.
 
     Neither weights nor data are loaded. Where a method scores layers, all of them score alike here.
@@ -81,6 +85,7 @@ def plan(source: str, settings: Settings | None = None, *, round: int = 0) -> di
         source: a preset's name, or a TOML file
         settings: what to change in it, `{"section.key": value}`
         round: which round, from 0
+        allow: code that the file may name
 
     Returns:
         The rank that each client of the round's cohort trains in each layer, by client id; 0 = frozen.
@@ -91,7 +96,7 @@ def plan(source: str, settings: Settings | None = None, *, round: int = 0) -> di
     from hellora.experiments.config import read_experiment
     from hellora.experiments.planning import plan as plan_round
 
-    _, allocation = plan_round(read_experiment(source, settings or {}), round)
+    _, allocation = plan_round(read_experiment(source, settings or {}, allow=allow), round)
     return dict(zip(allocation.clients, allocation.ranks.tolist(), strict=True))
 
 
@@ -107,6 +112,7 @@ def compare(
     memory: Sequence[str] | None = None,
     out: str | Path,
     resume: bool = False,
+    allow: Sequence[str] = (),
 ) -> "Result":
     """Compare methods over settings and seeds, as `hellora compare` does; a line per finished run is printed.
 
@@ -121,6 +127,7 @@ def compare(
         memory: of each group of clients, such as `["2GiB", "8GiB"]`: compare at equal memory
         out: the folder of all runs and of the table
         resume: keep the runs in `out` that have ended, and go on with the others
+        allow: code that the files may name
 
     Returns:
         The rows of the table, its notes, and which runs failed and why.
@@ -132,7 +139,7 @@ def compare(
     from hellora.comparing.run import run_comparison
 
     changes = changes_of(experiment, methods, settings, tune, seeds, budget, memory)
-    return run_comparison(read_comparison(source, changes), Path(out), print, resume)
+    return run_comparison(read_comparison(source, changes, allow), Path(out), print, resume)
 
 
 def report(*runs: str | Path, out: str | Path | None = None) -> Path:
@@ -154,7 +161,12 @@ def report(*runs: str | Path, out: str | Path | None = None) -> Path:
 
 
 def export(
-    run: str | Path, out: str | Path | None = None, *, merged: bool = False, client: int | str | None = None
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    merged: bool = False,
+    client: int | str | None = None,
+    allow: Sequence[str] = (),
 ) -> Path:
     """Write the adapter of a run, finished or not, with a model card.
 
@@ -163,6 +175,7 @@ def export(
         out: a new folder; None = `export` (`merged`, `client-00003`) below the run's
         merged: the whole model with the adapter in its weights, for plain transformers
         client: the id or name of a client, whose own adapter it shall be
+        allow: code that the run's experiment may name
 
     Returns:
         The new folder.
@@ -172,11 +185,17 @@ def export(
     """
     from hellora.results.exporting import export_run
 
-    return export_run(Path(run), out if out is None else Path(out), merged, None if client is None else str(client))
+    folder, whose = None if out is None else Path(out), None if client is None else str(client)
+    return export_run(Path(run), folder, merged, whose, allow)
 
 
 def predict(
-    source: str | Path, file: str | Path, settings: Settings | None = None, *, out: str | Path | None = None
+    source: str | Path,
+    file: str | Path,
+    settings: Settings | None = None,
+    *,
+    out: str | Path | None = None,
+    allow: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Say what an adapter predicts for each row of a file, a folder of images or a data set of the hub.
 
@@ -185,6 +204,7 @@ def predict(
         file: CSV, JSON lines or parquet, a folder of images, or a data set's name on the hub
         settings: such as `{"data.text": "body"}`; the columns are otherwise those of the run
         out: a .jsonl or .csv file, in which the predictions are written, too
+        allow: code that the adapter or the run may name
 
     Returns:
         One dictionary per row: `row` (from 0), `label`, `probabilities` (by class; they sum to 1) and, of an image,
@@ -195,11 +215,16 @@ def predict(
     """
     from hellora.results.prediction import predict_file
 
-    return predict_file(Path(source), str(file), settings or {}, out if out is None else Path(out))
+    return predict_file(Path(source), str(file), settings or {}, out if out is None else Path(out), allow)
 
 
 def evaluate(
-    source: str | Path, file: str | Path, settings: Settings | None = None, *, out: str | Path | None = None
+    source: str | Path,
+    file: str | Path,
+    settings: Settings | None = None,
+    *,
+    out: str | Path | None = None,
+    allow: Sequence[str] = (),
 ) -> dict[str, float]:
     """Compute the metrics of an adapter on labelled examples, as a run measures them.
 
@@ -208,6 +233,7 @@ def evaluate(
         file: what `predict` takes, with labels
         settings: such as `{"data.label": "topic"}`; the columns are otherwise those of the run
         out: a .json file, in which the metrics are written, too; null for one that is not finite
+        allow: code that the adapter or the run may name
 
     Returns:
         The metrics by name. Of classes: accuracy, macro_f1, loss (nats per example). Of language: loss (nats per
@@ -218,4 +244,4 @@ def evaluate(
     """
     from hellora.results.prediction import evaluate_file
 
-    return evaluate_file(Path(source), str(file), settings or {}, out if out is None else Path(out))
+    return evaluate_file(Path(source), str(file), settings or {}, out if out is None else Path(out), allow)

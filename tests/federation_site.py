@@ -77,6 +77,7 @@ class Site:
     def __init__(self, folder: Path, model: Path, rows: Sequence[dict[str, str]], test: bytes) -> None:
         self.folder, self.model, self.port = folder, model, free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.allow: Sequence[str] = ()  # words of every command that makes use of an experiment
         for at in ("whole", "server"):
             (folder / at).mkdir(parents=True)
             (folder / at / "test.csv").write_bytes(test)
@@ -105,7 +106,8 @@ class Site:
         layers, rank = CLIENTS[name]
         self.start(
             name, "client", "--server", *self.address, "--name", name, "--key", f"keys/clients/{name}",
-            "--data", f"{name}.csv", "--memory", "none", "--layers", layers, "--rank", rank, "--device", "cpu", *more,
+            "--data", f"{name}.csv", "--memory", "none", "--layers", layers, "--rank", rank, "--device", "cpu",
+            *self.allow, *more,
         )  # fmt: skip
 
     def begin(self) -> None:
@@ -128,7 +130,7 @@ class Site:
     def submit(self, out: str, *more: object, **changes: Any) -> "Run":
         path = self.write(out, self.experiment(self.folder / "server", **changes))
         return Run(self, out, hellora(
-            "run", path, "--federation", "state", "--out", out, *more,
+            "run", path, "--federation", "state", "--out", out, *self.allow, *more,
             folder=self.folder, log=self.folder / f"{out}.log",
         ))  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Strategies of a user's own, each one file in a folder outside the package, and what must come of their runs."""
 
+import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hellora.experiments import own_code
+
 FOLDER = Path(__file__).with_name("own_strategies")
 SGD = {"lr": 0.1, "batch_size": 8, "optimizer": "sgd", "weight_decay": 0.0, "epochs": 2}
 
 # By name, what of an experiment names them: nothing else is changed anywhere.
 OWN: dict[str, dict[str, Any]] = {
-    "an allocator that uses reports": {"method": {"allocator": "loud_layers:LoudLayers", "forget": 0.9}},
-    "FedProx": {"method": {"local_training": ["near:Near"], "pull": 0.5}},
-    "SCAFFOLD": {"method": {"local_training": ["variates:Variates"]}, "train": SGD},
-    "two rules": {"method": {"local_training": ["variates:Variates", "near:Near"]}, "train": SGD},
-    "Krum": {"method": {"aggregator": "krum:Krum", "dishonest": 0}},
-    "FedAdam": {"server": {"optimizer": "own_adam:OwnAdam", "step_size": 0.02}},
-    "a sampler": {"method": {"sampler": "in_turn:InTurn"}},
+    "an allocator that uses reports": {"method": {"allocator": "loud_layers.py:LoudLayers", "forget": 0.9}},
+    "FedProx": {"method": {"local_training": ["near.py:Near"], "pull": 0.5}},
+    "SCAFFOLD": {"method": {"local_training": ["variates.py:Variates"]}, "train": SGD},
+    "two rules": {"method": {"local_training": ["variates.py:Variates", "near.py:Near"]}, "train": SGD},
+    "Krum": {"method": {"aggregator": "krum.py:Krum", "dishonest": 0}},
+    "FedAdam": {"server": {"optimizer": "own_adam.py:OwnAdam", "step_size": 0.02}},
+    "a sampler": {"method": {"sampler": "in_turn.py:InTurn"}},
 }
 
 
@@ -34,16 +36,19 @@ def scratch(folder: Path) -> Path:
 
 
 @contextmanager
-def importable(folder: Path) -> Iterator[None]:
+def working_in(folder: Path) -> Iterator[None]:
     """As if a command ran in this folder."""
-    names = [file.stem for file in folder.glob("*.py")]
-    sys.path.insert(0, str(folder))
+    before = Path.cwd()
+    os.chdir(folder)
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
-        for name in names:
-            sys.modules.pop(name, None)
+        os.chdir(before)
+
+
+def allowing(table: dict[str, Any]) -> list[str]:
+    """The words of a command line that allow the strategies that a table names."""
+    return own_code.allowing(own_code.named_code(table))
 
 
 def part(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:

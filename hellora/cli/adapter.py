@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hellora.cli.arguments import Allow
 from hellora.runs.terminal import plain_console, quieten
 
 app = typer.Typer(rich_markup_mode=None)
@@ -29,12 +30,13 @@ def export(
     client: Annotated[
         str | None, typer.Option(metavar="ID|NAME", help="its own adapter, where the method has such")
     ] = None,
+    allow: Allow = None,
 ) -> None:
     """Write a run's adapter as peft loads it, with a model card."""
     quieten()
     from hellora.results.exporting import export_run
 
-    folder = export_run(run, out, merged, client)
+    folder = export_run(run, out, merged, client, allow or ())
     plain_console().print(f"{folder} (its README shows how to use it)", highlight=False)
 
 
@@ -43,6 +45,7 @@ def predict(
     source: Trained,
     file: Examples,
     overrides: Overrides = None,
+    allow: Allow = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help=".jsonl or .csv [default: print JSON lines]")] = None,
 ) -> None:
     """Say what an adapter predicts for each row.
@@ -53,7 +56,7 @@ def predict(
     from hellora.experiments.overrides import parse_settings
     from hellora.results.prediction import as_text, predict_file
 
-    predictions = predict_file(source, file, parse_settings(overrides or ()), out)
+    predictions = predict_file(source, file, parse_settings(overrides or ()), out, allow or ())
     if out is None:
         sys.stdout.write(as_text(predictions))
     else:
@@ -65,6 +68,7 @@ def evaluate(
     source: Trained,
     file: Examples,
     overrides: Overrides = None,
+    allow: Allow = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the metrics there, too (.json)")] = None,
 ) -> None:
     """Measure an adapter on labelled examples."""
@@ -72,6 +76,6 @@ def evaluate(
     from hellora.experiments.overrides import parse_settings
     from hellora.results.prediction import evaluate_file
 
-    metrics = evaluate_file(source, file, parse_settings(overrides or ()), out)
+    metrics = evaluate_file(source, file, parse_settings(overrides or ()), out, allow or ())
     for name, value in metrics.items():
         plain_console().print(f"{name:<12}{value:.4f}", highlight=False)

@@ -1,5 +1,6 @@
 """Make the command line of all commands. Heavy imports wait until one needs them, so that --help answers at once."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -53,5 +54,5 @@ with_examples((app, *PARTS))
 
 def main() -> None:
     """Run the command `hellora`, and exit with its status: 0 done, 1 the run had to stop, 2 the input is wrong."""
-    sys.path.insert(0, "")  # a strategy "my_module:Mine" may lie in the working directory
+    os.environ["PYTHONSAFEPATH"] = "1"  # no process that we start looks for modules in its working directory
     sys.exit(run_command(app))

@@ -27,6 +27,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="change a setting, such as train.lr=1e-3; repeat"),
 ]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CODE|remote-code", help="code that a file names may run, FILE.py:CLASS; repeat"),
+]
 Federation = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="of the `hellora server` whose clients train; --out is a name there"),

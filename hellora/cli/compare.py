@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hellora.cli.arguments import Overrides, sources
+from hellora.cli.arguments import Allow, Overrides, sources
 from hellora.cli.ending import resumable
 from hellora.runs.terminal import default_folder, plain_console, quieten
 
@@ -51,6 +51,7 @@ def compare(
     budget: Uplink = None,
     memory: Memory = None,
     overrides: Overrides = None,
+    allow: Allow = None,
     out: Annotated[Path | None, typer.Option(help="the comparison's folder [default: runs/compare-NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the comparison in the folder")] = False,
 ) -> None:
@@ -61,11 +62,14 @@ def compare(
     quieten()
     from hellora.comparing.plan import read_comparison
     from hellora.comparing.run import run_comparison
+    from hellora.experiments.own_code import allowing, named_code
 
-    comparison = read_comparison(source, changes(overrides, methods, settings, seeds, tune, budget, memory))
+    said = changes(overrides, methods, settings, seeds, tune, budget, memory)
+    comparison = read_comparison(source, said, allow or ())
     folder = out or default_folder(f"compare-{Path(source).stem}", resume)
     print_line(f"{extent(comparison)} → {folder}")
     again = ["hellora", "compare", str(folder / "comparison.toml"), "--out", str(folder), "--resume"]
+    again += allowing([*(allow or ()), *named_code(said)])
     with resumable(again, print_line):
         result = run_comparison(comparison, folder, print_line, resume)
     show(result, folder)

@@ -140,6 +140,10 @@ def client(
     max_batch: Annotated[int, typer.Option(help="examples of a step, likewise")] = 1024,
     threads: Annotated[int | None, typer.Option(help="CPU threads, likewise [default: all cores]")] = None,
     folder: Annotated[Path | None, typer.Option(help="of its own state [default: clients/NAME]")] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CODE|remote-code", help="code that a server names may run here; repeat"),
+    ] = None,
     insecure: Insecure = False,
 ) -> None:
     """Take part in a server's runs with this machine's data.
@@ -156,7 +160,8 @@ def client(
     own_data = data_settings(data, settings or [])
     budget = budget_settings(memory, layers, rank, uplink, seconds, speed, link)
     bounds = bound_settings(columns, models or [], max_steps, max_batch, threads)
-    me = Client(address, name, key, own_data, budget, device, model, folder or Path("clients") / name, bounds)
+    state = folder or Path("clients") / name
+    me = Client(address, name, key, own_data, budget, device, model, state, bounds, allow or ())
     say = Lines()
     with until_stopped(f"{name}: stopped", say):
         me.run(say)

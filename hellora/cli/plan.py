@@ -8,7 +8,7 @@ import typer
 from click.core import ParameterSource
 from rich.table import Table
 
-from hellora.cli.arguments import Overrides, sources
+from hellora.cli.arguments import Allow, Overrides, sources
 from hellora.core.errors import InputError
 from hellora.runs.terminal import plain_console, quieten
 
@@ -31,6 +31,7 @@ def plan(
     context: typer.Context,
     source: Planned = None,
     overrides: Overrides = None,
+    allow: Allow = None,
     round: Annotated[int, typer.Option(help="which round")] = 0,
     model: Annotated[str | None, typer.Option(help="hub id or folder: plan for one client with a budget")] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="its memory, such as 6GiB")] = None,
@@ -53,7 +54,7 @@ def plan(
     quieten()
     check_alternatives(context, source, model)
     if source is not None:
-        plan_of_round(source, overrides or [], round)
+        plan_of_round(source, overrides or [], round, allow or ())
         return
     fleet = {"memory": memory, "seconds": seconds, "uplink": uplink, "speed": speed}
     table = {
@@ -70,10 +71,10 @@ def check_alternatives(context: typer.Context, source: str | None, model: str | 
     if (source is None) == (model is None):
         raise InputError("plan: name a preset or experiment file, or a --model with its --memory, not both")
     if source is not None:
-        if given := given_options(context, but=("source", "overrides", "round")):
+        if given := given_options(context, but=("source", "overrides", "round", "allow")):
             raise InputError(f"plan: --{given[0]} is of a plan with --model: for {source} write --set SECTION.KEY=…")
-    elif given_options(context, but=[name for name in context.params if name != "round"]):
-        raise InputError("plan: --round is of an experiment's plan: leave it out, or --model")
+    elif given_options(context, but=[name for name in context.params if name not in ("round", "allow")]):
+        raise InputError("plan: --round and --allow are of an experiment's plan: leave them out, or --model")
 
 
 def given_options(context: typer.Context, but: Collection[str]) -> list[str]:
@@ -88,14 +89,14 @@ def given_options(context: typer.Context, but: Collection[str]) -> list[str]:
 # ---------------------------------------------------------------------------------------------------- of an experiment
 
 
-def plan_of_round(source: str, overrides: list[str], round: int) -> None:
+def plan_of_round(source: str, overrides: list[str], round: int, allow: Collection[str]) -> None:
     """Print a round's allocation."""
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
     from hellora.experiments.planning import plan as plan_round
     from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, RANKS_PRUNED, RANKS_REPORTED
 
-    experiment = read_experiment(source, parse_settings(overrides))
+    experiment = read_experiment(source, parse_settings(overrides), allow=allow)
     federation, allocation = plan_round(experiment, round)
     spec = federation.spec
     table = Table(title=f"round {round}: trained rank per client and layer ({spec.num_layers} layers, 0 to the left)")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hellora.cli.arguments import Federation, Overrides, Source
+from hellora.cli.arguments import Allow, Federation, Overrides, Source
 from hellora.cli.ending import Lines, resumable
 from hellora.core.errors import InputError, RunError
 from hellora.runs.terminal import default_folder, plain_console, quieten
@@ -23,6 +23,7 @@ app = typer.Typer(rich_markup_mode=None)
 def run(
     source: Source,
     overrides: Overrides = None,
+    allow: Allow = None,
     out: Annotated[Path | None, typer.Option(help="the run's folder [default: runs/NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder")] = False,
     from_round: Annotated[
@@ -43,24 +44,26 @@ def run(
     if federation is not None:
         if backend != "local":
             raise InputError("--federation and --backend exclude each other: give one")
-        run_at_server(source, overrides or [], out, resume, from_round, federation)
+        run_at_server(source, overrides or [], allow or [], out, resume, from_round, federation)
     elif backend == "flower":
-        run_simulated(source, overrides or [], out, resume, from_round)
+        run_simulated(source, overrides or [], allow or [], out, resume, from_round)
     else:
-        run_here(source, overrides or [], out, resume, from_round)
+        run_here(source, overrides or [], allow or [], out, resume, from_round)
 
 
-def run_here(source: str, overrides: list[str], out: Path | None, resume: bool, from_round: int | None) -> None:
+def run_here(
+    source: str, overrides: list[str], allow: list[str], out: Path | None, resume: bool, from_round: int | None
+) -> None:
     """Run on the in-process loop or on worker processes."""
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
     from hellora.runs.progress import TerminalProgress
     from hellora.runs.run import run_experiment
 
-    experiment = read_experiment(source, parse_settings(overrides))
+    experiment = read_experiment(source, parse_settings(overrides), allow=allow)
     folder = out or default_folder(experiment.name, resume)
     console = plain_console()
-    again = [*command(source, overrides), "--out", str(folder), "--resume"]
+    again = [*command(source, overrides, allow), "--out", str(folder), "--resume"]
     with resumable(again, lambda line: console.print(line, highlight=False)), TerminalProgress(console) as progress:
         summary = run_experiment(experiment, folder, progress, resume, from_round=from_round)
     for line in outcome(summary):
@@ -85,19 +88,25 @@ def outcome(summary: Mapping[str, Any]) -> list[str]:
 
 
 def run_at_server(
-    source: str, overrides: list[str], out: Path | None, resume: bool, from_round: int | None, federation: Path
+    source: str,
+    overrides: list[str],
+    allow: list[str],
+    out: Path | None,
+    resume: bool,
+    from_round: int | None,
+    federation: Path,
 ) -> None:
     """Run at a server (`--federation`), and show what it tells."""
     from hellora.deployment.federated_run import Submission, run_at
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
 
-    experiment = read_experiment(source, parse_settings(overrides), simulated=False)
+    experiment = read_experiment(source, parse_settings(overrides), simulated=False, allow=allow)
     if out is not None and (out.is_absolute() or ".." in out.parts or out == Path()):
         raise InputError(f"--out {out}: with --federation it is a name below the server's folder of runs")
     name = str(out or experiment.name)
     submission = Submission(experiment.name, experiment.table, name, resume, simulation=False, from_round=from_round)
-    again = [*command(source, overrides), "--federation", str(federation), "--out", name, "--resume"]
+    again = [*command(source, overrides, allow), "--federation", str(federation), "--out", name, "--resume"]
     followed(
         lambda say: run_at(federation, submission, say),
         f"{experiment.name} → {name} at {federation}",
@@ -106,18 +115,20 @@ def run_at_server(
     )
 
 
-def run_simulated(source: str, overrides: list[str], out: Path | None, resume: bool, from_round: int | None) -> None:
+def run_simulated(
+    source: str, overrides: list[str], allow: list[str], out: Path | None, resume: bool, from_round: int | None
+) -> None:
     """Run on Flower's simulation (`--backend flower`), and show what it tells."""
     from hellora.deployment.federated_run import Submission, simulate
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
 
-    experiment = read_experiment(source, parse_settings(overrides))
+    experiment = read_experiment(source, parse_settings(overrides), allow=allow)
     folder = out or default_folder(experiment.name, resume)
     submission = Submission(
         experiment.name, experiment.table, str(folder.resolve()), resume, simulation=True, from_round=from_round
     )
-    again = [*command(source, overrides), "--backend", "flower", "--out", str(folder), "--resume"]
+    again = [*command(source, overrides, allow), "--backend", "flower", "--out", str(folder), "--resume"]
     followed(
         lambda say: simulate(submission, engine_settings(experiment), folder.parent, say),
         f"{experiment.name} → {folder} on Flower's simulation",
@@ -164,6 +175,7 @@ def followed(run: Callable[[Lines], None], title: str, again: list[str], done: s
     say(done)
 
 
-def command(source: str, overrides: list[str]) -> list[str]:
+def command(source: str, overrides: list[str], allow: list[str]) -> list[str]:
     """Return the command line that began a run, less where it goes."""
-    return ["hellora", "run", source, *(part for text in overrides for part in ("--set", text))]
+    words = [part for text in overrides for part in ("--set", text)]
+    return ["hellora", "run", source, *words, *(part for code in allow for part in ("--allow", code))]

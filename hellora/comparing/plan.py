@@ -11,7 +11,7 @@ memory = ["2GiB", "6GiB"]            every method with these groups of clients, 
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -20,9 +20,10 @@ import tomli_w
 
 from hellora.comparing.statistics import Cell
 from hellora.core.errors import InputError
-from hellora.experiments.config import check, override, own_table, whole_table
+from hellora.experiments.config import as_written, check, override, own_table, whole_table
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.overrides import parse_value
+from hellora.experiments.own_code import named_code
 from hellora.experiments.tables import Table, build, field_names, plain, settings_of
 
 CARRIED = ("method", "server", "train")  # of a preset, what is its method's and not its data's
@@ -141,14 +142,14 @@ class Comparison:
         return tomli_w.dumps({**values, "tune": plain(values["tune"])} if self.tune else values)
 
 
-def parts_of(preset: Any) -> Table:
-    """Return those settings of a preset or file that are its method's."""
+def parts_of(preset: Any, read: Callable[[str], Table] = as_written) -> Table:
+    """Return those settings of a preset or file that are its method's; what code it names was looked at before."""
     if preset is None:
         return {}
     if not isinstance(preset, str):
         raise InputError(f"preset must be the name of a preset or file, not {preset!r}")
-    chain = [own_table(preset)]
-    while isinstance(base := chain[-1].get("base"), str) and "base" in (below := own_table(base)):
+    chain = [read(preset)]
+    while isinstance(base := chain[-1].get("base"), str) and "base" in (below := read(base)):
         chain.append(below)  # a preset on another method's preset is that method too
     table: Table = {}
     for changes in reversed(chain):
@@ -176,14 +177,16 @@ def changes_of(
     return tables | {key: value for key, value in single.items() if value is not None}
 
 
-def read_comparison(source: str, changes: Mapping[str, Any]) -> Comparison:
+def read_comparison(source: str, changes: Mapping[str, Any], allow: Collection[str] = ()) -> Comparison:
     """Read a comparison from a TOML file, a preset or an experiment file, with `changes` of the same form laid over it.
 
+    `allow` is code that the file, and those that it stands on, may name; what `changes` name is allowed.
+
     Raises:
-        InputError: the comparison, or any run of it, is not valid.
+        InputError: the comparison, or any run of it, is not valid, or names code that is not allowed.
     """
-    known = field_names(Comparison)
-    table = own_table(source)
+    known, allowed = field_names(Comparison), {*allow, *named_code(changes)}
+    table = own_table(source, allowed)
     if known.isdisjoint(table):  # an experiment
         table = {"base": source}
     for key in ("experiment", "methods", "settings", "tune"):
@@ -194,7 +197,7 @@ def read_comparison(source: str, changes: Mapping[str, Any]) -> Comparison:
     base, tune = table.pop("base", None), table.pop("tune")
     if not (base is None or isinstance(base, str)):
         raise InputError(f"base must be the name of a preset or file, not {base!r}")
-    table["experiment"] = override({} if base is None else whole_table(base), settings_of(table["experiment"]))
+    table["experiment"] = override({} if base is None else whole_table(base, allowed), settings_of(table["experiment"]))
     if not table["settings"]:
         del table["settings"]
     comparison: Comparison = build(Comparison, table, "", sorted({*known, "base"}))
@@ -202,6 +205,8 @@ def read_comparison(source: str, changes: Mapping[str, Any]) -> Comparison:
         if isinstance(tune.get("grid"), dict):
             tune["grid"] = settings_of(tune["grid"])
         comparison = replace(comparison, tune=build(Tuning, tune, "tune", sorted(field_names(Tuning))))
+    for method in comparison.methods.values():
+        parts_of(method.get("preset"), lambda preset: own_table(preset, allowed))
     comparison.check()
     return comparison
 

@@ -23,7 +23,6 @@ from hellora.comparing.statistics import LOWER_IS_BETTER, Cell, Row, Run, rows_o
 from hellora.comparing.table import as_csv, as_markdown, as_table, footnotes
 from hellora.core.errors import HelloraError, InputError, RunError
 from hellora.core.units import in_bytes
-from hellora.experiments.config import read_experiment
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.tables import Table
 from hellora.record.atomic import write_atomically
@@ -134,7 +133,7 @@ def begin(comparison: Comparison, out: Path, resume: bool) -> Comparison:
     ]
     for folder, experiment in known:
         begun = RunFolder(folder).experiment
-        if begun.is_file() and not read_experiment(str(begun)).same_run(experiment):
+        if begun.is_file() and not RunFolder(folder).begun(experiment).same_run(experiment):
             raise InputError(f"{folder} holds a run of another experiment: choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,7 @@ class Client:
     model: Path | None
     folder: Path
     bounds: dict[str, Any] = field(default_factory=dict)
+    allow: Sequence[str] = ()  # code that a server names may run here
     trainer: Sequence[str] = field(default=TRAINER)
 
     @property
@@ -86,6 +87,7 @@ class Client:
             "device": self.device,
             "model": self.model and str(self.model.resolve()),
             "folder": str(self.folder.resolve()),
+            "allow": list(self.allow),
         }
 
     def node_command(self, socket: Path) -> list[str]:

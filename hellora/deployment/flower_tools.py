@@ -36,7 +36,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     """Return the environment of every process of Flower. `home` is its own folder, instead of ~/.flwr.
 
     No telemetry, no look for updates, nothing is installed at run time, and what is sent to this machine does not go
-    through a proxy. A strategy "my_module:Mine" may lie in the working directory.
+    through a proxy. Modules are not looked for in the working directory.
     """
     before = os.environ
     local = "localhost,127.0.0.1,::1"
@@ -44,7 +44,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         **before,
         # Flower starts its other programs by name, and an unactivated environment is not on the path.
         "PATH": os.pathsep.join([str(BIN), before.get("PATH", os.defpath)]),
-        "PYTHONPATH": os.pathsep.join(filter(None, [before.get("PYTHONPATH"), str(Path.cwd())])),
+        "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",  # a log is followed line by line
         "FLWR_HOME": str(home.resolve()),  # what it keeps in ~/.flwr is shared: a second server would read the first's
         "FLWR_TELEMETRY_ENABLED": "0",

@@ -36,6 +36,7 @@ class OwnSettings:
     max_steps: int = MAX_STEPS
     max_batch: int = MAX_BATCH
     threads: int | None = None  # CPU threads at most; None: the cores of this machine
+    allow: Sequence[str] = ()  # code of its own machine that a server may name
 
     @property
     def budget(self) -> Budget:

@@ -7,7 +7,7 @@ with every message (`Contract`), so that a process that was started anew can go 
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from hellora.experiments.config import check, override
 from hellora.experiments.devices import parse_link
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import cores, device_check, devices, threads
+from hellora.experiments.own_code import refuse_unnamed_code
 from hellora.experiments.planning import make_planner
 from hellora.experiments.prepare import prepare
 from hellora.record.atomic import write_atomically
@@ -155,8 +156,10 @@ class WithOwnData(Participant):
         methods that need it, and unread.
 
         Raises:
-            InputError: the run names a column or a model that this client has not named.
+            InputError: the run names a column or a model that this client has not named, or code that it does not allow.
         """
+        here = {key: value for key, value in contract.table.items() if key != "tracking"}  # trackers are the server's
+        refuse_unnamed_code(here, self.own.allow, "client: the server")
         table = {**contract.table, "data": {**contract.table["data"], "proxy": "", "subset": ""}}
         mine: dict[str, Any] = {f"data.{key}": value for key, value in self.own.data.items()}
         mine["compute.device"] = self.own.device

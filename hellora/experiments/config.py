@@ -6,7 +6,7 @@ its partitioner, [task] those of its task. No two of them may have a setting of 
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.resources import files
 from itertools import takewhile
@@ -20,6 +20,7 @@ from hellora.data.settings import DataSettings
 from hellora.experiments import registry
 from hellora.experiments.contradictions import contradictions
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.own_code import NAMING, named_code, refuse_unnamed_code, with_whole_paths
 from hellora.experiments.presets import presets
 from hellora.experiments.settings import (
     ComputeSettings,
@@ -51,17 +52,6 @@ SECTIONS: dict[str, type] = {
     "compute": ComputeSettings,
     "tracking": TrackingSettings,
 }
-# The keys that name a strategy, and the kind of strategy they name.
-NAMING: dict[tuple[str, str], str] = {
-    ("task", "name"): "task",
-    ("data", "partitioner"): "partitioner",
-    ("method", "sampler"): "sampler",
-    ("method", "allocator"): "allocator",
-    ("method", "dispatcher"): "dispatcher",
-    ("method", "local_training"): "local_training",
-    ("method", "aggregator"): "aggregator",
-    ("server", "optimizer"): "server_optimizer",
-}
 LISTS = ("local_training",)  # kinds of which an experiment names several, in order
 
 
@@ -83,35 +73,63 @@ def is_toml(name: str) -> bool:
     return name.endswith(".toml")
 
 
-def read_experiment(source: str, settings: Mapping[str, Any] | None = None, simulated: bool = True) -> Experiment:
-    """Read and check the experiment of a preset or a TOML file. Nothing is loaded.
+def read_experiment(
+    source: str, settings: Mapping[str, Any] | None = None, simulated: bool = True, allow: Collection[str] = ()
+) -> Experiment:
+    """Read and check the experiment of a preset or a TOML file. Nothing is loaded but the strategies that it names.
 
     Args:
         source: a preset's name, or a TOML file
         settings: what to change in it, `{"section.key": value}`
         simulated: False for clients that bring their own data and budgets, and need not be given any
+        allow: code that the file may name, as `--allow` takes it; what `settings` name is allowed
 
     Raises:
-        InputError: the file, a key, a value or a combination is wrong; the message says what to change.
+        InputError: the file, a key, a value or a combination is wrong, or it names code that is not allowed; the
+            message says what to change.
     """
-    return check(Path(source).stem, override(whole_table(source), settings or {}), simulated)
+    changes = settings or {}
+    return check(Path(source).stem, override(whole_table(source, {*allow, *named_code(changes)}), changes), simulated)
 
 
-def whole_table(source: str, above: tuple[str, ...] = ()) -> Table:
-    """Read the table of a preset or file, on top of the one that it names as its `base`."""
+def read_begun(file: Path, allow: Collection[str], advice: str = "") -> Experiment:
+    """Read the experiment of a run's folder, which was checked when it began, without its trackers.
+
+    Raises:
+        InputError: it is damaged, or names code that is not in `allow`; `advice` says what to do about that, instead of
+            allowing it.
+    """
+    table = {key: value for key, value in as_written(str(file)).items() if key != "tracking"}
+    refuse_unnamed_code(table, allow, file, advice)
+    return check(file.stem, table, simulated=False)
+
+
+def whole_table(source: str, allow: Collection[str], above: tuple[str, ...] = ()) -> Table:
+    """Read the table of a preset or file, on top of the one that it names as its `base`. `allow`: see `own_table`."""
     if source in above:
         raise InputError(f"base: {' → '.join((*above, source))} goes round in a circle: remove one base")
-    table = own_table(source)
+    table = own_table(source, allow)
     base = table.pop("base", None)
     if base is None:
         return table
     if not isinstance(base, str):
         raise InputError(f"base must be the name of a preset or file, not {base!r}")
-    return override(whole_table(base, (*above, source)), settings_of(table))
+    return override(whole_table(base, allow, (*above, source)), settings_of(table))
 
 
-def own_table(source: str) -> Table:
-    """Read what is written in a preset or file, without its base."""
+def own_table(source: str, allow: Collection[str] = ()) -> Table:
+    """Read what is written in a preset or file, without its base.
+
+    Raises:
+        InputError: there is no such file, or it names code that is not in `allow`.
+    """
+    table = as_written(source)
+    refuse_unnamed_code(table, allow, source)
+    return table
+
+
+def as_written(source: str) -> Table:
+    """Read a preset or file, whatever code it names; nothing of it may be made use of before that is looked at."""
     if source in presets():
         data = files("hellora.experiments.presets").joinpath(f"{source}.toml").read_bytes()
     elif format_of(Path(source)):
@@ -169,12 +187,14 @@ def settings_of_strategies(kind: str, names: Sequence[str]) -> set[str]:
 
 def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> Experiment:
     """Make checked objects of a table; every unknown key, wrong value and contradiction is an InputError. What
-    simulated clients need to be given, real ones bring along."""
+    simulated clients need to be given, real ones bring along. Code that the table names is imported."""
     for section in SECTIONS:
         if not isinstance(table.get(section, {}), dict):
             raise InputError(
                 f"{section} must be a table: write [{section}] and its settings below it, or --set {section}.KEY=…"
             )
+    if simulated:  # in a deployment each side has its own files
+        table = with_whole_paths(table)
     top = {key: value for key, value in table.items() if key not in SECTIONS}
     built: dict[str, Any] = {"run": build(RunSettings, top, "", [*field_names(RunSettings), *SECTIONS])}
     resolved: Table = plain(asdict(built["run"]))

@@ -1,5 +1,5 @@
-"""The registry is the folder: `allocator = "geometric"` means allocators/geometric.py. `"my_pkg.mod:Mine"` is
-a user's own class."""
+"""The registry is the folder: `allocator = "geometric"` means allocators/geometric.py. `"mine.py:Mine"` is a user's
+own class (`own_code`)."""
 
 import importlib
 import inspect
@@ -8,6 +8,7 @@ from typing import Any
 
 from hellora.core.errors import InputError, nearest
 from hellora.data.partitioning import Partitioner
+from hellora.experiments.own_code import is_code, load
 from hellora.methods.strategies import (
     Aggregator,
     Allocator,
@@ -48,10 +49,9 @@ def find(kind: str, name: str) -> type[Any]:
         InputError: there is none; the message has the nearest name.
     """
     folder, base = FOLDERS[kind]
-    if ":" in name:
-        module_name, _, class_name = name.partition(":")
+    if is_code(name):
         try:
-            found = getattr(importlib.import_module(module_name), class_name)
+            found = load(name)
         except Exception as error:  # whatever a user's module raises
             raise InputError(f"{kind} = {name!r} cannot be imported: {type(error).__name__}: {error}") from error
         if not (inspect.isclass(found) and issubclass(found, base)) or inspect.isabstract(found):

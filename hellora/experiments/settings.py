@@ -281,7 +281,7 @@ class ComputeSettings:
 class TrackingSettings:
     """The [tracking] table says which experiment trackers are told of each round. It does not change results."""
 
-    trackers: tuple[str, ...] = ()  # tensorboard, wandb, mlflow … of accelerate, or "module:Class"
+    trackers: tuple[str, ...] = ()  # tensorboard, wandb, mlflow … of accelerate, or your own "mine.py:Class"
     project: str = "hellora"  # under which they show the run
 
     def __post_init__(self) -> None:

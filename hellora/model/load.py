@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
@@ -20,7 +19,7 @@ from hellora.core.types import AdapterSpec, ModuleSpec
 from hellora.model.location import HOLDS_ADAPTER, check_minilm, resolve_name
 from hellora.model.normalise import end_ids, settle_tokenizer, text_config
 from hellora.model.own_heads import OTHER_SIZE, class_names, match, own_head, settle_head, sizes_of
-from hellora.model.refusals import refuse_new_blocks, refuse_other_senses, refuse_other_shapes
+from hellora.model.refusals import refuse_kernels, refuse_new_blocks, refuse_other_senses, refuse_other_shapes, why_not
 from hellora.model.targets import NUMBERED, default_targets
 
 Quantization = Literal["none", "8bit", "4bit"]
@@ -78,11 +77,20 @@ def loading(settings: ModelSettings) -> Iterator[dict[str, Any]]:
     transformers_logging.set_verbosity_error()
     try:
         yield common
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise InputError(f"model.name: cannot load {settings.name!r}: {why}") from error
+    except InputError:
+        raise
+    except Exception as error:  # readers of damaged files raise almost anything
+        raise InputError(f"model.name: {why_not(settings.name, error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+
+
+def config_of(common: Mapping[str, Any], **more: Any) -> Any:
+    """Load a model's config. Raise InputError where it would have code run that nobody has asked for."""
+    config = transformers.AutoConfig.from_pretrained(**common, **more)
+    if not common["trust_remote_code"]:
+        refuse_kernels(common["pretrained_model_name_or_path"], config)
+    return config
 
 
 def load_network(
@@ -116,7 +124,7 @@ def load_network(
 def bare(settings: ModelSettings, kind: Kind, sizes: Mapping[str, Any]) -> Any:
     """Build the module tree on the meta device, from the config alone."""
     with loading(settings) as common:
-        config = transformers.AutoConfig.from_pretrained(**common, **sizes)
+        config = config_of(common, **sizes)
         config.architectures = config.architectures or []  # where a kind has two classes, transformers looks in there
         with torch.device("meta"):
             net = AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code)
@@ -132,7 +140,8 @@ def pretrained(
         check_minilm(folder)
     sizes, quantized = sizes_of(classes), quantization(settings, kind, classes)
     with loading(settings) as common, torch.random.fork_rng(devices=[]):
-        theirs = transformers.AutoConfig.from_pretrained(**common).id2label if classes else {}
+        config = config_of(common)
+        theirs = config.id2label if classes else {}
         found = match([str(theirs[row]) for row in sorted(theirs)], classes, known)
         as_it_is = not found.drawn and len(theirs) != len(classes)  # some of its rows are taken
         torch.manual_seed(seed)
@@ -141,6 +150,7 @@ def pretrained(
             **({} if as_it_is else sizes),
             **quantized,
             dtype=getattr(torch, settings.dtype),
+            weights_only=True,  # of a pickle, tensors and nothing that runs
             ignore_mismatched_sizes=bool(sizes),
             output_loading_info=True,
         )
@@ -207,7 +217,7 @@ def keep_unpacked(net: Any) -> None:
 def task_of(settings: ModelSettings) -> str:
     """Return the task that a model's config names: by its architecture, else by what the model reads."""
     with loading(settings) as common:
-        config = transformers.AutoConfig.from_pretrained(**common)
+        config = config_of(common)
     architectures = " ".join(getattr(config, "architectures", None) or ())
     if "ForCausalLM" in architectures or "LMHeadModel" in architectures:
         return "causal_lm"

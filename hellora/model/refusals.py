@@ -1,11 +1,37 @@
-"""Refuse, by name, a checkpoint that is of another kind than the task."""
+"""Refuse, by name, a checkpoint that is of another kind than the task, or brings code of its own."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from hellora.core.errors import InputError
+from hellora.core.errors import InputError, one_line
 from hellora.model.own_heads import own_head
 from hellora.model.targets import NUMBERED
+
+CONVERT = "AutoModel.from_pretrained(…).save_pretrained(…)"
+
+
+def why_not(name: str, error: Exception) -> str:
+    """Say why a model cannot be loaded, and what to do where it would have to run somebody's code."""
+    why = one_line(error) or type(error).__name__
+    if "trust_remote_code" in why:
+        return f"{name!r} brings code of its own: read it first; to let it run, --set model.trust_remote_code=true"
+    if type(error).__name__ == "UnpicklingError":
+        return (
+            f"the weights of {name!r} are a pickle (.bin) with more in it than tensors, which could run code: get them "
+            f"as model.safetensors, or have who trusts them convert them ({CONVERT})"
+        )
+    return f"cannot load {name!r}: {why[:300]}"
+
+
+def refuse_kernels(name: str, config: Any) -> None:
+    """Raise InputError where a config.json names attention from a hub, which is native code."""
+    parts = [config, *(getattr(config, key, None) for key in getattr(config, "sub_configs", ()))]
+    for part in parts:
+        if "/" in (named := str(getattr(part, "_attn_implementation", ""))):
+            raise InputError(
+                f"model.name: the config.json of {name!r} names code to be fetched and run, attn_implementation = "
+                f"{named!r}: remove it there; to let it run, --set model.trust_remote_code=true"
+            )
 
 
 def refuse_other_senses(name: str, kind: str, config: Any) -> None:

@@ -24,8 +24,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hellora.core.errors import InputError, RunError
-from hellora.experiments.config import read_experiment
+from hellora.experiments.config import read_begun
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.own_code import named_code
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import remove_states
 from hellora.record.round_line import Line
@@ -94,7 +95,7 @@ class RunFolder:
         begun = None
         if self.experiment.is_file():
             self.check_experiment()
-            begun = read_experiment(str(self.experiment), simulated=False)  # it was checked when it began
+            begun = self.begun(experiment)
             if differing := begun.differences(experiment):
                 names = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
                 raise InputError(
@@ -124,6 +125,11 @@ class RunFolder:
             raise
         finally:
             lock.release()
+
+    def begun(self, experiment: Experiment) -> Experiment:
+        """Read the experiment that began here. Raise InputError where it names code that `experiment` does not."""
+        other = "it is another experiment than is to run: choose another --out"
+        return read_begun(self.experiment, named_code(experiment.table), other)
 
     def clear(self) -> None:
         """Remove the folder of a run that was refused, unless somebody else's file is in it."""

@@ -9,7 +9,7 @@ personal/client-00003/   prototypes/rank-2/       folders like this one
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hellora.data.settings import DataSettings
 from hellora.experiments import registry
 from hellora.experiments.config import SECTIONS, override
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.own_code import refuse_unnamed_code
 from hellora.experiments.settings import ComputeSettings
 from hellora.experiments.tables import Table, build, field_names
 from hellora.methods.sharing import with_private
@@ -156,14 +157,16 @@ def save_one(
 # ------------------------------------------------------------------------------------------- reading
 
 
-def read_usage(folder: Path, settings: Mapping[str, Any]) -> Usage:
+def read_usage(folder: Path, settings: Mapping[str, Any], allow: Collection[str] = ()) -> Usage:
     """Read how the adapter in `folder` is used, with `settings` ("section.key": value) changed.
 
     Raises:
-        InputError: hellora.json is damaged or of a later version, or a setting is wrong.
+        InputError: hellora.json is damaged or of a later version, names code that is not in `allow`, or a setting is
+            wrong.
     """
     try:
         table = json.loads((folder / USAGE_FILE).read_bytes())
+        refuse_unnamed_code(table, allow, folder / USAGE_FILE)
         if table["format"] != 1:
             raise ValueError(f"its format is {table['format']}, and this hellora knows 1")
         usage = Usage.of_table(table, settings)

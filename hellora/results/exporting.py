@@ -2,13 +2,14 @@
 
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hellora.core.errors import InputError
 from hellora.core.state import ServerState
-from hellora.experiments.config import read_experiment
+from hellora.experiments.config import read_begun
 from hellora.experiments.experiment import Experiment
 from hellora.methods.sharing import with_private
 from hellora.model.origin import Origin
@@ -30,13 +31,14 @@ class Saved:
     record: dict[str, Any]
 
     @staticmethod
-    def read(path: Path) -> "Saved":
-        """Read it. Raise InputError where the folder has no run, or none that has begun to train."""
+    def read(path: Path, allow: Collection[str] = ()) -> "Saved":
+        """Read it. Raise InputError where the folder has no run, or none that has begun to train, or names code that is
+        not in `allow`."""
         folder = RunFolder(path)
         if not folder.experiment.is_file():
             raise InputError(f"{path} is not the folder of a run: it has no {folder.experiment.name}")
         folder.check_experiment()
-        experiment = read_experiment(str(folder.experiment), simulated=False)
+        experiment = read_begun(folder.experiment, allow)
         found = load_settled(folder)
         if found is None or "labels" not in found[1]:
             raise InputError(f"{path} has no state yet: wait for its first evaluation, or start the run again")
@@ -96,16 +98,20 @@ def load_settled(folder: RunFolder) -> tuple[ServerState, dict[str, Any]] | None
     return None
 
 
-def export_run(run: Path, out: Path | None, merged: bool = False, client: str | None = None) -> Path:
+def export_run(
+    run: Path, out: Path | None, merged: bool = False, client: str | None = None, allow: Collection[str] = ()
+) -> Path:
     """Write the adapter of a run to the new folder `out`; returns it.
 
     merged   the whole model with the adapter in its weights, for plain transformers
     client   its own adapter, by id or name, where the method has such
+    allow    code that the run's experiment may name
 
     Raises:
-        InputError: there is no such run or client, the folder exists, or a quantised base was to be merged.
+        InputError: there is no such run or client, the folder exists, a quantised base was to be merged, or the run
+            names code that is not allowed.
     """
-    saved = Saved.read(run)
+    saved = Saved.read(run, allow)
     whose = None if client is None else saved.client(client)
     folder = out or run / ("merged" if merged else "export" if whose is None else f"client-{whose:05d}")
     if folder.exists():

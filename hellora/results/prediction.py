@@ -5,7 +5,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hellora.core.errors import InputError
 from hellora.core.types import Adapter
 from hellora.data.one_file import read_rows
 from hellora.experiments.machine import device_check, devices
+from hellora.experiments.own_code import named_code
 from hellora.model.own_heads import class_names
 from hellora.model.resident import BaseModel
 from hellora.record.atomic import write_atomically
@@ -38,16 +39,18 @@ class Predictor:
     adapter: Adapter
 
     @staticmethod
-    def load(source: Path, settings: Mapping[str, Any]) -> "Predictor":
+    def load(source: Path, settings: Mapping[str, Any], allow: Collection[str] = ()) -> "Predictor":
         """Load an exported adapter, merged weights, or a run: its adapter, or its checkpoint if it is not finished.
 
         Raises:
-            InputError: there is nothing of the kind, or a setting is wrong.
+            InputError: there is nothing of the kind, a setting is wrong, or it names code that is neither in `allow`
+                nor in the settings.
         """
+        allowed = {*allow, *named_code(settings)}
         finished = RunFolder(source).adapter
         folder = source if (source / USAGE_FILE).is_file() else finished
         if (folder / USAGE_FILE).is_file():
-            usage = read_usage(folder, settings)
+            usage = read_usage(folder, settings, allowed)
             base = ready(usage)
             return Predictor(usage, base, load_adapter(folder, usage, base))
         if not RunFolder(source).experiment.is_file():
@@ -55,7 +58,7 @@ class Predictor:
                 f"{source} is neither an exported adapter, with a {USAGE_FILE}, nor a run: name a run's folder, or "
                 f"what `hellora export` wrote"
             )
-        saved = Saved.read(source)
+        saved = Saved.read(source, allowed)
         usage = Usage.of_experiment(saved.experiment, saved.labels, saved.origin, settings)
         return Predictor(usage, ready(usage), saved.state.adapter)
 
@@ -106,27 +109,32 @@ class Predictor:
         return found.metrics
 
 
-def predict_file(source: Path, file: str, settings: Mapping[str, Any], out: Path | None) -> list[Prediction]:
+def predict_file(
+    source: Path, file: str, settings: Mapping[str, Any], out: Path | None, allow: Collection[str] = ()
+) -> list[Prediction]:
     """Predict with an adapter for each row of a file; `out` gets the predictions, too, as JSON lines or CSV.
 
     Raises:
-        InputError: adapter, file, setting or `out` does not fit, or the model says nan.
+        InputError: adapter, file, setting or `out` does not fit, the model says nan, or code is not in `allow`.
     """
     check_out(out, WRITERS)
-    predictions = Predictor.load(source, settings).predict(file)
+    predictions = Predictor.load(source, settings, allow).predict(file)
     if out is not None:
         write(out, as_text(predictions, out.suffix))
     return predictions
 
 
-def evaluate_file(source: Path, file: str, settings: Mapping[str, Any], out: Path | None) -> dict[str, float]:
+def evaluate_file(
+    source: Path, file: str, settings: Mapping[str, Any], out: Path | None, allow: Collection[str] = ()
+) -> dict[str, float]:
     """Compute the metrics of an adapter on the labelled examples of a file; `out` gets them, too, as JSON.
 
     Raises:
-        InputError: adapter, file, setting or `out` does not fit, or a label is none of the run's classes.
+        InputError: adapter, file, setting or `out` does not fit, a label is none of the run's classes, or code is not
+            in `allow`.
     """
     check_out(out, (".json",))
-    metrics = Predictor.load(source, settings).evaluate(file)
+    metrics = Predictor.load(source, settings, allow).evaluate(file)
     if out is not None:
         write(out, as_json(metrics))
     return metrics

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hellora.core.errors import InputError, nearest, one_line
+from hellora.experiments.own_code import is_code, load
 from hellora.experiments.settings import TrackingSettings
 from hellora.record.atomic import write_atomically
 
@@ -65,7 +66,7 @@ def config_of(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tracker_class(name: str) -> Any:
-    """Find accelerate's tracker of a name, one that was registered with it, or a user's own "module:Class".
+    """Find accelerate's tracker of a name, one that was registered with it, or a user's own, "mine.py:Class".
 
     Raises:
         InputError: there is none, or its package is not installed.
@@ -73,10 +74,9 @@ def tracker_class(name: str) -> Any:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
     from accelerate.utils import LoggerType
 
-    if ":" in name:
-        module, _, attribute = name.partition(":")
+    if is_code(name):
         try:
-            found = getattr(importlib.import_module(module), attribute)
+            found = load(name)
         except Exception as error:  # whatever a user's module raises
             raise InputError(f"tracking.trackers: {name!r} cannot be imported: {error}: correct it") from error
         if not (isinstance(found, type) and issubclass(found, GeneralTracker)):

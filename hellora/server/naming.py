@@ -15,6 +15,5 @@ def naming(strategy: object, round: int) -> Iterator[None]:
         raise
     except Exception as error:
         cls, why = type(strategy), " ".join(str(error).split())
-        raise RunError(
-            f"round {round}: {cls.__module__}:{cls.__qualname__} raised {type(error).__name__}: {why}"
-        ) from error
+        file = cls.__module__.rpartition(".")[2]
+        raise RunError(f"round {round}: {file}:{cls.__qualname__} raised {type(error).__name__}: {why}") from error

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from federation_site import CLIENTS, Run, Site, below, running, same_bits, site_in, tensors, until
-from own import OWN, SGD, assert_mean_of_variates, importable, part, scratch
+from own import OWN, SGD, allowing, assert_mean_of_variates, part, scratch, working_in
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.flower, pytest.mark.xdist_group("own deployment")]
@@ -20,7 +20,8 @@ VARIATES = {**OWN["SCAFFOLD"], "train": {**SGD, "epochs": 20}, "wire": {"format"
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """All commands of the site run in a folder that holds the strategies' files."""
     site = site_in(tmp_path_factory.mktemp("own"))
-    with importable(scratch(site.folder)), running(site) as begun:
+    site.allow = allowing(OWN)
+    with working_in(scratch(site.folder)), running(site) as begun:
         yield begun
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own import OWN, assert_mean_of_variates, importable, part, same, scratch
+from own import OWN, assert_mean_of_variates, part, same, scratch, working_in
 from safetensors.torch import load_file
 
 from hellora.experiments.config import check
@@ -18,7 +18,7 @@ CLIENTS = 6
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path) -> Iterator[None]:
-    with importable(scratch(tmp_path / "scratch")):
+    with working_in(scratch(tmp_path / "scratch")):
         yield
 
 

@@ -1,7 +1,6 @@
 """Experiment trackers: what TensorBoard's files and a tracker of one's own are told of a run, and of a resumed one."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[An
     """A working directory with a tracker of one's own; what it was told so far."""
     (tmp_path / "my_trackers.py").write_text(OWN.format(places=True))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "my_trackers", raising=False)
     return lambda: [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
 
 
@@ -155,7 +152,7 @@ def test_a_tracker_of_ones_own_is_told_the_same(
     hellora: Command, small: Path, tmp_path: Path, own: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    settings = ["--set", "tracking.trackers=['my_trackers:Notes']", "--set", "tracking.project=trial"]
+    settings = ["--set", "tracking.trackers=['my_trackers.py:Notes']", "--set", "tracking.project=trial"]
     with monkeypatch.context() as stopping:
         stop_in_round(2, stopping)
         assert hellora("run", small, "--out", out, *settings).status == 1
@@ -168,7 +165,7 @@ def test_a_tracker_of_ones_own_is_told_the_same(
     assert logged == [[line["round"], values_of(line, "test")] for line in lines]
     config = said[1][1]
     assert config == config_of(read_experiment(str(small), {}).table) | {
-        "tracking.trackers": '["my_trackers:Notes"]',
+        "tracking.trackers": json.dumps([f"{tmp_path}/my_trackers.py:Notes"]),
         "tracking.project": "trial",
     }
     assert (config["model.rank"], config["fleet.layers"], config["rounds"]) == (4, "[1, 2, 4]", 3)
@@ -183,7 +180,7 @@ def test_a_tracker_may_be_added_or_left_out_when_a_run_is_resumed(
         assert hellora("run", small, "--out", out).status == 1
     with monkeypatch.context() as stopping:
         stop_in_round(2, stopping)
-        added = ("--set", "tracking.trackers=['my_trackers:Notes']")
+        added = ("--set", "tracking.trackers=['my_trackers.py:Notes']")
         assert hellora("run", small, "--out", out, "--resume", *added).status == 1
     assert hellora("run", small, "--out", out, "--resume").status == 0
     assert [what[1] for what in own() if what[0] == "log"] == [0, 1], "what was before it came, too"
@@ -193,16 +190,17 @@ def test_a_tracker_that_fails_does_not_stop_the_run_and_is_told_later(
     hellora: Command, small: Path, tmp_path: Path, own: Callable[[], list[Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "deaf").touch()
-    settings = ["--set", "tracking.trackers=['my_trackers:Notes']"]
+    settings = ["--set", "tracking.trackers=['my_trackers.py:Notes']"]
     assert hellora("run", small, "--out", tmp_path / "out", *settings).status == 0
     said = [record.getMessage() for record in caplog.records if record.name == "hellora.runs.tracking"]
-    assert said == ["my_trackers:Notes was not told of round 0: ConnectionError: nobody listens"] * 3
+    notes = f"{tmp_path}/my_trackers.py:Notes"
+    assert said == [f"{notes} was not told of round 0: ConnectionError: nobody listens"] * 3
     (tmp_path / "deaf").unlink()
     state = json.loads((tmp_path / "out" / "tracking" / "state.json").read_text())
     told = Tracking(tmp_path / "out" / "tracking", "test")
-    told.open(read_experiment(str(small), {"tracking.trackers": ["my_trackers:Notes"]}), "out")
+    told.open(read_experiment(str(small), {"tracking.trackers": ["my_trackers.py:Notes"]}), "out")
     told.tell(lines_of(tmp_path / "out"))
-    assert state["my_trackers:Notes"]["rounds"] == 0
+    assert state[notes]["rounds"] == 0
     assert [what[1] for what in own() if what[0] == "log"] == [0, 1, 2]
 
 
@@ -232,7 +230,9 @@ def test_a_tracker_that_cannot_start_is_refused_before_training(
     (tmp_path / "my_trackers.py").write_text(
         OWN.format(places=False) + '\n    def start(self):\n        raise OSError("no key")\n'
     )
-    answer = hellora("run", small, "--out", tmp_path / "out", "--set", "tracking.trackers=['my_trackers:Notes']")
-    check_refusal(answer, "tracking.trackers: my_trackers:Notes cannot start: OSError: no key: leave it out?")
+    answer = hellora("run", small, "--out", tmp_path / "out", "--set", "tracking.trackers=['my_trackers.py:Notes']")
+    check_refusal(
+        answer, f"tracking.trackers: {tmp_path}/my_trackers.py:Notes cannot start: OSError: no key: leave it out?"
+    )
     assert own() == [["open", "hellora"], ["finish"]]
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ from hellora.experiments.experiment import Experiment
 from hellora.methods.local_training.scaffold import Scaffold
 
 TOPICS = tuple(sorted(tiny_models.TOPICS))
+TRAP = """
+from pathlib import Path
+from hellora.methods.local_training.plain import Plain
+
+Path(__file__).with_name("ran").touch()
+
+class Rule(Plain):
+    pass
+"""
 SGD = TrainSettings(optimizer="sgd", lr=0.1, weight_decay=0.0, batch_size=8, steps=2)
 
 
@@ -39,10 +49,10 @@ class Site:
     experiment: Experiment
     contract: Contract
 
-    def client(self) -> WithOwnData:
+    def client(self, allow: Sequence[str] = ()) -> WithOwnData:
         """A new process of the client."""
         data = {"name": str(self.folder / "mine.csv")}
-        own = OwnSettings("clinic", data, "none", device="cpu", folder=str(self.folder / "state"))
+        own = OwnSettings("clinic", data, "none", device="cpu", folder=str(self.folder / "state"), allow=allow)
         return WithOwnData(own, lambda _: None)
 
     @property
@@ -115,6 +125,35 @@ def test_a_client_goes_on_from_what_it_kept_and_keeps_it_for_itself(site: Site) 
         kept = expected.kept
         assert bits(site.store.load(round)) == bits(kept)
     assert site.store.versions() == [1, 5]
+
+
+def named(site: Site, **method: Any) -> Contract:
+    """A contract whose server names code."""
+    table = {**site.contract.table, "method": {**site.contract.table["method"], **method}}
+    return replace(site.contract, table=table)
+
+
+def test_code_that_a_server_names_runs_only_if_the_client_allows_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(site.folder)
+    (site.folder / "trap.py").write_text(TRAP)
+    contract = named(site, local_training=["trap.py:Rule"])
+    client = site.client()
+    for ask in (client.join, client.prepare, lambda contract: client.train(contract, b"")):
+        with pytest.raises(InputError, match=r"the server names code .*\(trap.py:Rule\): .* --allow trap.py:Rule$"):
+            ask(contract)
+    assert not (site.folder / "ran").exists()
+    allowing = site.client(allow=["trap.py:Rule"])
+    assert allowing.join(contract)["examples"] == 12
+    assert (site.folder / "ran").exists()
+
+
+def test_a_server_cannot_have_a_model_run_code_of_its_own_here(site: Site) -> None:
+    model = {**site.contract.table["model"], "trust_remote_code": True}
+    contract = replace(site.contract, table={**site.contract.table, "model": model})
+    with pytest.raises(InputError, match=r"add --allow remote-code$"):
+        site.client().join(contract)
 
 
 def test_not_even_the_bytes_of_an_answer_have_it(site: Site) -> None:

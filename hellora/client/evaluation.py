@@ -32,14 +32,22 @@ class Evaluation:
 
 
 def evaluate(
-    adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
+    adapter: Adapter,
+    base: BaseModel,
+    kind: Task,
+    rows: Any,
+    batch_size: int,
+    precision: Precision = "auto",
+    encoded: Encoded | None = None,
 ) -> Evaluation:
     """Evaluate an adapter on rows (a `datasets.Dataset` with the columns of `kind`), `batch_size` at a time.
 
-    The whole adapter is merged in. Losses are in nats, per example or, of language, per supervised token.
+    The whole adapter is merged in. Losses are in nats, per example or, of language, per supervised token. `encoded` are
+    the rows, where they are encoded already.
     """
+    encoded = kind.encode(base, rows) if encoded is None else encoded
     with torch.no_grad(), base.adapted(adapter):
-        found = measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size, precision)
+        found = measure(lambda batch: kind.outputs(base, batch), base, kind, encoded, batch_size, precision)
         return replace(found, metrics={**found.metrics, **kind.answer_metrics(base, rows)})
 
 
@@ -66,12 +74,11 @@ def measure(
     outputs_of: Callable[[Batch], Outputs],
     base: BaseModel,
     kind: Task,
-    rows: Any,
+    encoded: Encoded,
     batch_size: int,
     precision: Precision = "auto",
 ) -> Evaluation:
     """Measure what `outputs_of` says of each batch, the shortest texts first. The caller switches gradients off."""
-    encoded = kind.encode(base, rows)
     loss_sum = weight_sum = 0.0
     predictions: list[int] = []
     references: list[int] = []
@@ -88,14 +95,13 @@ def measure(
     return Evaluation(metrics, class_recall(predictions, references))
 
 
-def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> Scores:
+def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encoded, batch_size: int) -> Scores:
     """Score each layer by the trace of its empirical Fisher block (Fed-HeLLo, FIM-HLA): Γ (layers,).
 
-    Γ(j) = 1/|D| Σ_d ‖∇_θ_j f(d)‖², where f(d) is the mean loss of example d, over every row, in eval mode, head
+    Γ(j) = 1/|D| Σ_d ‖∇_θ_j f(d)‖², where f(d) is the mean loss of example d, over every example, in eval mode, head
     excluded. Each example of a batch has its own copy of the adapter, so one backward pass gives all per-example
     gradients; a model that merges the batch with another dimension is done example by example instead.
     """
-    encoded = kind.encode(base, rows)
     try:
         total = sum_of_squares(adapter, base, kind, encoded, batch_size, batch_dims(base, kind, encoded))
     except PerExampleError:

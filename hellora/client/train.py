@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hellora.client import not_finite
 from hellora.client.batches import training_batches
@@ -28,22 +28,29 @@ class TrainingError(RuntimeError):
 
 
 def train_client(
+    task: ClientTask, base: BaseModel, kind: Task, rows: Any, rules: Sequence[LocalTraining] = ()
+) -> ClientUpdate:
+    """Encode the client's rows, a `datasets.Dataset` with the columns of `kind`, and train: see `train_encoded`."""
+    return train_encoded(task, base, kind, kind.encode(base, rows), rules, lambda: labels_of(rows))
+
+
+def train_encoded(
     task: ClientTask,
     base: BaseModel,
     kind: Task,
-    rows: Any,
+    encoded: Encoded,
     rules: Sequence[LocalTraining] = (),
-    encoded: Encoded | None = None,
+    labels: Callable[[], Tensor | None] = lambda: None,
 ) -> ClientUpdate:
-    """Train the components in `task.trained` (and the head) on the client's rows; nothing else gets a gradient.
+    """Train the components in `task.trained` (and the head) on a client's examples; nothing else gets a gradient.
 
     Args:
         task: what to train, from which adapter, how
         base: the model, which is lent out for the time being and is then as it was
         kind: the kind of model and data, such as `SequenceClassification()`
-        rows: the client's examples, a `datasets.Dataset` with the columns of `kind`
+        encoded: the client's examples
         rules: rules of local training, in order
-        encoded: the rows, encoded, where they are already
+        labels: tells the class of each example, (examples,), to rules that ask; None where there are no classes
 
     Returns:
         What it trained, with `loss`, `steps`, `seconds` and, on CUDA or where bytes are promised, `peak_bytes`.
@@ -52,14 +59,13 @@ def train_client(
         TrainingError: the loss is nan or infinite; ValueError: a rule was told, or tells, what it did not declare.
     """
     started = time.perf_counter()
-    encoded = kind.encode(base, rows) if encoded is None else encoded
     with (
         peak_memory(base.device, task.spare_bytes) as peak,
         seeded(task.seed, base.device),
         lent_for(task, base) as adapted,
         prefix_cache(base.net, task, base.spec.layers, len(encoded)) as prefix,
     ):
-        at_work = Rules(rules, task, base, adapted, lambda: labels_of(rows))
+        at_work = Rules(rules, task, base, adapted, labels)
         metrics = train_steps(task, base, kind, encoded, adapted, prefix, at_work)
         named, adapter = at_work.end(), adapted.read()
     metrics["seconds"] = round(time.perf_counter() - started, 3)
@@ -123,7 +129,7 @@ def train_steps(
     return {"loss": loss_sum / weight_sum, "steps": steps}
 
 
-def labels_of(rows: Any) -> torch.Tensor | None:
+def labels_of(rows: Any) -> Tensor | None:
     """Return the class of each row of a `datasets.Dataset`, (examples,); None where there is no column `label`."""
     if "label" not in getattr(rows, "column_names", ()):
         return None

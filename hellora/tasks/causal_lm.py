@@ -57,7 +57,7 @@ class CausalLM(Task):
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         prompts = without_end(tokenizer, encoded_texts(base, rows, ("prompt",))["input_ids"])
         responses = encoded_texts(base, rows, ("response",), add_special_tokens=False)["input_ids"]
-        examples, num_tokens = [], 0
+        examples, supervised = [], []
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             answer = (response + end)[: max(limit // 2, limit - len(prompt))]
             question = shortened(tokenizer, prompt, limit - len(answer))
@@ -67,8 +67,9 @@ class CausalLM(Task):
                 raise InputError(
                     f"data.response: {named(rows, row, 'response')} has no token to learn from: leave the row out"
                 )
-            num_tokens += predicted
-        return Encoded(examples, np.array([len(example["input_ids"]) for example in examples]), num_tokens)
+            supervised.append(predicted)
+        lengths = np.array([len(example["input_ids"]) for example in examples])
+        return Encoded(examples, lengths, np.array(supervised))
 
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
         width = max(len(example["input_ids"]) for example in examples)

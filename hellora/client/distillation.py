@@ -45,7 +45,7 @@ class Distillation:
     base: BaseModel
     kind: Task
     public: Encoded  # the public examples
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
     train_head: bool = True
 
     def distil(self, students: Mapping[int, Adapter], weights: Mapping[int, float], seed: int) -> dict[int, Adapter]:
@@ -169,7 +169,7 @@ def evaluate_ensemble(
     kind: Task,
     encoded: Encoded,
     batch_size: int,
-    precision: Precision = "auto",
+    precision: Precision = "fp32",
 ) -> Evaluation:
     """Evaluate the prototypes together, by the plain mean of their logits."""
 

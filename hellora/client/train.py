@@ -104,19 +104,23 @@ def train_steps(
     loss_sum = weight_sum = 0.0
     steps = 0
     for indices in training_batches(encoded, settings, task.seed):
-        total = weight = 0.0
-        for part in micro_batches(indices, policy.micro_batch):
+        parts, losses, sums = micro_batches(indices, policy.micro_batch), list[Tensor](), list[Tensor]()
+        for part in parts:
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in part]), base.device)
             with prefix.batch(part), numerics(base, policy, settings, rounding):
                 outputs = rules.outputs(kind.outputs(base, batch))
-            losses, weights = outputs.loss_sums, outputs.weights
-            del outputs  # else the logits would stay in memory while gradients are computed
-            loss, losses = losses.sum(), losses.detach()
-            if not math.isfinite(value := float(loss.detach())):
-                why = not_finite.in_step(base, adapted, task.adapter, batch, losses, part.tolist())
-                raise TrainingError(f"the loss became {value} at step {steps + 1}: {why}")
+            loss, of_examples, weights = outputs.loss_sums.sum(), outputs.loss_sums.detach(), outputs.weights.sum()
+            del batch, outputs  # else the logits would stay in memory while gradients are computed
             torch.autograd.backward(loss)
-            total, weight = total + value, weight + float(weights.sum())
+            losses.append(of_examples)
+            sums.append(torch.stack([loss.detach(), weights]))
+        values = torch.stack(sums).tolist()  # of each part; the step's only look at the device
+        for part, of_examples, (value, _) in zip(parts, losses, values, strict=True):
+            if not math.isfinite(value):
+                batch = kind.collate(base, [encoded.examples[i] for i in part])
+                why = not_finite.in_step(base, adapted, task.adapter, batch, of_examples, part.tolist())
+                raise TrainingError(f"the loss became {value} at step {steps + 1}: {why}")
+        total, weight = (sum(each) for each in zip(*values, strict=True))
         scale_gradients(adapted.parameters, 1 / max(weight, 1.0))
         rules.change_gradients()
         if settings.clip_norm is not None:
@@ -141,9 +145,8 @@ def labels_of(rows: Any) -> Tensor | None:
 
 def scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
     """Multiply every gradient in place. A parameter without one is an expert's that saw no token."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad *= factor
+    if gradients := [parameter.grad for parameter in parameters if parameter.grad is not None]:
+        torch._foreach_mul_(gradients, factor)
 
 
 def make_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:

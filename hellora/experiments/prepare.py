@@ -18,7 +18,7 @@ from hellora.data.settings import DataSettings
 from hellora.data.sources import Corpus, load_corpus
 from hellora.experiments.contradictions import check_clients
 from hellora.experiments.experiment import Experiment
-from hellora.experiments.machine import device_check, devices, threads
+from hellora.experiments.machine import device_check, devices, threads, workers
 from hellora.experiments.model_checks import bypass_check, recompute_check, targets_check
 from hellora.experiments.planning import federation, fleet, make_planner, plan, rehearse
 from hellora.experiments.setup import Parts, Setup
@@ -78,8 +78,8 @@ def read_data(experiment: Experiment) -> tuple[Experiment, Corpus]:
 def on_this_machine(setup: Setup) -> LocalBackend:
     """Make the local backend, with its worker processes where there is more than one."""
     names = devices(setup.experiment.compute.device)
-    run, workers = setup.federation, setup.experiment.compute.workers
-    backend = LocalBackend(setup.work, run.fleet, workers, names, run.wire)
+    run = setup.federation
+    backend = LocalBackend(setup.work, run.fleet, workers(setup.experiment), names, run.wire)
     setup.base.to(names[0])
     setup.work.warm_up()
     return backend

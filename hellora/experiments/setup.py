@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from hellora.client.distillation import Distillation, evaluate_ensemble
 from hellora.client.encoding import encode_rows
 from hellora.client.evaluation import Evaluation, evaluate, fisher_scores
+from hellora.client.sample import stratified_rows
+from hellora.client.train import labels_of
 from hellora.client.work import ClientWork
 from hellora.core.algebra import new_adapter, prototypes_of
 from hellora.core.seeds import seed_for
@@ -59,6 +61,15 @@ class Setup:
         """Encode the server's public data, once."""
         return encode_rows(self.experiment.task, self.base, self.corpus.public)
 
+    @cached_property
+    def sample(self) -> npt.NDArray[np.int64] | None:
+        """Draw the rows of the test split that all rounds but the last are evaluated on; None: all of them."""
+        run, labels = self.experiment.run, labels_of(self.corpus.test)
+        if not run.eval_examples or run.eval_examples >= len(self.corpus.test):
+            return None
+        classes = np.zeros(len(self.corpus.test), dtype=np.int64) if labels is None else labels.numpy()
+        return stratified_rows(classes, run.eval_examples, run.seed)
+
     @property
     def base(self) -> BaseModel:
         """Return the model, resident in this process, whose own weights are never written to."""
@@ -84,9 +95,13 @@ class Setup:
         """Compute Fisher scores on the server's proxy data, (layers,)."""
         return fisher_scores(adapter, self.base, self.experiment.task, self.proxy, FISHER_BATCH)
 
-    def evaluate(self, state: ServerState) -> Evaluation:
-        """Evaluate on the test split; where clients have models of their own, each on its own held-out rows, and their
-        mean."""
+    def evaluate(self, state: ServerState, whole: bool = True) -> Evaluation:
+        """Evaluate on the test split, or on the sample of it that `eval_examples` asks for, if not on the `whole`;
+        where clients have models of their own, each on its own held-out rows, and their mean."""
+        if not self.held_out and not whole and self.sample is not None:
+            rows, encoded = self.corpus.test.select(self.sample), self.test.select(self.sample)
+            found = self.evaluate_adapter(state.adapter, rows, encoded)
+            return replace(found, sampled=(len(rows), len(self.test)))
         if not self.held_out:
             return self.evaluate_on_test(state.adapter)
         clients = {}

@@ -138,10 +138,11 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
         for report in federate(state, setup.federation, reporting, setup):
             state = report.state
             due = state.round % experiment.run.eval_every == 0 or state.round == experiment.run.rounds
-            evaluation = setup.evaluate(state) if due else None
+            evaluation = setup.evaluate(state, whole=state.round == experiment.run.rounds) if due else None
             now = time.perf_counter()
-            metrics = evaluation.metrics if evaluation else None
-            lines.append(round_line(report, setup.base.spec, metrics, now - clock, lines[-1] if lines else None))
+            metrics, sample = (evaluation.metrics, evaluation.sample) if evaluation else (None, None)
+            last = lines[-1] if lines else None
+            lines.append(round_line(report, setup.base.spec, metrics, now - clock, last, sample))
             clock = now
             folder.append(lines[-1])
             save_state(folder.checkpoint, state, record)

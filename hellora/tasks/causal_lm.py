@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
-from hellora.model.load import Kind, ModelSettings, adapter_spec, greedy, load_network, load_tokenizer
+from hellora.model.answers import answers
+from hellora.model.load import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows
 from hellora.model.resident import BaseModel
 from hellora.model.texts import encoded_texts, named
@@ -122,12 +123,11 @@ class CausalLM(Task):
         """Count the tokens that an answer may have: at most half of the limit."""
         return min(self.answer_tokens, length_limit(base, self.max_length) // 2)
 
-    @torch.no_grad()
     def answer(self, base: BaseModel, prompts: Sequence[str]) -> list[str]:
         """Choose the likeliest token at each place, up to the end of text. As in training, a prompt that is too long
         loses its beginning."""
         room = length_limit(base, self.max_length) - self.new_tokens(base)
-        answers = []
+        asked = []
         tokens = encoded_texts(base, {"prompt": prompts}, ("prompt",))["input_ids"]
         for row, prompt in enumerate(without_end(base.processor, tokens)):
             if not prompt:
@@ -135,17 +135,9 @@ class CausalLM(Task):
                     f"data.prompt: the model's tokenizer finds no token in row {row} ({prompts[row][:40]!r}): leave "
                     f"the row out"
                 )
-            ids = torch.tensor([shortened(base.processor, prompt, room)], device=base.device)
-            with greedy(base.net, base.processor):
-                out = base.net.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=self.new_tokens(base),
-                    do_sample=False,
-                    pad_token_id=base.processor.pad_token_id,
-                )
-            answers.append(base.processor.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
-        return answers
+            asked.append(shortened(base.processor, prompt, room))
+        said = answers(base, asked, self.new_tokens(base)) if asked else []
+        return [base.processor.decode(tokens, skip_special_tokens=True) for tokens in said]
 
 
 def without_end(tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:

@@ -284,7 +284,7 @@ def test_the_optimizer_has_what_trains_and_nothing_else(
     assert len(made[0].state) == len(parameters)
 
 
-@pytest.mark.parametrize(("precision", "enabled"), [("auto", False), ("fp32", False), ("bf16", True)])
+@pytest.mark.parametrize(("precision", "enabled"), [("fp32", False), ("bf16", True)])
 def test_precision_on_the_cpu(precision: str, enabled: bool, base: BaseModel) -> None:
     with autocast(base, precision):
         assert torch.is_autocast_enabled("cpu") == enabled

@@ -144,19 +144,20 @@ def engine_settings(experiment: "Experiment") -> dict[str, float]:
     """
     import torch
 
+    from hellora.experiments.machine import workers
     from hellora.experiments.prepare import read_data
 
-    compute = experiment.compute
+    compute, processes = experiment.compute, workers(experiment)
     if experiment.natural is not None:
         experiment, _ = read_data(experiment)
     devices = 0 if compute.device == "cpu" else torch.cuda.device_count()
     settings = {
         "num-supernodes": experiment.data.num_clients,
         "client-resources-num-cpus": 1,
-        "client-resources-num-gpus": float(devices and min(1.0, devices / compute.workers)),
+        "client-resources-num-gpus": float(devices and min(1.0, devices / processes)),
         "init-args-log-to-driver": False,
     }
-    own = {"init-args-num-cpus": compute.workers, "init-args-num-gpus": devices}
+    own = {"init-args-num-cpus": processes, "init-args-num-gpus": devices}
     return settings if "RAY_ADDRESS" in os.environ else settings | own
 
 

@@ -7,7 +7,6 @@ trains one prototype after the other against it. The one base model of the proce
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,8 +44,8 @@ class Distillation:
     settings: MutualDistillation
     base: BaseModel
     kind: Task
-    public: Any  # datasets.Dataset with the task's columns
-    precision: Precision = "auto"
+    public: Encoded  # the public examples
+    precision: Precision = "fp32"
     train_head: bool = True
 
     def distil(self, students: Mapping[int, Adapter], weights: Mapping[int, float], seed: int) -> dict[int, Adapter]:
@@ -62,10 +61,10 @@ class Distillation:
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Yield the public batches of a round: `kd_steps` of them, or one pass over the data if that is less."""
-        encoded: Encoded = self.kind.encode(self.base, self.public)
-        drawn = shuffled_batches(encoded.lengths, len(encoded), self.settings.kd_batch_size, seed, epoch=0)
+        public = self.public
+        drawn = shuffled_batches(public.lengths, len(public), self.settings.kd_batch_size, seed, epoch=0)
         for indices in drawn[: self.settings.kd_steps]:
-            examples = [encoded.examples[i] for i in indices]
+            examples = [public.examples[i] for i in indices]
             yield to_device(self.kind.collate(self.base, examples), self.base.device)
 
     def targets(
@@ -168,9 +167,9 @@ def evaluate_ensemble(
     prototypes: Sequence[Adapter],
     base: BaseModel,
     kind: Task,
-    rows: Any,
+    encoded: Encoded,
     batch_size: int,
-    precision: Precision = "auto",
+    precision: Precision = "fp32",
 ) -> Evaluation:
     """Evaluate the prototypes together, by the plain mean of their logits."""
 
@@ -179,4 +178,4 @@ def evaluate_ensemble(
         return kind.score(mean_logits(logits, [1.0] * len(logits)), batch)
 
     with torch.no_grad():
-        return measure(outputs, base, kind, rows, batch_size, precision)
+        return measure(outputs, base, kind, encoded, batch_size, precision)

@@ -11,9 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hellora.client.sample import Interval, accuracy_interval, loss_interval
 from hellora.core.exchange import Outputs, Precision
-from hellora.core.types import Adapter, AdapterSpec
+from hellora.core.types import Adapter
 from hellora.methods.context import Scores
+from hellora.methods.local import add_squared_norms
+from hellora.model.bf16 import has_bf16
 from hellora.model.resident import BaseModel
 from hellora.model.stand_ins import PerExampleError
 from hellora.tasks import Batch, Encoded, Example, Task, class_recall
@@ -24,78 +27,109 @@ class Evaluation:
     """An evaluation says what an adapter makes of some rows; `recall` is of every class in them (classification only).
 
     Where each client has a model of its own, `metrics` is the mean and `clients` has each one's, by client id.
+    `intervals` has the 95 % interval of the accuracy (Wilson) and the loss (normal), were the rows a sample of many;
+    `sampled` says how many were drawn of how many, None where all rows were evaluated.
     """
 
     metrics: dict[str, float]
     recall: Mapping[int, float] = field(default_factory=dict)
     clients: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    sampled: tuple[int, int] | None = None
+
+    @property
+    def sample(self) -> dict[str, Any] | None:
+        """Return what rounds.jsonl says of the sample; None where all rows were evaluated."""
+        if self.sampled is None:
+            return None
+        examples, total = self.sampled
+        intervals = {name: [round(end, 6) for end in interval] for name, interval in self.intervals.items()}
+        return {"examples": examples, "of": total, "intervals": intervals}
 
 
 def evaluate(
-    adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
+    adapter: Adapter,
+    base: BaseModel,
+    kind: Task,
+    rows: Any,
+    batch_size: int,
+    precision: Precision = "fp32",
+    encoded: Encoded | None = None,
 ) -> Evaluation:
     """Evaluate an adapter on rows (a `datasets.Dataset` with the columns of `kind`), `batch_size` at a time.
 
-    The whole adapter is merged in. Losses are in nats, per example or, of language, per supervised token.
+    The whole adapter is merged in. Losses are in nats, per example or, of language, per supervised token. `encoded` are
+    the rows, where they are encoded already.
     """
+    encoded = kind.encode(base, rows) if encoded is None else encoded
     with torch.no_grad(), base.adapted(adapter):
-        found = measure(lambda batch: kind.outputs(base, batch), base, kind, rows, batch_size, precision)
+        found = measure(lambda batch: kind.outputs(base, batch), base, kind, encoded, batch_size, precision)
         return replace(found, metrics={**found.metrics, **kind.answer_metrics(base, rows)})
 
 
 @torch.no_grad()
 def predict(
-    adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "auto"
+    adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "fp32"
 ) -> Tensor:
     """Return what an adapter says of each row, in their order: logits (rows, classes), in float32 on the CPU.
 
     This is for classification; language models answer by `Task.answer`.
     """
     encoded = kind.encode(base, rows)
-    found: dict[int, Tensor] = {}
+    batches = evaluation_batches(encoded, batch_size)
+    logits: list[Tensor] = []
     with base.adapted(adapter):
-        for indices in evaluation_batches(encoded, batch_size):
+        for indices in batches:
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
             with autocast(base, precision):
-                logits = kind.logits(base, batch).float().cpu()
-            found |= dict(zip(indices.tolist(), logits, strict=True))
-    return torch.stack([found[row] for row in range(len(found))])
+                logits.append(kind.logits(base, batch).float())
+    return torch.cat(logits).cpu()[np.argsort(np.concatenate(batches))]
 
 
 def measure(
     outputs_of: Callable[[Batch], Outputs],
     base: BaseModel,
     kind: Task,
-    rows: Any,
+    encoded: Encoded,
     batch_size: int,
-    precision: Precision = "auto",
+    precision: Precision = "fp32",
 ) -> Evaluation:
     """Measure what `outputs_of` says of each batch, the shortest texts first. The caller switches gradients off."""
-    encoded = kind.encode(base, rows)
-    loss_sum = weight_sum = 0.0
-    predictions: list[int] = []
+    losses, weights, said = list[Tensor](), list[Tensor](), list[Tensor]()  # of each batch, on the device till the end
     references: list[int] = []
     for indices in evaluation_batches(encoded, batch_size):
-        batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
+        batch = kind.collate(base, [encoded.examples[i] for i in indices])
         with autocast(base, precision):
-            outputs = outputs_of(batch)
-        loss_sum += float(outputs.loss_sums.double().sum())
-        weight_sum += float(outputs.weights.double().sum())
+            outputs = outputs_of(to_device(batch, base.device))
+        losses.append(outputs.loss_sums)
+        weights.append(outputs.weights)
         if outputs.predictions is not None:
-            predictions += outputs.predictions.tolist()
+            said.append(outputs.predictions)
             references += batch["labels"].tolist()
-    metrics = kind.metrics(loss_sum / weight_sum, predictions, references)
-    return Evaluation(metrics, class_recall(predictions, references))
+    loss_sums, counts = in_doubles(losses), in_doubles(weights)
+    predictions = torch.cat(said).tolist() if said else []
+    loss = sum(float(part.sum()) for part in loss_sums) / sum(float(part.sum()) for part in counts)
+    intervals = {"loss": loss_interval(torch.cat(loss_sums).numpy(), torch.cat(counts).numpy())}
+    if references:
+        right = sum(one == other for one, other in zip(predictions, references, strict=True))
+        intervals["accuracy"] = accuracy_interval(right, len(references))
+    metrics = kind.metrics(loss, predictions, references)
+    return Evaluation(metrics, class_recall(predictions, references), intervals=intervals)
 
 
-def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int) -> Scores:
+def in_doubles(batches: Sequence[Tensor]) -> list[Tensor]:
+    """Bring tensors (batch,) of one device to the CPU, all at once, as float64."""
+    together = torch.cat(list(batches)).cpu()
+    return [part.double() for part in torch.split(together, [len(batch) for batch in batches])]
+
+
+def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encoded, batch_size: int) -> Scores:
     """Score each layer by the trace of its empirical Fisher block (Fed-HeLLo, FIM-HLA): Γ (layers,).
 
-    Γ(j) = 1/|D| Σ_d ‖∇_θ_j f(d)‖², where f(d) is the mean loss of example d, over every row, in eval mode, head
+    Γ(j) = 1/|D| Σ_d ‖∇_θ_j f(d)‖², where f(d) is the mean loss of example d, over every example, in eval mode, head
     excluded. Each example of a batch has its own copy of the adapter, so one backward pass gives all per-example
     gradients; a model that merges the batch with another dimension is done example by example instead.
     """
-    encoded = kind.encode(base, rows)
     try:
         total = sum_of_squares(adapter, base, kind, encoded, batch_size, batch_dims(base, kind, encoded))
     except PerExampleError:
@@ -172,17 +206,9 @@ def sum_of_squares(
             with autocast(base, "fp32"):
                 outputs = kind.outputs(base, batch)
             torch.autograd.backward((outputs.loss_sums / outputs.weights.clamp(min=1)).sum())
-            total += squared_norms(adapted.lora, base.spec)
+            pairs = {name: (module.A, module.B) for name, module in adapted.lora.items()}
+            total += add_squared_norms(np.zeros_like(total), pairs, base.spec)
     return total
-
-
-def squared_norms(lora: Any, spec: AdapterSpec) -> Scores:
-    """Return the squared L2 norm of the gradients of each layer's trained pairs, (layers,)."""
-    squares = np.zeros(spec.num_layers)
-    for name, module in lora.items():
-        gradients = [p.grad for p in (module.A, module.B) if p.grad is not None]  # none in an expert that saw no token
-        squares[spec.layer_of[name]] += sum(float(g.float().square().sum()) for g in gradients)
-    return squares
 
 
 def evaluation_batches(encoded: Encoded, batch_size: int) -> list[npt.NDArray[np.int64]]:
@@ -194,6 +220,9 @@ def evaluation_batches(encoded: Encoded, batch_size: int) -> list[npt.NDArray[np
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch to a device; to a GPU from pinned memory, without waiting until it is there."""
+    if device.type == "cuda":
+        return {name: value.pin_memory().to(device, non_blocking=True) for name, value in batch.items()}
     return {name: value.to(device) for name, value in batch.items()}
 
 
@@ -201,7 +230,6 @@ def autocast(base: BaseModel, precision: Precision) -> AbstractContextManager[No
     """Cast to bf16 where asked for, where the device has it (auto), and always where the base is not float32. A float16
     base on a CPU stays float16: its normalisations take no two half formats at once."""
     device = base.device.type
-    has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported()
-    wanted = precision == "bf16" or (precision == "auto" and has_bf16) or base.dtype != torch.float32
+    wanted = precision == "bf16" or (precision == "auto" and has_bf16(device)) or base.dtype != torch.float32
     keeps = device == "cpu" and base.dtype == torch.float16
     return torch.autocast(device, dtype=torch.float16 if keeps else torch.bfloat16, enabled=wanted)

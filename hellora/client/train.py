@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hellora.client import not_finite
 from hellora.client.batches import training_batches
@@ -28,22 +28,29 @@ class TrainingError(RuntimeError):
 
 
 def train_client(
+    task: ClientTask, base: BaseModel, kind: Task, rows: Any, rules: Sequence[LocalTraining] = ()
+) -> ClientUpdate:
+    """Encode the client's rows, a `datasets.Dataset` with the columns of `kind`, and train: see `train_encoded`."""
+    return train_encoded(task, base, kind, kind.encode(base, rows), rules, lambda: labels_of(rows))
+
+
+def train_encoded(
     task: ClientTask,
     base: BaseModel,
     kind: Task,
-    rows: Any,
+    encoded: Encoded,
     rules: Sequence[LocalTraining] = (),
-    encoded: Encoded | None = None,
+    labels: Callable[[], Tensor | None] = lambda: None,
 ) -> ClientUpdate:
-    """Train the components in `task.trained` (and the head) on the client's rows; nothing else gets a gradient.
+    """Train the components in `task.trained` (and the head) on a client's examples; nothing else gets a gradient.
 
     Args:
         task: what to train, from which adapter, how
         base: the model, which is lent out for the time being and is then as it was
         kind: the kind of model and data, such as `SequenceClassification()`
-        rows: the client's examples, a `datasets.Dataset` with the columns of `kind`
+        encoded: the client's examples
         rules: rules of local training, in order
-        encoded: the rows, encoded, where they are already
+        labels: tells the class of each example, (examples,), to rules that ask; None where there are no classes
 
     Returns:
         What it trained, with `loss`, `steps`, `seconds` and, on CUDA or where bytes are promised, `peak_bytes`.
@@ -52,14 +59,13 @@ def train_client(
         TrainingError: the loss is nan or infinite; ValueError: a rule was told, or tells, what it did not declare.
     """
     started = time.perf_counter()
-    encoded = kind.encode(base, rows) if encoded is None else encoded
     with (
         peak_memory(base.device, task.spare_bytes) as peak,
         seeded(task.seed, base.device),
         lent_for(task, base) as adapted,
         prefix_cache(base.net, task, base.spec.layers, len(encoded)) as prefix,
     ):
-        at_work = Rules(rules, task, base, adapted, lambda: labels_of(rows))
+        at_work = Rules(rules, task, base, adapted, labels)
         metrics = train_steps(task, base, kind, encoded, adapted, prefix, at_work)
         named, adapter = at_work.end(), adapted.read()
     metrics["seconds"] = round(time.perf_counter() - started, 3)
@@ -98,19 +104,23 @@ def train_steps(
     loss_sum = weight_sum = 0.0
     steps = 0
     for indices in training_batches(encoded, settings, task.seed):
-        total = weight = 0.0
-        for part in micro_batches(indices, policy.micro_batch):
+        parts, losses, sums = micro_batches(indices, policy.micro_batch), list[Tensor](), list[Tensor]()
+        for part in parts:
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in part]), base.device)
             with prefix.batch(part), numerics(base, policy, settings, rounding):
                 outputs = rules.outputs(kind.outputs(base, batch))
-            losses, weights = outputs.loss_sums, outputs.weights
-            del outputs  # else the logits would stay in memory while gradients are computed
-            loss, losses = losses.sum(), losses.detach()
-            if not math.isfinite(value := float(loss.detach())):
-                why = not_finite.in_step(base, adapted, task.adapter, batch, losses, part.tolist())
-                raise TrainingError(f"the loss became {value} at step {steps + 1}: {why}")
+            loss, of_examples, weights = outputs.loss_sums.sum(), outputs.loss_sums.detach(), outputs.weights.sum()
+            del batch, outputs  # else the logits would stay in memory while gradients are computed
             torch.autograd.backward(loss)
-            total, weight = total + value, weight + float(weights.sum())
+            losses.append(of_examples)
+            sums.append(torch.stack([loss.detach(), weights]))
+        values = torch.stack(sums).tolist()  # of each part; the step's only look at the device
+        for part, of_examples, (value, _) in zip(parts, losses, values, strict=True):
+            if not math.isfinite(value):
+                batch = kind.collate(base, [encoded.examples[i] for i in part])
+                why = not_finite.in_step(base, adapted, task.adapter, batch, of_examples, part.tolist())
+                raise TrainingError(f"the loss became {value} at step {steps + 1}: {why}")
+        total, weight = (sum(each) for each in zip(*values, strict=True))
         scale_gradients(adapted.parameters, 1 / max(weight, 1.0))
         rules.change_gradients()
         if settings.clip_norm is not None:
@@ -123,7 +133,7 @@ def train_steps(
     return {"loss": loss_sum / weight_sum, "steps": steps}
 
 
-def labels_of(rows: Any) -> torch.Tensor | None:
+def labels_of(rows: Any) -> Tensor | None:
     """Return the class of each row of a `datasets.Dataset`, (examples,); None where there is no column `label`."""
     if "label" not in getattr(rows, "column_names", ()):
         return None
@@ -135,9 +145,8 @@ def labels_of(rows: Any) -> torch.Tensor | None:
 
 def scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
     """Multiply every gradient in place. A parameter without one is an expert's that saw no token."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad *= factor
+    if gradients := [parameter.grad for parameter in parameters if parameter.grad is not None]:
+        torch._foreach_mul_(gradients, factor)
 
 
 def make_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:

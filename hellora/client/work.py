@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from hellora.client.encoding import encode_rows
 from hellora.client.rules import shapes_of
-from hellora.client.train import make_optimizer, train_client
+from hellora.client.train import labels_of, make_optimizer, train_encoded
 from hellora.core.algebra import new_adapter
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TrainSettings
 from hellora.methods.strategies import LocalTraining
@@ -29,15 +31,23 @@ class ClientWork:
     rules: Sequence[LocalTraining] = ()  # of local training, in order
 
     def train(self, task: ClientTask) -> ClientUpdate:
-        """Train one client on its own rows; raise what `train_client` raises."""
+        """Train one client on its own rows; raise what `train_encoded` raises."""
         if self.parts is None:
-            return train_client(task, self.base, self.kind, self.data, self.rules, self.encoded)
-        return train_client(task, self.base, self.kind, self.data.select(self.parts[task.client]), self.rules)
+            encoded, labels = self.encoded, lambda: self.labels
+        else:
+            rows = self.parts[task.client]
+            encoded, labels = self.encoded.select(rows), lambda: None if self.labels is None else self.labels[rows]
+        return train_encoded(task, self.base, self.kind, encoded, self.rules, labels)
 
     @cached_property
     def encoded(self) -> Encoded:
-        """Encode all rows, once for all rounds."""
-        return self.kind.encode(self.base, self.data)
+        """Encode all rows, once for all clients and rounds."""
+        return encode_rows(self.kind, self.base, self.data)
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """Return the class of each row, (rows,), for rules that ask for it; None where there are none."""
+        return labels_of(self.data)
 
     def attempt(self, task: ClientTask) -> ClientUpdate | ClientFailure:
         """Train; a client that raises is rejected with what it raised, and the round goes on."""

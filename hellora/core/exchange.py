@@ -114,7 +114,7 @@ class TrainSettings:
     steps: int | None = None  # optimizer updates; replaces `epochs` where given
     same_batches: bool = False  # every epoch has the batches of the first, in another order
     clip_norm: float | None = None  # largest L2 norm of all trained gradients together
-    precision: Precision = "auto"  # auto: bf16 autocast where the device has it
+    precision: Precision = "fp32"  # of arithmetic: fp32, bf16 (autocast), or auto: bf16 where the device has it
 
     def __post_init__(self) -> None:
         for name in ("lr", "batch_size", "epochs", "steps", "clip_norm"):

@@ -7,7 +7,7 @@ with every message (`Contract`), so that a process that was started anew can go 
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,8 @@ class WithOwnData(Participant):
         methods that need it, and unread.
 
         Raises:
-            InputError: the run names a column or a model that this client has not named, or code that it does not allow.
+            InputError: the run names a column or a model that this client has not named, or code that it does
+                not allow.
         """
         here = {key: value for key, value in contract.table.items() if key != "tracking"}  # trackers are the server's
         refuse_unnamed_code(here, self.own.allow, "client: the server")

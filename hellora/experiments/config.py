@@ -7,7 +7,7 @@ its partitioner, [task] those of its task. No two of them may have a setting of 
 
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
@@ -20,6 +20,7 @@ from hellora.data.settings import DataSettings
 from hellora.experiments import registry
 from hellora.experiments.contradictions import contradictions
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.machine import settled_dtype
 from hellora.experiments.own_code import NAMING, named_code, refuse_unnamed_code, with_whole_paths
 from hellora.experiments.presets import presets
 from hellora.experiments.settings import (
@@ -205,6 +206,9 @@ def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> Experi
         resolved[section] = plain(asdict(built[section]))
         for each in (strategy for several in found.values() for strategy in several):
             resolved[section] |= plain(asdict(each))
+    if built["model"].dtype == "auto":  # all sides of a deployment load what its server settles
+        built["model"] = replace(built["model"], dtype=settled_dtype(built["compute"].device))
+        resolved["model"]["dtype"] = built["model"].dtype
     method = method_of(built.pop("method"), strategies)
     resolved["method"]["local_training"] = with_brought(resolved["method"]["local_training"], method)
     del built["task"], built["server"]

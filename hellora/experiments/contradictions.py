@@ -46,6 +46,11 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
     check_ranks(experiment)
     check_budgets(experiment)
     method = experiment.method
+    if experiment.run.eval_examples and method.personal:
+        raise InputError(
+            f"eval_examples = {experiment.run.eval_examples} samples the test split, and clients with models of their "
+            f"own are evaluated on their own held-out examples: remove it"
+        )
     if method.shares != "both" and method.trains in ("A", "B") and method.trains != method.shares:
         raise InputError(f"method.trains = {method.trains!r}, but only {method.shares!r} is shared: nothing would be")
 

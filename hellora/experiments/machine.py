@@ -1,16 +1,18 @@
 """Say where the work is done: on which threads and devices of this machine."""
 
 import os
+from typing import Literal
 
 import torch
 
 from hellora.core.errors import InputError
 from hellora.experiments.experiment import Experiment
+from hellora.model.bf16 import has_bf16
 
 
 def threads(experiment: Experiment) -> int:
     """Return the threads of this process and of each worker; results depend on them, so all have the same number."""
-    return experiment.compute.threads or max(1, cores() // experiment.compute.workers)
+    return experiment.compute.threads or max(1, cores() // workers(experiment))
 
 
 def cores() -> int:
@@ -18,11 +20,34 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def workers(experiment: Experiment) -> int:
+    """Return the number of processes that train side by side: `compute.workers`, or one per device."""
+    return experiment.compute.workers or len(devices(experiment.compute.device))
+
+
 def devices(name: str) -> list[str]:
     """Return the devices of the worker processes, in turn."""
     if name == "auto":
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
     return [name]
+
+
+def settled_dtype(device: str) -> Literal["bfloat16", "float32"]:
+    """Return what `model.dtype = "auto"` is on a device: bfloat16 where it computes in that by itself."""
+    return "bfloat16" if has_bf16(devices(device)[0]) else "float32"
+
+
+def arithmetic(experiment: Experiment) -> str:
+    """Say in what number format this machine computes; "" where that is float32, and it has no other."""
+    device, precision = devices(experiment.compute.device)[0], experiment.train.precision
+    native, weights = has_bf16(device), experiment.model.dtype
+    if weights != "float32":
+        return f"arithmetic on {device}: that of base weights in {weights}"
+    if precision == "auto":
+        return f"arithmetic on {device}: {'bf16' if native else 'float32, for it has no bf16'} (train.precision = auto)"
+    if precision == "bf16":
+        return f"arithmetic on {device}: bf16" + ("" if native else ", which it has not, so that float32 is faster")
+    return f"arithmetic on {device}: float32; train.precision = auto would take bf16, which is faster" * native
 
 
 def kind_of(name: str) -> str:

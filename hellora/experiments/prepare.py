@@ -18,7 +18,7 @@ from hellora.data.settings import DataSettings
 from hellora.data.sources import Corpus, load_corpus
 from hellora.experiments.contradictions import check_clients
 from hellora.experiments.experiment import Experiment
-from hellora.experiments.machine import device_check, devices, threads
+from hellora.experiments.machine import device_check, devices, threads, workers
 from hellora.experiments.model_checks import bypass_check, recompute_check, targets_check
 from hellora.experiments.planning import federation, fleet, make_planner, plan, rehearse
 from hellora.experiments.setup import Parts, Setup
@@ -27,7 +27,6 @@ from hellora.model.normalise import special_tokens
 from hellora.model.resident import BaseModel
 from hellora.server.backend import Backend
 
-AT_ONCE = 4096  # training examples that are encoded together, to be looked at
 HELD_OUT = 0.2  # of a client's examples, kept for evaluation where heads are personal
 
 
@@ -53,7 +52,7 @@ def prepare(experiment: Experiment) -> Setup:
         parts, held_out = hold_out(parts, experiment.data, seed)
     base = load_base(experiment, corpus)
     work = ClientWork(base, experiment.task, corpus.train, parts, experiment.method.local_training)
-    tokens = longest(base, experiment, corpus)
+    tokens = longest(work)
     return assemble(
         experiment,
         corpus,
@@ -79,8 +78,8 @@ def read_data(experiment: Experiment) -> tuple[Experiment, Corpus]:
 def on_this_machine(setup: Setup) -> LocalBackend:
     """Make the local backend, with its worker processes where there is more than one."""
     names = devices(setup.experiment.compute.device)
-    run, workers = setup.federation, setup.experiment.compute.workers
-    backend = LocalBackend(setup.work, run.fleet, workers, names, run.wire)
+    run = setup.federation
+    backend = LocalBackend(setup.work, run.fleet, workers(setup.experiment), names, run.wire)
     setup.base.to(names[0])
     setup.work.warm_up()
     return backend
@@ -149,20 +148,14 @@ def check_corpus(experiment: Experiment, corpus: Corpus) -> None:
         )
 
 
-def longest(base: BaseModel, experiment: Experiment, corpus: Corpus) -> int:
+def longest(work: ClientWork) -> int:
     """Count the tokens of the longest training example; 1 for images, which are not looked at.
 
     Raises:
         InputError: an example has no token, or one that the model does not know. Later it would be its client's fault.
     """
-    if experiment.task.columns == "image":
-        return 1
-    found = 1
-    for start in range(0, len(corpus.train), AT_ONCE):
-        some = corpus.train.select(range(start, min(start + AT_ONCE, len(corpus.train))))
-        lengths = experiment.task.encode(base, some).lengths
-        found = max(found, 1 if lengths is None else int(lengths.max()))
-    return found
+    lengths = work.encoded.lengths
+    return 1 if lengths is None else max(1, int(lengths.max()))
 
 
 def head_check(experiment: Experiment, corpus: Corpus) -> None:

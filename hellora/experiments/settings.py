@@ -31,6 +31,7 @@ class RunSettings:
     min_clients: int = 1  # usable updates that a round needs
     attempts: int = 3  # cohorts tried in a round before the run stops
     eval_every: int = 1  # rounds between evaluations; the last round is always evaluated
+    eval_examples: int = 0  # of the test split, by class, in every evaluation but the first and the last; 0 = all
     over_select: float = 1.0  # clients asked for each of the cohort; the first `cohort` to answer count
     deadline: float | None = None  # seconds that a client has in a round, simulated or real
     keep: int = 3  # states kept, of the last rounds: --resume --from-round goes back to one of them
@@ -41,6 +42,8 @@ class RunSettings:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 1 <= self.keep <= MOST_KEPT:
             raise ValueError(f"keep must be 1 to {MOST_KEPT} states, not {self.keep}")
+        if self.eval_examples < 0:
+            raise ValueError(f"eval_examples must be 0 (all) or more, not {self.eval_examples}")
         if self.min_clients > self.cohort:
             raise ValueError(f"min_clients = {self.min_clients} can never be met by cohort = {self.cohort}")
         if self.over_select < 1:
@@ -268,13 +271,13 @@ class ComputeSettings:
     """The [compute] table says where the work is done. It does not change results at the same number of threads."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …; auto = every CUDA device, else the CPU
-    workers: int = 1  # processes that train side by side
+    workers: int = 1  # processes that train side by side; 0 = one per CUDA device, 1 on the CPU
     threads: int = 0  # CPU threads of each process; 0 = the machine's cores divided by the workers
     eval_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.threads < 0 or self.eval_batch_size < 1:
-            raise ValueError("workers and eval_batch_size must be at least 1, and threads 0 (automatic) or more")
+        if self.workers < 0 or self.threads < 0 or self.eval_batch_size < 1:
+            raise ValueError("eval_batch_size must be at least 1, and workers and threads 0 (automatic) or more")
 
 
 @dataclass(frozen=True)

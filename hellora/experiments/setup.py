@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hellora.client.distillation import Distillation, evaluate_ensemble
+from hellora.client.encoding import encode_rows
 from hellora.client.evaluation import Evaluation, evaluate, fisher_scores
+from hellora.client.sample import stratified_rows
+from hellora.client.train import labels_of
 from hellora.client.work import ClientWork
 from hellora.core.algebra import new_adapter, prototypes_of
 from hellora.core.seeds import seed_for
@@ -22,6 +26,7 @@ from hellora.methods.sharing import with_private
 from hellora.model.resident import BaseModel
 from hellora.server.backend import Backend
 from hellora.server.federation import Federation
+from hellora.tasks import Encoded
 
 FISHER_BATCH = 16  # examples with a copy of the adapter each
 
@@ -41,6 +46,30 @@ class Setup:
     clients: Mapping[str, Any] = field(default_factory=dict)  # what those of a network said of themselves, by name
     run_id: str = ""  # under which clients of a network keep tensors of their own
 
+    @cached_property
+    def test(self) -> Encoded:
+        """Encode the test split, once."""
+        return encode_rows(self.experiment.task, self.base, self.corpus.test)
+
+    @cached_property
+    def proxy(self) -> Encoded:
+        """Encode the server's proxy data, once."""
+        return encode_rows(self.experiment.task, self.base, self.corpus.proxy)
+
+    @cached_property
+    def public(self) -> Encoded:
+        """Encode the server's public data, once."""
+        return encode_rows(self.experiment.task, self.base, self.corpus.public)
+
+    @cached_property
+    def sample(self) -> npt.NDArray[np.int64] | None:
+        """Draw the rows of the test split that all rounds but the last are evaluated on; None: all of them."""
+        run, labels = self.experiment.run, labels_of(self.corpus.test)
+        if not run.eval_examples or run.eval_examples >= len(self.corpus.test):
+            return None
+        classes = np.zeros(len(self.corpus.test), dtype=np.int64) if labels is None else labels.numpy()
+        return stratified_rows(classes, run.eval_examples, run.seed)
+
     @property
     def base(self) -> BaseModel:
         """Return the model, resident in this process, whose own weights are never written to."""
@@ -57,31 +86,40 @@ class Setup:
             how,
             self.base,
             self.experiment.task,
-            self.corpus.public,
+            self.public,
             self.experiment.train.precision,
             train_head=self.experiment.method.head == "aggregate",
         ).distil(students, weights, seed)
 
     def layer_scores(self, adapter: Adapter) -> Scores:
         """Compute Fisher scores on the server's proxy data, (layers,)."""
-        return fisher_scores(adapter, self.base, self.experiment.task, self.corpus.proxy, FISHER_BATCH)
+        return fisher_scores(adapter, self.base, self.experiment.task, self.proxy, FISHER_BATCH)
 
-    def evaluate(self, state: ServerState) -> Evaluation:
-        """Evaluate on the test split; where clients have models of their own, each on its own held-out rows, and their
-        mean."""
+    def evaluate(self, state: ServerState, whole: bool = True) -> Evaluation:
+        """Evaluate on the test split, or on the sample of it that `eval_examples` asks for, if not on the `whole`;
+        where clients have models of their own, each on its own held-out rows, and their mean."""
+        if not self.held_out and not whole and self.sample is not None:
+            rows, encoded = self.corpus.test.select(self.sample), self.test.select(self.sample)
+            found = self.evaluate_adapter(state.adapter, rows, encoded)
+            return replace(found, sampled=(len(rows), len(self.test)))
         if not self.held_out:
-            return self.evaluate_adapter(state.adapter, self.corpus.test)
+            return self.evaluate_on_test(state.adapter)
         clients = {}
         for client, rows in enumerate(self.held_out):
             if len(rows):
                 adapter = with_private(state.adapter, state.private.get(client, {}))
-                clients[client] = self.evaluate_adapter(adapter, self.work.data.select(rows)).metrics
+                own = self.work.data.select(rows), self.work.encoded.select(rows)
+                clients[client] = self.evaluate_adapter(adapter, *own).metrics
         return Evaluation(self.mean_by_rows(clients), clients=clients)
 
-    def evaluate_adapter(self, adapter: Adapter, rows: Any) -> Evaluation:
-        """Evaluate one adapter on rows of a `datasets.Dataset`."""
+    def evaluate_on_test(self, adapter: Adapter) -> Evaluation:
+        """Evaluate one adapter on the test split."""
+        return self.evaluate_adapter(adapter, self.corpus.test, self.test)
+
+    def evaluate_adapter(self, adapter: Adapter, rows: Any, encoded: Encoded | None = None) -> Evaluation:
+        """Evaluate one adapter on rows of a `datasets.Dataset`; `encoded` are the same rows, where they are already."""
         size, precision = self.experiment.compute.eval_batch_size, self.experiment.train.precision
-        return evaluate(adapter, self.base, self.experiment.task, rows, size, precision)
+        return evaluate(adapter, self.base, self.experiment.task, rows, size, precision, encoded)
 
     def mean_by_rows(self, clients: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
         """Return the mean of clients' own metrics, weighted by the number of their held-out rows."""
@@ -96,12 +134,14 @@ class Setup:
         """Evaluate every prototype, by its rank, and their ensemble on the test split; return {} for a lone adapter."""
         if not state.adapter.prototypes:
             return {}
-        rows, size = self.corpus.test, self.experiment.compute.eval_batch_size
-        settings = (self.base, self.experiment.task, rows, size, self.experiment.train.precision)
+        size, precision = self.experiment.compute.eval_batch_size, self.experiment.train.precision
         prototypes = prototypes_of(state.adapter, self.base.spec)
+        together = evaluate_ensemble(
+            list(prototypes.values()), self.base, self.experiment.task, self.test, size, precision
+        )
         return {
-            "prototypes": {str(rank): evaluate(prototype, *settings).metrics for rank, prototype in prototypes.items()},
-            "ensemble": evaluate_ensemble(list(prototypes.values()), *settings).metrics,
+            "prototypes": {str(rank): self.evaluate_on_test(each).metrics for rank, each in prototypes.items()},
+            "ensemble": together.metrics,
         }
 
     def backend(self) -> AbstractContextManager[Backend]:

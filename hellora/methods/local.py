@@ -1,10 +1,11 @@
 """A rule of local training sees a task before it is made (`Shapes`), and the model that trains (`Local`)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -135,3 +136,19 @@ def prefixed(declared: Mapping[str, Declared]) -> Declared:
         kept={f"{rule}/{name}": spec for rule, each in declared.items() for name, spec in each.kept.items()},
         scratch_bytes=sum(each.scratch_bytes for each in declared.values()),
     )
+
+
+def add_squared_norms(
+    total: npt.NDArray[np.float64], trained: Mapping[str, Sequence[Tensor]], spec: AdapterSpec
+) -> npt.NDArray[np.float64]:
+    """Add to `total` (layers,) the squared L2 norm of the gradients of each layer, of tensors by their module's name.
+
+    The device is looked at once, not for each gradient. An expert that saw no token has none.
+    """
+    gradients = {name: [p.grad for p in tensors if p.grad is not None] for name, tensors in trained.items()}
+    sums = [gradient.float().square().sum() for of_module in gradients.values() for gradient in of_module]
+    values = iter(torch.stack(sums).tolist() if sums else [])
+    squares = total.copy()
+    for name, of_module in gradients.items():
+        squares[spec.layer_of[name]] += sum(next(values) for _ in of_module)
+    return squares

@@ -51,7 +51,7 @@ class ModelSettings:
     targets: tuple[str, ...] = ()  # module name endings; () = the attention projections usual for the model
     dropout: float = 0.0  # on the input of trained LoRA modules
     classes: int | None = None  # size of a classification head; None = the classes in the data
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of the base weights; adapters are float32
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"  # of the base weights; adapters are float32
     quantization: Quantization = "none"  # of the linear modules inside the blocks; needs the extra `quantized`
     trust_remote_code: bool = False
 
@@ -64,6 +64,14 @@ class ModelSettings:
     @property
     def scale(self) -> float:
         return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Return the dtype of the base weights. Raise InputError where it is auto, which an experiment settles."""
+        if self.dtype == "auto":
+            raise InputError("model.dtype = 'auto' is settled by an experiment's device: name a dtype here")
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
 
 
 @contextmanager
@@ -128,7 +136,7 @@ def bare(settings: ModelSettings, kind: Kind, sizes: Mapping[str, Any]) -> Any:
         config.architectures = config.architectures or []  # where a kind has two classes, transformers looks in there
         with torch.device("meta"):
             net = AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code)
-        return net.to(getattr(torch, settings.dtype))
+        return net.to(settings.torch_dtype)
 
 
 def pretrained(
@@ -149,7 +157,7 @@ def pretrained(
             **common,
             **({} if as_it_is else sizes),
             **quantized,
-            dtype=getattr(torch, settings.dtype),
+            dtype=settings.torch_dtype,
             weights_only=True,  # of a pickle, tensors and nothing that runs
             ignore_mismatched_sizes=bool(sizes),
             output_loading_info=True,
@@ -185,7 +193,7 @@ def quantization(settings: ModelSettings, kind: Kind, labels: Sequence[str]) -> 
     net, _ = load_network(settings, kind, labels, seed=0, weights=False)
     config = transformers.BitsAndBytesConfig(
         **QUANTIZATION[settings.quantization],
-        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+        bnb_4bit_compute_dtype=settings.torch_dtype,
         llm_int8_skip_modules=outside_blocks(net),
     )
     return {"quantization_config": config, "device_map": {"": "cpu"}}
@@ -202,7 +210,7 @@ def quantized_away(net: nn.Module, settings: ModelSettings) -> int:
     if settings.quantization == "none":
         return 0
     numbers = [module.get_parameter("weight").numel() for name, module in linear_modules(net) if NUMBERED.match(name)]
-    whole = getattr(torch, settings.dtype).itemsize
+    whole = settings.torch_dtype.itemsize
     return int((whole - QUANTIZED_BYTES[settings.quantization]) * sum(numbers) - whole * max(numbers, default=0))
 
 

@@ -17,10 +17,12 @@ def round_line(
     metrics: Mapping[str, float] | None,
     seconds: float,
     before: Line | None,
+    sample: Mapping[str, Any] | None = None,
 ) -> Line:
     """Make one line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
     attempts before the one that counted, whose bytes are in the sums. `layer_scores` are those of rounds that measured
-    them. `simulated_clock` is the sum of `simulated_seconds` so far.
+    them. `simulated_clock` is the sum of `simulated_seconds` so far. `sample` says of how many test examples `metrics`
+    are, with 95 % intervals; null where they are of all.
     """
     ranks = report.allocation.ranks.tolist()
     simulated = clock = None
@@ -34,6 +36,7 @@ def round_line(
         "policies": {str(client): policy.in_words for client, policy in report.policies.items()},
         "repeated": [attempt_fields(attempt) for attempt in report.attempts[:-1]],
         "metrics": metrics,
+        "sample": sample,
         "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},
         "aggregation_error": None if report.aggregation_error is None else round(report.aggregation_error, 6),
         "energy": [round(share, 6) for share in energy(report.state.adapter, spec)],

@@ -86,7 +86,7 @@ def evaluation_of(adapter: Adapter, models: list[tuple[Adapter, Evaluation]], se
     for known, evaluation in models:
         if acts_like(adapter, known):
             return evaluation
-    models.append((adapter, setup.evaluate_adapter(adapter, setup.corpus.test)))
+    models.append((adapter, setup.evaluate_on_test(adapter)))
     return models[-1][1]
 
 

@@ -17,6 +17,7 @@ from rich.progress import (
 from hellora.core.exchange import ClientFailure, ClientUpdate
 from hellora.core.units import in_bytes
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.machine import arithmetic
 from hellora.experiments.setup import Setup
 from hellora.record.round_line import Line
 from hellora.runs.tracking import train_loss
@@ -66,9 +67,12 @@ class TerminalProgress:
         self.console.print(
             f"{len(run.fleet)} clients of capacity {'/'.join(map(str, capacities))} of {spec.num_layers} layers, "
             f"rank {'/'.join(map(str, ranks))}; "
-            f"{setup.training_examples} training, {len(corpus.test)} {on} examples; proxy data: {corpus.proxy_source}",
+            f"{setup.training_examples} training, {len(corpus.test)} {on} examples{sampled(setup)}; "
+            f"proxy data: {corpus.proxy_source}",
             highlight=False,
         )
+        if said := arithmetic(setup.experiment):
+            self.console.print(said, highlight=False, markup=False)
         for note in corpus.notes:
             self.console.print(f"data: {note}", highlight=False, markup=False)
         for notice in setup.base.notices:
@@ -114,6 +118,11 @@ class TerminalProgress:
                     style="yellow",
                     markup=False,  # a reason may quote a text, and a bracket in it is no tag
                 )
+
+
+def sampled(setup: Setup) -> str:
+    """Say how many examples evaluations between the first and the last are of, where these are not all."""
+    return "" if setup.sample is None else f" (evaluated on {len(setup.sample)} of them, first and last on all)"
 
 
 def shown(metrics: Mapping[str, float]) -> str:

@@ -153,8 +153,9 @@ def run_in(
         reporting = ReportingBackend(backend, progress)
         for report in federate(state, setup.federation, reporting, setup, evaluations.problem_with):
             state, now = report.state, time.perf_counter()
-            metrics = evaluations.last.metrics if evaluations.last else None
-            lines.append(round_line(report, setup.base.spec, metrics, now - clock, lines[-1] if lines else None))
+            metrics, sample = (last.metrics, last.sample) if (last := evaluations.last) else (None, None)
+            previous = lines[-1] if lines else None
+            lines.append(round_line(report, setup.base.spec, metrics, now - clock, previous, sample))
             clock = now
             folder.append(lines[-1])
             digest.update(encoded(lines[-1]))
@@ -175,7 +176,7 @@ class Evaluations:
         """Evaluate a state if it is due; say why a run cannot go on from it, "" where it can."""
         run = self.setup.experiment.run
         due = state.round % run.eval_every == 0 or state.round == run.rounds
-        self.last = self.setup.evaluate(state) if due else None
+        self.last = self.setup.evaluate(state, whole=state.round == run.rounds) if due else None
         loss = self.last.metrics.get("loss", 0.0) if self.last else 0.0
         return "" if math.isfinite(loss) else f"the loss on {self.setup.experiment.data.evaluate_on} examples is {loss}"
 

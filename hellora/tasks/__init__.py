@@ -28,17 +28,43 @@ Columns = Literal["text", "image", "instruction"]
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Encoded examples can be collated. `lengths`, in tokens, serve to group batches; None where all are alike.
+    """Encoded examples can be collated. What an example is does not depend on those beside it.
 
-    `num_tokens` counts the supervised tokens of a language task; None for others.
+    Attributes:
+        examples: one per row, in their order
+        lengths: (examples,) in tokens, to group batches by; None where all are alike
+        tokens: (examples,) how many are supervised, of a language task; None for others
     """
 
     examples: Sequence[Example]
     lengths: npt.NDArray[np.int64] | None = None
-    num_tokens: int | None = None
+    tokens: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def num_tokens(self) -> int | None:
+        """Count the supervised tokens of all examples; None where the task is no language task."""
+        return None if self.tokens is None else int(self.tokens.sum())
+
+    def select(self, rows: npt.NDArray[np.int64]) -> "Encoded":
+        """Return the examples of some rows, in the order given; nothing is copied but their lengths."""
+        lengths, tokens = (None if of_all is None else of_all[rows] for of_all in (self.lengths, self.tokens))
+        return Encoded(Selected(self.examples, rows), lengths, tokens)
+
+
+class Selected(Sequence[Example]):
+    """Selected examples are read from all of them when they are asked for."""
+
+    def __init__(self, examples: Sequence[Example], rows: npt.NDArray[np.int64]) -> None:
+        self.examples, self.rows = examples, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.examples[int(self.rows[place])]
 
 
 class Task(ABC):

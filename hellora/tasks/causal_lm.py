@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
-from hellora.model.load import Kind, ModelSettings, adapter_spec, greedy, load_network, load_tokenizer
+from hellora.model.answers import answers
+from hellora.model.load import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows
 from hellora.model.resident import BaseModel
 from hellora.model.texts import encoded_texts, named
@@ -57,7 +58,7 @@ class CausalLM(Task):
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         prompts = without_end(tokenizer, encoded_texts(base, rows, ("prompt",))["input_ids"])
         responses = encoded_texts(base, rows, ("response",), add_special_tokens=False)["input_ids"]
-        examples, num_tokens = [], 0
+        examples, supervised = [], []
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             answer = (response + end)[: max(limit // 2, limit - len(prompt))]
             question = shortened(tokenizer, prompt, limit - len(answer))
@@ -67,8 +68,9 @@ class CausalLM(Task):
                 raise InputError(
                     f"data.response: {named(rows, row, 'response')} has no token to learn from: leave the row out"
                 )
-            num_tokens += predicted
-        return Encoded(examples, np.array([len(example["input_ids"]) for example in examples]), num_tokens)
+            supervised.append(predicted)
+        lengths = np.array([len(example["input_ids"]) for example in examples])
+        return Encoded(examples, lengths, np.array(supervised))
 
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
         width = max(len(example["input_ids"]) for example in examples)
@@ -121,12 +123,11 @@ class CausalLM(Task):
         """Count the tokens that an answer may have: at most half of the limit."""
         return min(self.answer_tokens, length_limit(base, self.max_length) // 2)
 
-    @torch.no_grad()
     def answer(self, base: BaseModel, prompts: Sequence[str]) -> list[str]:
         """Choose the likeliest token at each place, up to the end of text. As in training, a prompt that is too long
         loses its beginning."""
         room = length_limit(base, self.max_length) - self.new_tokens(base)
-        answers = []
+        asked = []
         tokens = encoded_texts(base, {"prompt": prompts}, ("prompt",))["input_ids"]
         for row, prompt in enumerate(without_end(base.processor, tokens)):
             if not prompt:
@@ -134,17 +135,9 @@ class CausalLM(Task):
                     f"data.prompt: the model's tokenizer finds no token in row {row} ({prompts[row][:40]!r}): leave "
                     f"the row out"
                 )
-            ids = torch.tensor([shortened(base.processor, prompt, room)], device=base.device)
-            with greedy(base.net, base.processor):
-                out = base.net.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=self.new_tokens(base),
-                    do_sample=False,
-                    pad_token_id=base.processor.pad_token_id,
-                )
-            answers.append(base.processor.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
-        return answers
+            asked.append(shortened(base.processor, prompt, room))
+        said = answers(base, asked, self.new_tokens(base)) if asked else []
+        return [base.processor.decode(tokens, skip_special_tokens=True) for tokens in said]
 
 
 def without_end(tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:

@@ -126,7 +126,7 @@ def test_fisher_scores_do_not_depend_on_the_batch(name: str) -> None:
     expected = sum_of_squares(adapter, base, kind, kind.encode(base, range(COUNT)), None) / COUNT
     assert (expected > 0).all()
     for size in (TOKENS, 4, 1):
-        got = fisher_scores(adapter, base, kind, range(COUNT), size)
+        got = fisher_scores(adapter, base, kind, kind.encode(base, range(COUNT)), size)
         np.testing.assert_allclose(got, expected, rtol=2e-4, err_msg=f"batches of {size}")
 
 

@@ -150,7 +150,8 @@ class Scored:
     proxy: Examples
 
     def layer_scores(self, adapter: Adapter) -> Scores:
-        return fisher_scores(adapter, self.base, SequenceClassification(), dataset(self.proxy), 16)
+        kind = SequenceClassification()
+        return fisher_scores(adapter, self.base, kind, kind.encode(self.base, dataset(self.proxy)), 16)
 
 
 def dataset(rows: Examples) -> Dataset:

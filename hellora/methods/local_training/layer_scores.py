@@ -13,7 +13,7 @@ import torch
 
 from hellora.core.exchange import Declared, Named, TensorSpec
 from hellora.methods.demands import LAYER_SCORES_REPORTED, Demands
-from hellora.methods.local import Local, Shapes
+from hellora.methods.local import Local, Shapes, add_squared_norms
 from hellora.methods.strategies import LocalTraining
 
 
@@ -33,11 +33,8 @@ class LayerScores(LocalTraining):
         return np.zeros(local.spec.num_layers)
 
     def gradients(self, local: Local, carry: Any) -> Any:
-        squares = carry.copy()
-        for name, pair in local.pairs.items():
-            gradients = [p.grad for p in (pair.A, pair.B) if p.grad is not None]  # none in an expert that saw no token
-            squares[local.spec.layer_of[name]] += sum(float(g.float().square().sum()) for g in gradients)
-        return squares
+        pairs = {name: (pair.A, pair.B) for name, pair in local.pairs.items()}
+        return add_squared_norms(carry, pairs, local.spec)
 
     def end(self, local: Local, carry: Any) -> tuple[Named, Named]:
         scores = np.where(local.trained.any(axis=1), carry / local.steps, np.nan)

@@ -66,7 +66,8 @@ def of_ranks(base: BaseModel, *smaller: int) -> Adapter:
 
 def on_public(base: BaseModel, kind: Task = TEXTS, rows: Any = None, **settings: Any) -> Distillation:
     changed = {"kd_batch_size": 8, **settings}
-    return Distillation(MutualDistillation(**changed), base, kind, bases.texts(12) if rows is None else rows)
+    public = kind.encode(base, bases.texts(12) if rows is None else rows)
+    return Distillation(MutualDistillation(**changed), base, kind, public)
 
 
 def distilled(distillation: Distillation, adapter: Adapter, seed: int) -> Adapter:
@@ -376,8 +377,9 @@ def test_the_ensemble_is_the_mean_of_the_logits(steady: BaseModel) -> None:
     batch = TEXTS.collate(steady, TEXTS.encode(steady, rows).examples)
     z = sum(said(p, steady, batch) for p in prototypes) / 3
     labels = np.array(rows["label"])
-    found = evaluate_ensemble(prototypes, steady, TEXTS, rows, 7).metrics
+    encoded = TEXTS.encode(steady, rows)
+    found = evaluate_ensemble(prototypes, steady, TEXTS, encoded, 7).metrics
     assert found["accuracy"] == pytest.approx((z.argmax(-1) == labels).mean())
     assert found["loss"] == pytest.approx(-np.log(softmax(z))[np.arange(30), labels].mean(), rel=1e-5)
-    alone = evaluate_ensemble(prototypes[:1], steady, TEXTS, rows, 7).metrics
+    alone = evaluate_ensemble(prototypes[:1], steady, TEXTS, encoded, 7).metrics
     assert alone == pytest.approx(evaluate(prototypes[0], steady, TEXTS, rows, 7).metrics, rel=1e-5)

@@ -284,7 +284,7 @@ def test_the_optimizer_has_what_trains_and_nothing_else(
     assert len(made[0].state) == len(parameters)
 
 
-@pytest.mark.parametrize(("precision", "enabled"), [("auto", False), ("fp32", False), ("bf16", True)])
+@pytest.mark.parametrize(("precision", "enabled"), [("fp32", False), ("bf16", True)])
 def test_precision_on_the_cpu(precision: str, enabled: bool, base: BaseModel) -> None:
     with autocast(base, precision):
         assert torch.is_autocast_enabled("cpu") == enabled
@@ -486,7 +486,7 @@ def test_fisher_scores_are_the_analytic_value(merged: bool, batch_size: int) -> 
         for m in base.spec.modules
     }
     rows = points(7)
-    got = fisher_scores(Adapter(pairs), base, kind, rows, batch_size)
+    got = fisher_scores(Adapter(pairs), base, kind, kind.encode(base, rows), batch_size)
     np.testing.assert_allclose(got, analytic_scores(base, Adapter(pairs), rows), rtol=1e-4)
 
 
@@ -505,7 +505,7 @@ def test_a_merged_batch_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     for merged in (False, True):
         kind = Regression(merged)
         base = kind.load(ModelSettings(), (), 0)
-        fisher_scores(bases.acting_adapter(base), base, kind, points(4), 2)
+        fisher_scores(bases.acting_adapter(base), base, kind, kind.encode(base, points(4)), 2)
     assert sizes == [2, None]
 
 
@@ -540,7 +540,7 @@ def test_fisher_scores_are_the_example_by_example_loop(model: str, kind: Task, r
         rows = bases.Dataset.from_dict({"prompt": ["the old boat"] * 10, "response": texts["text"][:]})
     adapter = bases.acting_adapter(base)
     unchanged = bits(dict(base.net.named_parameters()))
-    got = fisher_scores(adapter, base, kind, rows, 4)
+    got = fisher_scores(adapter, base, kind, kind.encode(base, rows), 4)
     np.testing.assert_allclose(got, loop_scores(adapter, base, kind, rows), rtol=1e-3)
     np.testing.assert_allclose(sum_of_squares(adapter, base, kind, kind.encode(base, rows), None) / 10, got, rtol=1e-4)
     assert bits(dict(base.net.named_parameters())) == unchanged

@@ -271,7 +271,8 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_key(key: str, value: Any) -
         ("train.steps", 0),
         ("train.clip_norm", 0.0),
         ("train.weight_decay", -0.1),
-        ("compute.workers", 0),
+        ("compute.workers", -1),
+        ("eval_examples", -1),
         ("compute.threads", -1),
     ],
 )

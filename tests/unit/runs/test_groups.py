@@ -52,9 +52,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Adapter]:
     seen: list[Adapter] = []
     plain = Setup.evaluate_adapter
 
-    def counting(self: Setup, adapter: Adapter, rows: Any) -> Evaluation:
+    def counting(self: Setup, adapter: Adapter, rows: Any, encoded: Any = None) -> Evaluation:
         seen.append(adapter)
-        return plain(self, adapter, rows)
+        return plain(self, adapter, rows, encoded)
 
     monkeypatch.setattr(Setup, "evaluate_adapter", counting)
     return seen

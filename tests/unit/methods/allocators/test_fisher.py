@@ -1,6 +1,7 @@
 """fisher and fed_hello: when importance is measured, how long it is in force, and what becomes of it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np

@@ -22,7 +22,7 @@ from hellora.core.errors import InputError
 from hellora.core.units import parse_bytes
 from hellora.deployment import REFUSES_KEY
 from hellora.deployment.flower_tools import Address, arguments_of, environment, free_port, program, reason
-from hellora.deployment.own_app import APP, write_program
+from hellora.deployment.own_app import APP, write_programs
 from hellora.deployment.server_process import claimed
 from hellora.deployment.supervision import Child, Tell, supervise
 from hellora.experiments.overrides import parse_settings
@@ -107,7 +107,7 @@ class Client:
     def node_environment(self) -> dict[str, str]:
         """Make the SuperNode's environment, in which its processes find our program in the place of Flower's."""
         found = environment(self.folder / "flwr")
-        own = write_program((self.folder / "bin").resolve(), self.app)
+        own = write_programs((self.folder / "bin").resolve(), self.app)
         return {**found, "PATH": os.pathsep.join([str(own), found["PATH"]])}
 
     def why_it_ended(self, output: str) -> str:

@@ -14,6 +14,13 @@ from typing import Any
 
 APP = "hellora.deployment.flower_app:client"
 PROGRAM = "flwr-clientapp"  # by this name a SuperNode's processes start it
+OTHERS = (
+    "flwr-agentapp",
+    "flwr-connector",
+    "flwr-model",
+    "flwr-serverapp",
+    "flwr-simulation",
+)  # what else a run may be
 
 
 def pin(app: Any) -> None:
@@ -34,12 +41,16 @@ def pin(app: Any) -> None:
         setattr(runtime, name, replacement)
 
 
-def write_program(folder: Path, app: str = APP) -> Path:
-    """Write the program that stands for Flower's, into a folder that is to be first on the path; return the folder."""
+def write_programs(folder: Path, app: str = APP) -> Path:
+    """Write the program that stands for Flower's, and in the place of its others some that refuse, into a folder that is
+    to be first on the path; return the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / PROGRAM
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hellora.deployment.own_app {app} "$@"\n')
-    path.chmod(0o700)
+    ours = f'exec "{sys.executable}" -m hellora.deployment.own_app {app} "$@"'
+    refusal = "echo 'refused: a hellora client runs nothing but its own app' >&2; exit 1"
+    for name in (PROGRAM, *OTHERS):
+        (folder / name).write_text(f"#!/bin/sh\n{ours if name == PROGRAM else refusal}\n")
+        (folder / name).chmod(0o700)
     return folder
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hellora.deployment.client_process import Client
 from hellora.deployment.flower_tools import Address
-from hellora.deployment.own_app import PROGRAM, pin
+from hellora.deployment.own_app import OTHERS, PROGRAM, pin, write_programs
 
 pytestmark = pytest.mark.flower
 
@@ -54,3 +54,14 @@ def test_processes_of_the_supernode_find_it_in_the_place_of_flowers(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert "--token" in done.stdout
     assert sys.executable in Path(found).read_text()
+
+
+def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """Flower's agents, for one, would carry out what is in the bundle, too."""
+    from flwr.supercore.constant import TASK_TYPE_TO_COMMAND
+
+    assert sorted(TASK_TYPE_TO_COMMAND.values()) == sorted((PROGRAM, *OTHERS))
+    folder = write_programs(tmp_path / "bin")
+    for name in OTHERS:
+        done = subprocess.run([folder / name, "--token", "x"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (1, "refused: a hellora client runs nothing but its own app\n")

@@ -42,8 +42,9 @@ def pin(app: Any) -> None:
 
 
 def write_programs(folder: Path, app: str = APP) -> Path:
-    """Write the program that stands for Flower's, and in the place of its others some that refuse, into a folder that is
-    to be first on the path; return the folder.
+    """Write the program that stands for Flower's, and in the place of its others some that refuse.
+
+    Return their folder, which is to be first on the path.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ours = f'exec "{sys.executable}" -m hellora.deployment.own_app {app} "$@"'

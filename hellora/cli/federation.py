@@ -15,6 +15,14 @@ app = typer.Typer(rich_markup_mode=None)
 DataSettings = Annotated[
     list[str] | None, typer.Option("--set", metavar="data.KEY=VALUE", help="such as data.text=body; repeat")
 ]
+Columns = Annotated[
+    str | None,
+    typer.Option(metavar="A,B", help="of its data, that may be read [default: text,label,image,instruction,response]"),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--accept-model", metavar="NAME", help="that a server may name; repeat [default: the first it named]"),
+]
 
 
 @app.command()
@@ -124,18 +132,8 @@ def client(
     link: Annotated[str | None, typer.Option(metavar="SIZE", help="bytes per second of its network")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="where the base model lies here")] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B", help="of its data, that may be read [default: text,label,image,instruction,response]"
-        ),
-    ] = None,
-    models: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--accept-model", metavar="NAME", help="a server may name it; repeat [default: the first that one named]"
-        ),
-    ] = None,
+    columns: Columns = None,
+    models: Models = None,
     max_steps: Annotated[int, typer.Option(help="of a round, that a server may ask for")] = 10_000,
     max_batch: Annotated[int, typer.Option(help="examples of a step, likewise")] = 1024,
     threads: Annotated[int | None, typer.Option(help="CPU threads, likewise [default: all cores]")] = None,
@@ -146,10 +144,7 @@ def client(
     ] = None,
     insecure: Insecure = False,
 ) -> None:
-    """Take part in a server's runs with this machine's data.
-
-    The data never leaves this machine. Ctrl-C ends it.
-    """
+    """Take part in a server's runs with this machine's data, which never leave it. Ctrl-C ends it."""
     quieten()
     from hellora.deployment.client_process import Client, bound_settings, budget_settings, data_settings
     from hellora.deployment.flower_tools import Address, program

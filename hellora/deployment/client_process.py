@@ -22,6 +22,7 @@ from hellora.core.errors import InputError
 from hellora.core.units import parse_bytes
 from hellora.deployment import REFUSES_KEY
 from hellora.deployment.flower_tools import Address, arguments_of, environment, free_port, program, reason
+from hellora.deployment.own_app import APP, write_programs
 from hellora.deployment.server_process import claimed
 from hellora.deployment.supervision import Child, Tell, supervise
 from hellora.experiments.overrides import parse_settings
@@ -47,6 +48,7 @@ class Client:
     bounds: dict[str, Any] = field(default_factory=dict)
     allow: Sequence[str] = ()  # code that a server names may run here
     trainer: Sequence[str] = field(default=TRAINER)
+    app: str = APP  # that answers messages, whatever comes with a run
 
     @property
     def log(self) -> Path:
@@ -69,7 +71,7 @@ class Client:
             node = Child(
                 "the SuperNode",
                 lambda: self.node_command(socket),
-                environment(self.folder / "flwr"),
+                self.node_environment(),
                 log=self.log,
                 explain=self.why_it_ended,
             )
@@ -103,6 +105,12 @@ class Client:
             *("--root-certificates", str(self.server.certificate)),
             *("--auth-supernode-private-key", str(self.key.resolve())),
         ]
+
+    def node_environment(self) -> dict[str, str]:
+        """Make the SuperNode's environment, in which its processes find our program in the place of Flower's."""
+        found = environment(self.folder / "flwr")
+        own = write_programs((self.folder / "bin").resolve(), self.app)
+        return {**found, "PATH": os.pathsep.join([str(own), found["PATH"]])}
 
     def why_it_ended(self, output: str) -> str:
         """Say why the SuperNode ended; an untrusted server is an InputError, for it will not become another by itself.

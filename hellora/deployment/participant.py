@@ -232,7 +232,7 @@ class WithOwnData(Participant):
         """
         examples = len(work.data)
         if excess := self.limits.excess(task, examples, lambda task: self.estimate(work, contract, task)):
-            return ClientFailure(task.client, "rejected", f"{self.own.name}: {excess}")
+            return ClientFailure(task.client, "rejected", excess)
         if not work.keeps(task):
             return work.attempt(task)
         if not contract.run.isalnum():  # it names a folder here

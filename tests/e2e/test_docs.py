@@ -45,7 +45,10 @@ ELSEWHERE = {
     r"compare cifar100.toml": "needs the hub",
 }
 # Other programs; their commands are not run.
-OTHERS = ("cd", "curl", "git", "pip", "ray", "source", "ssh", "ssh-keygen", "tensorboard", "unzip")
+OTHERS = (
+    "cd", "cp", "curl", "docker", "git", "pip", "python3", "ray", "source", "ssh", "ssh-keygen", "sudo", "systemctl", "tar",
+    "tensorboard", "unzip",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,9 @@ import hellora.deployment.client_process, hellora.deployment.federated_run
 from hellora.cli.app import main
 
 hellora.deployment.client_process.Client = functools.partial(
-    hellora.deployment.client_process.Client, trainer=(sys.executable, "-c", "import sys; sys.stdin.read()")
+    hellora.deployment.client_process.Client,
+    trainer=(sys.executable, "-c", "import sys; sys.stdin.read()"),
+    app="pretended:client",
 )
 hellora.deployment.federated_run.Submission = functools.partial(
     hellora.deployment.federated_run.Submission, apps=("pretended:server", "pretended:client")

@@ -12,6 +12,9 @@ from hellora.runs.terminal import plain_console, quieten
 
 app = typer.Typer(rich_markup_mode=None)
 
+Allow = Annotated[
+    list[str] | None, typer.Option(metavar="CODE|remote-code", help="code that a server names may run here; repeat")
+]
 DataSettings = Annotated[
     list[str] | None, typer.Option("--set", metavar="data.KEY=VALUE", help="such as data.text=body; repeat")
 ]
@@ -35,6 +38,7 @@ def certificates(
     from hellora.deployment.certificates import make
 
     made = make(folder, hosts or [], clients or [])
+    warn_of_keys(Lines(), *folder.glob("*.key"))
     say = plain_console()
     if made.new_authority:
         say.print(f"server: keep {folder} there; ca.key and server.key leave it never", highlight=False)
@@ -73,6 +77,8 @@ def server(
             else "server: needs --certificates FOLDER (see `hellora certificates`), or --insecure for plain text"
         )
     say = Lines()
+    if certificates is not None:
+        warn_of_keys(say, *certificates.glob("*.key"))
     if insecure:
         say("INSECURE: plain text, and whoever reaches the port can take part, read and command everything")
     if host == "127.0.0.1":
@@ -99,10 +105,7 @@ def client(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="where the base model lies here")] = None,
     folder: Annotated[Path | None, typer.Option(help="of its own state [default: clients/NAME]")] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CODE|remote-code", help="code that a server names may run here; repeat"),
-    ] = None,
+    allow: Allow = None,
     insecure: Insecure = False,
 ) -> None:
     """Take part in a server's runs with this machine's data.
@@ -120,8 +123,18 @@ def client(
     budget = budget_settings(memory, layers, rank, uplink, seconds, speed, link)
     me = Client(address, name, key, own_data, budget, device, model, folder or Path("clients") / name, allow or ())
     say = Lines()
+    if key is not None:
+        warn_of_keys(say, key)
     with until_stopped(f"{name}: stopped", say):
         me.run(say)
+
+
+def warn_of_keys(say: Lines, *keys: Path) -> None:
+    """Say which private keys others can read, before they are used."""
+    from hellora.deployment.certificates import exposed
+
+    for warning in exposed(*keys):
+        say(warning)
 
 
 def check_client(name: str, key: Path | None, model: Path | None, insecure: bool) -> None:

@@ -240,3 +240,13 @@ def public_key_text(path: Path) -> str:
     except (ValueError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no public key in OpenSSH format") from error
     return " ".join(text.split()[:2])
+
+
+def exposed(*keys: Path) -> list[str]:
+    """Return a warning for each private key that others on this machine can read."""
+    modes = {key: key.stat().st_mode & 0o777 for key in keys if key.is_file()}
+    return [
+        f"WARNING: others can read the private key {key} (mode {mode:o}): chmod 600 {key}"
+        for key, mode in modes.items()
+        if mode & 0o077
+    ]

@@ -155,3 +155,12 @@ def test_a_server_that_its_own_processes_would_not_trust(folder: Path) -> None:
     (folder / "server.key").unlink()
     with pytest.raises(InputError, match=r"has no server\.key"):
         certificates.check_server(folder, "127.0.0.1")
+
+
+def test_a_private_key_that_others_can_read_is_warned_of(folder: Path) -> None:
+    keys = folder / "server.key", folder / "ca.key", folder / "clients" / "hospital"
+    assert certificates.exposed(*keys) == []
+    for mode, readable in ((0o640, True), (0o604, True), (0o700, False), (0o400, False)):
+        keys[0].chmod(mode)
+        warning = f"WARNING: others can read the private key {keys[0]} (mode {mode:o}): chmod 600 {keys[0]}"
+        assert certificates.exposed(*keys, folder / "absent.key") == [warning] * readable

@@ -152,3 +152,14 @@ def test_signals_interrupt_only_inside_the_block() -> None:
     with pytest.raises(KeyboardInterrupt), ending_on_signals():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ending_on_signals() as come:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert come == []
+    finally:
+        signal.signal(signal.SIGHUP, before)

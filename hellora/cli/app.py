@@ -53,6 +53,7 @@ with_examples((app, *PARTS))
 
 
 def main() -> None:
-    """Run the command `hellora`, and exit with its status: 0 done, 1 the run had to stop, 2 the input is wrong."""
+    """Run the command `hellora`, and exit with its status: 0 done, 1 the run had to stop, 2 the input is wrong, 128 and
+    more a signal ended it."""
     os.environ["PYTHONSAFEPATH"] = "1"  # no process that we start looks for modules in its working directory
     sys.exit(run_command(app))

@@ -12,6 +12,9 @@ from hellora.runs.terminal import quieten
 
 app = typer.Typer(rich_markup_mode=None)
 
+Allow = Annotated[
+    list[str] | None, typer.Option(metavar="CODE|remote-code", help="code that a server names may run here; repeat")
+]
 DataSettings = Annotated[
     list[str] | None, typer.Option("--set", metavar="data.KEY=VALUE", help="such as data.text=body; repeat")
 ]
@@ -52,6 +55,7 @@ def certificates(
         change(folder, hosts or [], clients or [], renewed, revoked or [], say)
         return
     made = make(folder, hosts or [], clients or [])
+    warn_of_keys(say, *folder.glob("*.key"))
     if made.new_authority:
         say(f"server: keep {folder} there; ca.key and server.key leave it never")
         say(f"every client: a copy of {folder / 'ca.crt'}")
@@ -107,6 +111,8 @@ def server(
             else "server: needs --certificates FOLDER (see `hellora certificates`), or --insecure for plain text"
         )
     say = Lines()
+    if certificates is not None:
+        warn_of_keys(say, *certificates.glob("*.key"))
     if insecure:
         say("INSECURE: plain text, and whoever reaches the port can take part and read everything")
     if host == "127.0.0.1":
@@ -138,10 +144,7 @@ def client(
     max_batch: Annotated[int, typer.Option(help="examples of a step, likewise")] = 1024,
     threads: Annotated[int | None, typer.Option(help="CPU threads, likewise [default: all cores]")] = None,
     folder: Annotated[Path | None, typer.Option(help="of its own state [default: clients/NAME]")] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CODE|remote-code", help="code that a server names may run here; repeat"),
-    ] = None,
+    allow: Allow = None,
     insecure: Insecure = False,
 ) -> None:
     """Take part in a server's runs with this machine's data, which never leave it. Ctrl-C ends it."""
@@ -158,8 +161,18 @@ def client(
     state = folder or Path("clients") / name
     me = Client(address, name, key, own_data, budget, device, model, state, bounds, allow or ())
     say = Lines()
+    if key is not None:
+        warn_of_keys(say, key)
     with until_stopped(f"{name}: stopped", say):
         me.run(say)
+
+
+def warn_of_keys(say: Lines, *keys: Path) -> None:
+    """Say which private keys others can read, before they are used."""
+    from hellora.deployment.certificates import exposed
+
+    for warning in exposed(*keys):
+        say(warning)
 
 
 def check_client(name: str, key: Path | None, model: Path | None, insecure: bool) -> None:

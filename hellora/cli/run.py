@@ -163,11 +163,9 @@ def engine_settings(experiment: "Experiment") -> dict[str, float]:
 
 def followed(run: Callable[[Lines], None], title: str, again: list[str], done: str) -> None:
     """Run, say where the result is, or how to go on where it had to stop, and pass on how it ended."""
-    from hellora.deployment.supervision import ending_on_signals
-
     say = Lines()
     say(title)
-    with ending_on_signals(), resumable(again, say):
+    with resumable(again, say):
         try:
             run(say)
         except RunError:

@@ -1,6 +1,7 @@
 """Read rows with an image, which is decoded when its row is read, and make of any image what models see."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 from hellora.core.errors import InputError, one_line
 
 END_OF_JPEG = b"\xff\xd9"
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # a small file may fill the memory
 
 
 def eight_bit(image: Image.Image, channels: int = 3) -> Image.Image:
@@ -95,6 +97,8 @@ def fault_of(stored: dict[str, Any] | None) -> str:
         return "there is no such file"
     except ValueError as error:  # of `eight_bit`
         return one_line(error)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return f"its image has more than {(Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels"
     except Exception:  # decoders raise almost anything
         return "its image cannot be read"
     return ""

@@ -264,3 +264,13 @@ def key_as_shown(text: str) -> str:
     """Return a public key in OpenSSH format as a client's SuperNode shows it in each request."""
     key = forms.load_ssh_public_key(text.encode())
     return base64.b64encode(key.public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)).decode()
+
+
+def exposed(*keys: Path) -> list[str]:
+    """Return a warning for each private key that others on this machine can read."""
+    modes = {key: key.stat().st_mode & 0o777 for key in keys if key.is_file()}
+    return [
+        f"WARNING: others can read the private key {key} (mode {mode:o}): chmod 600 {key}"
+        for key, mode in modes.items()
+        if mode & 0o077
+    ]

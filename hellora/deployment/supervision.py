@@ -20,6 +20,7 @@ TICK = 0.2  # seconds between looks
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds before a start that follows an end
 LOG_BYTES, FORMER_LOGS = 10 << 20, 3
 LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # not everywhere are both
 SETTLED = 60.0  # a process that ran for so many seconds starts anew with the first wait
 
 
@@ -160,11 +161,11 @@ def supervise(children: Sequence[Child], tell: Tell, at_every_look: Callable[[],
 
 @contextmanager
 def deaf() -> Iterator[None]:
-    """Run the block without interruption by Ctrl-C or SIGTERM."""
+    """Run the block without interruption by Ctrl-C, SIGTERM or a closed terminal."""
     if threading.current_thread() is not threading.main_thread():  # only that one gets, and may set, signals
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *ENDING)}
     try:
         yield
     finally:
@@ -173,18 +174,26 @@ def deaf() -> Iterator[None]:
 
 
 @contextmanager
-def ending_on_signals() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the block as Ctrl-C does: with KeyboardInterrupt.
+def ending_on_signals() -> Iterator[Sequence[int]]:
+    """Let SIGTERM and a closed terminal (SIGHUP) end the block as Ctrl-C does, with KeyboardInterrupt; yield the
+    numbers of those that have come.
 
-    By default they end this process on the spot, and nobody would say how to go on.
+    By default they end this process on the spot, and nobody would say how to go on. What ignores a signal, as under
+    nohup, goes on ignoring it.
     """
+    come: list[int] = []
 
-    def interrupt(*_: object) -> None:
+    def interrupt(number: int, _: object) -> None:
+        come.append(number)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    if threading.current_thread() is not threading.main_thread():  # only that one gets, and may set, signals
+        yield come
+        return
+    numbers = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
-        yield
+        yield come
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

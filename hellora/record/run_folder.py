@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
-from hellora.core.errors import InputError, RunError
+from hellora.core.errors import InputError, RunError, full, is_full
 from hellora.experiments.config import read_begun
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.own_code import named_code
@@ -75,9 +76,17 @@ class RunFolder:
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
-        """Keep why the run stopped: the traceback of what a strategy raised, for whoever has to mend it."""
+        """Keep why the run stopped: the traceback of what a strategy raised, for whoever has to mend it.
+
+        Raises:
+            RunError: the disk is full, besides what the block raises.
+        """
         try:
             yield
+        except (OSError, SafetensorError) as error:
+            if not is_full(error):
+                raise
+            raise RunError(f"{full(error)}, and --resume: what was saved in {self.path} is whole") from error
         except RunError as error:
             if (cause := error.__cause__) is None:
                 self.error.write_text(f"{error}\n")

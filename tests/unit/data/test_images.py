@@ -80,6 +80,21 @@ def test_what_cannot_be_read_shows_before_a_run() -> None:
     }
 
 
+def test_an_image_that_would_fill_the_memory_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file says its size; a few kB may stand for gigabytes. Pillow warns of one, and refuses twice as many."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3)
+    cells = []
+    for side in (1, 2, 3):
+        buffer = io.BytesIO()
+        Image.new("L", (side, side)).save(buffer, "png")
+        cells.append(buffer.getvalue())
+    data = Dataset.from_dict({"image": cells}).cast_column("image", ImageFeature())
+    assert unreadable(data) == dict.fromkeys((1, 2), "its image has more than 0 million pixels")
+    for row in (1, 2):
+        with pytest.raises(InputError, match=r"is no image \(DecompressionBomb.*mend the data$"):
+            ImageRows(data)[row]
+
+
 def folder_of(tmp_path: Path, broken: int) -> Path:
     """Two classes of 30 images, some of them of one class broken."""
     for name in ("cat", "dog"):

@@ -193,3 +193,12 @@ def test_a_revoked_key_lies_where_the_server_finds_it(folder: Path) -> None:
     with pytest.raises(InputError, match=r"--revoke nobody: .* has no clients/nobody\.pub"):
         revoke(folder, ["hospital", "nobody"])
     assert content(folder) == before
+
+
+def test_a_private_key_that_others_can_read_is_warned_of(folder: Path) -> None:
+    keys = folder / "server.key", folder / "ca.key", folder / "clients" / "hospital"
+    assert certificates.exposed(*keys) == []
+    for mode, readable in ((0o640, True), (0o604, True), (0o700, False), (0o400, False)):
+        keys[0].chmod(mode)
+        warning = f"WARNING: others can read the private key {keys[0]} (mode {mode:o}): chmod 600 {keys[0]}"
+        assert certificates.exposed(*keys, folder / "absent.key") == [warning] * readable

@@ -172,3 +172,14 @@ def test_a_long_log_begins_anew_and_the_latest_are_kept(tmp_path: Path, monkeypa
         "talker.log.2": "line 4, and more\n",
         "talker.log.3": "line 3, and more\n",
     }
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ending_on_signals() as come:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert come == []
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -21,7 +21,7 @@ from hellora.methods.strategies import Method
 from hellora.model.load import ModelSettings
 from hellora.tasks import Task
 
-MAY_CHANGE = ("compute", "tracking", "min_clients", "attempts")  # from one resume to the next
+MAY_CHANGE = ("compute", "tracking", "min_clients", "attempts", "diagnostics")  # from one resume to the next
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,6 +107,7 @@ def federation(
         simulated=simulated,
         wire=experiment.wire.format,
         max_norm=experiment.guard.max_norm,
+        diagnostics=run.diagnostics,
     )
 
 

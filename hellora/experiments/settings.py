@@ -32,6 +32,7 @@ class RunSettings:
     eval_every: int = 1  # rounds between evaluations; the last round is always evaluated
     over_select: float = 1.0  # clients asked for each of the cohort; the first `cohort` to answer count
     deadline: float | None = None  # seconds that a client has in a round, simulated or real
+    diagnostics: bool = True  # measure aggregation_error and energy after each round
 
     def __post_init__(self) -> None:
         for name in ("rounds", "cohort", "min_clients", "attempts", "eval_every"):

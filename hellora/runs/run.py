@@ -141,7 +141,7 @@ def run_in(folder: RunFolder, experiment: Experiment, progress: Progress, prepar
             evaluation = setup.evaluate(state) if due else None
             now = time.perf_counter()
             metrics = evaluation.metrics if evaluation else None
-            lines.append(round_line(report, setup.base.spec, metrics, now - clock, lines[-1] if lines else None))
+            lines.append(round_line(report, metrics, now - clock, lines[-1] if lines else None))
             clock = now
             folder.append(lines[-1])
             save_state(folder.checkpoint, state, record)

@@ -34,6 +34,7 @@ class Federation:
     simulated: bool = True  # False: clients are real, so who answers, and when, is the backend's to see
     wire: WireFormat = "fp32"  # how the backend lets tensors travel
     max_norm: float | None = None  # of a client's whole delta; an update with a larger one is rejected
+    diagnostics: bool = True  # measured after each round
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:

@@ -19,7 +19,7 @@ from hellora.methods.sharing import private_part, shared, with_private
 from hellora.methods.strategies import Answers, Strategy
 from hellora.server.answers import Gathered, gather
 from hellora.server.backend import Backend
-from hellora.server.diagnostics import aggregation_error
+from hellora.server.diagnostics import diagnose
 from hellora.server.federation import Federation, lent_to
 from hellora.server.naming import naming
 from hellora.server.outbox import Outbox
@@ -188,7 +188,6 @@ def federate(
         else:
             raise too_few(run, state, tried.gathered)
         answers = tried.gathered.answers
-        error = aggregation_error(answers, run.spec)
         finished, state = state.round, fold(run, state, tried.outbox.context, answers, tried.states, lent)
         yield RoundReport(
             round=finished,
@@ -196,7 +195,7 @@ def federate(
             allocation=tried.outbox.allocation,
             client_metrics=client_metrics(answers, tried.outbox.estimated, tried.seconds),
             attempts=tuple(attempts),
-            aggregation_error=error,
+            diagnostics=diagnose(answers, state.adapter, run.spec, run.seed) if run.diagnostics else None,
             policies={order.client: tried.outbox.policy(order.client) for order in tried.outbox.orders},
         )
 

@@ -10,7 +10,7 @@ from hellora.cli import adapter, compare, federation, plan, report, run
 from hellora.cli.ending import run_command
 from hellora.cli.help import Commands, with_examples
 from hellora.core.version import __version__
-from hellora.runs.terminal import plain_console, quieten
+from hellora.runs.terminal import plain_console
 
 app = typer.Typer(cls=Commands, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -31,7 +31,6 @@ def hellora(
 @app.command("list")
 def list_() -> None:
     """List methods, tasks, partitioners and presets."""
-    quieten()
     from hellora.experiments import registry
     from hellora.experiments.config import preset_summaries
 

@@ -93,10 +93,11 @@ def plan_of_round(source: str, overrides: list[str], round: int, allow: Collecti
     """Print a round's allocation."""
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
-    from hellora.experiments.planning import plan as plan_round
-    from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, RANKS_PRUNED, RANKS_REPORTED
 
     experiment = read_experiment(source, parse_settings(overrides), allow=allow)
+    from hellora.experiments.planning import plan as plan_round  # after what may be wrong: these import torch
+    from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, RANKS_PRUNED, RANKS_REPORTED
+
     federation, allocation = plan_round(experiment, round)
     spec = federation.spec
     table = Table(title=f"round {round}: trained rank per client and layer ({spec.num_layers} layers, 0 to the left)")

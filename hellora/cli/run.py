@@ -57,10 +57,11 @@ def run_here(
     """Run on the in-process loop or on worker processes."""
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
-    from hellora.runs.progress import TerminalProgress
-    from hellora.runs.run import run_experiment
 
     experiment = read_experiment(source, parse_settings(overrides), allow=allow)
+    from hellora.runs.progress import TerminalProgress  # after what may be wrong: these import torch
+    from hellora.runs.run import run_experiment
+
     folder = out or default_folder(experiment.name, resume)
     console = plain_console()
     again = [*command(source, overrides, allow), "--out", str(folder), "--resume"]

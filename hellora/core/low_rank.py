@@ -60,12 +60,24 @@ def thin_svd(terms: Sequence[Term], rank: int | None = None) -> ThinSVD:
     total = stacked(terms)
     B, A = Qr(total.B), Qr(total.A.T)
     U, S, Vh = torch.linalg.svd(B.R @ A.R.T, full_matrices=False)
-    sizes = total.B.norm(dim=0) * total.A.norm(dim=1)  # of the rank-1 terms; unlike the factors' own, free of gauge
-    keep = int((torch.finfo(torch.float64).eps * total.rank * sizes.sum() < S).sum())
+    keep = int((rounding(total) < S).sum())
     keep = keep if rank is None else min(keep, rank)
     U, V = B.lift(U[:, :keep]), A.lift(Vh[:keep].T)
     sign = torch.where(U.gather(0, U.abs().argmax(dim=0, keepdim=True)) < 0, -1.0, 1.0)
     return ThinSVD(U * sign, S[:keep], (V * sign).T)
+
+
+def singular_values(terms: Sequence[Term]) -> Tensor:
+    """Return the singular values of Σ w · s · B A alone, in float64, descending, all > 0; see `thin_svd`."""
+    total = stacked(terms)
+    S: Tensor = torch.linalg.svdvals(Qr(total.B).R @ Qr(total.A.T).R.T)
+    return S[rounding(total) < S]
+
+
+def rounding(total: LoraPair) -> float:
+    """Return the size below which a singular value of the stacked pair may be nothing but rounding errors."""
+    sizes = total.B.norm(dim=0) * total.A.norm(dim=1)  # of the rank-1 terms; unlike the factors' own, free of gauge
+    return torch.finfo(torch.float64).eps * total.rank * float(sizes.sum())
 
 
 class Qr:
@@ -113,6 +125,11 @@ def grown(residual: LoraPair | None, added: ThinSVD, limit: int, dtype: torch.dt
 
 
 def norm(pair: LoraPair) -> float:
-    """Return ‖ΔW‖_F = s √Σ (Bᵀ B) ∗ (A Aᵀ), from matrices of rank × rank numbers."""
-    A, B = pair.A.double(), pair.B.double()
-    return math.sqrt(max(0.0, pair.scale * pair.scale * float(((B.T @ B) * (A @ A.T)).sum())))
+    """Return ‖ΔW‖_F, from matrices of rank × rank numbers."""
+    return math.sqrt(max(0.0, inner(pair, pair)))
+
+
+def inner(one: LoraPair, other: LoraPair) -> float:
+    """Return ⟨ΔW, ΔW'⟩_F = s s' Σ (Bᵀ B') ∗ (A A'ᵀ), from matrices of rank × rank' numbers."""
+    products = (one.B.double().T @ other.B.double()) * (one.A.double() @ other.A.double().T)
+    return one.scale * other.scale * float(products.sum())

@@ -58,6 +58,16 @@ class Attempt:
     dropped: Mapping[int, Sequence[str]] = field(default_factory=dict)  # why answers did not count, by who sent them
 
 
+@dataclass(frozen=True, slots=True)
+class Diagnostics:
+    """Diagnostics say what goes quietly wrong where unequal adapters are averaged, and from how many modules."""
+
+    aggregation_error: float | None  # of a mean of factors against the mean of products; None = nothing to measure
+    error_modules: tuple[int, int]  # it was measured in so many, of so many that somebody trained
+    energy: tuple[float, ...]  # (max_rank,): the share of ‖ΔW‖_F² in the 1st, 2nd, … singular direction
+    energy_modules: tuple[int, int]  # it was measured in so many, of all
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundReport:
     """A report says of a finished round what a log line, a plot or a test needs; `state` is the state after it.
@@ -70,7 +80,7 @@ class RoundReport:
     allocation: Allocation
     client_metrics: Mapping[int, Mapping[str, float]]
     attempts: tuple[Attempt, ...]
-    aggregation_error: float | None = None  # of a mean of factors against the exact mean of products
+    diagnostics: Diagnostics | None = None  # None where they are switched off
     policies: Mapping[int, Policy] = field(default_factory=dict)  # of the clients that were asked to train
 
     @property

@@ -5,14 +5,15 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
-from datasets import Image as ImageFeature
 from PIL import Image, ImageOps
 
 from hellora.core.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 END_OF_JPEG = b"\xff\xd9"
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)  # a small file may fill the memory
@@ -44,7 +45,7 @@ def eight_bit(image: Image.Image, channels: int = 3) -> Image.Image:
 class ImageRows(Sequence[Any]):
     """Image rows are the rows of a data set; one whose image cannot be read raises an InputError that names it."""
 
-    def __init__(self, data: Dataset, channels: int = 3) -> None:
+    def __init__(self, data: "Dataset", channels: int = 3) -> None:
         self.data, self.channels = data, channels
 
     def __len__(self) -> int:
@@ -62,20 +63,26 @@ class ImageRows(Sequence[Any]):
 
     def named(self, row: int) -> str:
         """Name an image by its file, or one without a file by its row in the source."""
-        as_stored = self.data.select([row]).cast_column("image", ImageFeature(decode=False))
-        if path := as_stored[0]["image"]["path"]:
+        if path := undecoded(self.data.select([row]))[0]["image"]["path"]:
             return str(path)
         drawn = self.data._indices  # of a selection, the rows of its source; None for all of them
         return f"row {row if drawn is None else drawn.column(0)[row].as_py()} of the data"
 
 
-def unreadable(data: Dataset) -> dict[int, str]:
+def undecoded(data: "Dataset") -> "Dataset":
+    """Return the rows with their images as they are stored: bytes and path."""
+    from datasets import Image as ImageFeature
+
+    return data.cast_column("image", ImageFeature(decode=False))
+
+
+def unreadable(data: "Dataset") -> dict[int, str]:
     """Return why the image of a row cannot be read, for the rows where that is so.
 
     `data` has the column `image`. Of a PNG with 8 bits the checksums are looked at, of a JPEG header and end; what is
     wrong in the middle of a JPEG is an error when the row is read. Other images are decoded.
     """
-    stored = data.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))["image"]
+    stored = undecoded(data.select_columns(["image"]))["image"]
     with ThreadPoolExecutor() as pool:
         return {row: why for row, why in enumerate(pool.map(fault_of, stored)) if why}
 

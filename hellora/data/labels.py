@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+UNLABELLED = -100  # the label of a public example without one, or with one that is no class of the clients'
 WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 

@@ -4,14 +4,17 @@ So how many there are, and who is who, does not depend on the seed.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Dataset
 
 from hellora.core.errors import InputError
 from hellora.core.seeds import rng_for
 from hellora.data.labels import as_written, in_order
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,12 @@ class Groups:
 
     column: str
 
-    def of_rows(self, data: Dataset) -> npt.NDArray[np.int64]:
+    def of_rows(self, data: "Dataset") -> npt.NDArray[np.int64]:
         """Return the group of every row, (rows,), in the order of the values."""
         return values_of(data, self.column)[1]
 
 
-def values_of(data: Dataset, column: str) -> tuple[list[str], npt.NDArray[np.int64]]:
+def values_of(data: "Dataset", column: str) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Return the values of a column in order, and which of them each row has, (rows,).
 
     Raises:
@@ -47,7 +50,7 @@ def values_of(data: Dataset, column: str) -> tuple[list[str], npt.NDArray[np.int
     return values, np.array([place[text] for text in texts], dtype=np.int64)
 
 
-def largest(data: Dataset, column: str, most: int | None) -> tuple[Dataset, str]:
+def largest(data: "Dataset", column: str, most: int | None) -> "tuple[Dataset, str]":
     """Return the rows of the `most` clients that have the most, and a note on the others; all where it is None."""
     values, groups = values_of(data, column)
     if most is None or most >= len(values):
@@ -63,8 +66,8 @@ def largest(data: Dataset, column: str, most: int | None) -> tuple[Dataset, str]
 
 
 def cut_within(
-    data: Dataset, count: int, seed: int, purpose: str, groups: Groups | None = None
-) -> tuple[Dataset, Dataset]:
+    data: "Dataset", count: int, seed: int, purpose: str, groups: Groups | None = None
+) -> "tuple[Dataset, Dataset]":
     """Return the rest, and `count` rows (or all there are) drawn by seed, each in the order of the source.
 
     With `groups`, every group keeps one row at least, so there may be fewer than `count`.
@@ -83,7 +86,7 @@ def cut_within(
     return data.select(np.flatnonzero(~taken)), data.select(np.flatnonzero(taken))
 
 
-def kept_within(data: Dataset, count: int, seed: int, purpose: str, groups: Groups | None) -> Dataset:
+def kept_within(data: "Dataset", count: int, seed: int, purpose: str, groups: Groups | None) -> "Dataset":
     """Return `count` rows (or all there are) drawn by seed; with `groups`, of every group one at least."""
     if groups is None:
         return cut_within(data, count, seed, purpose)[1]

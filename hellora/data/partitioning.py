@@ -1,12 +1,15 @@
 """A partitioner says which client holds which examples. Each is one file of `partitioners/`."""
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Dataset
 
 from hellora.core.errors import InputError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Indices = npt.NDArray[np.int64]
 
@@ -15,14 +18,14 @@ class Partitioner(ABC):
     """A partitioner cuts the rows of a training split into one part per client."""
 
     @abstractmethod
-    def partition(self, data: Dataset, clients: int, seed: int) -> list[Indices]:
+    def partition(self, data: "Dataset", clients: int, seed: int) -> list[Indices]:
         """Return sorted row indices per client: disjoint, together every row, none empty.
 
         The result depends on the arguments only.
         """
 
 
-def client_rows(partitioner: Partitioner, data: Dataset, clients: int, seed: int) -> list[Indices]:
+def client_rows(partitioner: Partitioner, data: "Dataset", clients: int, seed: int) -> list[Indices]:
     """Return the parts that a partitioner makes, checked: it may be a user's own."""
     if clients > len(data):
         raise InputError(
@@ -38,7 +41,7 @@ def client_rows(partitioner: Partitioner, data: Dataset, clients: int, seed: int
     return parts
 
 
-def class_of_row(data: Dataset) -> Indices:
+def class_of_row(data: "Dataset") -> Indices:
     """Return the class of every row, (rows,), for the partitioners that go by class."""
     if "label" not in data.column_names:
         raise InputError(

@@ -8,9 +8,8 @@ from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hellora.core.errors import InputError
 from hellora.data.cells import Faults, cells_of, filled, images, is_unlabelled, label_cells, named, texts
-from hellora.data.labels import in_order
+from hellora.data.labels import UNLABELLED, in_order
 from hellora.data.loading import Split
-from hellora.data.server_data import UNLABELLED
 from hellora.data.settings import Columns, DataSettings
 from hellora.data.usable import Tolerance, check_faults
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from datasets import Dataset, Image
 
 from hellora.core.errors import InputError
+from hellora.data.labels import UNLABELLED
 from hellora.data.loading import Split, load_splits
-
-UNLABELLED = -100  # the label of a public example without one, or with one that is no class of the clients'
 
 
 def proxy_split(

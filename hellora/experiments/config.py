@@ -3,55 +3,45 @@
 A table holds the settings of its own dataclass, and of the strategies that it names: [method] has the fields of its
 sampler, allocator, dispatcher, rules of local training and aggregator, [server] those of its optimizer, [data] those of
 its partitioner, [task] those of its task. No two of them may have a setting of one name.
+
+Tables, keys and names are read and checked first, for which nothing of what they name is imported.
 """
 
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hellora.core.errors import InputError, nearest
-from hellora.core.exchange import TrainSettings
 from hellora.data.file_names import format_of
-from hellora.data.settings import DataSettings
 from hellora.experiments import registry
-from hellora.experiments.contradictions import contradictions
-from hellora.experiments.experiment import Experiment
-from hellora.experiments.machine import settled_dtype
+from hellora.experiments.outlines import outline
 from hellora.experiments.own_code import NAMING, named_code, refuse_unnamed_code, with_whole_paths
 from hellora.experiments.presets import presets
-from hellora.experiments.settings import (
-    ComputeSettings,
-    FleetSettings,
-    MethodSettings,
-    PolicySettings,
-    RunSettings,
-    ServerSettings,
-    TaskSettings,
-    TrackingSettings,
-    WireSettings,
-)
-from hellora.experiments.tables import Table, build, field_names, plain, settings_of
-from hellora.methods.strategies import Method
-from hellora.model.load import ModelSettings
-from hellora.server.guard import GuardSettings
+from hellora.experiments.tables import Table, build, check_keys, plain, settings_of
 
-SECTIONS: dict[str, type] = {
-    "task": TaskSettings,
-    "model": ModelSettings,
-    "data": DataSettings,
-    "fleet": FleetSettings,
-    "policy": PolicySettings,
-    "method": MethodSettings,
-    "server": ServerSettings,
-    "train": TrainSettings,
-    "wire": WireSettings,
-    "guard": GuardSettings,
-    "compute": ComputeSettings,
-    "tracking": TrackingSettings,
+if TYPE_CHECKING:
+    from hellora.experiments.experiment import Experiment
+    from hellora.experiments.settings import MethodSettings
+    from hellora.methods.strategies import Method
+
+TOP = "hellora.experiments.settings:RunSettings"
+SECTIONS = {
+    "task": "hellora.experiments.settings:TaskSettings",
+    "model": "hellora.model.load:ModelSettings",
+    "data": "hellora.data.settings:DataSettings",
+    "fleet": "hellora.experiments.settings:FleetSettings",
+    "policy": "hellora.experiments.settings:PolicySettings",
+    "method": "hellora.experiments.settings:MethodSettings",
+    "server": "hellora.experiments.settings:ServerSettings",
+    "train": "hellora.core.exchange:TrainSettings",
+    "wire": "hellora.experiments.settings:WireSettings",
+    "guard": "hellora.server.guard:GuardSettings",
+    "compute": "hellora.experiments.settings:ComputeSettings",
+    "tracking": "hellora.experiments.settings:TrackingSettings",
 }
 LISTS = ("local_training",)  # kinds of which an experiment names several, in order
 
@@ -76,7 +66,7 @@ def is_toml(name: str) -> bool:
 
 def read_experiment(
     source: str, settings: Mapping[str, Any] | None = None, simulated: bool = True, allow: Collection[str] = ()
-) -> Experiment:
+) -> "Experiment":
     """Read and check the experiment of a preset or a TOML file. Nothing is loaded but the strategies that it names.
 
     Args:
@@ -93,7 +83,7 @@ def read_experiment(
     return check(Path(source).stem, override(whole_table(source, {*allow, *named_code(changes)}), changes), simulated)
 
 
-def read_begun(file: Path, allow: Collection[str], advice: str = "") -> Experiment:
+def read_begun(file: Path, allow: Collection[str], advice: str = "") -> "Experiment":
     """Read the experiment of a run's folder, which was checked when it began, without its trackers.
 
     Raises:
@@ -170,8 +160,14 @@ def override(table: Table, settings: Mapping[str, Any]) -> Table:
     return table
 
 
+def defaults_of(place: str) -> Mapping[str, Any]:
+    """Return the settings of a "module:Class" with their defaults, as far as they are literals."""
+    module, _, name = place.partition(":")
+    return outline(module, name).defaults
+
+
 def default_of(section: str, key: str) -> Any:
-    return next(f.default for f in fields(SECTIONS[section]) if f.name == key)
+    return defaults_of(SECTIONS[section])[key]
 
 
 def named_in(value: Any) -> list[str]:
@@ -180,28 +176,28 @@ def named_in(value: Any) -> list[str]:
 
 
 def settings_of_strategies(kind: str, names: Sequence[str]) -> set[str]:
-    return set[str]().union(*(field_names(registry.find(kind, name)) for name in names))
+    return set[str]().union(*(registry.settings_of(kind, name) for name in names))
 
 
 # ------------------------------------------------------------------------------------------------------------- checking
 
 
-def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> Experiment:
+def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> "Experiment":
     """Make checked objects of a table; every unknown key, wrong value and contradiction is an InputError. What
     simulated clients need to be given, real ones bring along. Code that the table names is imported."""
-    for section in SECTIONS:
-        if not isinstance(table.get(section, {}), dict):
-            raise InputError(
-                f"{section} must be a table: write [{section}] and its settings below it, or --set {section}.KEY=…"
-            )
     if simulated:  # in a deployment each side has its own files
         table = with_whole_paths(table)
+    check_names(table)
+    from hellora.experiments.contradictions import contradictions
+    from hellora.experiments.experiment import Experiment
+    from hellora.experiments.machine import settled_dtype
+
     top = {key: value for key, value in table.items() if key not in SECTIONS}
-    built: dict[str, Any] = {"run": build(RunSettings, top, "", [*field_names(RunSettings), *SECTIONS])}
+    built: dict[str, Any] = {"run": build(registry.named(TOP), top, "")}
     resolved: Table = plain(asdict(built["run"]))
     strategies: dict[str, list[Any]] = {}
     for section in SECTIONS:
-        built[section], found = check_section(section, dict(table.get(section, {})))
+        built[section], found = build_section(section, table.get(section, {}))
         strategies |= found
         resolved[section] = plain(asdict(built[section]))
         for each in (strategy for several in found.values() for strategy in several):
@@ -218,24 +214,50 @@ def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> Experi
     return experiment
 
 
-def check_section(section: str, content: Table) -> tuple[Any, dict[str, list[Any]]]:
+def check_names(table: Mapping[str, Any]) -> None:
+    """Check sections, keys, and names of strategies.
+
+    Raises:
+        InputError: one is unknown, or a key could belong to two strategies.
+    """
+    for section in SECTIONS:
+        if not isinstance(table.get(section, {}), dict):
+            raise InputError(
+                f"{section} must be a table: write [{section}] and its settings below it, or --set {section}.KEY=…"
+            )
+    check_keys(table, "", [*defaults_of(TOP), *SECTIONS])
+    for section in SECTIONS:
+        content = table.get(section, {})
+        check_keys(content, section, owners(section, content))
+
+
+def owners(section: str, content: Table) -> dict[str, str]:
+    """Return the settings of a section and of the strategies that it names, each with its owner."""
+    found = dict.fromkeys(defaults_of(SECTIONS[section]), f"[{section}]")
+    for key, kind in kinds_of(section):
+        for name in names_of(section, key, kind, content):
+            for field in registry.settings_of(kind, name):
+                if field in found:
+                    raise InputError(
+                        f"{section}.{key} = {name!r} and {found[field]} both have a setting {field!r}, so that "
+                        f"neither could be told from the other: give it another name in one of them"
+                    )
+                found[field] = f"{section}.{key} = {name!r}"
+    return found
+
+
+def build_section(section: str, content: Table) -> tuple[Any, dict[str, list[Any]]]:
     """Build a section's own settings, and the strategies that it names, by kind; give every setting to its owner."""
-    cls = SECTIONS[section]
-    chosen = [(key, kind, each) for key, kind in kinds_of(section) for each in classes_of(section, key, kind, content)]
-    owners = dict.fromkeys(field_names(cls), f"[{section}]")
-    for key, _, (name, strategy) in chosen:
-        for field in field_names(strategy):
-            if field in owners:
-                raise InputError(
-                    f"{section}.{key} = {name!r} and {owners[field]} both have a setting {field!r}, so that neither "
-                    f"could be told from the other: give it another name in one of them"
-                )
-            owners[field] = f"{section}.{key} = {name!r}"
     strategies: dict[str, list[Any]] = {kind: [] for _, kind in kinds_of(section)}
-    for _, kind, (_, strategy) in chosen:
-        mine = {key: content.pop(key) for key in field_names(strategy) & content.keys()}
-        strategies[kind].append(build(strategy, mine, section, sorted(owners)))
-    return build(cls, content, section, sorted(owners)), strategies
+    for key, kind in kinds_of(section):
+        for name in names_of(section, key, kind, content):
+            mine = part(content, registry.settings_of(kind, name))
+            strategies[kind].append(build(registry.find(kind, name), mine, section))
+    return build(registry.named(SECTIONS[section]), part(content, defaults_of(SECTIONS[section])), section), strategies
+
+
+def part(content: Table, keys: Collection[str]) -> Table:
+    return {key: content[key] for key in keys if key in content}
 
 
 def kinds_of(section: str) -> list[tuple[str, str]]:
@@ -243,25 +265,26 @@ def kinds_of(section: str) -> list[tuple[str, str]]:
     return [(key, kind) for (owner, key), kind in NAMING.items() if owner == section]
 
 
-def classes_of(section: str, key: str, kind: str, content: Table) -> list[tuple[str, type[Any]]]:
-    """Find the strategies that a key names, each with its class."""
+def names_of(section: str, key: str, kind: str, content: Table) -> list[str]:
+    """Return the strategies that a key names."""
     value = content.get(key, default_of(section, key))
     if kind not in LISTS:
         if not isinstance(value, str):
             raise InputError(f"{section}.{key} must be a name, not {value!r}")
-        return [(value, registry.find(kind, value))]
+        return [value]
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise InputError(f"{section}.{key} must be a list of names, such as ['plain'], not {value!r}")
-    found = [(name, registry.find(kind, name)) for name in value]
-    files = [cls.__module__.rpartition(".")[2] for _, cls in found]
+    files = [registry.file_of(kind, name) for name in value]
     for name, file in zip(value, files, strict=True):
         if files.count(file) > 1:
             raise InputError(f"{section}.{key} names {name!r} twice, or two of one file name: keep one of them")
-    return found
+    return list(value)
 
 
-def method_of(settings: MethodSettings, strategies: Mapping[str, Sequence[Any]]) -> Method:
+def method_of(settings: "MethodSettings", strategies: Mapping[str, Sequence[Any]]) -> "Method":
     """Make the method, with the rules of local training that its strategies bring along."""
+    from hellora.methods.strategies import Method
+
     (sampler,), (allocator,), (dispatcher,) = (strategies[kind] for kind in ("sampler", "allocator", "dispatcher"))
     (aggregator,), (optimizer,) = strategies["aggregator"], strategies["server_optimizer"]
     rules = list(strategies["local_training"])
@@ -282,6 +305,6 @@ def method_of(settings: MethodSettings, strategies: Mapping[str, Sequence[Any]])
     )
 
 
-def with_brought(named: list[str], method: Method) -> list[str]:
+def with_brought(named: list[str], method: "Method") -> list[str]:
     """Return the names of rules as they were given, and those that strategies brought along."""
     return [*named, *(rule.name for rule in method.local_training[len(named) :])]

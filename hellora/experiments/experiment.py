@@ -21,7 +21,8 @@ from hellora.model.load import ModelSettings
 from hellora.server.guard import GuardSettings
 from hellora.tasks import Task
 
-MAY_CHANGE = ("compute", "tracking", "guard", "min_clients", "attempts", "keep")  # from one resume to the next
+# What may change from one resume to the next.
+MAY_CHANGE = ("compute", "tracking", "guard", "min_clients", "attempts", "keep", "diagnostics")
 
 
 @dataclass(frozen=True, eq=False)

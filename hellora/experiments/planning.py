@@ -108,6 +108,7 @@ def federation(
         wire=experiment.wire.format,
         max_norm=None if guard.max_norm == "off" else guard.max_norm,
         max_weight=None if guard.max_weight == "off" else guard.max_weight,
+        diagnostics=run.diagnostics,
     )
 
 

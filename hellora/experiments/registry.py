@@ -1,45 +1,45 @@
 """The registry is the folder: `allocator = "geometric"` means allocators/geometric.py. `"mine.py:Mine"` is a user's
-own class (`own_code`)."""
+own class (`own_code`).
+
+Names and their settings are told without an import of what they name.
+"""
 
 import importlib
 import inspect
-import pkgutil
+from dataclasses import fields
 from typing import Any
 
 from hellora.core.errors import InputError, nearest
-from hellora.data.partitioning import Partitioner
+from hellora.experiments.outlines import modules, outline
 from hellora.experiments.own_code import is_code, load
-from hellora.methods.strategies import (
-    Aggregator,
-    Allocator,
-    Dispatcher,
-    LocalTraining,
-    Sampler,
-    ServerOptimizer,
-)
-from hellora.tasks import Task
 
-FOLDERS: dict[str, tuple[str, type]] = {
-    "sampler": ("hellora.methods.samplers", Sampler),
-    "allocator": ("hellora.methods.allocators", Allocator),
-    "dispatcher": ("hellora.methods.dispatchers", Dispatcher),
-    "local_training": ("hellora.methods.local_training", LocalTraining),
-    "aggregator": ("hellora.methods.aggregators", Aggregator),
-    "server_optimizer": ("hellora.methods.server_optimizers", ServerOptimizer),
-    "task": ("hellora.tasks", Task),
-    "partitioner": ("hellora.data.partitioners", Partitioner),
+# The folder of a kind, and the class that all of it extend.
+FOLDERS: dict[str, tuple[str, str]] = {
+    "sampler": ("hellora.methods.samplers", "hellora.methods.strategies:Sampler"),
+    "allocator": ("hellora.methods.allocators", "hellora.methods.strategies:Allocator"),
+    "dispatcher": ("hellora.methods.dispatchers", "hellora.methods.strategies:Dispatcher"),
+    "local_training": ("hellora.methods.local_training", "hellora.methods.strategies:LocalTraining"),
+    "aggregator": ("hellora.methods.aggregators", "hellora.methods.strategies:Aggregator"),
+    "server_optimizer": ("hellora.methods.server_optimizers", "hellora.methods.strategies:ServerOptimizer"),
+    "task": ("hellora.tasks", "hellora.tasks:Task"),
+    "partitioner": ("hellora.data.partitioners", "hellora.data.partitioning:Partitioner"),
 }
 
 
 def names(kind: str) -> list[str]:
     """Return the registered names of a kind, sorted."""
-    package = importlib.import_module(FOLDERS[kind][0])
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return modules(FOLDERS[kind][0])
 
 
 def heading(kind: str) -> str:
     """Return the kind in words, as a list of its names is headed: that of its folder, such as "local training"."""
     return FOLDERS[kind][0].rpartition(".")[2].replace("_", " ")
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raise InputError unless the kind has the name; the message has the nearest one."""
+    if name not in names(kind):
+        raise InputError(f"there is no {kind} {name!r}{nearest(name, names(kind))}")
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -48,7 +48,7 @@ def find(kind: str, name: str) -> type[Any]:
     Raises:
         InputError: there is none; the message has the nearest name.
     """
-    folder, base = FOLDERS[kind]
+    folder, base = FOLDERS[kind][0], named(FOLDERS[kind][1])
     if is_code(name):
         try:
             found = load(name)
@@ -57,8 +57,7 @@ def find(kind: str, name: str) -> type[Any]:
         if not (inspect.isclass(found) and issubclass(found, base)) or inspect.isabstract(found):
             raise InputError(f"{kind} = {name!r} is not a complete subclass of hellora's {base.__name__}")
         return found
-    if name not in names(kind):
-        raise InputError(f"there is no {kind} {name!r}{nearest(name, names(kind))}")
+    check_name(kind, name)
     module = importlib.import_module(f"{folder}.{name}")
     (strategy,) = [c for _, c in inspect.getmembers(module, inspect.isclass) if is_defined_in(c, module, base)]
     return strategy
@@ -68,6 +67,36 @@ def is_defined_in(found: type, module: Any, base: type) -> bool:
     return issubclass(found, base) and found.__module__ == module.__name__
 
 
+def named(place: str) -> Any:
+    """Import what "module:Class" names in hellora."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def summary(kind: str, name: str) -> str:
     """Return the first line of the docstring of a strategy."""
-    return (inspect.getdoc(find(kind, name)) or "").partition("\n")[0]
+    if is_code(name):
+        return (inspect.getdoc(find(kind, name)) or "").partition("\n")[0]
+    check_name(kind, name)
+    return outline(f"{FOLDERS[kind][0]}.{name}", base=base_of(kind)).summary
+
+
+def settings_of(kind: str, name: str) -> list[str]:
+    """Return the names of the settings of a strategy, in order.
+
+    Raises:
+        InputError: there is no such strategy.
+    """
+    if is_code(name):
+        return [field.name for field in fields(find(kind, name))]
+    check_name(kind, name)
+    return list(outline(f"{FOLDERS[kind][0]}.{name}", base=base_of(kind)).defaults)
+
+
+def file_of(kind: str, name: str) -> str:
+    """Return the name of the file that a strategy is in, under which an experiment knows it."""
+    return str(find(kind, name).__module__).rpartition(".")[2] if is_code(name) else name
+
+
+def base_of(kind: str) -> str:
+    return FOLDERS[kind][1].partition(":")[2]

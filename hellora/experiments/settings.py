@@ -35,6 +35,7 @@ class RunSettings:
     over_select: float = 1.0  # clients asked for each of the cohort; the first `cohort` to answer count
     deadline: float | None = None  # seconds that a client has in a round, simulated or real
     keep: int = 3  # states kept, of the last rounds: --resume --from-round goes back to one of them
+    diagnostics: bool = True  # measure aggregation_error and energy after each round
 
     def __post_init__(self) -> None:
         for name in ("rounds", "cohort", "min_clients", "attempts", "eval_every"):

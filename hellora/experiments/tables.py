@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -37,8 +37,8 @@ def field_names(cls: type) -> set[str]:
     return {f.name for f in fields(cls)}
 
 
-def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[str]) -> Any:
-    """Build one dataclass from its part of a table; `known` are the keys that the whole table may have."""
+def check_keys(content: Mapping[str, Any], section: str, known: Collection[str], near: Collection[str] = ()) -> None:
+    """Raise InputError where a table has other keys than the `known` ones; the nearest is named of these and `near`."""
     dot = f"{section}." if section else ""
     for key in content:
         if (moved := MOVED.get(f"{dot}{key}")) is not None:
@@ -46,8 +46,14 @@ def build(cls: type, content: Mapping[str, Any], section: str, known: Sequence[s
                 f"{dot}{key} is now {moved}, of the rule method.local_training = ['hetlora']; a run of an older "
                 f"hellora cannot be gone on with"
             )
-        if key not in field_names(cls):
-            raise InputError(f"unknown setting {dot}{key}{nearest(key, sorted(known))}")
+        if key not in known:
+            raise InputError(f"unknown setting {dot}{key}{nearest(key, sorted({*known, *near}))}")
+
+
+def build(cls: type, content: Mapping[str, Any], section: str, near: Collection[str] = ()) -> Any:
+    """Build one dataclass from its part of a table; its other keys, which are no settings of it, may be `near`."""
+    dot = f"{section}." if section else ""
+    check_keys(content, section, field_names(cls), near)
     for f in fields(cls):
         if f.name not in content and f.default is MISSING and f.default_factory is MISSING:
             raise InputError(f"{dot}{f.name} is missing: {cls.__name__} needs it")

@@ -1,5 +1,6 @@
 """Load a model, and find the modules in it where LoRA sits. No other file imports transformers."""
 
+import gc
 import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,8 +82,9 @@ def loading(settings: ModelSettings) -> Iterator[dict[str, Any]]:
         "pretrained_model_name_or_path": resolve_name(settings.name),
         "trust_remote_code": settings.trust_remote_code,
     }
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, collecting = transformers_logging.get_verbosity(), gc.isenabled()
     transformers_logging.set_verbosity_error()
+    gc.disable()  # it would look through all that transformers imports for a model, again and again: 15 % of the time
     try:
         yield common
     except InputError:
@@ -91,6 +93,8 @@ def loading(settings: ModelSettings) -> Iterator[dict[str, Any]]:
         raise InputError(f"model.name: {why_not(settings.name, error)}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if collecting:
+            gc.enable()
 
 
 def config_of(common: Mapping[str, Any], **more: Any) -> Any:

@@ -4,16 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hellora.core.state import Attempt, RoundReport, select
-from hellora.core.types import AdapterSpec
-from hellora.server.diagnostics import energy, idle_rounds
+from hellora.core.state import Attempt, Diagnostics, RoundReport, select
+from hellora.server.diagnostics import idle_rounds
 
 Line = dict[str, Any]
 
 
 def round_line(
     report: RoundReport,
-    spec: AdapterSpec,
     metrics: Mapping[str, float] | None,
     seconds: float,
     before: Line | None,
@@ -38,8 +36,7 @@ def round_line(
         "metrics": metrics,
         "sample": sample,
         "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},
-        "aggregation_error": None if report.aggregation_error is None else round(report.aggregation_error, 6),
-        "energy": [round(share, 6) for share in energy(report.state.adapter, spec)],
+        **diagnostic_fields(report.diagnostics),
         "idle_rounds": idle_rounds(
             report.allocation, report.counted.updated, before["idle_rounds"] if before else None
         ),
@@ -49,6 +46,18 @@ def round_line(
         "seconds": round(seconds, 3),
         "simulated_seconds": simulated,
         "simulated_clock": clock,
+    }
+
+
+def diagnostic_fields(found: Diagnostics | None) -> Line:
+    """Return the diagnostics, null where they are switched off. `measured_modules` has [in how many, of how many]."""
+    if found is None:
+        return {"aggregation_error": None, "energy": None, "measured_modules": None}
+    error, modules = found.aggregation_error, {"aggregation_error": found.error_modules, "energy": found.energy_modules}
+    return {
+        "aggregation_error": None if error is None else round(error, 6),
+        "energy": [round(share, 6) for share in found.energy],
+        "measured_modules": {name: list(counts) for name, counts in modules.items()},
     }
 
 

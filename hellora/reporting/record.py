@@ -209,6 +209,10 @@ def check_line(line: Any, where: str) -> None:
         raise ValueError(f"{where}ranks are not those of the cohort, a row of all layers each")
     for name in ("energy", "layer_scores"):
         check_numbers(dict(enumerate(line.get(name) or ())), f"{where}{name}: ")
+    measured = line.get("measured_modules") or {}
+    checked(measured, dict.fromkeys(measured, list), f"{where}measured_modules: ")
+    if any(len(counts) != 2 or not all(isinstance(count, int) for count in counts) for counts in measured.values()):
+        raise ValueError(f"{where}measured_modules are not [in how many, of how many]")
     for attempt in (*(line.get("repeated") or ()), line):
         for name in ("missing", "rejected", "dropped"):
             checked(attempt.get(name, {}), {}, f"{where}{name}: ")

@@ -172,6 +172,9 @@ def spectrum(run: RunRecord) -> Section:
         "The share of the adapter's squared norm in its 1st, 2nd, … singular direction. Effective rank is exp of the "
         "entropy of the shares; where it falls, the adapter uses less of the rank that it has."
     )
+    measured, of = (lines[-1].get("measured_modules") or {}).get("energy", [0, 0])
+    if measured < of:
+        lead += f" Measured in {measured} of {of} modules."
     return Section(id, title, lead, views)
 
 

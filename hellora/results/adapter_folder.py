@@ -23,7 +23,7 @@ from hellora.experiments.config import SECTIONS, override
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.own_code import refuse_unnamed_code
 from hellora.experiments.settings import ComputeSettings
-from hellora.experiments.tables import Table, build, field_names
+from hellora.experiments.tables import Table, build
 from hellora.methods.sharing import with_private
 from hellora.model.load import ModelSettings
 from hellora.model.origin import Origin
@@ -76,13 +76,9 @@ class Usage:
         changed = override(table, settings)
         task_fields = dict(changed["task"])
         task = registry.find("task", task_fields.pop("name"))
-        built = {
-            name: build(SECTIONS[name], changed[name], name, sorted(field_names(SECTIONS[name])))
-            for name in NEEDED
-            if name != "task"
-        }
+        built = {name: build(registry.named(SECTIONS[name]), changed[name], name) for name in NEEDED if name != "task"}
         return Usage(
-            task=build(task, task_fields, "task", sorted(field_names(task))),
+            task=build(task, task_fields, "task"),
             labels=tuple(table["labels"]),
             merged=bool(table["merged"]),
             origin=Origin.from_json(table.get("base")),

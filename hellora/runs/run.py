@@ -155,7 +155,7 @@ def run_in(
             state, now = report.state, time.perf_counter()
             metrics, sample = (last.metrics, last.sample) if (last := evaluations.last) else (None, None)
             previous = lines[-1] if lines else None
-            lines.append(round_line(report, setup.base.spec, metrics, now - clock, previous, sample))
+            lines.append(round_line(report, metrics, now - clock, previous, sample))
             clock = now
             folder.append(lines[-1])
             digest.update(encoded(lines[-1]))

@@ -36,6 +36,7 @@ class Federation:
     wire: WireFormat = "fp32"  # how the backend lets tensors travel
     max_norm: float | Literal["auto"] | None = None  # of a client's whole delta; one with a larger one is rejected
     max_weight: float | None = None  # of a client, in medians of those that counted with it: see `guard`
+    diagnostics: bool = True  # measured after each round
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:

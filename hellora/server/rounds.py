@@ -20,7 +20,7 @@ from hellora.methods.strategies import Answers, Strategy
 from hellora.server import guard
 from hellora.server.answers import Gathered, gather
 from hellora.server.backend import Backend
-from hellora.server.diagnostics import aggregation_error, client_metrics
+from hellora.server.diagnostics import client_metrics, diagnose
 from hellora.server.federation import Federation, lent_to
 from hellora.server.naming import naming
 from hellora.server.outbox import Outbox
@@ -196,7 +196,6 @@ def federate(
         else:
             raise too_few(run, state, tried.gathered)
         answers = guard.bounded(tried.gathered.answers, run.max_weight)
-        error = aggregation_error(answers, run.spec)
         finished, state = state.round, after
         yield RoundReport(
             round=finished,
@@ -204,7 +203,7 @@ def federate(
             allocation=tried.outbox.allocation,
             client_metrics=client_metrics(answers, tried.outbox.estimated, tried.seconds),
             attempts=tuple(attempts),
-            aggregation_error=error,
+            diagnostics=diagnose(answers, state.adapter, run.spec, run.seed) if run.diagnostics else None,
             policies={order.client: tried.outbox.policy(order.client) for order in tried.outbox.orders},
         )
 

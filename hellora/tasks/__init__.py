@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
-from hellora.data.server_data import UNLABELLED
+from hellora.data.labels import UNLABELLED
 from hellora.model.load import Kind, ModelSettings
 from hellora.model.normalise import position_limit
 from hellora.model.resident import BaseModel

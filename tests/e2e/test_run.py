@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -102,6 +101,7 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
             "clients",
             "aggregation_error",
             "energy",
+            "measured_modules",
             "idle_rounds",
             "layer_scores",
             "uplink_bytes",
@@ -655,12 +655,34 @@ def shell(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
 
 
-def test_help_answers_at_once() -> None:
-    started = time.perf_counter()
-    answer = shell("--help")
-    assert time.perf_counter() - started < 3  # the heavy imports alone take longer
-    assert answer.returncode == 0
-    assert all(command in answer.stdout for command in ("run", "plan", "list"))
+AT_ONCE = """
+import sys
+from hellora.cli.app import app
+from hellora.cli.ending import run_command
+for line in sys.argv[1:]:
+    sys.argv = ["hellora", *line.split()]
+    print("status", run_command(app))
+print("imported", *{"torch", "transformers", "peft", "datasets", "pandas", "flwr", "sklearn"} & set(sys.modules))
+"""
+
+
+def test_help_a_list_and_what_is_refused_by_name_need_no_torch() -> None:
+    good = ["--help", "run --help", "list"]
+    refused = {
+        "run quickstrt": "there is no preset or file 'quickstrt': did you mean 'quickstart'?",
+        "run quickstart --set trian.lr=1": "unknown setting trian: did you mean 'train'?",
+        "run quickstart --set method.warm_up=3": "unknown setting method.warm_up: did you mean 'warmup'?",
+        "plan quickstart --set data.partitioner=idd": "there is no partitioner 'idd': did you mean 'iid'?",
+    }
+    command = [sys.executable, "-c", AT_ONCE, *good, *refused]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    lines = answer.stdout.splitlines()
+    assert [line for line in lines if line.startswith("status")] == ["status 0"] * 3 + ["status 2"] * 4
+    assert lines[-1] == "imported"
+    assert all(f"error: {why}\n" in answer.stderr for why in refused.values())
+    assert {"run", "plan", "fed_hello", "dirichlet", "quickstart"} <= {
+        line.split()[0] for line in lines if line.split()
+    }
 
 
 def test_exit_status_and_streams_as_a_shell_sees_them(small: Path, tmp_path: Path) -> None:

@@ -4,13 +4,16 @@ Classes are dealt to clients by shuffled round-robin; a class is then split amon
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset
 
 from hellora.core.errors import InputError
 from hellora.core.seeds import rng_for
 from hellora.data.partitioning import Indices, Partitioner, class_of_row
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 MIN_SHARE = 10  # examples of a class that each of its holders has at least, where there are that many
 
@@ -25,7 +28,7 @@ class ClassesPerClient(Partitioner):
         if self.k < 1:
             raise ValueError(f"k must be at least 1, not {self.k}")
 
-    def partition(self, data: Dataset, clients: int, seed: int) -> list[Indices]:
+    def partition(self, data: "Dataset", clients: int, seed: int) -> list[Indices]:
         classes, class_of, sizes = np.unique(class_of_row(data), return_inverse=True, return_counts=True)
         if self.k > len(classes):
             raise InputError(f"data.k: {self.k} classes per client, but there are {len(classes)}: lower data.k")

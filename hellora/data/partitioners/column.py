@@ -1,13 +1,16 @@
 """Natural clients (LEAF, arXiv 1812.01097): each holds one value of a column, such as a task, a category, an author."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset
 
 from hellora.core.errors import InputError
 from hellora.data.natural import values_of
 from hellora.data.partitioning import Indices, Partitioner
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Column(Partitioner):
 
     column: str
 
-    def partition(self, data: Dataset, clients: int, seed: int) -> list[Indices]:
+    def partition(self, data: "Dataset", clients: int, seed: int) -> list[Indices]:
         values, client_of = values_of(data, self.column)
         if clients != len(values):
             raise InputError(

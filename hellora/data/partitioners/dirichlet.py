@@ -5,13 +5,16 @@ p_c ~ Dir(α, …, α) over the clients, for every class c; client i receives th
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset
 
 from hellora.core.errors import InputError
 from hellora.core.seeds import seed_for
 from hellora.data.partitioning import Indices, Partitioner, class_of_row
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Dirichlet(Partitioner):
         if self.min_examples < 1:
             raise ValueError(f"min_examples must be at least 1, not {self.min_examples}")
 
-    def partition(self, data: Dataset, clients: int, seed: int) -> list[Indices]:
+    def partition(self, data: "Dataset", clients: int, seed: int) -> list[Indices]:
+        from datasets import Dataset
         from flwr_datasets.partitioner import DirichletPartitioner  # slow to import
 
         classes = class_of_row(data)

@@ -31,7 +31,7 @@ from hellora.client.train import seeded
 from hellora.core.algebra import prototype_of, prototypes_of, with_prototypes
 from hellora.core.errors import RunError
 from hellora.core.types import Adapter
-from hellora.data.server_data import UNLABELLED
+from hellora.data.labels import UNLABELLED
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task

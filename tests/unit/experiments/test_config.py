@@ -489,7 +489,8 @@ def test_a_strategy_with_a_setting_of_its_sections_own_is_refused(
 
 def test_all_settings_of_a_section_are_distinct() -> None:
     """Of any two strategies that one experiment may name, and of the section itself."""
-    for section, cls in SECTIONS.items():
+    for section, place in SECTIONS.items():
+        cls = registry.named(place)
         kinds = [kind for (owner, _), kind in NAMING.items() if owner == section]
         known = {(kind, name): registry.find(kind, name) for kind in kinds for name in registry.names(kind)}
         for key, strategy in known.items():

@@ -2,12 +2,14 @@
 
 import inspect
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 
 from hellora.core.errors import InputError
-from hellora.experiments.registry import FOLDERS, find, names, nearest, summary
+from hellora.experiments.config import SECTIONS, TOP, defaults_of
+from hellora.experiments.registry import FOLDERS, find, named, names, nearest, settings_of, summary
 
 EVERY = [(kind, name) for kind in FOLDERS for name in names(kind)]
 
@@ -15,13 +17,23 @@ EVERY = [(kind, name) for kind in FOLDERS for name in names(kind)]
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_every_file_is_a_name_with_a_summary(kind: str, name: str) -> None:
     found = find(kind, name)
-    assert issubclass(found, FOLDERS[kind][1])
+    assert issubclass(found, named(FOLDERS[kind][1]))
     assert not inspect.isabstract(found)
     assert found.__module__ == f"{FOLDERS[kind][0]}.{name}"
     line = summary(kind, name)
     assert line.strip() == line
     assert 10 < len(line) <= 110
-    assert not line.startswith(f"{found.__name__}("), "a dataclass without a docstring"
+    assert line == (inspect.getdoc(found) or "").partition("\n")[0], "a dataclass without a docstring"
+    assert settings_of(kind, name) == [field.name for field in fields(found)]
+
+
+@pytest.mark.parametrize("place", [TOP, *SECTIONS.values()])
+def test_a_section_is_outlined_as_it_is(place: str) -> None:
+    """With the defaults that are literals; of one that is none the outline has none."""
+    known = {field.name: None if field.default is MISSING else field.default for field in fields(named(place))}
+    found = defaults_of(place)
+    assert list(found) == list(known)
+    assert all(default in (None, known[name]) for name, default in found.items())
 
 
 def test_the_names_are_the_files() -> None:

@@ -159,6 +159,14 @@ def test_the_spectrum_and_its_effective_rank(run_of: Any) -> None:
     assert effective.figure.data[0].y == pytest.approx((1, math.exp(entropy)))
 
 
+def test_a_spectrum_says_if_it_is_from_a_sample_and_may_be_switched_off(run_of: Any) -> None:
+    sampled = {"measured_modules": {"aggregation_error": [2, 8], "energy": [3, 12]}}
+    assert training.spectrum(run_of(line(0, **sampled))).lead.endswith(" Measured in 3 of 12 modules.")
+    off = training.spectrum(run_of(line(0, energy=None, aggregation_error=None, measured_modules=None)))
+    assert not off.views
+    assert off.why
+
+
 def test_an_old_run_says_why_a_section_is_left_out(run_of: Any) -> None:
     """It has what version 0 wrote: no clients.json, no summary yet, no energy, no scores, no memory, no clock."""
     old = line(0)

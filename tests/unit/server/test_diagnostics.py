@@ -8,13 +8,23 @@ import torch
 from factories import aggregated, random_adapter, task_for, tiny_spec, update_of
 
 from hellora.core.algebra import delta_weight
-from hellora.core.types import Adapter, Allocation, LoraPair
+from hellora.core.state import Diagnostics
+from hellora.core.types import Adapter, AdapterSpec, Allocation, LoraPair, ModuleSpec
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.strategies import Answers
-from hellora.server.diagnostics import aggregation_error, energy, idle_rounds
+from hellora.server import diagnostics
+from hellora.server.diagnostics import by_turns, diagnose, idle_rounds, squared_norm
 
 SPEC = tiny_spec()
 GLOBAL = random_adapter(SPEC, seed=1000)
+
+
+def aggregation_error(answers: Answers) -> float | None:
+    return diagnose(answers, GLOBAL, SPEC, 0).aggregation_error
+
+
+def energy(adapter: Adapter) -> tuple[float, ...]:
+    return diagnose([], adapter, SPEC, 0).energy
 
 
 def answers_of(ranks: list[list[int]], sizes: list[int], seed: int = 0) -> Answers:
@@ -41,25 +51,25 @@ def test_aggregation_error_against_dense_matrices() -> None:
         mean = sum(w * delta_weight(pair).double() for w, pair in parts) / sum(w for w, _ in parts)
         exact += float(mean.square().sum())
         error += float((mean - delta_weight(averaged.pairs[module.name]).double()).square().sum())
-    assert aggregation_error(answers, SPEC) == pytest.approx((error / exact) ** 0.5, rel=1e-5)
+    assert aggregation_error(answers) == pytest.approx((error / exact) ** 0.5, rel=1e-5)
 
 
 def test_one_client_or_one_shared_factor_makes_no_error() -> None:
-    assert aggregation_error(answers_of([[4, 2, 1]], [7]), SPEC) == pytest.approx(0, abs=1e-7)
+    assert aggregation_error(answers_of([[4, 2, 1]], [7])) == pytest.approx(0, abs=1e-7)
     answers = []
     for task, update in answers_of([[4, 4, 4]] * 3, [1, 2, 3]):
         pairs = {n: replace(p, A=GLOBAL.pairs[n].A) for n, p in update.adapter.pairs.items()}
         answers.append((task, replace(update, adapter=Adapter(pairs, update.adapter.head))))
-    assert aggregation_error(answers, SPEC) == pytest.approx(0, abs=1e-7)
+    assert aggregation_error(answers) == pytest.approx(0, abs=1e-7)
 
 
 def test_no_error_to_speak_of_where_nobody_trained_or_nothing_moved() -> None:
-    assert aggregation_error([], SPEC) is None
+    assert aggregation_error([]) is None
     still = [
         (t, replace(u, adapter=Adapter({n: replace(p, B=0 * p.B) for n, p in u.adapter.pairs.items()})))
         for t, u in answers_of([[4, 4, 4]] * 2, [1, 1])
     ]
-    assert aggregation_error(still, SPEC) is None
+    assert aggregation_error(still) is None
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -75,12 +85,63 @@ def test_energy_against_dense_singular_values(residual: bool) -> None:
         squares = torch.linalg.svdvals(dense).square().numpy()
         expected[: len(squares)] += squares[: SPEC.max_rank]
         total += squares.sum()
-    np.testing.assert_allclose(energy(adapter, SPEC), expected / total, rtol=1e-5)
+    np.testing.assert_allclose(energy(adapter), expected / total, rtol=1e-5)
 
 
 def test_energy_of_nothing_is_0() -> None:
     blank = Adapter({n: replace(p, B=0 * p.B) for n, p in GLOBAL.pairs.items()})
-    assert energy(blank, SPEC) == [0.0] * SPEC.max_rank
+    assert energy(blank) == (0.0,) * SPEC.max_rank
+
+
+@pytest.mark.parametrize("clients", [1, 3, 40])
+def test_a_norm_is_the_same_in_products_of_ranks_and_dense(clients: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 · 4 components cost less in products of ranks, 40 · 4 in blocks of the dense matrix; here 2 rows are one."""
+    monkeypatch.setattr(diagnostics, "ROWS", 2)
+    module = ModuleSpec("linear", 0, 30, 25)
+    draw = torch.Generator().manual_seed(clients)
+    terms = [
+        (0.1 * (k + 1), LoraPair(torch.randn(4, 30, generator=draw), torch.randn(25, 4, generator=draw), 0.5))
+        for k in range(clients)
+    ]
+    exact = sum((weight * delta_weight(pair).double() for weight, pair in terms), torch.zeros(25, 30).double())
+    assert squared_norm(terms, module) == pytest.approx(float(exact.square().sum()), rel=1e-5)
+
+
+def test_modules_take_turns_by_layer_in_an_order_of_the_seed() -> None:
+    modules = [ModuleSpec(f"{layer}.{name}", layer, 4, 4) for layer in range(6) for name in ("query", "key", "value")]
+    spec = AdapterSpec(tuple(modules), tuple("abcdef"), 2, 1.0)
+    order = by_turns(spec, seed=3)
+    assert [sorted(module.layer for module in order[i : i + 6]) for i in (0, 6, 12)] == [list(range(6))] * 3
+    assert len(set(order)) == 18
+    assert order == by_turns(spec, seed=3) != by_turns(spec, seed=4)
+    assert len({module.name.partition(".")[2] for module in order[:6]}) > 1, "not always the first module of a layer"
+
+
+def test_what_would_cost_too_much_is_measured_in_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pay 6 modules of two clients of rank 4, and of the adapter, are too many; for some pay some are not."""
+    answers = answers_of([[4, 4, 4]] * 2, [1, 2])
+    whole = diagnose(answers, GLOBAL, SPEC, 5)
+    modules = len(SPEC.modules)
+    assert whole.error_modules == whole.energy_modules == (modules, modules)
+    monkeypatch.setattr(diagnostics, "ALWAYS", 0)
+    monkeypatch.setattr(diagnostics, "PER_NUMBER", 0)
+    assert sample(answers) == ((1, modules), (1, modules)), "one at least"
+    monkeypatch.setattr(diagnostics, "PER_NUMBER", 4)
+    error, spectrum = sample(answers)
+    assert 1 < error[0] < modules
+    assert 1 < spectrum[0] < modules
+    some = diagnose(answers, GLOBAL, SPEC, 5)
+    assert some == diagnose(answers, GLOBAL, SPEC, 5), "the same on every call"
+    only = by_turns(SPEC, 5)[: error[0]]
+    few = replace(SPEC, modules=tuple(m for m in SPEC.modules if m in only))
+    monkeypatch.setattr(diagnostics, "ALWAYS", 2**28)
+    assert diagnose(answers, GLOBAL, few, 5).aggregation_error == pytest.approx(some.aggregation_error, rel=1e-9)
+    assert some.aggregation_error != pytest.approx(whole.aggregation_error, rel=1e-3)
+
+
+def sample(answers: Answers) -> tuple[tuple[int, int], tuple[int, int]]:
+    found: Diagnostics = diagnose(answers, GLOBAL, SPEC, 5)
+    return found.error_modules, found.energy_modules
 
 
 def test_idle_rounds_count_layers_that_no_counted_client_trained() -> None:

@@ -74,9 +74,18 @@ def cohort_of(run: Federation, round: int) -> tuple[ClientProfile, ...]:
 def lines_of(reports: Sequence[RoundReport], before: Any = None) -> list[dict[str, Any]]:
     lines = []
     for report in reports:
-        before = round_line(report, SPEC, None, 0.0, before)
+        before = round_line(report, None, 0.0, before)
         lines.append(before)
     return lines
+
+
+def test_a_line_says_in_how_many_modules_something_was_measured_and_null_where_nothing_was() -> None:
+    (on, *_), (off, *_) = (lines_of(reports_of(federation(diagnostics=measured))) for measured in (True, False))
+    assert on["measured_modules"] == {"aggregation_error": [6, 6], "energy": [6, 6]}
+    assert on["aggregation_error"] > 0
+    assert len(on["energy"]) == SPEC.max_rank
+    nothing = {"aggregation_error": None, "energy": None, "measured_modules": None}
+    assert off == {**on, **nothing}
 
 
 # ----------------------------------------------------------------------------------------------------------- who counts

@@ -47,8 +47,8 @@ ELSEWHERE = {
 }
 # Other programs; their commands are not run.
 OTHERS = (
-    "cd", "cp", "curl", "docker", "git", "pip", "python3", "ray", "source", "ssh", "ssh-keygen", "sudo", "systemctl", "tar",
-    "tensorboard", "unzip",
+    "cd", "cp", "curl", "docker", "git", "pip", "python3", "ray", "source", "ssh", "ssh-keygen", "sudo", "systemctl",
+    "tar", "tensorboard", "unzip",
 )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ async def keep_looking(
             refused.read()
         if context is not None and certificate.changed():
             try:
-                context.load_cert_chain(*certificate.paths)
+                context.load_cert_chain(certificate.paths[0], certificate.paths[1])
                 log.info("showing the new certificate")
             except (OSError, ssl.SSLError) as error:  # half of the pair is there yet, or it is none
                 log.error("the new certificate cannot be used, the former is shown: %s", error)

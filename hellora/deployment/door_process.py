@@ -75,17 +75,17 @@ class Refused:
             self.reasons = json.loads(self.path.read_text())
 
 
-async def keep_looking(settings: DoorSettings, context: ssl.SSLContext | None, refused: Refused) -> None:
+async def keep_looking(
+    refused: Refused, keys: Watched, context: ssl.SSLContext | None, certificate: Watched
+) -> None:  # fmt: skip
     """Take up a renewed certificate, and keys that were refused, within seconds."""
-    files = None if settings.certificates is None else certificate_files(settings.certificates)
-    keys, shown = Watched(refused.path), Watched(*files or ())
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         if keys.changed():
             refused.read()
-        if context is not None and files is not None and shown.changed():
+        if context is not None and certificate.changed():
             try:
-                context.load_cert_chain(*files)
+                context.load_cert_chain(certificate.paths[0], certificate.paths[1])
                 log.info("showing the new certificate")
             except (OSError, ssl.SSLError) as error:  # half of the pair is there yet, or it is none
                 log.error("the new certificate cannot be used, the former is shown: %s", error)
@@ -134,13 +134,14 @@ async def tell_health(
 
 async def keep_open(settings: DoorSettings, limits: DoorLimits) -> None:
     """Serve until cancelled."""
-    context = None
-    if settings.certificates is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate_files(settings.certificates))
-    trust = ssl.create_default_context(cafile=settings.authority) if settings.authority else True
+    files = () if settings.certificates is None else certificate_files(settings.certificates)
     refused = Refused(Path(settings.refused))
+    keys, certificate = Watched(refused.path), Watched(*files)  # before they are read
     refused.read()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if files else None
+    if context is not None:
+        context.load_cert_chain(*files)
+    trust = ssl.create_default_context(cafile=settings.authority) if settings.authority else True
     async with httpx.AsyncClient(
         base_url=settings.superlink,
         verify=trust,
@@ -160,7 +161,7 @@ async def keep_open(settings: DoorSettings, limits: DoorLimits) -> None:
             servers.append(await asyncio.start_server(tell, "127.0.0.1", settings.health_port))
         log.info("listening on %s:%d", settings.host, settings.port)
         try:
-            await keep_looking(settings, context, refused)
+            await keep_looking(refused, keys, context, certificate)
         finally:
             for server in servers:
                 server.close()

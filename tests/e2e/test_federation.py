@@ -276,7 +276,7 @@ def test_who_runs_code_from_elsewhere(federation: Place, port: int, tmp_path: Pa
 
 def test_a_second_run_waits_its_turn(federation: Place) -> None:
     first = federation.start("first.log", *submission("long"), "--out", "first")
-    wait_for(lambda: federation.said("first.log").count("\n") > 1)  # it has begun
+    wait_for(lambda: federation.said("first.log").count("\n") > 1, 240)  # it has begun
     second = federation.start("second.log", *submission("fine"), "--out", "second")
     wait_for(lambda: "waiting: first runs; place 1 in the queue" in federation.said("second.log"))
     third = federation.start("third.log", *submission("fine"), "--out", "third")

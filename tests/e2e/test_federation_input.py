@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from refusals import check_refusal
 
-from hellora.deployment.flower_tools import Address
+from hellora.deployment.flower_tools import Address, free_port
+from hellora.deployment.server_process import Server
 from hellora.deployment.turns import note_control
 
 pytestmark = pytest.mark.flower
@@ -189,3 +190,25 @@ def test_what_will_not_change_by_itself_ends_a_client_and_the_rest_is_told(tmp_p
     assert me.why_it_ended("Exit Code: 600\nBad address.\n\n") == (
         f"the SuperNode ended: Bad address. (Flower's exit code 600) (see {tmp_path / 'supernode.log'})"
     )
+
+
+def test_the_superlink_listens_on_this_machine_only_and_the_door_where_it_was_asked(keys: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path, "0.0.0.0", 8443, keys, tmp_path / "runs", 8080, inner_port=20_001)
+    command = " ".join(server.superlink_command())
+    assert "--host 127.0.0.1 --port 20001" in command
+    assert "0.0.0.0" not in command
+    assert "--enable-supernode-auth" in command
+    server.make_loopback()
+    door = json.loads(server.write_door().read_text())
+    assert (door["host"], door["port"], door["health_port"]) == ("0.0.0.0", 8443, 8080)
+    assert door["superlink"] == "https://127.0.0.1:20001"
+    assert door["authority"] == str(tmp_path / "loopback" / "ca.crt"), "no file that a client has"
+    assert Path(door["authority"]).read_bytes() != (keys / "ca.crt").read_bytes()
+
+
+def test_a_server_that_starts_again_has_its_superlink_where_it_was(keys: Path, tmp_path: Path) -> None:
+    server = Server(tmp_path, "127.0.0.1", 8443, keys, tmp_path / "runs")
+    note_control(tmp_path, Address("127.0.0.1", port := free_port(), None))
+    assert server.port_inside() == port
+    with socket.create_server(("127.0.0.1", port)):
+        assert server.port_inside() != port

@@ -237,7 +237,7 @@ class WithOwnData(Participant):
             return work.attempt(task)
         if not contract.run.isalnum():  # it names a folder here
             return ClientFailure(task.client, "rejected", "the run has no name under which a client can keep anything")
-        states = contract.experiment.run.keep  # at the server, which may go back to each of them
+        states = contract.table["keep"]  # at the server, which may go back to each of them
         store = KeptTensors(Path(self.own.folder) / "kept" / contract.run, states + 1)
         try:
             begun = replace(task, kept=store.load(task.kept_version))

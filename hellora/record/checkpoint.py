@@ -102,8 +102,10 @@ def saved_rounds(folder: Path) -> list[int]:
 
 
 def remove_states(folder: Path, besides: Container[int]) -> None:
-    """Remove all states but those before the rounds `besides`; what commits a state goes before its tensors."""
-    for old in sorted(folder.glob("state-*"), key=lambda file: (file.suffix != ".json", file.name)):
+    """Remove all states but those before the rounds `besides`: the last first, and what commits one before its
+    tensors, so that a kill leaves no gap and no half.
+    """
+    for old in sorted(folder.glob("state-*"), key=lambda file: (file.suffix == ".json", file.name), reverse=True):
         round = old.stem.removeprefix("state-")
         if not (round.isdecimal() and int(round) in besides and old.suffix in (".json", ".safetensors")):
             old.unlink()

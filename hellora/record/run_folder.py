@@ -29,7 +29,7 @@ from hellora.experiments.config import read_begun
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.own_code import named_code
 from hellora.record.atomic import write_atomically
-from hellora.record.checkpoint import remove_states
+from hellora.record.checkpoint import remove_states, saved_rounds
 from hellora.record.round_line import Line
 from hellora.record.sealed import check_sealed_text, sealed_text, unsealed_json
 
@@ -175,16 +175,18 @@ class RunFolder:
                 raise ValueError(f"the sha256 of its first {count} lines differs")
             return [json.loads(line) for line in lines]
         except ValueError as error:
-            raise InputError(f"{self.rounds} is damaged ({error}): remove {self.path} to start again") from error
+            raise InputError(f"{self.rounds} is damaged ({error})") from error
 
     def begin(self, experiment: Experiment, lines: Sequence[Line], back: bool = False) -> None:
         """Write the experiment, and of rounds.jsonl the lines that count; an old error counts no more.
 
-        Where the run goes `back`, what came after these lines is set aside, and later states are removed.
+        Where the run goes `back`, what came after these lines is set aside, and later states are removed; so are older
+        ones than the experiment wants to keep, and what a kill left of a write.
         """
         try:
             if back:
                 self.set_aside(len(lines))
+            remove_states(self.checkpoint, besides=saved_rounds(self.checkpoint)[-experiment.run.keep :])
             self.error.unlink(missing_ok=True)
             write_atomically(self.experiment, sealed_text(experiment.to_toml()))
             write_atomically(self.rounds, b"".join(map(encoded, lines)))

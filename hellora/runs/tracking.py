@@ -19,6 +19,7 @@ from hellora.core.errors import InputError, nearest, one_line
 from hellora.experiments.own_code import is_code, load
 from hellora.experiments.settings import TrackingSettings
 from hellora.record.atomic import write_atomically
+from hellora.record.sealed import sealed_json, unsealed_json
 
 if TYPE_CHECKING:
     from hellora.experiments.experiment import Experiment
@@ -128,7 +129,7 @@ class Tracking:
         PartialState()  # trackers want to know which of several processes they are in; there is one
         self.place.mkdir(exist_ok=True)
         if self.record.exists():
-            self.states = json.loads(self.record.read_bytes())
+            self.states = self.read()
         for name in experiment.tracking.trackers:
             begun = name in self.states
             state = self.states.setdefault(name, {"rounds": 0, "id": uuid.uuid4().hex})
@@ -151,8 +152,18 @@ class Tracking:
     def record(self) -> Path:
         return self.place / "state.json"
 
+    def read(self) -> dict[str, State]:
+        """Read what each tracker has been told of. Raise InputError where the file is damaged."""
+        try:
+            states: dict[str, State] = unsealed_json(self.record.read_bytes())
+            return states
+        except ValueError as error:
+            raise InputError(
+                f"{self.record} is damaged ({error}): remove it, and trackers are told of all rounds anew"
+            ) from error
+
     def save(self) -> None:
-        write_atomically(self.record, json.dumps(self.states, indent=1).encode())
+        write_atomically(self.record, sealed_json(self.states))
 
     def tell(self, lines: Sequence[Line]) -> None:
         """Tell each tracker of the rounds that it does not know yet. One that fails is told again after the next."""

@@ -4,7 +4,7 @@ loop.
     sample → allocate → order (dispatch, when a task is sent) → the backend trains → gather → fold
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -195,17 +195,24 @@ def federate(
                 break
         else:
             raise too_few(run, state, tried.gathered)
-        answers = guard.bounded(tried.gathered.answers, run.max_weight)
-        finished, state = state.round, after
-        yield RoundReport(
-            round=finished,
-            state=state,
-            allocation=tried.outbox.allocation,
-            client_metrics=client_metrics(answers, tried.outbox.estimated, tried.seconds),
-            attempts=tuple(attempts),
-            diagnostics=diagnose(answers, state.adapter, run.spec, run.seed) if run.diagnostics else None,
-            policies={order.client: tried.outbox.policy(order.client) for order in tried.outbox.orders},
-        )
+        yield report_of(run, state.round, after, tried, attempts)
+        state = after
+
+
+def report_of(
+    run: Federation, finished: int, state: ServerState, tried: "Tried", attempts: Sequence[Attempt]
+) -> RoundReport:
+    """Report a finished round: the state after it, and the attempts at it, of which `tried` counted."""
+    answers = guard.bounded(tried.gathered.answers, run.max_weight)
+    return RoundReport(
+        round=finished,
+        state=state,
+        allocation=tried.outbox.allocation,
+        client_metrics=client_metrics(answers, tried.outbox.estimated, tried.seconds),
+        attempts=tuple(attempts),
+        diagnostics=diagnose(answers, state.adapter, run.spec, run.seed) if run.diagnostics else None,
+        policies={order.client: tried.outbox.policy(order.client) for order in tried.outbox.orders},
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """Whatever is wrong with the input: one line on stderr that says what to change, exit status 2, and no traceback."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,8 +194,12 @@ def test_a_folder_that_cannot_be_written(hellora: Command, small: Path, tmp_path
     check_refusal(hellora("run", small, "--out", "/proc/no/such/place"), "cannot write to /proc/no/such/place")
 
 
+def last_state(folder: Path) -> Path:
+    return max((folder / "checkpoint").glob("state-*.json"))
+
+
 def damage_state(folder: Path) -> None:
-    (folder / "checkpoint" / "state.json").write_text('{"round": 1, ')
+    last_state(folder).write_text('{"round": 1, ')
 
 
 def damage_tensors(folder: Path) -> None:
@@ -214,26 +219,49 @@ def remove_tensors(folder: Path) -> None:
 
 
 def another_kind_of_json(folder: Path) -> None:
-    (folder / "checkpoint" / "state.json").write_text("[]")
+    last_state(folder).write_text("[]")
 
 
 def a_field_is_gone(folder: Path) -> None:
-    path = folder / "checkpoint" / "state.json"
+    path = last_state(folder)
     path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"}))
 
 
 @pytest.mark.parametrize(
     "damage", [damage_state, damage_tensors, cut_tensors, remove_tensors, another_kind_of_json, a_field_is_gone]
 )
-def test_a_damaged_checkpoint(hellora: Command, small: Path, finished: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_state_is_gone_back_from(
+    hellora: Command, small: Path, finished: Path, damage: Callable[[Path], None]
+) -> None:
     unfinish(finished)
     damage(finished)
+    check_refusal(hellora("export", finished), "is damaged (", "`hellora run --resume` goes back")
+    again = hellora("run", small, "--out", finished, "--set", "rounds=1", "--resume")
+    assert again.status == 0
+    assert "is damaged (" in again.out
+    assert "so the state before round 0 is used" in again.out
+
+
+def test_a_checkpoint_without_a_whole_state(hellora: Command, small: Path, finished: Path) -> None:
+    unfinish(finished)
+    for file in (finished / "checkpoint").glob("*.json"):
+        file.write_text("[]")
     again = ["run", small, "--out", finished, "--set", "rounds=1", "--resume"]
-    check_refusal(hellora(*again), f"the checkpoint in {finished / 'checkpoint'} is damaged", "remove that folder")
-    for path in (finished / "checkpoint").iterdir():  # and what the message says helps
-        path.unlink()
-    (finished / "checkpoint").rmdir()
+    check_refusal(hellora(*again), "state-000001.json is damaged (", f"no other state is whole; remove {finished}")
+    shutil.rmtree(finished)  # and what the message says helps
     assert hellora(*again).status == 0
+
+
+def test_going_back(hellora: Command, small: Path, finished: Path) -> None:
+    again = ["run", small, "--out", finished, "--set", "rounds=1"]
+    check_refusal(hellora(*again, "--from-round", 0), "--from-round goes back in a run that is there: give --resume")
+    check_refusal(hellora(*again, "--resume", "--from-round", 7), "--from-round 7", "before the rounds 0, 1")
+    before = (finished / "adapter" / "adapter_model.safetensors").read_bytes()
+    answer = hellora(*again, "--resume", "--from-round", 0)
+    assert answer.status == 0
+    assert "going back to before round 0: what came after it is set aside, as *-after-0" in answer.out
+    assert (finished / "rounds-after-0.jsonl").read_text().count("\n") == 1
+    assert (finished / "adapter" / "adapter_model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("content", ["", '{"round": 0, "coh\n', "\x00\x00\x00\n"])
@@ -241,7 +269,9 @@ def test_damaged_lines_of_rounds(hellora: Command, small: Path, finished: Path, 
     unfinish(finished)
     (finished / "rounds.jsonl").write_text(content)
     answer = hellora("run", small, "--out", finished, "--set", "rounds=1", "--resume")
-    check_refusal(answer, str(finished / "rounds.jsonl"), f"remove {finished}")
+    assert answer.status == 0
+    assert f"{finished / 'rounds.jsonl'} is damaged (" in answer.out
+    assert "so the state before round 0 is used" in answer.out
 
 
 def test_a_damaged_summary(hellora: Command, small: Path, finished: Path) -> None:

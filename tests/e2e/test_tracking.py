@@ -198,7 +198,7 @@ def test_a_tracker_that_fails_does_not_stop_the_run_and_is_told_later(
     (tmp_path / "deaf").unlink()
     state = json.loads((tmp_path / "out" / "tracking" / "state.json").read_text())
     told = Tracking(tmp_path / "out" / "tracking", "test")
-    told.open(read_experiment(str(small), {"tracking.trackers": ["my_trackers.py:Notes"]}), "out")
+    told.open(read_experiment(str(small), {"tracking.trackers": ["my_trackers.py:Notes"]}), "out", 3)
     told.tell(lines_of(tmp_path / "out"))
     assert state[notes]["rounds"] == 0
     assert [what[1] for what in own() if what[0] == "log"] == [0, 1, 2]

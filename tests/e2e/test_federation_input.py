@@ -135,6 +135,7 @@ def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
         "cpu",
         None,
         tmp_path / "state",
+        ["near.py:Near"],
     )
     assert json.loads(json.dumps(me.for_trainer(tmp_path / "t.sock"))) == {
         "name": "hospital",
@@ -150,6 +151,7 @@ def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
         "device": "cpu",
         "model": None,
         "folder": str(tmp_path / "state"),
+        "allow": ["near.py:Near"],
     }
 
 

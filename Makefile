@@ -4,13 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TESTS  ?= tests
+CYCLONEDX := 7.5.0
 # Two processes of one thread each do more work on two cores than one process of two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo federation test check docs fast slow format clean
+.PHONY: help install demo federation test check docs fast slow lock sbom format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +41,17 @@ fast: $(VENV)/.dev  ## only the quick tests, no checks
 
 slow: $(VENV)/.dev  ## only the slow tests
 	@$(PYTEST) --dist loadgroup -m slow $(TESTS)
+
+lock: $(VENV)/.federation  ## what a deployment here installs, each file with its hash: build/locked.txt
+	@mkdir -p build
+	@$(BIN)/uv pip compile --quiet pyproject.toml --extra flower --constraints constraints.txt --generate-hashes \
+	    --no-annotate --python $(BIN)/python --output-file build/locked.txt
+
+sbom: $(VENV)/.demo  ## a bill of the materials in .venv, as CycloneDX: build/sbom.json
+	@"$(PYTHON)" -m venv build/sbom
+	@build/sbom/bin/python -m pip --disable-pip-version-check install --quiet cyclonedx-bom==$(CYCLONEDX)
+	@build/sbom/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible \
+	    --output-file build/sbom.json
 
 format: $(VENV)/.dev  ## rewrite the sources as `make check` wants them
 	@$(BIN)/ruff check --quiet --fix .; $(BIN)/ruff format --quiet .

@@ -140,6 +140,7 @@ def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
         None,
         tmp_path / "state",
         bound_settings("body,topic", ["minilm"], 100, 64, 2),
+        ["near.py:Near"],
     )
     assert json.loads(json.dumps(me.for_trainer(tmp_path / "t.sock"))) == {
         "name": "hospital",
@@ -160,6 +161,7 @@ def test_the_trainer_is_told_what_was_asked_for(tmp_path: Path) -> None:
         "max_steps": 100,
         "max_batch": 64,
         "threads": 2,
+        "allow": ["near.py:Near"],
     }
 
 

@@ -38,6 +38,7 @@ CLIENTS = 6  # a multiple of the three capacities and of the two workers
 BATCH = 16
 ROOMS = (0, 1, 4)  # of what a step holds besides the weights, beyond the least budget
 RANK = 8
+SMALL_CLIENTS = 10
 SEED = 0
 
 Json = dict[str, Any]
@@ -220,6 +221,54 @@ def time_of_workers(repeat: int, steps: int) -> Json:
     return {"ratios": ratios, "baseline_seconds": seconds}
 
 
+def time_of_small_clients(repeat: int, images: str) -> Json:
+    """Time of a round of many clients that take two steps of 8 images over that of a bare loop of peft; `images` is the
+    folder that has the ViT and its data."""
+    folder = Path(images).resolve()
+    table = {
+        "seed": SEED,
+        "rounds": 1,
+        "cohort": SMALL_CLIENTS,
+        "task": {"name": "image_classification"},
+        "model": {"name": str(folder / "model_vit_cifar10_4l128"), "rank": RANK},
+        "data": {"name": str(folder / "cifar100_lite"), "clients": SMALL_CLIENTS, "partitioner": "iid"},
+        "method": EVERYTHING,
+        "train": {"lr": 2e-3, "batch_size": 8, "steps": 2},
+        "compute": {"device": "cpu", "threads": THREADS},
+    }
+    setup = prepare(check("overhead", table))
+    clients = []
+    for client, part in enumerate(setup.work.parts):
+        drawn = shuffled_batches(None, len(part), 8, seed_for(SEED, "train", 0, client), 0)
+        clients.append([part[rows].tolist() for rows in drawn[:2]])
+    given = {
+        "model": table["model"]["name"],
+        "data": str(next((folder / "cifar100_lite").glob("train*.parquet"))),
+        "image": "image",
+        "label": setup.experiment.data.label,
+        "rank": RANK,
+        "targets": sorted({module.name.rpartition(".")[2] for module in setup.base.spec.modules}),
+        "classes": len(setup.corpus.labels),
+        "clients": clients,
+        "lr": 2e-3,
+        "threads": THREADS,
+        "cpu": CLOCK is time.process_time,
+    }
+    with Partner(Path(__file__).with_name("bare_images.py")) as bare, setup.backend() as backend:
+        bare.tell(given)
+
+        def one_round() -> float:
+            gc.collect()
+            start = CLOCK()
+            report = next(federate(setup.initial_state(), setup.federation, backend, setup))
+            seconds = CLOCK() - start
+            assert len(report.counted.updated) == SMALL_CLIENTS, report.counted
+            return seconds
+
+        seconds, ratios = interleave(bare.turn, {"small": one_round}, repeat)
+    return {"ratios": ratios, "baseline_seconds": seconds}
+
+
 def peak_of_bare(steps: int) -> Json:
     run, _ = bare_run(experiment(steps, EVERYTHING))
     run()
@@ -265,6 +314,7 @@ KINDS: dict[str, Callable[..., Json]] = {
     "time_of_methods": time_of_methods,
     "time_of_workers": time_of_workers,
     "time_of_promises": time_of_promises,
+    "time_of_small_clients": time_of_small_clients,
     "peak_of_bare": peak_of_bare,
     "peak_of_hellora": peak_of_hellora,
     "peak_of_fleet": peak_of_fleet,

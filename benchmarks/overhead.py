@@ -48,7 +48,7 @@ class Row:
         return f"{self.name:<58}{numbers}{self.gate:>10}  {self.verdict}"
 
 
-def measure(kind: str, **arguments: int | bool) -> dict[str, Any]:
+def measure(kind: str, **arguments: int | bool | str) -> dict[str, Any]:
     """What measure.py says of itself, in a fresh process."""
     print(f"measuring {kind} {arguments} ...", file=sys.stderr, flush=True)
     done = subprocess.run(
@@ -81,6 +81,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a gate is not met")
     parser.add_argument("--repeat", type=int, default=5, help="repetitions of everything")
     parser.add_argument("--steps", type=int, default=4, help="steps of each of the 6 clients in a round")
+    parser.add_argument("--images", type=Path, help="folder of the ViT and its data, for the row of small clients")
     parser.add_argument("--out", type=Path, help="write the numbers to this JSON file")
     options = parser.parse_args()
     repeat, steps = options.repeat, options.steps
@@ -107,6 +108,9 @@ def main() -> int:
         workers = measure("time_of_workers", repeat=repeat, steps=steps)
         pairs = workers["ratios"]["workers"]
         show(Row("time, 1 process x 2 threads / 2 workers x 1 thread", pairs, 1.02, at_least=True))
+    if options.images:
+        small = measure("time_of_small_clients", repeat=repeat, images=str(options.images), cpu=options.cpu)
+        show(Row("time, many small clients (2 steps of 8 images) / bare", small["ratios"]["small"], 1.15))
     promises = measure("time_of_promises", repeat=repeat, steps=steps, cpu=options.cpu)["ratios"]
     show(Row("time, bytes promised, budget 4 steps above / none", promises["4"], 1.05))
     show(Row("time, bytes promised, budget 1 step above / none", promises["1"]))

@@ -1,4 +1,4 @@
-"""The one resident model of a process, lent to clients; the only door to transformers and peft.
+"""The one resident model of a process, lent to clients; the only door to transformers, and to PEFT's files.
 
 It imports core.
 """

@@ -1,10 +1,11 @@
 """Write an adapter as PEFT's files, read it back, and write the base with it in its weights.
 
-No other file imports peft.
+peft itself is not imported: that takes seconds (11 of the processor with bitsandbytes), and a config is JSON.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +21,17 @@ from hellora.model.location import MINILM_HUB
 from hellora.model.resident import BaseModel
 
 PEFT_PREFIX = "base_model.model."  # of the name of every tensor
-WEIGHTS_FILE, HEAD_FILE = "adapter_model.safetensors", "head.safetensors"
+CONFIG_FILE, WEIGHTS_FILE, HEAD_FILE = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
+# Of PEFT's LoraConfig, what is the same for all our adapters; whatever is not written has PEFT's default.
+PLAIN_LORA: dict[str, Any] = {
+    "alpha_pattern": {},
+    "bias": "none",
+    "inference_mode": True,
+    "peft_type": "LORA",
+    "rank_pattern": {},
+    "use_dora": False,
+    "use_rslora": False,
+}
 PEFT_TASKS: dict[Kind, str | None] = {
     "features": "FEATURE_EXTRACTION",
     "sequence_classification": "SEQ_CLS",
@@ -36,27 +47,21 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
     residual becomes further rank components of its module. Modules of smaller rank get components of zeros up to the
     largest, for tools that take alpha / rank for the scale. Prototypes are adapters of their own, and not written.
     """
-    from peft import LoraConfig  # its import takes longer than a plan
-
-    name = MINILM_HUB if settings.name == "minilm" else settings.name
     pairs = {n: joined(p, adapter.residual[n]) if n in adapter.residual else p for n, p in adapter.pairs.items()}
     rank = max(pair.rank for pair in pairs.values())
-    config = LoraConfig(
-        base_model_name_or_path=name,
-        task_type=PEFT_TASKS[kind],
-        revision=getattr(base.net.config, "_commit_hash", None),
-        r=rank,
-        lora_alpha=base.spec.scale * rank,  # a float works as well
-        lora_dropout=settings.dropout,
-        target_modules=[module.name for module in base.spec.modules],
-        modules_to_save=list(base.head_modules) or None,
-        fan_in_fan_out=not isinstance(base.net.get_submodule(base.spec.modules[0].name), nn.Linear),
-        inference_mode=True,
-    )
-    config.save_pretrained(str(folder))
-    written = json.loads((folder / "adapter_config.json").read_text())
-    written["target_modules"].sort()  # PEFT holds them in a set, whose order differs from process to process
-    (folder / "adapter_config.json").write_text(json.dumps(written, indent=2, sort_keys=True))
+    config = PLAIN_LORA | {
+        "base_model_name_or_path": MINILM_HUB if settings.name == "minilm" else settings.name,
+        "fan_in_fan_out": not isinstance(base.net.get_submodule(base.spec.modules[0].name), nn.Linear),
+        "lora_alpha": base.spec.scale * rank,  # a float works as well
+        "lora_dropout": settings.dropout,
+        "modules_to_save": list(base.head_modules) or None,
+        "r": rank,
+        "revision": getattr(base.net.config, "_commit_hash", None),
+        "target_modules": sorted(module.name for module in base.spec.modules),
+        "task_type": PEFT_TASKS[kind],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True))
     tensors = {}
     for module, pair in pairs.items():
         more = rank - pair.rank

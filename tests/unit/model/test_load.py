@@ -16,7 +16,7 @@ import torch
 import transformers
 from datasets import Dataset
 from factories import bits
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -504,6 +504,15 @@ def test_minilm_is_saved_under_its_hub_name(tiny_bert: Path, tmp_path: Path) -> 
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
     assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (3, 6.0, True)
+    said = LoraConfig(
+        base_model_name_or_path=config["base_model_name_or_path"],
+        task_type="FEATURE_EXTRACTION",
+        r=3,
+        lora_alpha=6.0,
+        target_modules=[module.name for module in base.spec.modules],
+        inference_mode=True,
+    )
+    assert LoraConfig.from_pretrained(str(tmp_path)).to_dict() == said.to_dict(), "as if peft had written it"
     with safetensors.safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
 

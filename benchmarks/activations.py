@@ -36,9 +36,10 @@ from hellora.core.algebra import new_adapter
 from hellora.core.exchange import Outputs, Policy
 from hellora.core.types import Adapter
 from hellora.methods.allocators.geometric import Pattern, pattern_layers
-from hellora.model.load import ModelSettings, adapter_spec
+from hellora.model.load import adapter_spec
 from hellora.model.policies import int8_activations
 from hellora.model.resident import AdaptedModel, BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.tasks import Batch
 from hellora.tasks.image_classification import ImageClassification
 

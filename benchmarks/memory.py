@@ -70,9 +70,9 @@ from hellora.methods.local_training.scaffold import Scaffold
 from hellora.methods.samplers.uniform import Uniform
 from hellora.methods.server_optimizers.average import Average
 from hellora.methods.strategies import Dispatcher, LocalTraining, Method
-from hellora.model.load import ModelSettings
 from hellora.model.location import resolve_name
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification

@@ -31,7 +31,7 @@ from hellora.core.exchange import ClientTask, ClientUpdate, Policy, TrainSetting
 from hellora.data.settings import DataSettings
 from hellora.data.sources import load_corpus
 from hellora.methods.allocators.geometric import pattern_layers
-from hellora.model.load import ModelSettings
+from hellora.model.settings import ModelSettings
 from hellora.tasks.sequence_classification import SequenceClassification
 
 KIND, BATCH = SequenceClassification(), 16

@@ -8,8 +8,9 @@ import torch
 import transformers
 from torch import nn
 
-from hellora.model.load import AUTO_CLASSES, ModelSettings, adapter_spec, own_head
+from hellora.model.load import AUTO_CLASSES, adapter_spec, own_head
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.tasks import Batch, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification

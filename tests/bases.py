@@ -14,8 +14,8 @@ from datasets import Dataset
 from hellora.core.algebra import new_adapter
 from hellora.core.exchange import ClientTask, TrainSettings
 from hellora.core.types import Adapter, Mask
-from hellora.model.load import ModelSettings
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.tasks import Task
 from hellora.tasks.sequence_classification import SequenceClassification
 

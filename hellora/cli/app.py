@@ -32,7 +32,7 @@ def hellora(
 def list_() -> None:
     """List methods, tasks, partitioners and presets."""
     from hellora.experiments import registry
-    from hellora.experiments.config import preset_summaries
+    from hellora.experiments.presets import preset_summaries
 
     console = plain_console()
     for kind in registry.FOLDERS:

@@ -21,8 +21,9 @@ from hellora.experiments.config import check
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import device_check, devices, kind_of
 from hellora.experiments.planning import EqualScores, fleet, planner_of
-from hellora.model.load import Kind, ModelSettings, task_of
+from hellora.model.load import task_of
 from hellora.model.resident import BaseModel
+from hellora.model.settings import Kind, ModelSettings
 from hellora.server.federation import Federation
 from hellora.server.rounds import allocate
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit

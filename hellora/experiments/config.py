@@ -11,7 +11,6 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.resources import files
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 TOP = "hellora.experiments.settings:RunSettings"
 SECTIONS = {
     "task": "hellora.experiments.settings:TaskSettings",
-    "model": "hellora.model.load:ModelSettings",
+    "model": "hellora.model.settings:ModelSettings",
     "data": "hellora.data.settings:DataSettings",
     "fleet": "hellora.experiments.settings:FleetSettings",
     "policy": "hellora.experiments.settings:PolicySettings",
@@ -47,17 +46,6 @@ LISTS = ("local_training",)  # kinds of which an experiment names several, in or
 
 
 # ----------------------------------------------------------------------------------------------- reading and overriding
-
-
-def preset_summaries() -> dict[str, list[str]]:
-    """Return every preset, with the comment lines that open its file."""
-    folder = files("hellora.experiments.presets")
-    texts = {name: folder.joinpath(f"{name}.toml").read_text().splitlines() for name in presets()}
-    return {n: [line.lstrip("# ") for line in takewhile(is_comment, lines)] for n, lines in texts.items()}
-
-
-def is_comment(line: str) -> bool:
-    return line.startswith("#")
 
 
 def is_toml(name: str) -> bool:

@@ -17,7 +17,7 @@ from hellora.experiments.settings import (
 )
 from hellora.experiments.tables import Table, plain, settings_of
 from hellora.methods.strategies import Method
-from hellora.model.load import ModelSettings
+from hellora.model.settings import ModelSettings
 from hellora.server.guard import GuardSettings
 from hellora.tasks import Task
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hellora.core.errors import InputError
-from hellora.model.load import ModelSettings
 from hellora.model.location import resolve_name
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from hellora.core.algebra import joined
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter, LoraPair
 from hellora.model.fingerprint import persistent
-from hellora.model.load import Kind, ModelSettings
 from hellora.model.location import MINILM_HUB
 from hellora.model.resident import BaseModel
+from hellora.model.settings import Kind, ModelSettings
 
 PEFT_PREFIX = "base_model.model."  # of the name of every tensor
 CONFIG_FILE, WEIGHTS_FILE, HEAD_FILE = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"

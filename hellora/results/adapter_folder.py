@@ -25,10 +25,10 @@ from hellora.experiments.own_code import refuse_unnamed_code
 from hellora.experiments.settings import ComputeSettings
 from hellora.experiments.tables import Table, build
 from hellora.methods.sharing import with_private
-from hellora.model.load import ModelSettings
 from hellora.model.origin import Origin
 from hellora.model.peft_files import HEAD_FILE, load_head, load_peft, save_merged, save_peft
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.results.model_card import card, notes, padding
 from hellora.results.trained import Trained
 from hellora.tasks import Task

@@ -17,9 +17,9 @@ from torch.nn.functional import cross_entropy
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.data.labels import UNLABELLED
-from hellora.model.load import Kind, ModelSettings
 from hellora.model.normalise import position_limit
 from hellora.model.resident import BaseModel
+from hellora.model.settings import Kind, ModelSettings
 
 Example = dict[str, Any]
 Batch = dict[str, Tensor]

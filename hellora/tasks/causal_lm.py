@@ -13,9 +13,10 @@ from torch.nn.functional import cross_entropy
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.model.answers import answers
-from hellora.model.load import Kind, ModelSettings, adapter_spec, load_network, load_tokenizer
+from hellora.model.load import adapter_spec, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows
 from hellora.model.resident import BaseModel
+from hellora.model.settings import Kind, ModelSettings
 from hellora.model.texts import encoded_texts, named
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
 

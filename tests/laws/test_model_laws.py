@@ -31,8 +31,8 @@ from hellora.experiments.model_checks import bypass_check
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.whole import Whole
-from hellora.model.load import Kind, ModelSettings
 from hellora.model.resident import BaseModel
+from hellora.model.settings import Kind, ModelSettings
 from hellora.server.federation import Federation
 from hellora.server.rounds import federate
 from hellora.tasks import Batch, Columns, Encoded, Example, Task

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.testing import assert_close
 from unit.model.test_architectures import LANGUAGE, OWN, SMALL, TEXT
 
-from hellora.model.load import AUTO_CLASSES, Kind, ModelSettings
+from hellora.model.load import AUTO_CLASSES
 from hellora.model.resident import BaseModel
+from hellora.model.settings import Kind, ModelSettings
 from hellora.tasks import Task
 from hellora.tasks.causal_lm import IGNORED
 

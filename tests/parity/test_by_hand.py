@@ -37,8 +37,8 @@ from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.context import Scores
 from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.layer_sampling import probabilities_from_scores
-from hellora.model.load import ModelSettings
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.server.federation import Federation
 from hellora.server.rounds import federate
 from hellora.tasks.sequence_classification import SequenceClassification

@@ -26,8 +26,9 @@ from hellora.methods.allocators.geometric import Pattern, pattern_layers
 from hellora.methods.dispatchers.bypass import Bypass
 from hellora.methods.local_training.hetlora import Hetlora
 from hellora.methods.local_training.layer_scores import LayerScores
-from hellora.model.load import ModelSettings, adapter_spec
+from hellora.model.load import adapter_spec
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.tasks import Batch, Example, Task
 from hellora.tasks.causal_lm import IGNORED, CausalLM
 from hellora.tasks.image_classification import ImageClassification

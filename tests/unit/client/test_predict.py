@@ -11,9 +11,9 @@ from factories import bits
 
 from hellora.client.evaluation import predict
 from hellora.core.errors import InputError
-from hellora.model.load import ModelSettings
 from hellora.model.peft_files import load_peft, save_peft
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.tasks import Task
 from hellora.tasks.sequence_classification import SequenceClassification
 

@@ -25,8 +25,8 @@ from hellora.core.exchange import ClientTask, Outputs, TrainSettings
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.context import Scores
 from hellora.methods.local_training.layer_scores import LayerScores
-from hellora.model.load import Kind, ModelSettings
 from hellora.model.resident import BaseModel
+from hellora.model.settings import Kind, ModelSettings
 from hellora.tasks import Batch, Columns, Encoded, Example, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.sequence_classification import SequenceClassification

@@ -25,12 +25,12 @@ from hellora.experiments.config import (
     check,
     override,
     own_table,
-    preset_summaries,
     presets,
     read_experiment,
 )
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.overrides import parse_settings
+from hellora.experiments.presets import preset_summaries
 from hellora.experiments.settings import FleetSettings
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.methods.allocators.fed_hello import FedHello

@@ -12,7 +12,7 @@ from hellora.core.errors import InputError
 from hellora.experiments.config import check
 from hellora.experiments.machine import arithmetic, workers
 from hellora.model.bf16 import IN_CPUS, has_bf16
-from hellora.model.load import ModelSettings
+from hellora.model.settings import ModelSettings
 
 
 @pytest.mark.parametrize("native", [False, True])

@@ -29,10 +29,11 @@ from hellora.client.train import train_client
 from hellora.core.algebra import components, delta_weight
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter, LoraPair
-from hellora.model.load import ModelSettings, adapter_spec, load_network, load_tokenizer
+from hellora.model.load import adapter_spec, load_network, load_tokenizer
 from hellora.model.location import resolve_name
 from hellora.model.peft_files import load_peft, save_peft
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification

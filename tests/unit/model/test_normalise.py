@@ -12,7 +12,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from hellora.core.errors import InputError
-from hellora.model.load import ModelSettings, greedy, load_tokenizer
+from hellora.model.load import greedy, load_tokenizer
 from hellora.model.normalise import (
     blank_end,
     borrows_padding,
@@ -23,6 +23,7 @@ from hellora.model.normalise import (
     settle_own_head,
     settle_tokenizer,
 )
+from hellora.model.settings import ModelSettings
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.sequence_classification import SequenceClassification
 

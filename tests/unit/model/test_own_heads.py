@@ -11,8 +11,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from hellora.core.errors import InputError
-from hellora.model.load import Kind, ModelSettings, load_network
+from hellora.model.load import load_network
 from hellora.model.own_heads import OTHER_SIZE, match
+from hellora.model.settings import Kind, ModelSettings
 
 UNNAMED = ("LABEL_0", "LABEL_1", "LABEL_2")
 

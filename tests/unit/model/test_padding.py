@@ -12,8 +12,9 @@ import transformers
 from torch.testing import assert_close
 
 from hellora.core.errors import InputError
-from hellora.model.load import AUTO_CLASSES, ModelSettings
+from hellora.model.load import AUTO_CLASSES
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.tasks.sequence_classification import SequenceClassification
 
 MEAN, OWN = SequenceClassification(), SequenceClassification(head_type="own")

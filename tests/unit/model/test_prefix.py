@@ -24,9 +24,10 @@ from hellora.client.train import TrainingError, train_client
 from hellora.core.errors import InputError
 from hellora.core.exchange import ClientTask, Policy, TrainSettings
 from hellora.methods.local_training.layer_scores import LayerScores
-from hellora.model.load import ModelSettings, adapter_spec
+from hellora.model.load import adapter_spec
 from hellora.model.prefix import InMemory, OnDisk, PrefixCache, TensorStore, passes, prefix_cache
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.tasks import Encoded, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification

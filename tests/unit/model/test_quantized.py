@@ -21,8 +21,9 @@ from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
 from hellora.core.exchange import ClientUpdate
 from hellora.core.types import Adapter, ClientProfile, LoraPair
-from hellora.model.load import ModelSettings, Quantization, adapter_spec
+from hellora.model.load import adapter_spec
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings, Quantization
 from hellora.model.stand_ins import Beside
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.sequence_classification import SequenceClassification

@@ -16,8 +16,9 @@ from transformers import GPT2Config, GPT2Model
 
 from hellora.client.train import train_client
 from hellora.core.types import Adapter, Mask
-from hellora.model.load import ModelSettings, adapter_spec
+from hellora.model.load import adapter_spec
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.model.stand_ins import PerExampleError
 from hellora.tasks.sequence_classification import SequenceClassification
 

@@ -32,8 +32,9 @@ from hellora.core.exchange import ClientTask, Factors, TrainSettings
 from hellora.core.types import Adapter, LoraPair
 from hellora.methods.dispatchers.bypass import Bypass as BypassDispatcher
 from hellora.methods.dispatchers.truncate import Truncate
-from hellora.model.load import ModelSettings, adapter_spec
+from hellora.model.load import adapter_spec
 from hellora.model.resident import BaseModel
+from hellora.model.settings import ModelSettings
 from hellora.model.stand_ins import Bypass
 from hellora.tasks.sequence_classification import SequenceClassification
 

@@ -1,0 +1,45 @@
+"""The settings of the [model] table."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from hellora.core.errors import InputError
+
+Quantization = Literal["none", "8bit", "4bit"]
+Kind = Literal["features", "sequence_classification", "image_classification", "causal_lm"]
+QUANTIZED_BYTES: dict[Quantization, float] = {"8bit": 1.01, "4bit": 0.52}  # of a number, with its share of scales
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The [model] table says which model is trained, and what shape its adapter has."""
+
+    name: str = "minilm"  # hub id, local folder, or "minilm"
+    rank: int = 8
+    alpha: float | None = None  # scale = alpha / rank; None = rank, so that the scale is 1
+    targets: tuple[str, ...] = ()  # module name endings; () = the attention projections usual for the model
+    dropout: float = 0.0  # on the input of trained LoRA modules
+    classes: int | None = None  # size of a classification head; None = the classes in the data
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"  # of the base weights; adapters are float32
+    quantization: Quantization = "none"  # of the linear modules inside the blocks; needs the extra `quantized`
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1:
+            raise ValueError("rank must be at least 1, and dropout in [0, 1)")
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"alpha must be greater than 0, not {self.alpha}")
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Return the dtype of the base weights. Raise InputError where it is auto, which an experiment settles."""
+        if self.dtype == "auto":
+            raise InputError("model.dtype = 'auto' is settled by an experiment's device: name a dtype here")
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found

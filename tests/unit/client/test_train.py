@@ -21,7 +21,7 @@ from hellora.client.batches import WINDOW, shuffled_batches, training_batches
 from hellora.client.evaluation import autocast, evaluate, evaluation_batches, fisher_scores, sum_of_squares
 from hellora.client.train import TrainingError, train_client
 from hellora.client.work import ClientWork
-from hellora.core.exchange import ClientTask, Outputs, TrainSettings
+from hellora.core.exchange import ClientTask, Outputs, Policy, TrainSettings
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, ModuleSpec
 from hellora.methods.context import Scores
 from hellora.methods.local_training.layer_scores import LayerScores
@@ -282,6 +282,23 @@ def test_the_optimizer_has_what_trains_and_nothing_else(
     parameters = [p for group in made[0].param_groups for p in group["params"]]
     assert [tuple(p.shape) for p in parameters] == [(3, 32), (32, 3), (3, 32), (32, 3), (3, 32), (3,)]
     assert len(made[0].state) == len(parameters)
+
+
+def test_a_step_looks_at_the_device_once(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each look waits for all that was launched. SGD, for AdamW counts its steps on the CPU."""
+    looks: list[str] = []
+    for name in ("__float__", "__bool__", "__int__", "item", "tolist", "cpu"):
+        method = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda self, name=name, method=method: (looks.append(name), method(self))[1])
+
+    def count(steps: int) -> int:
+        looks.clear()
+        settings = {"steps": steps, "optimizer": "sgd", "clip_norm": 1.0}
+        task = replace(bases.task_of(base, [1, 3], **settings), policy=Policy(micro_batch=2))
+        train_client(task, base, KIND, bases.texts(12), (LayerScores(),))
+        return len(looks)
+
+    assert count(3) - count(1) == 2 * 2  # the losses, and the scores of the rule
 
 
 @pytest.mark.parametrize(("precision", "enabled"), [("fp32", False), ("bf16", True)])

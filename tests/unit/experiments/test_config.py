@@ -368,6 +368,7 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({"fleet": {"ranks": [[0, 0], 4], "shares": [1, 0]}}, "fleet: no client can train"),
         ({"fleet": {"layers": [0, 4], "ranks": [4, 0]}}, "fleet: no client can train"),
         ({"method": {"head": "local"}}, "set method.scores = 'clients'"),
+        ({"eval_examples": 9, "method": {"head": "local", "scores": "clients"}}, "samples the test split"),
         ({"method": {"allocator": "fisher", "shares": "A"}}, "set method.scores = 'clients'"),
         ({"fleet": {"ranks": [2, [1, -1]]}}, "ranks must not be negative"),
         ({"train": {"momentum": 0.9}}, "momentum is a setting of optimizer = 'sgd'"),

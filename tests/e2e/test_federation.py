@@ -98,7 +98,7 @@ class Place:
         above = str(Path(__file__).parents[2])
         return {
             **os.environ,
-            "PYTHONPATH": above,
+            "PYTHONPATH": os.pathsep.join([above, str(self.folder)]),  # of the apps that pretend
             "PYTHONUNBUFFERED": "1",
             "HELLORA_TEST": self.mark,
             "TMPDIR": str(self.temporary),

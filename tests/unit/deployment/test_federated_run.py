@@ -37,7 +37,14 @@ def test_the_bundle_names_the_apps_and_holds_no_code(tmp_path: Path) -> None:
         "serverapp": "hellora.deployment.flower_app:server",
         "clientapp": "hellora.deployment.flower_app:client",
     }
-    assert app["config"] == {"experiment": "", "name": "", "out": "", "resume": False, "simulation": False}
+    assert app["config"] == {
+        "experiment": "",
+        "name": "",
+        "out": "",
+        "resume": False,
+        "simulation": False,
+        "from_round": 0,
+    }
 
 
 def test_the_settings_carry_the_whole_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +62,7 @@ def test_the_settings_carry_the_whole_experiment(tmp_path: Path, monkeypatch: py
     assert Path(bundle, "pyproject.toml").is_file()
     told = tomllib.loads(Path(settings).read_text())
     assert json.loads(told.pop("experiment")) == SUBMISSION.experiment
-    assert told == {"name": "mine", "out": "mine-2", "resume": True, "simulation": False}
+    assert told == {"name": "mine", "out": "mine-2", "resume": True, "simulation": False, "from_round": -1}
     assert engine == "num-supernodes=5 client-resources-num-gpus=0.5"
 
 

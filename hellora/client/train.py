@@ -103,7 +103,7 @@ def train_steps(
     optimizer = make_optimizer(adapted.parameters, settings)
     loss_sum = weight_sum = 0.0
     steps = 0
-    for indices in training_batches(encoded, settings, task.seed):
+    for steps, indices in enumerate(training_batches(encoded, settings, task.seed), 1):
         parts, losses, sums = micro_batches(indices, policy.micro_batch), list[Tensor](), list[Tensor]()
         for part in parts:
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in part]), base.device)
@@ -115,20 +115,16 @@ def train_steps(
             losses.append(of_examples)
             sums.append(torch.stack([loss.detach(), weights]))
         values = torch.stack(sums).tolist()  # of each part; the step's only look at the device
-        for part, of_examples, (value, _) in zip(parts, losses, values, strict=True):
-            if not math.isfinite(value):
-                batch = kind.collate(base, [encoded.examples[i] for i in part])
-                why = not_finite.in_step(base, adapted, task.adapter, batch, of_examples, part.tolist())
-                raise TrainingError(f"the loss became {value} at step {steps + 1}: {why}")
+        bad = next((i for i, (value, _) in enumerate(values) if not math.isfinite(value)), None)
+        if bad is not None:
+            batch, rows = kind.collate(base, [encoded.examples[i] for i in parts[bad]]), parts[bad].tolist()
+            why = not_finite.in_step(base, adapted, task.adapter, batch, losses[bad], rows)
+            raise TrainingError(f"the loss became {values[bad][0]} at step {steps}: {why}")
         total, weight = (sum(each) for each in zip(*values, strict=True))
         scale_gradients(adapted.parameters, 1 / max(weight, 1.0))
         rules.change_gradients()
-        if settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(adapted.parameters, settings.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        step_clipped(optimizer, adapted.parameters, settings.clip_norm)
         rules.stepped()
-        steps += 1
         loss_sum, weight_sum = loss_sum + total, weight_sum + weight
     return {"loss": loss_sum / weight_sum, "steps": steps}
 
@@ -147,6 +143,14 @@ def scale_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
     """Multiply every gradient in place. A parameter without one is an expert's that saw no token."""
     if gradients := [parameter.grad for parameter in parameters if parameter.grad is not None]:
         torch._foreach_mul_(gradients, factor)
+
+
+def step_clipped(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], clip_norm: float | None) -> None:
+    """Take a step, with gradients whose L2 norm is at most `clip_norm`, and forget them; None = as they are."""
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def make_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:

@@ -1,6 +1,7 @@
 """Client work against plain references: a bare peft loop, an unbatched loop, gradients by hand."""
 
 import copy
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -287,9 +288,19 @@ def test_the_optimizer_has_what_trains_and_nothing_else(
 def test_a_step_looks_at_the_device_once(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU each look waits for all that was launched. SGD, for AdamW counts its steps on the CPU."""
     looks: list[str] = []
-    for name in ("__float__", "__bool__", "__int__", "item", "tolist", "cpu"):
+
+    def counting(name: str) -> Any:
         method = getattr(Tensor, name)
-        monkeypatch.setattr(Tensor, name, lambda self, name=name, method=method: (looks.append(name), method(self))[1])
+
+        def look(self: Tensor) -> Any:
+            if sys._getframe(1).f_globals["__name__"].startswith("hellora."):  # transformers looks at masks itself
+                looks.append(name)
+            return method(self)
+
+        return look
+
+    for name in ("__float__", "__bool__", "__int__", "item", "tolist", "cpu"):
+        monkeypatch.setattr(Tensor, name, counting(name))
 
     def count(steps: int) -> int:
         looks.clear()

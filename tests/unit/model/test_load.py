@@ -204,7 +204,7 @@ def test_what_cannot_be_loaded_is_one_line(damage: str, tmp_path: Path) -> None:
         (tmp_path / "model.safetensors").unlink()
     elif damage == "hub":
         name = "nobody/nothing"
-    with pytest.raises(InputError, match=r"model\.name: cannot load") as caught:
+    with pytest.raises(InputError, match=r"model\.name: (cannot load|.* is not on this machine)") as caught:
         load_network(ModelSettings(name=name), "image_classification" if damage == "kind" else "features", "ab", 0)
     assert "\n" not in str(caught.value)
 

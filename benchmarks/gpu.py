@@ -64,6 +64,7 @@ def sizes(tiny: bool) -> dict[str, int]:
 def table(model: Path, device: str, dtype: str, size: dict[str, int]) -> Json:
     return {
         "seed": SEED,
+        "cohort": size["clients"],
         "task": {"name": "causal_lm", "max_length": size["tokens"]},
         "model": {"name": str(model), "rank": RANK, "dtype": dtype},
         "data": {"clients": size["clients"], "partitioner": "iid"},
@@ -119,7 +120,7 @@ class Hellora:
         assert planner is not None
         profile = fleet(self.experiment, [self.size["examples"]] * self.size["clients"])[0]
         estimate = planner.estimate(profile, np.full(self.base.spec.num_layers, RANK))
-        return None if estimate is None else float(estimate.cost.peak_bytes)
+        return None if estimate is None else float(planner.needed_memory_bytes(estimate.cost))
 
     def measure(self) -> Json:
         found: Json = {}

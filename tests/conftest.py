@@ -1,6 +1,7 @@
 """What every test may ask for: tiny model folders, tiny data, the real data beside the checkout."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub fails at once
@@ -14,6 +15,9 @@ import torch
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 torch.set_num_threads(1)
+for each in (signal.SIGINT, signal.SIGHUP):  # tests send these, also where a shell or nohup has them ignored
+    if signal.getsignal(each) is signal.SIG_IGN:
+        signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

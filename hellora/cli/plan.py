@@ -73,8 +73,8 @@ def check_alternatives(context: typer.Context, source: str | None, model: str | 
     if source is not None:
         if given := given_options(context, but=("source", "overrides", "round", "allow")):
             raise InputError(f"plan: --{given[0]} is of a plan with --model: for {source} write --set SECTION.KEY=…")
-    elif given_options(context, but=[name for name in context.params if name not in ("round", "allow")]):
-        raise InputError("plan: --round and --allow are of an experiment's plan: leave them out, or --model")
+    elif given := given_options(context, but=[name for name in context.params if name not in ("round", "allow")]):
+        raise InputError(f"plan: --{given[0]} is of an experiment's plan: leave it out, or --model")
 
 
 def given_options(context: typer.Context, but: Collection[str]) -> list[str]:

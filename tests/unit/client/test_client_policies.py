@@ -293,7 +293,7 @@ def test_int8_in_training_gives_every_bit_again(wide: Family) -> None:
 def test_micro_batches_are_one_step(size: int, layers: list[int], without_dropout: Family, gradients: Any) -> None:
     family = without_dropout
     expected = gradients(family, task_of(family, layers))
-    assert_equal(gradients(family, task_of(family, layers, Policy(micro_batch=size))), expected, 2e-6)
+    assert_equal(gradients(family, task_of(family, layers, Policy(micro_batch=size))), expected, 5e-6)
 
 
 def test_micro_batches_with_a_tail_penalty_scores_and_clipping(without_dropout: Family) -> None:
@@ -341,7 +341,7 @@ def test_a_batch_without_anything_to_predict_is_a_step_of_no_gradient(size: int 
     task = replace(
         bases.task_of(base, [1], batch_size=1 if size is None else 3, epochs=2), policy=Policy(micro_batch=size)
     )
-    update = train_client(task, base, kind, rows, encoded=encoded)
+    update = train_encoded(task, base, kind, encoded)
     assert all(value.isfinite().all() for value in update.adapter.tensors().values())
 
 

@@ -174,7 +174,7 @@ def test_an_example_count_of_two_to_the_forty_weighs_ten_medians_where_the_serve
     (report,) = reports_of(run, at_place(3, lambda update: replace(update, num_examples=claimed)))
     (same,) = reports_of(run, at_place(3, lambda update: replace(update, num_examples=120)))
     assert bits(report.state.adapter.tensors()) == bits(same.state.adapter.tensors())
-    assert report.aggregation_error == same.aggregation_error
+    assert report.diagnostics == same.diagnostics
     assert report.client_metrics[19]["examples"] == claimed, "what it said stays on record"
     (taken,) = reports_of(replace(run, max_weight=None), at_place(3, lambda u: replace(u, num_examples=claimed)))
     own = FakeBackend(FLEET, SPEC)

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2Model
 
 import hellora.client.train
-from hellora.client.train import TrainingError, train_client
+from hellora.client.train import TrainingError, train_client, train_encoded
 from hellora.core.algebra import new_pair
 from hellora.core.exchange import ClientTask, Outputs, Policy
 from hellora.core.types import Mask

@@ -89,7 +89,7 @@ def test_the_preset_of_a_method_is_planned_from_a_config_alone(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_preset_names_nothing_but_what_its_method_is(name: str) -> None:
-    assert set(own_table(name)) <= {"base", "model", "fleet", "method", "train", "data"}
+    assert set(own_table(name)) <= {"base", "model", "fleet", "method", "train", "data", "guard"}
     assert set(own_table(name).get("model", {})) == {"rank"}
 
 

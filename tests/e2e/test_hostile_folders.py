@@ -76,7 +76,7 @@ def test_an_adapter_folder_that_lets_its_base_run_code(hellora: Command, folder:
     [
         ["run", "x.toml", "--out", "out"],
         ["run", "x.toml", "--out", "out", "--backend", "flower"],
-        ["run", "x.toml", "--out", "out", "--federation", "127.0.0.1:9", "--insecure"],
+        ["run", "x.toml", "--out", "out", "--federation", "state"],
         ["plan", "x.toml"],
         ["compare", "x.toml", "--method", "a=method.sampler=uniform", "--out", "out"],
         ["compare", "quickstart", "--method", "a=preset=x.toml", "--out", "out"],

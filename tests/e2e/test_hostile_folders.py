@@ -19,7 +19,15 @@ from pathlib import Path
 Path(__file__).with_name("ran").touch()
 from hellora.methods.allocators.everything import Everything as Allocator
 from hellora.tasks.sequence_classification import SequenceClassification as Task
-from transformers import BertConfig as Config, BertModel as Model
+from transformers import BertConfig, BertModel
+
+
+class Config(BertConfig):  # of its own: transformers marks what it loads this way as no model of its own
+    pass
+
+
+class Model(BertModel):
+    config_class = Config
 """
 
 

@@ -92,6 +92,7 @@ def site_in(folder: Path, model: Path, **method: Any) -> Site:
     table = {
         "rounds": 9,
         "cohort": 1,
+        "keep": 1,  # state at the server, so that a client keeps the last two versions
         "model": {"name": str(model), "rank": 4},
         "data": {"name": str(folder), "clients": 1},
         "train": {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0, "batch_size": 8},

@@ -81,7 +81,7 @@ def small_setup(experiment: Experiment, evaluate: Callable[[ServerState], Mappin
         clients={},
         run_id="run",
         initial_state=lambda: ServerState(0, random_adapter(SPEC, seed=1)),
-        evaluate=lambda state: Evaluation(evaluate(state)),
+        evaluate=lambda state, **_: Evaluation(evaluate(state)),
         evaluate_prototypes=lambda _: {},
         backend=backend,
     )

@@ -5,6 +5,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ QUANTIZATION: dict[Quantization, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
 }
+
+ALIGNED = 64  # bytes, at a multiple of which torch lets every tensor of its own begin
 
 transformers_logging.disable_progress_bar()
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of each layer's every call
@@ -92,6 +95,7 @@ def load_network(
     else:
         net, new = pretrained(settings, kind, classes, len(labels), seed, [] if notices is None else notices)
         keep_unpacked(net)
+        align(net)
         refuse_new_blocks(settings.name, kind, new)
     refuse_other_senses(settings.name, kind, net.config)
     return net.eval().requires_grad_(False), own_head(net, new) if sizes else ()
@@ -188,6 +192,18 @@ def keep_unpacked(net: Any) -> None:
     for module in net.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def align(net: nn.Module) -> None:
+    """Copy weights of convolutions that begin at an odd place in memory, as they may where they lie in a mapped file.
+
+    There the kernels of some processors round otherwise (seen on AMD's with AVX2), so that a run in this process would
+    differ from one in workers, which have copies.
+    """
+    convolutions = (module for module in net.modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d))
+    for tensor in chain.from_iterable(module.parameters() for module in convolutions):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNED:
+            tensor.data = tensor.data.clone()
 
 
 def task_of(settings: ModelSettings) -> str:

@@ -42,7 +42,7 @@ def certificates(
         list[str] | None, typer.Option("--revoke", metavar="NAME", help="a client, whom servers shut out; repeat")
     ] = None,
 ) -> None:
-    """Make keys and certificates for a federation, or renew and revoke them.
+    """Make keys and certificates of a federation, or renew them.
 
     That is a certificate authority, the server's certificate, and a key pair per client. A server that runs takes up
     what changes.
@@ -147,7 +147,10 @@ def client(
     allow: Allow = None,
     insecure: Insecure = False,
 ) -> None:
-    """Take part in a server's runs with this machine's data, which never leave it. Ctrl-C ends it."""
+    """Take part in a server's runs with this machine's data.
+
+    The data never leave this machine. Ctrl-C ends it.
+    """
     quieten()
     from hellora.deployment.client_process import Client, bound_settings, budget_settings, data_settings
     from hellora.deployment.flower_tools import Address, program

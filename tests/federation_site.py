@@ -246,6 +246,12 @@ class Silent:
     def round_finished(self, *_: Any) -> None: ...
 
 
+def training(site: Site, name: str, round: int) -> None:
+    """Wait until a client trains in a round of the run that was submitted last."""
+    seen = site.log(name).count(f"round {round}: training")
+    until(lambda: site.log(name).count(f"round {round}: training") > seen, f"{name} to train in round {round}")
+
+
 def tensors(run: Path) -> dict[str, torch.Tensor]:
     """Everything in a run's last checkpoint."""
     return load_file(max((run / "checkpoint").glob("*.safetensors")))

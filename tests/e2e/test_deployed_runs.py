@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from federation_site import CLIENTS, METHODS, Run, Site, below, running, same_bits, site_in, tensors, until
+from federation_site import CLIENTS, METHODS, Run, Site, below, running, same_bits, site_in, tensors, training, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.flower, pytest.mark.xdist_group("deployment")]
 LONG = {"train": {"lr": 0.03, "batch_size": 8, "epochs": 20}}  # seconds of training, to be killed in
@@ -34,12 +34,6 @@ def first(site: Site) -> Run:
 @pytest.fixture(scope="module")
 def deadline(first: Run) -> dict[str, Any]:
     return {"deadline": first.patience(), **LONG}
-
-
-def training(site: Site, name: str, round: int) -> None:
-    """Wait until a client trains in a round of the run that was submitted last."""
-    seen = site.log(name).count(f"round {round}: training")
-    until(lambda: site.log(name).count(f"round {round}: training") > seen, f"{name} to train in round {round}")
 
 
 def kill(processes: list[psutil.Process]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation_site import CLIENTS, Run, Site, below, running, same_bits, site_in, tensors, until
+from federation_site import CLIENTS, Run, Site, below, running, same_bits, site_in, tensors, training, until
 from own import OWN, SGD, allowing, assert_mean_of_variates, part, scratch, working_in
 from safetensors.torch import load_file
 
@@ -65,12 +65,12 @@ def test_c_is_the_mean_of_what_clients_keep(site: Site, undisturbed: dict[str, R
     """Over a bf16 wire; one answer comes too late, one trainer is killed, and the run is interrupted and resumed."""
     changes = {"rounds": 3, "deadline": undisturbed["rules"].patience(), **VARIATES}
     run = site.submit("variates", **changes)
-    until(lambda: "round 0: training" in site.log("clinic"), "the clinic to train")
+    training(site, "clinic", 0)
     (trainer,) = below(site.processes["clinic"], "hellora.deployment.trainer")
     trainer.send_signal(signal.SIGSTOP)
     until(lambda: len(run.lines()) == 1, "round 0 to end without the clinic")
     trainer.send_signal(signal.SIGCONT)
-    until(lambda: "round 1: training" in site.log("hospital"), "the hospital to train")
+    training(site, "hospital", 1)
     for process in below(site.processes["hospital"], "hellora.deployment.trainer"):
         process.kill()
     until(lambda: len(run.lines()) >= 2, "round 1 to end")

@@ -49,7 +49,7 @@ def test_processes_of_the_supernode_find_it_in_the_place_of_flowers(tmp_path: Pa
     found = shutil.which(PROGRAM, path=environment["PATH"])
     assert found == str(tmp_path / "a client's folder" / "bin" / PROGRAM)
     root = str(Path(__file__).parents[3])
-    path = os.pathsep.join([root, environment["PYTHONPATH"]])
+    path = os.pathsep.join([root, environment.get("PYTHONPATH", "")])
     done = subprocess.run([found, "--help"], env={**environment, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--token" in done.stdout

@@ -54,14 +54,16 @@ def test_runs_go_one_after_the_other_in_their_order(tmp_path: Path) -> None:
     assert third.waits.wait(30)
     assert second.said == ["waiting: first runs; place 1 in the queue (Ctrl-C leaves it)"]
     assert third.said == ["waiting: first runs; place 2 in the queue (Ctrl-C leaves it)"]
+    third.waits.clear()
     first.end()
     assert second.has.wait(30)
+    assert third.waits.wait(30)
+    assert third.said[-1].startswith("waiting: second runs; place 1")
     assert not third.has.is_set()
     second.end()
     third.end()
     assert order == ["first", "second", "third"]
     assert first.said == []
-    assert third.said[-1].startswith("waiting: second runs; place 1")
     assert [path.name for path in (tmp_path / "turns").iterdir()] == ["gate.lock"]
 
 

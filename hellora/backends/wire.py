@@ -83,6 +83,7 @@ def pack_task(task: ClientTask, format: WireFormat = "fp32") -> bytes:
     fields = {
         "round": task.round,
         "attempt": task.attempt,
+        "sums": task.sums,
         "client": task.client,
         "seed": task.seed,
         "train": asdict(task.train),

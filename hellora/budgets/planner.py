@@ -15,7 +15,7 @@ import numpy as np
 
 from hellora.budgets.cost import Cost, CostModel, Work
 from hellora.core.errors import InputError
-from hellora.core.exchange import Policy, Recompute, TrainSettings
+from hellora.core.exchange import Declared, Policy, Recompute, TrainSettings
 from hellora.core.types import Budget, ClientProfile, Mask, Ranks
 from hellora.core.units import in_bytes
 
@@ -96,6 +96,11 @@ class Planner:
         work = self.work(client)
         seconds = None if client.speed is None else self.operations(ranks, policy, work) / client.speed
         return Estimate(policy, self.model.cost(ranks, policy, work), seconds)
+
+    def estimate_of_sums(self, client: ClientProfile, named: Declared, columns: int) -> Estimate:
+        """Predict what it costs a client to sum its features, of which (`columns`, `columns`) products are taken."""
+        cost = self.model.cost_of_sums(client.num_examples, named, columns)
+        return Estimate(Policy(), cost, None if client.speed is None else cost.operations / client.speed)
 
     def within(self, budget: Budget, estimate: Estimate) -> bool:
         cost = estimate.cost

@@ -1,7 +1,8 @@
 """Hold all that client work needs in one process."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,13 +12,36 @@ import torch
 from torch import Tensor
 
 from hellora.client.encoding import encode_rows
+from hellora.client.features import features_of, sum_features
 from hellora.client.rules import shapes_of
 from hellora.client.train import labels_of, make_optimizer, train_encoded
 from hellora.core.algebra import new_adapter
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TrainSettings
-from hellora.methods.strategies import LocalTraining
+from hellora.methods.strategies import LocalTraining, Start
 from hellora.model.resident import BaseModel
 from hellora.tasks import Encoded, Task
+
+
+class Features:
+    """Features of one adapter are kept, by client; those of another replace them."""
+
+    def __init__(self) -> None:
+        self.adapter = b""
+        self.known: dict[int, Tensor] = {}
+
+    def of(self, task: ClientTask, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the features of a task's client, computed if they are not known."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(task.adapter.tensors().items()):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        if digest.digest() != self.adapter:
+            self.adapter, self.known = digest.digest(), {}
+        if task.client not in self.known:
+            self.known[task.client] = compute()
+        return self.known[task.client]
+
+    def forget(self) -> None:
+        self.adapter, self.known = b"", {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +53,27 @@ class ClientWork:
     data: Any  # datasets.Dataset with the task's columns
     parts: Sequence[npt.NDArray[np.int64]] | None  # the rows of each client, by id; None: all rows are one client's
     rules: Sequence[LocalTraining] = ()  # of local training, in order
+    start: Start = field(default_factory=Start)
 
     def train(self, task: ClientTask) -> ClientUpdate:
-        """Train one client on its own rows; raise what `train_encoded` raises."""
+        """Train one client on its own rows, or sum their features; raise what `train_encoded` or `sum_features` does."""
         if self.parts is None:
             encoded, labels = self.encoded, lambda: self.labels
         else:
             rows = self.parts[task.client]
             encoded, labels = self.encoded.select(rows), lambda: None if self.labels is None else self.labels[rows]
-        return train_encoded(task, self.base, self.kind, encoded, self.rules, labels)
+        if not task.sums:
+            self.features.forget()
+            return train_encoded(task, self.base, self.kind, encoded, self.rules, labels)
+        if (classes := labels()) is None:
+            raise ValueError("it has no labels, so that there are no classes to sum for")
+        features = self.features.of(task, lambda: features_of(task.adapter, self.base, self.kind, encoded))
+        return sum_features(task, self.base, self.start, features, classes)
+
+    @cached_property
+    def features(self) -> "Features":
+        """Return what is known of features until a client trains again, so that several passes compute them once."""
+        return Features()
 
     @cached_property
     def encoded(self) -> Encoded:
@@ -58,6 +94,8 @@ class ClientWork:
 
     def keeps(self, task: ClientTask) -> bool:
         """Return True if a rule of local training keeps tensors from task to task."""
+        if task.sums:
+            return False
         shapes = shapes_of(task, self.base)
         return any(rule.declares(shapes).kept for rule in self.rules)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter, Mask
 
-HeadPolicy = Literal["aggregate", "frozen", "local"]
+HeadPolicy = Literal["aggregate", "frozen", "local", "closed_form"]
 Factors = Literal["both", "A", "B"]  # which factors of its LoRA pairs a client trains
 Precision = Literal["auto", "fp32", "bf16"]
 Recompute = Literal["none", "frozen", "all"]
@@ -184,6 +184,7 @@ class ClientTask:
     spare_bytes: int | None = None  # of the client's budget, beyond what it is predicted to hold; None: none promised
     kept_version: int | None = None  # the round of that task, where clients keep it themselves; None = nothing is kept
     attempt: int = 0  # at the round; an answer to another attempt does not count
+    sums: str = ""  # the pass of the start that the client sums its features for, instead of training; "" = it trains
     declared: Declared = Declared()  # what its named tensors must be; known to both sides, so that it does not travel
 
     @property

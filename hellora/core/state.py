@@ -82,6 +82,7 @@ class RoundReport:
     attempts: tuple[Attempt, ...]
     diagnostics: Diagnostics | None = None  # None where they are switched off
     policies: Mapping[int, Policy] = field(default_factory=dict)  # of the clients that were asked to train
+    sums: tuple[Attempt, ...] = ()  # waves in which clients summed their features, before round 0 or after the round
 
     @property
     def counted(self) -> Attempt:
@@ -90,15 +91,16 @@ class RoundReport:
     @property
     def downlink_bytes(self) -> int:
         """Count the bytes sent to clients, in all attempts."""
-        return sum(sum(attempt.downlink_bytes.values()) for attempt in self.attempts)
+        return sum(sum(attempt.downlink_bytes.values()) for attempt in (*self.attempts, *self.sums))
 
     @property
     def uplink_bytes(self) -> int:
         """Count the bytes that clients sent, in all attempts."""
-        return sum(sum(attempt.uplink_bytes.values()) for attempt in self.attempts)
+        return sum(sum(attempt.uplink_bytes.values()) for attempt in (*self.attempts, *self.sums))
 
     @property
     def simulated_seconds(self) -> float | None:
         """Return how long all attempts took the simulated devices; None = not known."""
-        known = [attempt.simulated_seconds for attempt in self.attempts if attempt.simulated_seconds is not None]
-        return sum(known) if len(known) == len(self.attempts) else None
+        every = (*self.attempts, *self.sums)
+        known = [attempt.simulated_seconds for attempt in every if attempt.simulated_seconds is not None]
+        return sum(known) if len(known) == len(every) else None

@@ -67,7 +67,7 @@ def calibrate(
     spec, weights, buffers = base.spec, base.num_bytes, base.buffers_bytes
     width = base.net.get_submodule(spec.modules[0].name).get_parameter("weight").element_size()
     found = first_that_works(base, kind, shape, method, train, device)
-    heads = {} if method.head == "frozen" else {name: tuple(t.shape) for name, t in found.tracer.head().items()}
+    heads = {} if method.trained_head == "frozen" else {name: tuple(t.shape) for name, t in found.tracer.head().items()}
     return CostModel(
         spec=spec,
         steps=CountedCoefficients(found.tracer, found.sample),

@@ -67,7 +67,7 @@ class Tracer:
         with base.adapted(
             self.adapter(rows, policy),
             rows,
-            method.head != "frozen",
+            method.trained_head != "frozen",
             factors=method.trains if method.trains in ("A", "B") else "both",
             bypass=method.dispatcher.sends(rows, base.spec).bypass,
             policy=policy,

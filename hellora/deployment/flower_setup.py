@@ -91,7 +91,7 @@ class Deployed:
         return assemble(
             experiment,
             corpus,
-            ClientWork(base, kind, corpus.test, None, experiment.method.local_training),
+            ClientWork(base, kind, corpus.test, None, experiment.method.local_training, experiment.method.start),
             profiles,
             tokens=lambda: max(fields["longest"] for fields in said.values()),
             planned=any(map(is_limited, profiles)),

@@ -210,7 +210,7 @@ class WithOwnData(Participant):
         self.check_same(contract, data)
         labels = () if contract.classes is None else contract.classes.values
         base = experiment.task.load(experiment.model, labels, 0)
-        return ClientWork(base, experiment.task, data, None, experiment.method.local_training)
+        return ClientWork(base, experiment.task, data, None, experiment.method.local_training, experiment.method.start)
 
     def check_same(self, contract: Contract, data: Any) -> None:
         """Raise InputError where the data of this client are not those with which it began the run. Nothing of this

@@ -1,8 +1,8 @@
 """Read an experiment file: TOML comes in and checked objects go out, before anything is loaded.
 
 A table holds the settings of its own dataclass, and of the strategies that it names: [method] has the fields of its
-sampler, allocator, dispatcher, rules of local training and aggregator, [server] those of its optimizer, [data] those of
-its partitioner, [task] those of its task. No two of them may have a setting of one name.
+start, sampler, allocator, dispatcher, rules of local training and aggregator, [server] those of its optimizer, [data]
+those of its partitioner, [task] those of its task. No two of them may have a setting of one name.
 
 Tables, keys and names are read and checked first, for which nothing of what they name is imported.
 """
@@ -273,13 +273,16 @@ def method_of(settings: "MethodSettings", strategies: Mapping[str, Sequence[Any]
     """Make the method, with the rules of local training that its strategies bring along."""
     from hellora.methods.strategies import Method
 
-    (sampler,), (allocator,), (dispatcher,) = (strategies[kind] for kind in ("sampler", "allocator", "dispatcher"))
-    (aggregator,), (optimizer,) = strategies["aggregator"], strategies["server_optimizer"]
+    (start,), (sampler,), (allocator,), (dispatcher,), (aggregator,), (optimizer,) = (
+        strategies[kind] for kind in ("start", "sampler", "allocator", "dispatcher", "aggregator", "server_optimizer")
+    )
     rules = list(strategies["local_training"])
-    for each in (sampler, allocator, dispatcher, *rules, aggregator, optimizer):
+    for each in (start, sampler, allocator, dispatcher, *rules, aggregator, optimizer):
         for name in each.demands.brings:
             if name not in [rule.name for rule in rules]:
                 rules.append(registry.find("local_training", name)())
+    if settings.head_mean == "by_class" and "class_counts" not in [rule.name for rule in rules]:
+        rules.append(registry.find("local_training", "class_counts")())
     return Method(
         sampler=sampler,
         allocator=allocator,
@@ -290,6 +293,12 @@ def method_of(settings: "MethodSettings", strategies: Mapping[str, Sequence[Any]
         head=settings.head,
         trains=settings.trains,
         shares=settings.shares,
+        start=start,
+        head_begins=settings.head_begins,
+        head_rounds=settings.head_rounds,
+        head_mean=settings.head_mean,
+        logit_scale=settings.logit_scale,
+        projection=settings.projection,
     )
 
 

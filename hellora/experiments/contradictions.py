@@ -7,12 +7,14 @@ import numpy as np
 from hellora.core.errors import InputError
 from hellora.experiments.devices import fully_known
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.settings import MethodSettings
 from hellora.methods.demands import (
     ALL_SHARED,
     BOUNDED_ADAPTER,
     CLASSES,
     HEAD,
     LASTING_COMPONENTS,
+    LONE_ADAPTER,
     PLAIN_SGD,
     PLANNER,
     PROTOTYPES_KEPT,
@@ -45,6 +47,7 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
     check_demands([*of_strategies(experiment), *of_settings(experiment)])
     check_ranks(experiment)
     check_budgets(experiment)
+    check_start(experiment)
     method = experiment.method
     if experiment.run.eval_examples and method.personal:
         raise InputError(
@@ -62,6 +65,7 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
 def of_strategies(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     """Yield the strategies, as the experiment names them, with their demands."""
     method, named = experiment.method, experiment.table["method"]
+    yield f"method.start = {named['start']!r}", method.start.demands
     yield f"method.sampler = {named['sampler']!r}", method.sampler.demands
     yield f"method.allocator = {named['allocator']!r}", method.allocator.demands
     yield f"method.dispatcher = {named['dispatcher']!r}", method.dispatcher.demands
@@ -89,6 +93,10 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
         yield f"method.shares = {method.shares!r}", Demands(needs=frozenset({LASTING_COMPONENTS}))
     if method.head != "aggregate":
         yield f"method.head = {method.head!r}", Demands(needs=frozenset({HEAD}))
+    if method.start.passes and (method.head_rounds or method.head == "closed_form"):
+        yield "a head that is solved again", Demands(needs=frozenset({LONE_ADAPTER, SHARED_MODEL}))
+    if method.head_mean == "by_class":
+        yield "method.head_mean = 'by_class'", Demands(needs=frozenset({HEAD, LONE_ADAPTER, SHARED_MODEL}))
     if experiment.policy.policy.prefix_cache != "none":
         yield "policy.use with a prefix cache", Demands(needs=frozenset({REPEATED_BATCHES}))
     if any(budget.memory_bytes is not None for budget in budgets):
@@ -97,6 +105,25 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
 
 # -------------------------------------------------------------------------------------------------- numbers that must
 # agree
+
+
+def check_start(experiment: Experiment) -> None:
+    """Raise InputError where settings of a head in closed form are there, and nothing that solves it."""
+    method, usual = experiment.method, MethodSettings()
+    if method.head_mean == "by_class" and method.head != "aggregate":
+        raise InputError(f"method.head_mean = 'by_class' with method.head = {method.head!r}: no head is aggregated")
+    if method.start.passes:
+        if method.head_begins == "drawn" and not (method.head_rounds or method.head == "closed_form"):
+            raise InputError(
+                "method.head_begins = 'drawn' with a start that is never used: set method.head_rounds, or head = "
+                "'closed_form', or remove it"
+            )
+        return
+    if method.head == "closed_form":
+        raise InputError("method.head = 'closed_form' needs something that solves it: set method.start = 'ridge'")
+    for name in ("head_begins", "head_rounds", "logit_scale", "projection"):
+        if getattr(method, name) != getattr(usual, name):
+            raise InputError(f"method.{name} is of a head that is solved: set method.start = 'ridge', or remove it")
 
 
 def check_clients(experiment: Experiment) -> None:

@@ -27,6 +27,7 @@ REMOTE_CODE = "remote-code"  # what allows `model.trust_remote_code`
 NAMING: dict[tuple[str, str], str] = {
     ("task", "name"): "task",
     ("data", "partitioner"): "partitioner",
+    ("method", "start"): "start",
     ("method", "sampler"): "sampler",
     ("method", "allocator"): "allocator",
     ("method", "dispatcher"): "dispatcher",

@@ -23,6 +23,7 @@ from hellora.experiments.model_checks import bypass_check, recompute_check, targ
 from hellora.experiments.planning import federation, fleet, make_planner, plan, rehearse
 from hellora.experiments.setup import Parts, Setup
 from hellora.methods.demands import PROXY_DATA
+from hellora.model.linear_head import linear_head
 from hellora.model.normalise import special_tokens
 from hellora.model.resident import BaseModel
 from hellora.server.backend import Backend
@@ -51,7 +52,9 @@ def prepare(experiment: Experiment) -> Setup:
     if experiment.method.personal:
         parts, held_out = hold_out(parts, experiment.data, seed)
     base = load_base(experiment, corpus)
-    work = ClientWork(base, experiment.task, corpus.train, parts, experiment.method.local_training)
+    work = ClientWork(
+        base, experiment.task, corpus.train, parts, experiment.method.local_training, experiment.method.start
+    )
     tokens = longest(work)
     return assemble(
         experiment,
@@ -132,6 +135,8 @@ def assemble(
     row, one = rehearse(run, 0).mask[0], (corpus.test if clients is not None else corpus.train).select([0])
     targets_check(base, experiment.task, one)
     recompute_check(base, experiment.task, one, run.policy)
+    if experiment.method.start.passes or experiment.method.head_mean == "by_class":
+        linear_head(base)
     if experiment.method.dispatcher.sends(row, base.spec).bypass:
         bypass_check(base, experiment.task, one)
     return Setup(experiment, corpus, work, run, held_out, connect, clients or {}, run_id)

@@ -15,6 +15,7 @@ from hellora.experiments.own_code import is_code, load
 
 # The folder of a kind, and the class that all of it extend.
 FOLDERS: dict[str, tuple[str, str]] = {
+    "start": ("hellora.methods.starts", "hellora.methods.strategies:Start"),
     "sampler": ("hellora.methods.samplers", "hellora.methods.strategies:Sampler"),
     "allocator": ("hellora.methods.allocators", "hellora.methods.strategies:Allocator"),
     "dispatcher": ("hellora.methods.dispatchers", "hellora.methods.strategies:Dispatcher"),

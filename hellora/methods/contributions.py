@@ -11,6 +11,7 @@ from torch import Tensor
 from hellora.core.algebra import components, mean_head, new_pair, trained_components
 from hellora.core.exchange import ClientUpdate
 from hellora.core.low_rank import Term, thin_svd, to_global
+from hellora.core.robust import bounded_weights
 from hellora.core.types import Adapter, LoraPair, ModuleSpec
 from hellora.methods.context import RoundContext
 from hellora.methods.strategies import Answers
@@ -69,6 +70,26 @@ def aggregated_head(answers: Answers, weighting: Weighting) -> dict[str, Tensor]
     """Return the mean of the head over all answers."""
     by_id = in_order(answers)
     return mean_head([update.adapter for _, update in by_id], weights_of(by_id, weighting))
+
+
+def head_by_class(context: RoundContext, aggregated: Adapter, answers: Answers) -> Adapter:
+    """Return the adapter with each row of its linear head weighed by the examples of its class (`class_counts`):
+    Σ_k n_kc w_kc / Σ_k n_kc, in float64; the global one where nobody has the class. Counts are bounded as weights are.
+    """
+    by_id = in_order(answers)
+    counts = torch.stack([update.report["class_counts/counts"] for _, update in by_id]).double()  # (clients, classes)
+    for column in range(counts.shape[1]):
+        known = {client: float(n) for client, n in enumerate(counts[:, column]) if n > 0}
+        for client, weight in bounded_weights(known, context.max_weight).items():
+            counts[client, column] = weight
+    head, total = {}, counts.sum(0)
+    for name, old in context.adapter.head.items():
+        trained = torch.stack([update.adapter.head[name].double() for _, update in by_id])  # (clients, classes, …)
+        wide = (-1, *[1] * (old.ndim - 1))
+        weights = counts.reshape(*counts.shape, *wide[1:])
+        mean = (weights * trained).sum(0) / total.clamp(min=1).reshape(wide)
+        head[name] = torch.where(total.reshape(wide) > 0, mean, old.double()).to(old.dtype)
+    return replace(aggregated, head=head)
 
 
 def mean_by_component(context: RoundContext, answers: Answers, weigh: Callable[[ClientUpdate], float]) -> Adapter:

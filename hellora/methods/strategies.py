@@ -1,5 +1,6 @@
-"""A strategy is of one of six kinds, each with one function or a few; a `Method` is one of each.
+"""A strategy is of one of seven kinds, each with one function or a few; a `Method` is one of each.
 
+    start            how the head is solved in closed form
     sampler          who is asked
     allocator        who trains what
     dispatcher       what a client receives
@@ -13,20 +14,24 @@ again in `context.state` next round, and which is part of the checkpoint.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from hellora.core.exchange import ClientTask, ClientUpdate, Declared, Factors, HeadPolicy, Named, Outputs
 from hellora.core.state import StrategyState
+from hellora.core.sums import Grid
 from hellora.core.types import Adapter, AdapterSpec, Allocation, ClientProfile, LoraPair, Mask, Sent
+from hellora.methods.closed_form import HeadRows, HeadShape, Sums, summed
 from hellora.methods.context import RoundContext
-from hellora.methods.demands import AVERAGES_COMPONENTS, OWN_COMPONENTS, Demands
+from hellora.methods.demands import AVERAGES_COMPONENTS, CLASSES, OWN_COMPONENTS, Demands
 from hellora.methods.local import Local, Shapes, prefixed
 
 Trains = Literal["both", "A", "B", "alternate"]
+HeadBegins = Literal["solved", "drawn"]
+HeadMean = Literal["by_client", "by_class"]  # whose examples weigh a row of the head: a client's, or its of that class
 Answers = Sequence[tuple[ClientTask, ClientUpdate]]  # what was sent beside what came back, by client id
 
 
@@ -42,6 +47,45 @@ class Strategy(ABC):  # noqa: B024  each kind adds its own
     def name(self) -> str:
         """Return the name of its file."""
         return type(self).__module__.rpartition(".")[2]
+
+
+class Start(Strategy):
+    """A start solves a linear head from what clients sum of the features that it is given, before anybody trains, and
+    again where the method says so.
+
+    Each pass is a round of sums: `brief` goes down, `sums` come up, `gather` adds them.
+    """
+
+    passes: ClassVar[tuple[str, ...]] = ()  # in order; none = there is nothing to solve
+    exact: ClassVar[bool] = True  # it sums integers on a grid, so that nothing depends on who has which example
+
+    @property
+    def demands(self) -> Demands:
+        return Demands(needs=frozenset({CLASSES} if self.passes else ()))
+
+    def declares(self, step: str, shape: HeadShape, examples: int, grid: Grid) -> Declared:
+        """Return the named tensors of a pass, of a client with so many examples."""
+        return Declared()
+
+    def brief(self, step: str, found: Sums) -> Named:
+        """Return what clients are told before a pass; `found` has what the passes before it brought."""
+        return {}
+
+    def sums(self, step: str, rows: HeadRows, brief: Named) -> Named:
+        """Return what a client reports of its rows in a pass."""
+        return {}
+
+    def gather(self, step: str, reports: Mapping[int, Named]) -> Named:
+        """Return what a pass brought, of the reports by client."""
+        return summed(reports)
+
+    def solve(self, shape: HeadShape, grid: Grid, found: Sums) -> Tensor:
+        """Return the head: (classes, columns) in float64.
+
+        Raises:
+            RunError: there is none.
+        """
+        raise NotImplementedError
 
 
 class Sampler(Strategy):
@@ -201,13 +245,37 @@ class Method:
     head: HeadPolicy = "aggregate"
     trains: Trains = "both"
     shares: Factors = "both"  # the factors that are aggregated; the other stays with its client (FedSA-LoRA)
+    start: Start = field(default_factory=Start)
+    head_begins: HeadBegins = "solved"  # before round 0, where there is a start
+    head_rounds: int = 0  # the head is solved again after every so many rounds, and after the last; 0 = after none
+    head_mean: HeadMean = "by_client"
+    logit_scale: float | Literal["auto"] = "auto"  # of a head that is solved; auto: that of the least loss
+    projection: int = 0  # numbers that features are projected to before they are summed; 0 = they are not
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:
         """Return all strategies."""
         return (
-            self.sampler, self.allocator, self.dispatcher, *self.local_training, self.aggregator, self.server_optimizer,
+            self.start, self.sampler, self.allocator, self.dispatcher, *self.local_training, self.aggregator,
+            self.server_optimizer,
         )  # fmt: skip
+
+    @property
+    def trained_head(self) -> HeadPolicy:
+        """Say what clients do with the head: one that is solved in closed form stays frozen while they train."""
+        return "frozen" if self.head == "closed_form" else self.head
+
+    @property
+    def solves_first(self) -> bool:
+        """Return True if the head is solved before round 0."""
+        return bool(self.start.passes) and self.head_begins == "solved"
+
+    def solves_after(self, round: int, rounds: int) -> bool:
+        """Return True if the head is solved again after a round."""
+        every = self.head_rounds
+        if not self.start.passes or not (every or self.head == "closed_form"):
+            return False
+        return round + 1 == rounds or (bool(every) and (round + 1) % every == 0)
 
     @property
     def personal(self) -> bool:

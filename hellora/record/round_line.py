@@ -18,7 +18,8 @@ def round_line(
     sample: Mapping[str, Any] | None = None,
 ) -> Line:
     """Make one line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
-    attempts before the one that counted, whose bytes are in the sums. `layer_scores` are those of rounds that measured
+    attempts before the one that counted, and `sums` the waves in which clients summed their features to solve the head;
+    their bytes are counted. `layer_scores` are those of rounds that measured
     them. `simulated_clock` is the sum of `simulated_seconds` so far. `sample` says of how many test examples `metrics`
     are, with 95 % intervals; null where they are of all.
     """
@@ -33,6 +34,7 @@ def round_line(
         "ranks": {str(client): row for client, row in zip(report.counted.cohort, ranks, strict=True)},
         "policies": {str(client): policy.in_words for client, policy in report.policies.items()},
         "repeated": [attempt_fields(attempt) for attempt in report.attempts[:-1]],
+        "sums": [attempt_fields(wave) for wave in report.sums],
         "metrics": metrics,
         "sample": sample,
         "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},

@@ -87,6 +87,9 @@ class TerminalProgress:
         self.rounds = self.bars.add_task("rounds", total=run.rounds, completed=first_round)
         self.clients = self.bars.add_task("clients", total=None)
 
+    def head_solved(self, metrics: Mapping[str, float]) -> None:
+        self.console.print(f"{'solved':>9}  {shown(metrics)}", highlight=False)
+
     def round_started(self, clients: int) -> None:
         if self.clients is not None:
             self.bars.reset(self.clients, total=clients)
@@ -110,7 +113,8 @@ class TerminalProgress:
             parts.append(f"simulated {in_seconds(line['simulated_clock'])}")
         self.console.print("  ".join(parts), highlight=False)
         for kind in ("missing", "rejected"):
-            for client, reason in line[kind].items():
+            failed = [*line[kind].items(), *(item for wave in line["sums"] for item in wave[kind].items())]
+            for client, reason in dict.fromkeys(failed):
                 name = f" ({self.names[int(client)]})" if self.names else ""
                 self.console.print(
                     f"           client {client}{name} {kind}: {reason}",

@@ -6,16 +6,14 @@ import math
 import platform
 import shutil
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from hellora.client import not_finite
 from hellora.client.evaluation import Evaluation
-from hellora.core.errors import HelloraError, InputError
+from hellora.core.errors import InputError
 from hellora.core.exchange import ClientFailure, ClientUpdate
 from hellora.core.state import ServerState
 from hellora.core.types import ClientProfile
@@ -26,7 +24,6 @@ from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
 from hellora.model.location import resolve_name
 from hellora.model.origin import Origin
-from hellora.model.resident import BaseModel
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import save_state
 from hellora.record.last_good import last_good
@@ -35,6 +32,7 @@ from hellora.record.run_folder import RunFolder, encoded
 from hellora.record.sealed import sealed_json
 from hellora.results.adapter_folder import save_adapter
 from hellora.results.trained import Trained
+from hellora.runs.beginning import start, with_first_waves, with_solved_head
 from hellora.runs.fleet_record import fleet_record
 from hellora.runs.groups import served
 from hellora.runs.tracking import check_trackers, tracking
@@ -55,6 +53,9 @@ class Progress(Protocol):
 
     def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
         """Note that they are loaded; `initial` are the metrics before round 0."""
+
+    def head_solved(self, metrics: Mapping[str, float]) -> None:
+        """Note that the head is solved before round 0; `metrics` are those with it."""
 
     def round_started(self, clients: int) -> None:
         """Note that so many clients are asked to train, in a new round or a new attempt at it."""
@@ -151,7 +152,11 @@ def run_in(
         progress.started(setup, record["initial"], state.round)
         clock = time.perf_counter()
         reporting = ReportingBackend(backend, progress)
+        state, record = with_solved_head(setup, folder, state, record, reporting)
+        if state.round == 0 and "solved" in record:
+            progress.head_solved(record["solved"]["metrics"])
         for report in federate(state, setup.federation, reporting, setup, evaluations.problem_with):
+            report = with_first_waves(report, record)
             state, now = report.state, time.perf_counter()
             metrics, sample = (last.metrics, last.sample) if (last := evaluations.last) else (None, None)
             previous = lines[-1] if lines else None
@@ -162,7 +167,7 @@ def run_in(
             save_state(folder.checkpoint, state, record | {"lines": digest.hexdigest()}, experiment.run.keep)
             tracked.tell(lines)
             progress.round_finished(lines[-1])
-    return finish(setup, folder, state, evaluations.last or setup.evaluate(state), record["initial"], lines, origin)
+    return finish(setup, folder, state, evaluations.last or setup.evaluate(state), record, lines, origin)
 
 
 @dataclass
@@ -202,53 +207,12 @@ def origin_of(setup: Setup, record: Mapping[str, Any]) -> Origin:
     return before if before.fingerprint else origin
 
 
-def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState, dict[str, Any]]:
-    """Make the state before round 0, evaluate and save it."""
-    state = setup.initial_state()
-    labels = list(setup.corpus.labels)  # so that what was trained can be used without the data
-    try:
-        initial = setup.evaluate(state).metrics
-    except HelloraError:
-        raise
-    except Exception as error:  # whatever a model's code raises
-        raise InputError(f"model.name: {setup.experiment.model.name!r} {why_it_fails(setup.base, error)}") from error
-    if not math.isfinite(initial.get("loss", 0.0)):
-        why = (
-            not_finite.in_model(setup.base, state.adapter)
-            or "its weights are finite, not so what it makes of these examples"
-        )
-        raise InputError(
-            f"model.name: the loss of {setup.experiment.model.name!r} is {initial['loss']} before training: {why}"
-        )
-    record = {
-        "initial": initial,
-        "clients": setup.clients,
-        "labels": labels,
-        "run": setup.run_id,
-        "data": setup.corpus.fingerprint,
-        "base": origin.to_json(),
-        "lines": hashlib.sha256().hexdigest(),
-    }
-    save_state(folder.checkpoint, state, record)
-    return state, record
-
-
-def why_it_fails(base: BaseModel, error: Exception) -> str:
-    """Say what of a model fails, and where, when it is first used."""
-    family, said = base.net.config.model_type, " ".join(str(error).split())[:300]
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"({family}) fails on the first examples, in {Path(where.filename).name}, line {where.lineno} "
-        f"({type(error).__name__}: {said}): name another model"
-    )
-
-
 def finish(
     setup: Setup,
     folder: RunFolder,
     state: ServerState,
     evaluation: Evaluation,
-    initial: Mapping[str, float],
+    record: Record,
     lines: Sequence[Line],
     origin: Origin,
 ) -> Mapping[str, Any]:
@@ -257,7 +221,7 @@ def finish(
     for old in (draft, folder.adapter):
         shutil.rmtree(old, ignore_errors=True)
     trained = Trained(
-        setup.experiment, setup.base, setup.corpus.labels, state, initial, lines, tuple(setup.clients), origin
+        setup.experiment, setup.base, setup.corpus.labels, state, record["initial"], lines, tuple(setup.clients), origin
     )
     save_adapter(draft, trained, folder.adapter)
     draft.rename(folder.adapter)
@@ -266,7 +230,8 @@ def finish(
         "base_model": resolve_name(setup.experiment.model.name),
         "seed": setup.experiment.run.seed,
         "rounds": len(lines),
-        "initial": initial,
+        "initial": record["initial"],
+        **({"solved": record["solved"]["metrics"]} if "solved" in record else {}),
         "final": lines[-1]["metrics"],
         **served(setup, state, evaluation),
         **setup.evaluate_prototypes(state),

@@ -61,7 +61,7 @@ class Outbox:
             adapter=adapter,
             trained=row,
             train=run.train,
-            head=method.head,
+            head=method.trained_head,
             factors=method.factors(state.round),
             cut=sent.cut,
             bypass=sent.bypass,
@@ -88,7 +88,7 @@ class Outbox:
     def shapes(self, row: Mask) -> Shapes:
         """Return what rules of local training may know of a task before it is made."""
         method = self.run.method
-        head = {} if method.head == "frozen" else self.state.adapter.head
+        head = {} if method.trained_head == "frozen" else self.state.adapter.head
         sizes = {name: tuple(tensor.shape) for name, tensor in head.items()}
         return Shapes(self.run.spec, row, method.factors(self.state.round), sizes)
 

@@ -14,6 +14,7 @@ from hellora.core.errors import InputError, RunError
 from hellora.core.state import Attempt, RoundReport, ServerState, StrategyState, owned, select
 from hellora.core.types import Adapter, Allocation, LoraPair
 from hellora.methods.context import LentModel, RoundContext
+from hellora.methods.contributions import head_by_class
 from hellora.methods.demands import LASTING_COMPONENTS
 from hellora.methods.sharing import private_part, shared, with_private
 from hellora.methods.strategies import Answers, Strategy
@@ -22,6 +23,7 @@ from hellora.server.answers import Gathered, gather
 from hellora.server.backend import Backend
 from hellora.server.diagnostics import client_metrics, diagnose
 from hellora.server.federation import Federation, lent_to
+from hellora.server.heads import solved_after, solved_first
 from hellora.server.naming import naming
 from hellora.server.outbox import Outbox
 from hellora.server.simulation import simulate
@@ -138,6 +140,8 @@ def aggregated(
     with naming(aggregator, state.round):
         own = replace(context.of("aggregator", state), lent=lent_to(aggregator, lent))
         adapter, kept = aggregator.aggregate(own, seen)
+    if run.method.head_mean == "by_class":
+        adapter = head_by_class(own, adapter, seen)
     if LASTING_COMPONENTS in aggregator.demands.promises:
         adapter = with_still_factors(adapter, state.adapter, run.method.moving(state.round))
     return adapter, kept
@@ -186,21 +190,27 @@ def federate(
         RunError: a round failed `attempts` times, or a strategy raised; the last yielded state is the one to resume
             from.
     """
+    state, first = solved_first(run, state, backend)
     while state.round < run.rounds:
         attempts: list[Attempt] = []
         for number in range(run.attempts):
-            tried, after = settled(run, state, attempt(state, run, backend, lent, number), lent, accept)
+            tried, after, again = settled(run, state, attempt(state, run, backend, lent, number), backend, lent, accept)
             attempts.append(tried.record)
             if after is not None:
                 break
         else:
             raise too_few(run, state, tried.gathered)
-        yield report_of(run, state.round, after, tried, attempts)
-        state = after
+        yield report_of(run, state.round, after, tried, attempts, (*first, *again))
+        state, first = after, ()
 
 
 def report_of(
-    run: Federation, finished: int, state: ServerState, tried: "Tried", attempts: Sequence[Attempt]
+    run: Federation,
+    finished: int,
+    state: ServerState,
+    tried: "Tried",
+    attempts: Sequence[Attempt],
+    sums: Sequence[Attempt],
 ) -> RoundReport:
     """Report a finished round: the state after it, and the attempts at it, of which `tried` counted."""
     answers = guard.bounded(tried.gathered.answers, run.max_weight)
@@ -210,6 +220,7 @@ def report_of(
         allocation=tried.outbox.allocation,
         client_metrics=client_metrics(answers, tried.outbox.estimated, tried.seconds),
         attempts=tuple(attempts),
+        sums=tuple(sums),
         diagnostics=diagnose(answers, state.adapter, run.spec, run.seed) if run.diagnostics else None,
         policies={order.client: tried.outbox.policy(order.client) for order in tried.outbox.orders},
     )
@@ -257,9 +268,10 @@ def attempt(state: ServerState, run: Federation, backend: Backend, lent: LentMod
 
 
 def settled(
-    run: Federation, state: ServerState, tried: Tried, lent: LentModel | None, accept: Accept
-) -> tuple[Tried, ServerState | None]:
-    """Fold an attempt, without the updates that go too far or spoil the next state; None: too few are left.
+    run: Federation, state: ServerState, tried: Tried, backend: Backend, lent: LentModel | None, accept: Accept
+) -> tuple[Tried, ServerState | None, Sequence[Attempt]]:
+    """Fold an attempt, without the updates that go too far or spoil the next state, and solve the head again where that
+    is due; None: too few are left. Last come the sums that were asked for.
 
     Raises:
         RunError: the next state is not one to go on from, and nobody trained anything.
@@ -269,15 +281,15 @@ def settled(
     tried = tried.without(guard.too_far(norms, state.norms.get(factors, ())))
     while not tried.outbox.orders or len(tried.gathered.answers) >= run.min_clients:
         answers = tried.gathered.answers
-        after = fold(run, state, tried.outbox.context, answers, tried.states, lent)
+        after, sums = solved_after(run, fold(run, state, tried.outbox.context, answers, tried.states, lent), backend)
         if not (why := guard.not_finite(after) or accept(after)):
             counted = {update.client: norms[update.client] for _, update in answers} if auto else {}
-            return tried, replace(after, norms=guard.remembered(state, factors, counted))
+            return tried, replace(after, norms=guard.remembered(state, factors, counted)), sums
         problem = f"with what {run.method.aggregator.name} makes of round {state.round} {why}"
         if not answers:
             raise RunError(f"{problem}, and nobody trained in it: go back with --resume --from-round")
         tried = tried.without(guard.blamed(guard.norms_of(answers, run.spec), problem))
-    return tried, None
+    return tried, None, ()
 
 
 def too_few(run: Federation, state: ServerState, gathered: Gathered) -> RunError:

@@ -1,0 +1,97 @@
+"""Compute the features of a client's examples, and what it sums of them.
+
+An example has the same features, bit for bit, whoever has it and whatever stands beside it: every batch has
+BATCH examples of one length, where there are lengths, so that all batches of a length have the same shape and no
+padding; what is left of a length is filled up with examples that are there already. That holds for the same number of
+threads and kind of device.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hellora.client.evaluation import autocast, to_device
+from hellora.core.errors import InputError
+from hellora.core.exchange import ClientTask, ClientUpdate, Named, problem_with_named
+from hellora.core.state import owned, select
+from hellora.core.sums import BATCH, Grid, exponents
+from hellora.core.types import Adapter
+from hellora.methods.closed_form import HeadRows, HeadShape, losses_of, projection, with_constant
+from hellora.methods.passes import EXPONENTS, LOSSES, declared
+from hellora.methods.strategies import Start
+from hellora.model.linear_head import head_inputs, linear_head
+from hellora.model.resident import BaseModel
+from hellora.tasks import Encoded, Task
+
+
+@torch.no_grad()
+def features_of(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encoded) -> Tensor:
+    """Return what the head is given of each example, with the whole adapter merged in: float32 (examples, d)."""
+    _, module = linear_head(base)
+    whole = Adapter(adapter.pairs, base.initial_head(), adapter.residual)
+    features = torch.empty(len(encoded), module.in_features)
+    with base.adapted(whole), head_inputs(module) as seen:
+        for rows, filled in batches_of_one_length(encoded):
+            batch = to_device(kind.collate(base, [encoded.examples[i] for i in filled]), base.device)
+            with autocast(base, "fp32"):
+                kind.logits(base, batch)
+            given = seen.pop()
+            if seen or given.shape != (len(filled), module.in_features):
+                raise InputError(
+                    f"method.start: the head of this model is given {tuple(given.shape)} for {len(filled)} examples, "
+                    f"and not one vector each: set method.start = 'none'"
+                )
+            features[rows] = given[: len(rows)].float().cpu()
+    return features
+
+
+def batches_of_one_length(encoded: Encoded) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Yield batches: the examples of one length, at most BATCH, and the same filled up to BATCH."""
+    lengths = np.zeros(len(encoded), dtype=np.int64) if encoded.lengths is None else encoded.lengths
+    for length in np.unique(lengths):
+        of_length = np.flatnonzero(lengths == length)
+        for start in range(0, len(of_length), BATCH):
+            rows = of_length[start : start + BATCH]
+            yield rows, np.resize(rows, BATCH)
+
+
+def sum_features(task: ClientTask, base: BaseModel, start: Start, features: Tensor, labels: Tensor) -> ClientUpdate:
+    """Answer a task that asks for sums: `features` (examples, d) and the class of each (examples,), negative where an
+    example has none.
+
+    Raises:
+        OffGridError: a feature does not fit the public grid; ValueError: the task brings what was not declared.
+    """
+    _, module = linear_head(base)
+    known = labels >= 0
+    features, labels = features[known].double(), labels[known]
+    brief = select(task.brief, "start")
+    seed, columns = brief["projection"].tolist() if "projection" in brief else (0, 0)
+    shape = HeadShape(columns or module.in_features, module.out_features, module.bias is not None)
+    expected = declared(start, task.sums, shape, len(labels), Grid(0, torch.ones(shape.columns)), "projection" in brief)
+    if reason := problem_with_named(task.brief, expected.brief, "the server's brief"):
+        raise ValueError(reason)
+    if columns:
+        features = features @ projection(seed, columns, module.in_features).T
+    x = with_constant(features, shape.bias)
+    rows = HeadRows(x, labels, shape, grid_of(brief, shape), task.seed)
+    report: Named
+    if task.sums == EXPONENTS:
+        report = {EXPONENTS: exponents(x)}
+    elif task.sums == LOSSES:
+        report = losses_of(rows, brief["weight"])
+    else:
+        report = start.sums(task.sums, rows, brief)
+    return ClientUpdate(
+        task.round, task.client, len(labels), Adapter({}), report=owned(report, "start"), attempt=task.attempt
+    )
+
+
+def grid_of(brief: Named, shape: HeadShape) -> Grid:
+    """Return the public grid; before it is known, one that nothing is put on."""
+    if "bits" not in brief:
+        return Grid(0, torch.ones(shape.columns, dtype=torch.float64))
+    return Grid(int(brief["bits"]), brief["scales"])

@@ -1,0 +1,160 @@
+"""Solve a linear head in closed form: what clients sum of their features, and what the server makes of the sums.
+
+    x = (φ, 1)        φ (d,) are the pooled features that the head is given; the 1 stands for its bias, if it has one
+    G = Σ x xᵀ        (columns, columns), of which the upper triangle travels
+    H = Σ x yᵀ        (columns, classes), y one-hot: the sum over the examples of each class
+    n_c               examples of each class
+
+A client's rows are on a public grid before they are multiplied (`core.sums`), so that the sums over all clients do not
+depend on who has which row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from hellora.core.errors import InputError, RunError
+from hellora.core.exchange import Named, TensorSpec
+from hellora.core.sums import Grid, class_sums, product_sums, symmetric, upper
+
+LOGIT_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # tried where none is given
+LOSS_BITS = 20  # of the grid that losses are summed on
+MOST_LOSS = 1024.0  # of an example: so that losses of 2^32 examples add up in 62 bits
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShape:
+    """A linear head has this shape, as it is solved."""
+
+    features: int  # d, or what they are projected to
+    classes: int
+    bias: bool
+
+    @property
+    def columns(self) -> int:
+        """Count the numbers of x."""
+        return self.features + self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRows:
+    """A client has these rows: x (rows, columns) in float64, and the class of each (rows,)."""
+
+    x: Tensor
+    labels: Tensor
+    shape: HeadShape
+    grid: Grid
+    seed: int  # of the client's task
+
+
+Sums = Mapping[str, Named]  # of all clients, by the name of the pass and their own
+
+
+def linear_names(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """Return the names of a linear head's weight and, if it has one, its bias, by the shapes of its parameters.
+
+    Raises:
+        InputError: it is no linear head.
+    """
+    names = sorted(shapes, key=lambda name: -len(shapes[name]))
+    if [len(shapes[name]) for name in names] in ([2], [2, 1]):
+        return tuple(names)
+    raise InputError(
+        "method.start and method.head_mean = 'by_class' need a head that is one linear layer on pooled features: remove"
+        " them"
+    )
+
+
+def with_constant(features: Tensor, bias: bool) -> Tensor:
+    """Return x (rows, columns) in float64, of features (rows, d)."""
+    x = features.double()
+    return torch.cat([x, x.new_ones(len(x), 1)], dim=1) if bias else x
+
+
+def projection(seed: int, columns: int, features: int) -> Tensor:
+    """Draw a random projection (columns, features) in float64, under which lengths stay in the mean."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(columns, features, generator=generator, dtype=torch.float64) / columns**0.5
+
+
+# ----------------------------------------------------------------------------------------------------- what clients sum
+
+
+def counts_spec(shape: HeadShape, examples: int) -> dict[str, TensorSpec]:
+    """Declare the examples of each class."""
+    return {"counts": TensorSpec((shape.classes,), torch.int64, 0, examples)}
+
+
+def moments_spec(shape: HeadShape, examples: int, grid: Grid) -> dict[str, TensorSpec]:
+    """Declare H, and the examples of each class."""
+    most = examples * grid.one
+    moments = TensorSpec((shape.columns, shape.classes), torch.int64, -most, most)
+    return {"moments": moments, **counts_spec(shape, examples)}
+
+
+def gram_spec(shape: HeadShape, examples: int, grid: Grid) -> dict[str, TensorSpec]:
+    """Declare G, H, and the examples of each class."""
+    most = examples * grid.one**2
+    gram = TensorSpec((shape.columns * (shape.columns + 1) // 2,), torch.int64, -most, most)
+    return {"gram": gram, **moments_spec(shape, examples, grid)}
+
+
+def counts_of(rows: HeadRows) -> dict[str, Tensor]:
+    """Count the examples of each class."""
+    return {"counts": torch.bincount(rows.labels, minlength=rows.shape.classes)}
+
+
+def moments_of(rows: HeadRows) -> dict[str, Tensor]:
+    """Sum H, and count."""
+    return {"moments": class_sums(rows.grid.integers(rows.x), rows.labels, rows.shape.classes), **counts_of(rows)}
+
+
+def gram_of(rows: HeadRows) -> dict[str, Tensor]:
+    """Sum G and H, and count."""
+    return {"gram": upper(product_sums(rows.grid.integers(rows.x), rows.grid.bits)), **moments_of(rows)}
+
+
+def losses_spec(examples: int) -> dict[str, TensorSpec]:
+    """Declare the loss at each of LOGIT_SCALES."""
+    return {"losses": TensorSpec((len(LOGIT_SCALES),), torch.int64, 0, int(examples * MOST_LOSS) * 2**LOSS_BITS)}
+
+
+def losses_of(rows: HeadRows, weight: Tensor) -> dict[str, Tensor]:
+    """Sum the cross-entropy of x at each of LOGIT_SCALES, on a grid; `weight` is (classes, columns)."""
+    scores = rows.x @ weight.double().T
+    losses = [cross_entropy(scale * scores, rows.labels, reduction="none") for scale in LOGIT_SCALES]
+    on_grid = (torch.stack(losses).clamp(max=MOST_LOSS) * 2**LOSS_BITS).round().long()
+    return {"losses": on_grid.sum(1)}
+
+
+# ------------------------------------------------------------------------------------------- what is made of the sums
+
+
+def summed(reports: Mapping[int, Named]) -> dict[str, Tensor]:
+    """Add up what clients reported, name by name: integers."""
+    every = list(reports.values())
+    return {name: torch.stack([report[name] for report in every]).sum(0) for name in every[0]}
+
+
+def gram_in_numbers(sums: Named, shape: HeadShape, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Return G (columns, columns) and H (columns, classes) in float64."""
+    return grid.products(symmetric(sums["gram"], shape.columns)), grid.numbers(sums["moments"])
+
+
+def ridge_solution(gram: Tensor, moments: Tensor, relative: float) -> Tensor:
+    """Return W = (G + λ I)⁻¹ H, transposed: (classes, columns), with λ = `relative` · tr(G) / columns.
+
+    Raises:
+        RunError: there is no such W; the sums are not those of features.
+    """
+    penalty = relative * float(gram.diagonal().sum()) / len(gram)
+    try:
+        solution = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), moments)
+    except RuntimeError as error:
+        raise RunError(f"the head cannot be solved from what clients summed ({error}): raise the penalty") from error
+    if not solution.isfinite().all():
+        raise RunError("the head that was solved from what clients summed is not finite: raise the penalty")
+    return solution.T.contiguous()

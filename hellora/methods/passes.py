@@ -1,0 +1,38 @@
+"""A head is solved in passes over all clients: those of its start, and two that every start may need.
+
+exponents    how large features are, so that there is a grid for them: before the passes of a start that is exact
+losses       what the head costs at each of LOGIT_SCALES: after them, where no logit scale is given
+"""
+
+import torch
+
+from hellora.core.exchange import Declared, TensorSpec
+from hellora.core.sums import FIRST, LAST, MOST_BITS, Grid
+from hellora.methods.closed_form import HeadShape, losses_spec
+from hellora.methods.local import prefixed
+from hellora.methods.strategies import Method, Start
+
+EXPONENTS, LOSSES = "exponents", "losses"
+
+
+def passes_of(method: Method) -> list[str]:
+    """Return the passes in which a method solves a head, in order."""
+    start = method.start
+    return [*[EXPONENTS] * start.exact, *start.passes, *[LOSSES] * (method.logit_scale == "auto")]
+
+
+def declared(start: Start, step: str, shape: HeadShape, examples: int, grid: Grid, projected: bool) -> Declared:
+    """Return the named tensors of a pass, of a client with so many examples: its own, the grid, the projection."""
+    brief = {"projection": TensorSpec((2,), torch.int64, 0)} if projected else {}
+    if start.exact and step != EXPONENTS:
+        brief["bits"] = TensorSpec((), torch.int64, 1, MOST_BITS)
+        brief["scales"] = TensorSpec((shape.columns,), torch.float64, 2.0**FIRST, 2.0**LAST)
+    if step == EXPONENTS:
+        counts = TensorSpec((shape.columns, LAST - FIRST + 1), torch.int64, 0, examples)
+        own = Declared(report={EXPONENTS: counts})
+    elif step == LOSSES:
+        weight = TensorSpec((shape.classes, shape.columns), torch.float64)
+        own = Declared(brief={"weight": weight}, report=losses_spec(examples))
+    else:
+        own = start.declares(step, shape, examples, grid)
+    return prefixed({"start": Declared({**brief, **own.brief}, own.report)})

@@ -1,0 +1,230 @@
+"""Solve the head in closed form, in rounds of sums over all clients: `methods.passes` says in which.
+
+All clients are asked, in waves of the cohort's size, by id; also those whose budget allows no training, for a sum takes
+a forward pass only. Who is missed is on record, and asked again when the head is solved again. Nothing of it depends on
+who answers first.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hellora.budgets.planner import Estimate, in_words
+from hellora.core.errors import RunError
+from hellora.core.exchange import ClientFailure, ClientTask, Declared, Named, TensorSpec
+from hellora.core.seeds import seed_for
+from hellora.core.state import Attempt, ServerState, owned, select
+from hellora.core.sums import Grid, scales_of
+from hellora.core.types import Adapter, ClientProfile
+from hellora.core.units import in_bytes
+from hellora.methods.closed_form import LOGIT_SCALES, HeadShape, linear_names, projection, summed
+from hellora.methods.passes import EXPONENTS, LOSSES, declared, passes_of
+from hellora.methods.sharing import Crossing, crossing_bytes
+from hellora.server.answers import gather
+from hellora.server.backend import Backend, Order
+from hellora.server.federation import Federation
+from hellora.server.naming import naming
+from hellora.server.simulation import simulate
+
+SOLVED = "start/solved"  # of a state's strategies: the round before which its head was solved last
+
+Solved = tuple[ServerState, tuple[Attempt, ...]]  # the state, and who was asked, wave by wave
+
+
+def solved_first(run: Federation, state: ServerState, backend: Backend) -> Solved:
+    """Return the state before round 0 with its head solved; the state as it is, where that is done or not asked for."""
+    if state.round or not run.method.solves_first or SOLVED in state.strategies:
+        return state, ()
+    return solved(run, state, backend)
+
+
+def solved_after(run: Federation, state: ServerState, backend: Backend) -> Solved:
+    """Return the state after a round with its head solved again, where the method asks for that."""
+    return solved(run, state, backend) if run.method.solves_after(state.round - 1, run.rounds) else (state, ())
+
+
+def solved(run: Federation, state: ServerState, backend: Backend) -> Solved:
+    """Return the state with its head solved on the features of its adapter.
+
+    Raises:
+        InputError: the head is not linear; RunError: nobody answered in one of the passes, or there is no solution.
+    """
+    solving = Solving(run, state, backend)
+    with naming(run.method.start, state.round):
+        weight = solving.weight()
+    head = dict(state.adapter.head)
+    names = names_of(head)
+    parts = (weight[:, : head[names[0]].shape[1]], weight[:, -1])
+    head |= {name: part.to(head[name].dtype).contiguous() for name, part in zip(names, parts, strict=False)}
+    strategies = {**state.strategies, SOLVED: torch.tensor(state.round)}
+    return replace(state, adapter=replace(state.adapter, head=head), strategies=strategies), tuple(solving.attempts)
+
+
+def names_of(head: Named) -> tuple[str, ...]:
+    """Return the names of a linear head's weight and, if it has one, its bias."""
+    return linear_names({name: tensor.shape for name, tensor in head.items()})
+
+
+@dataclass(eq=False)
+class Solving:
+    """A head that is being solved: what the passes so far brought, and who was asked."""
+
+    run: Federation
+    state: ServerState
+    backend: Backend
+    found: dict[str, Named] = field(default_factory=dict)  # by pass
+    attempts: list[Attempt] = field(default_factory=list)
+
+    # ------------------------------------------------------------------------------------------------- what is solved
+
+    @cached_property
+    def features(self) -> int:
+        """Count the numbers that the head is given of an example."""
+        head = self.state.adapter.head
+        return head[names_of(head)[0]].shape[1]
+
+    @cached_property
+    def columns(self) -> int:
+        """Return to how many numbers features are projected; 0 = they are not."""
+        wanted = self.run.method.projection
+        return wanted if wanted < self.features else 0
+
+    @cached_property
+    def shape(self) -> HeadShape:
+        """Return the shape of the head as it is solved: on projected features, where they are."""
+        head = self.state.adapter.head
+        names = names_of(head)
+        return HeadShape(self.columns or self.features, len(head[names[0]]), len(names) > 1)
+
+    @property
+    def projection_seed(self) -> int:
+        return seed_for(self.run.seed, "projection")
+
+    @property
+    def grid(self) -> Grid:
+        """Return the public grid; before it is known, and where a start needs none, one that nothing is put on."""
+        if EXPONENTS not in self.found:
+            return Grid(0, torch.ones(self.shape.columns, dtype=torch.float64))
+        rows = sum(client.num_examples for client in self.run.fleet)
+        return Grid.for_rows(rows, scales_of(self.found[EXPONENTS][EXPONENTS]))
+
+    def weight(self) -> Tensor:
+        """Return the head, (classes, features + 1) in float64; without the last column where it has no bias."""
+        method, weight = self.run.method, torch.empty(0)
+        for step in [*passes_of(method), ""]:
+            if step in (LOSSES, ""):  # all sums are there
+                weight = method.start.solve(self.shape, self.grid, self.found)
+            if step:
+                self.found[step] = self.asked(step, weight)
+        if method.logit_scale == "auto":
+            scale = LOGIT_SCALES[int(self.found[LOSSES]["losses"].argmin())]
+        else:
+            scale = method.logit_scale
+        if self.columns:
+            down = projection(self.projection_seed, self.columns, self.features)
+            weight = torch.cat([weight[:, : self.columns] @ down, weight[:, self.columns :]], dim=1)
+        return scale * weight
+
+    # --------------------------------------------------------------------------------------------------- who is asked
+
+    def asked(self, step: str, weight: Tensor) -> Named:
+        """Ask every client in one pass, wave by wave; return what all reports come to."""
+        start, run, reports = self.run.method.start, self.run, dict[int, Named]()
+        own = step in start.passes
+        brief = dict(start.brief(step, self.found)) if own else {}
+        brief |= {"projection": torch.tensor([self.projection_seed, self.columns])} if self.columns else {}
+        if EXPONENTS in self.found:
+            brief |= {"bits": torch.tensor(self.grid.bits), "scales": self.grid.scales}
+        brief |= {"weight": weight} if step == LOSSES else {}
+        clients = [client for client in run.fleet if client.num_examples]
+        for first in range(0, len(clients), run.cohort):
+            reports |= self.wave(step, clients[first : first + run.cohort], owned(brief, "start"))
+        if not reports:
+            last = self.attempts[-1]
+            why = "; ".join(
+                f"client {client}: {why}" for client, why in [*{**last.missing, **last.rejected}.items()][:3]
+            )
+            raise RunError(f"no client summed its features, in the pass {step!r} ({why}): resume once this is mended")
+        by_id = {client: reports[client] for client in sorted(reports)}
+        return start.gather(step, by_id) if own else summed(by_id)
+
+    def wave(self, step: str, clients: Sequence[ClientProfile], brief: Named) -> dict[int, Named]:
+        """Ask some clients; return the reports by id, and put on record who was asked and who is missed."""
+        run, start = self.run, self.run.method.start
+        wanted = {
+            client.id: declared(start, step, self.shape, client.num_examples, self.grid, bool(self.columns))
+            for client in clients
+        }
+        estimated = self.estimates(clients, wanted)
+        too_dear = [failure for client in clients for failure in self.too_dear(client, estimated)]
+        able = [client for client in clients if client.id not in {failure.client for failure in too_dear}]
+        make = partial(self.task, step, brief, len(self.attempts))
+        orders = [Order(client.id, lru_cache(partial(make, client, wanted[client.id]))) for client in able]
+        crossing = {client.id: self.crossing(wanted[client.id]) for client in able}
+        there = simulate(run, self.state.round, orders, estimated, crossing)
+        gathered = gather(run, orders, [*too_dear, *there.missing], self.backend.train(there.awaited))
+        self.attempts.append(
+            Attempt(
+                cohort=tuple(client.id for client in clients),
+                updated=tuple(update.client for _, update in gathered.answers),
+                missing={f.client: f.reason for f in gathered.failures if f.kind == "missing"},
+                rejected={f.client: f.reason for f in gathered.failures if f.kind == "rejected"},
+                downlink_bytes={order.client: crossing[order.client].down for order in there.reached},
+                uplink_bytes=gathered.uplink_bytes,
+                simulated_seconds=there.lasted,
+                dropped=gathered.dropped,
+            )
+        )
+        return {update.client: select(update.report, "start") for _, update in gathered.answers}
+
+    def task(self, step: str, brief: Named, wave: int, client: ClientProfile, named: Declared) -> ClientTask:
+        """Make the task in which a client sums. Its attempt is below 0: no training's answer is taken for it."""
+        run, spec = self.run, self.run.spec
+        return ClientTask(
+            round=self.state.round,
+            client=client.id,
+            seed=seed_for(run.seed, "sums", self.state.round, client.id),
+            adapter=self.adapter,
+            trained=np.zeros((spec.num_layers, spec.max_rank), dtype=bool),
+            train=run.train,
+            head="frozen",
+            brief=brief,
+            attempt=-1 - wave,
+            sums=step,
+            declared=named,
+        )
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """Return what clients need for the features: nothing as long as it does nothing, and never a head."""
+        adapter = self.state.adapter
+        acts = bool(adapter.residual) or any(bool(pair.B.any()) for pair in adapter.pairs.values())
+        return replace(adapter, head={}, prototypes={}) if acts else Adapter({})
+
+    def crossing(self, named: Declared) -> Crossing:
+        """Count the bytes of a task and of its answer."""
+        tensors = {name: TensorSpec.of(tensor) for name, tensor in self.adapter.tensors().items()}
+        down = crossing_bytes(tensors, self.run.method, self.run.wire) + named.bytes_down
+        return Crossing(down, named.bytes_up)
+
+    def estimates(self, clients: Sequence[ClientProfile], wanted: Mapping[int, Declared]) -> dict[int, Estimate]:
+        """Return what a pass costs each client; {} without a planner."""
+        planner = self.run.planner
+        if planner is None:
+            return {}
+        return {c.id: planner.estimate_of_sums(c, wanted[c.id], self.shape.columns) for c in clients}
+
+    def too_dear(self, client: ClientProfile, estimated: Mapping[int, Estimate]) -> list[ClientFailure]:
+        """Return why a client's budget allows no sums, if so."""
+        planner = self.run.planner
+        if planner is None or planner.within(client.budget, estimate := estimated[client.id]):
+            return []
+        cost, time = estimate.cost, "" if estimate.seconds is None else f" and {estimate.seconds:.3g} s"
+        takes = (
+            f"{in_bytes(planner.needed_memory_bytes(cost))} of memory, {in_bytes(cost.uplink_bytes)} of uplink{time}"
+        )
+        return [ClientFailure(client.id, "missing", f"summing takes {takes}, its budget is {in_words(client.budget)}")]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 BATCH = 8  # examples of a forward pass whose features are summed
-MOST_BITS = 22  # of a number: finer than float32, and blocks of 512 rows
+MOST_BITS = 24  # of a number, as many as float32 has: blocks of 32 rows
 MANTISSA = 53  # bits of a float64
 WIDTH = 62  # bits of a sum, of the 63 that an int64 has
 FIRST, LAST = -15, 16  # exponents that are told apart: columns of numbers from 2^-15 to 2^16

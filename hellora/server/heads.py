@@ -223,8 +223,6 @@ class Solving:
         planner = self.run.planner
         if planner is None or planner.within(client.budget, estimate := estimated[client.id]):
             return []
-        cost, time = estimate.cost, "" if estimate.seconds is None else f" and {estimate.seconds:.3g} s"
-        takes = (
-            f"{in_bytes(planner.needed_memory_bytes(cost))} of memory, {in_bytes(cost.uplink_bytes)} of uplink{time}"
-        )
-        return [ClientFailure(client.id, "missing", f"summing takes {takes}, its budget is {in_words(client.budget)}")]
+        cost, time = estimate.cost, "" if estimate.seconds is None else f", {estimate.seconds:.3g} s"
+        takes = f"memory {in_bytes(planner.needed_memory_bytes(cost))}, uplink {in_bytes(cost.uplink_bytes)}{time}"
+        return [ClientFailure(client.id, "missing", f"a sum takes {takes}; its budget is {in_words(client.budget)}")]

@@ -1,0 +1,256 @@
+"""Heads that are solved in closed form, in whole runs: the same bits however the data are dealt out, and wherever."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import bases
+import numpy as np
+import pytest
+import torch
+from factories import bits
+from fake_grid import FakeGrid
+from federation_site import Silent, tensors
+
+from hellora.client.features import features_of
+from hellora.core.algebra import new_adapter
+from hellora.core.errors import InputError, RunError
+from hellora.core.state import ServerState
+from hellora.deployment.flower_setup import SimulatedOnFlower
+from hellora.experiments.config import check
+from hellora.experiments.experiment import Experiment
+from hellora.experiments.prepare import prepare
+from hellora.model.linear_head import linear_head
+from hellora.record.checkpoint import load_state
+from hellora.runs.run import run_experiment
+from hellora.server.heads import solved, solved_first
+
+
+def experiment(folder: Path, source: Path, **changes: Any) -> Experiment:
+    table: dict[str, Any] = {
+        "rounds": 2,
+        "cohort": 3,
+        "diagnostics": False,
+        "model": {"name": str(folder), "rank": 4},
+        "data": {"name": str(source), "clients": 6, "partitioner": "iid"},
+        "method": {"start": "ridge", "allocator": "everything"},
+        "train": {"batch_size": 8, "lr": 0.01},
+        "compute": {"threads": 1, "device": "cpu"},
+    }
+    for section, values in changes.items():
+        table[section] = {**table.get(section, {}), **values} if isinstance(values, Mapping) else values
+    return check("heads", table)
+
+
+def solved_head(run: Experiment) -> dict[str, torch.Tensor]:
+    """The head before round 0."""
+    setup = prepare(run)
+    with setup.backend() as backend:
+        state, waves = solved_first(setup.federation, setup.initial_state(), backend)
+    assert waves
+    return dict(state.adapter.head)
+
+
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
+
+
+# --------------------------------------------------------------------------------------------------------- features
+
+
+def test_features_do_not_depend_on_what_stands_beside(tiny_bert: Path) -> None:
+    """The real loop, any order, any neighbours, an adapter that acts: the same bits for every row."""
+    base, rows = bases.load(tiny_bert), bases.texts(61)
+    adapter = bases.acting_adapter(base)
+    whole = features_of(adapter, base, bases.MEAN_POOLING, bases.MEAN_POOLING.encode(base, rows))
+    assert not torch.equal(whole, torch.zeros_like(whole))
+    for seed, count in [(0, 61), (1, 7), (2, 1), (3, 30)]:
+        chosen = np.random.default_rng(seed).permutation(61)[:count]
+        some = bases.MEAN_POOLING.encode(base, rows.select(chosen))
+        assert torch.equal(features_of(adapter, base, bases.MEAN_POOLING, some), whole[chosen])
+
+
+def test_features_are_what_the_head_is_given(tiny_bert: Path) -> None:
+    base, rows = bases.load(tiny_bert), bases.texts(9)
+    kind, adapter = bases.MEAN_POOLING, bases.acting_adapter(base)
+    encoded = kind.encode(base, rows)
+    features = features_of(adapter, base, kind, encoded)
+    with torch.no_grad(), base.adapted(adapter):
+        for i in range(9):
+            logits = kind.logits(base, kind.collate(base, [encoded.examples[i]]))
+            expected = features[i] @ adapter.head["weight"].T + adapter.head["bias"]
+            torch.testing.assert_close(logits[0], expected, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------ the same bits
+
+
+@pytest.mark.parametrize("start", ["ridge", "balanced_ridge", "class_means"])
+def test_a_head_is_the_same_for_every_partition(start: str, tiny_bert: Path, sentences: Path) -> None:
+    """From IID to one class per client, few clients or many, cohorts of any size."""
+    method = {"method": {"start": start}}
+    ways: list[dict[str, Any]] = [
+        {"data": {"partitioner": "iid"}},
+        {"data": {"partitioner": "iid", "clients": 2}, "cohort": 2},
+        {"data": {"partitioner": "classes_per_client", "k": 1}},
+        {"data": {"partitioner": "dirichlet", "alpha": 0.3, "min_examples": 1, "clients": 9}, "cohort": 4},
+    ]
+    first, *others = [bits(solved_head(experiment(tiny_bert, sentences, **way, **method))) for way in ways]
+    assert all(other == first for other in others)
+
+
+def test_a_head_is_that_of_a_dense_solution(tiny_bert: Path, sentences: Path) -> None:
+    run = experiment(tiny_bert, sentences, method={"logit_scale": 1.0, "penalty": 1e-2})
+    setup = prepare(run)
+    adapter = new_adapter(setup.base.spec, setup.base.initial_head(), 0)
+    phi = features_of(adapter, setup.base, run.task, setup.work.encoded).double()
+    x = torch.cat([phi, torch.ones(len(phi), 1)], dim=1)
+    y = torch.nn.functional.one_hot(torch.tensor(setup.corpus.train["label"]), len(setup.corpus.labels)).double()
+    gram = x.T @ x
+    weight = torch.linalg.solve(gram + 1e-2 * gram.trace() / len(gram) * torch.eye(len(gram)).double(), x.T @ y).T
+    head = solved_head(run)
+    torch.testing.assert_close(head["weight"].double(), weight[:, :-1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(head["bias"].double(), weight[:, -1], rtol=1e-6, atol=1e-6)
+
+
+def test_every_world_solves_the_same_head(tiny_bert: Path, sentences: Path, tmp_path: Path) -> None:
+    """One process, two, and a grid; solved before round 0, after each round, and trained on in between."""
+    method = {"method": {"head": "closed_form", "head_rounds": 1, "start": "balanced_ridge"}}
+    run = experiment(tiny_bert, sentences, **method)
+    run_experiment(run, tmp_path / "one", Silent())
+    run_experiment(experiment(tiny_bert, sentences, **method, compute={"workers": 2}), tmp_path / "two", Silent())
+    grid = FakeGrid({node: {"partition-id": node - 50, "num-partitions": 6} for node in range(50, 56)})
+    run_experiment(run, tmp_path / "grid", Silent(), preparing=SimulatedOnFlower(grid, lambda _: None).prepare)
+    expected = bits(tensors(tmp_path / "one"))
+    assert bits(tensors(tmp_path / "two")) == expected
+    assert bits(tensors(tmp_path / "grid")) == expected
+
+
+NAMES = ("through", "stopped")
+
+
+class Stopping(Silent):
+    """Stops a run when the head is solved, or after a round."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def head_solved(self, *_: Any) -> None:
+        if self.when == "solved":
+            raise KeyboardInterrupt
+
+    def client_answered(self, *_: Any) -> None:
+        if self.when == "asked":
+            raise KeyboardInterrupt
+
+    def round_finished(self, line: Any, *_: Any) -> None:
+        if line["round"] == self.when:
+            raise KeyboardInterrupt
+
+
+def test_a_stop_changes_no_bit_and_no_byte_on_record(tiny_bert: Path, sentences: Path, tmp_path: Path) -> None:
+    run = experiment(tiny_bert, sentences, method={"head_rounds": 1})
+    run_experiment(run, tmp_path / "through", Silent())
+    for when, resume in [("asked", False), ("solved", True), (0, True)]:
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(run, tmp_path / "stopped", Stopping(when), resume=resume)
+    run_experiment(run, tmp_path / "stopped", Silent(), resume=True)
+    assert bits(tensors(tmp_path / "stopped")) == bits(tensors(tmp_path / "through"))
+    through, stopped = ([(line["sums"], line["uplink_bytes"]) for line in lines_of(tmp_path / n)] for n in NAMES)
+    assert through == stopped
+
+
+# ------------------------------------------------------------------------------------------------------- what is said
+
+
+def test_a_run_says_what_the_head_alone_is_worth(tiny_bert: Path, sentences: Path, tmp_path: Path) -> None:
+    summary = run_experiment(experiment(tiny_bert, sentences), tmp_path / "run", Silent())
+    assert summary["solved"]["accuracy"] > summary["initial"]["accuracy"]
+    first, second = lines_of(tmp_path / "run")
+    asked = [wave["cohort"] for wave in first["sums"]]
+    assert asked == [[0, 1, 2], [3, 4, 5]] * 3  # how large, sums, losses
+    assert second["sums"] == []
+    columns, classes = 33, 3
+    up = 6 * 8 * (columns * 32 + columns * (columns + 1) // 2 + columns * classes + classes + 7)
+    assert first["uplink_bytes"] - second["uplink_bytes"] == up
+
+
+def test_nobody_trains_where_the_head_is_all(tiny_bert: Path, sentences: Path, tmp_path: Path) -> None:
+    run = experiment(tiny_bert, sentences, rounds=1, method={"allocator": "nothing", "head": "frozen"})
+    summary = run_experiment(run, tmp_path / "run", Silent())
+    assert summary["final"] == summary["solved"]
+
+
+def test_clients_that_cannot_train_take_part_in_sums(tiny_bert: Path, sentences: Path) -> None:
+    everybody = solved_head(experiment(tiny_bert, sentences))
+    some = experiment(tiny_bert, sentences, fleet={"layers": [0, "all"]}, cohort=2)
+    assert bits(solved_head(some)) == bits(everybody)
+
+
+def test_who_cannot_be_reached_is_on_record_and_asked_again(tiny_bert: Path, sentences: Path) -> None:
+    run = experiment(tiny_bert, sentences, fleet={"availability": [0.6]})
+    setup = prepare(run)
+    with setup.backend() as backend:
+        state, waves = solved_first(setup.federation, setup.initial_state(), backend)
+        missing = {client for wave in waves for client in wave.missing}
+        assert 0 < len(missing) < 6
+        again = ServerState(3, state.adapter, state.strategies)
+        _, later = solved(setup.federation, again, backend)
+    assert {client for wave in later for client in wave.cohort} == set(range(6))
+    assert {client for wave in later for client in wave.missing} != missing
+
+
+def test_a_budget_that_allows_no_sum_leaves_a_client_out(tiny_bert: Path, sentences: Path) -> None:
+    run = experiment(tiny_bert, sentences, fleet={"uplink": ["6KB", "10MB"], "layers": [1, 1]}, cohort=2)
+    setup = prepare(run)
+    with setup.backend() as backend:
+        _, waves = solved_first(setup.federation, setup.initial_state(), backend)
+    small = {p.id for p in setup.federation.fleet if p.budget.uplink_bytes == 6000}
+    left_out = {client: why for wave in waves for client, why in wave.missing.items()}
+    assert set(left_out) == small
+    assert all("a sum takes" in why and "uplink 5.9 KiB" in why for why in left_out.values()), left_out
+
+
+def test_a_projection_makes_sums_small(tiny_bert: Path, sentences: Path, tmp_path: Path) -> None:
+    run = experiment(tiny_bert, sentences, method={"projection": 8}, rounds=1)
+    summary = run_experiment(run, tmp_path / "run", Silent())
+    (line,) = lines_of(tmp_path / "run")
+    whole = run_experiment(experiment(tiny_bert, sentences, rounds=1), tmp_path / "whole", Silent())
+    fewer = (33 - 9) * (32 + 3) + (33 * 34 - 9 * 10) // 2
+    assert whole["uplink_bytes"] - summary["uplink_bytes"] == 6 * 8 * fewer
+    assert line["sums"]
+    assert load_state(tmp_path / "run" / "checkpoint")[0].adapter.head["weight"].shape == (3, 32)  # type: ignore[index]
+
+
+# -------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ({"start": "none", "head": "closed_form"}, "set method.start = 'ridge'"),
+        ({"start": "none", "head_rounds": 2}, "method.head_rounds is of a head that is solved"),
+        ({"head_begins": "drawn"}, "a start that is never used"),
+        ({"head": "local", "head_rounds": 1}, "one model for all clients"),
+        ({"head": "frozen", "head_mean": "by_class"}, "no head is aggregated"),
+        ({"logit_scale": 0.0}, "logit_scale must be greater than 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(method: dict[str, Any], words: str, tiny_bert: Path, sentences: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        experiment(tiny_bert, sentences, method=method)
+
+
+def test_a_head_of_several_layers_is_refused(tiny_bert_with_head: Path, tiny_bert: Path) -> None:
+    assert linear_head(bases.load(tiny_bert))[0] == ""
+    base = bases.load(tiny_bert_with_head)
+    base.head, base.head_modules = None, ("encoder.layer.0", "pooler")
+    with pytest.raises(InputError, match="one linear layer on pooled features, and this model's is encoder.layer.0"):
+        linear_head(base)
+
+
+def test_nobody_answers(tiny_bert: Path, sentences: Path) -> None:
+    setup = prepare(experiment(tiny_bert, sentences, fleet={"availability": [1e-9]}))
+    with setup.backend() as backend, pytest.raises(RunError, match="no client summed its features.*not available"):
+        solved_first(setup.federation, setup.initial_state(), backend)

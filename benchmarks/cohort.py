@@ -1,8 +1,8 @@
 """The server's part of a round with a large cohort: `python benchmarks/cohort.py --check` (5 minutes).
 
 A thousand clients of MiniLM's shape take 2 steps of 4 short texts each, in this process. Measured is a whole round of
-`federate()`, and of it what passes inside the clients' work; all the rest is the server's. Gates: 5 % of the round, with
-its diagnostics, which take at most 2 %.
+`federate()`, and of it what passes inside the clients' work; all the rest is the server's. Gates: 5 % of the round,
+with its diagnostics, which take at most 2 %.
 """
 
 import argparse

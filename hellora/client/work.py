@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -56,19 +56,20 @@ class ClientWork:
     start: Start = field(default_factory=Start)
 
     def train(self, task: ClientTask) -> ClientUpdate:
-        """Train one client on its own rows, or sum their features; raise what `train_encoded` or `sum_features` does."""
-        if self.parts is None:
-            encoded, labels = self.encoded, lambda: self.labels
-        else:
-            rows = self.parts[task.client]
-            encoded, labels = self.encoded.select(rows), lambda: None if self.labels is None else self.labels[rows]
+        """Train one client on its own rows, or sum their features; raise what these raise."""
+        encoded = self.encoded if self.parts is None else self.encoded.select(self.parts[task.client])
         if not task.sums:
             self.features.forget()
+            labels = partial(self.labels_of, task.client)
             return train_encoded(task, self.base, self.kind, encoded, self.rules, labels)
-        if (classes := labels()) is None:
+        if (classes := self.labels_of(task.client)) is None:
             raise ValueError("it has no labels, so that there are no classes to sum for")
         features = self.features.of(task, lambda: features_of(task.adapter, self.base, self.kind, encoded))
         return sum_features(task, self.base, self.start, features, classes)
+
+    def labels_of(self, client: int) -> Tensor | None:
+        """Return the class of each row of a client, (rows,); None where there are no classes."""
+        return self.labels if self.labels is None or self.parts is None else self.labels[self.parts[client]]
 
     @cached_property
     def features(self) -> "Features":

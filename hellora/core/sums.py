@@ -39,7 +39,7 @@ class Grid:
     @property
     def one(self) -> int:
         """Return what stands for a scale."""
-        return 2**self.bits
+        return 1 << self.bits
 
     def integers(self, numbers: Tensor) -> Tensor:
         """Put numbers (rows, columns) on the grid: int64.

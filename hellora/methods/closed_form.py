@@ -9,6 +9,7 @@ A client's rows are on a public grid before they are multiplied (`core.sums`), s
 depend on who has which row.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,8 @@ def with_constant(features: Tensor, bias: bool) -> Tensor:
 def projection(seed: int, columns: int, features: int) -> Tensor:
     """Draw a random projection (columns, features) in float64, under which lengths stay in the mean."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(columns, features, generator=generator, dtype=torch.float64) / columns**0.5
+    drawn = torch.randn(columns, features, generator=generator, dtype=torch.float64)
+    return drawn / math.sqrt(columns)
 
 
 # ----------------------------------------------------------------------------------------------------- what clients sum
@@ -152,7 +154,7 @@ def ridge_solution(gram: Tensor, moments: Tensor, relative: float) -> Tensor:
     """
     penalty = relative * float(gram.diagonal().sum()) / len(gram)
     try:
-        solution = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), moments)
+        solution: Tensor = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), moments)
     except RuntimeError as error:
         raise RunError(f"the head cannot be solved from what clients summed ({error}): raise the penalty") from error
     if not solution.isfinite().all():

@@ -246,11 +246,11 @@ def test_a_head_of_several_layers_is_refused(tiny_bert_with_head: Path, tiny_ber
     assert linear_head(bases.load(tiny_bert))[0] == ""
     base = bases.load(tiny_bert_with_head)
     base.head, base.head_modules = None, ("encoder.layer.0", "pooler")
-    with pytest.raises(InputError, match="one linear layer on pooled features, and this model's is encoder.layer.0"):
+    with pytest.raises(InputError, match=r"one linear layer on pooled features, and this model's is encoder\.layer\.0"):
         linear_head(base)
 
 
 def test_nobody_answers(tiny_bert: Path, sentences: Path) -> None:
     setup = prepare(experiment(tiny_bert, sentences, fleet={"availability": [1e-9]}))
-    with setup.backend() as backend, pytest.raises(RunError, match="no client summed its features.*not available"):
+    with setup.backend() as backend, pytest.raises(RunError, match=r"no client summed its features.*not available"):
         solved_first(setup.federation, setup.initial_state(), backend)

@@ -1,6 +1,7 @@
 """Sums on a grid: exact whatever the order and the parts, against Python's own integers."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_any_parts_in_any_order_have_the_same_sum(cuts: list[int], seed: int) ->
     x, labels = numbers(600, 3, seed), torch.arange(600) % 4
     order = torch.randperm(600, generator=torch.Generator().manual_seed(seed + 1))
     edges = [0, *sorted(cuts), 600]
-    parts = [order[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [order[a:b] for a, b in pairwise(edges)]
     whole = grid.integers(x)
     assert torch.equal(
         torch.stack([product_sums(grid.integers(x[p]), MOST_BITS) for p in parts]).sum(0),

@@ -123,11 +123,10 @@ def test_fedcof_by_hand() -> None:
 
 def test_fedcof_needs_two_examples_of_a_class() -> None:
     x, labels = torch.eye(3, dtype=torch.float64), torch.arange(3)
+    start, shape, grid = FedCof(), HeadShape(3, 3, bias=False), Grid(20, torch.ones(3))
+    report = start.sums("means", HeadRows(x, labels, shape, grid, 0), {})
     with pytest.raises(RunError, match="two examples at least"):
-        solved_of_three = FedCof()
-        shape, grid = HeadShape(3, 3, bias=False), Grid(20, torch.ones(3))
-        report = solved_of_three.sums("means", HeadRows(x, labels, shape, grid, 0), {})
-        solved_of_three.solve(shape, grid, {"means": solved_of_three.gather("means", {0: report})})
+        start.solve(shape, grid, {"means": start.gather("means", {0: report})})
 
 
 def test_losses_are_those_of_every_scale() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hellora.client.evaluation import autocast, to_device
 from hellora.core.errors import InputError
-from hellora.core.exchange import ClientTask, ClientUpdate, Named, problem_with_named
+from hellora.core.exchange import ClientTask, ClientUpdate, Declared, Named, problem_with_named
 from hellora.core.state import owned, select
 from hellora.core.sums import BATCH, Grid, exponents
 from hellora.core.types import Adapter
@@ -65,17 +65,15 @@ def sum_features(task: ClientTask, base: BaseModel, start: Start, features: Tens
     Raises:
         OffGridError: a feature does not fit the public grid; ValueError: the task brings what was not declared.
     """
-    _, module = linear_head(base)
     known = labels >= 0
     features, labels = features[known].double(), labels[known]
-    brief = select(task.brief, "start")
-    seed, columns = brief["projection"].tolist() if "projection" in brief else (0, 0)
-    shape = HeadShape(columns or module.in_features, module.out_features, module.bias is not None)
-    expected = declared(start, task.sums, shape, len(labels), Grid(0, torch.ones(shape.columns)), "projection" in brief)
+    shape, expected = asked_for(task, base, start, len(labels))
     if reason := problem_with_named(task.brief, expected.brief, "the server's brief"):
         raise ValueError(reason)
-    if columns:
-        features = features @ projection(seed, columns, module.in_features).T
+    brief = select(task.brief, "start")
+    if "projection" in brief:
+        seed, columns = brief["projection"].tolist()
+        features = features @ projection(seed, columns, features.shape[1]).T
     x = with_constant(features, shape.bias)
     rows = HeadRows(x, labels, shape, grid_of(brief, shape), task.seed)
     report: Named
@@ -88,6 +86,24 @@ def sum_features(task: ClientTask, base: BaseModel, start: Start, features: Tens
     return ClientUpdate(
         task.round, task.client, len(labels), Adapter({}), report=owned(report, "start"), attempt=task.attempt
     )
+
+
+def asked_for(task: ClientTask, base: BaseModel, start: Start, examples: int) -> tuple[HeadShape, Declared]:
+    """Return the shape of the head that a task asks sums for, and the named tensors of its pass.
+
+    Raises:
+        ValueError: there is no such pass, or no such projection.
+    """
+    _, module = linear_head(base)
+    if task.sums not in (EXPONENTS, LOSSES, *start.passes):
+        raise ValueError(f"{start.name} has no pass {task.sums[:40]!r}")
+    columns = module.in_features
+    if (told := select(task.brief, "start").get("projection")) is not None:
+        columns = int(told.flatten()[-1])
+        if not 0 < columns < module.in_features:
+            raise ValueError(f"features are projected to {columns} numbers, and have {module.in_features}")
+    shape = HeadShape(columns, module.out_features, module.bias is not None)
+    return shape, declared(start, task.sums, shape, examples, Grid(0, torch.ones(shape.columns)), told is not None)
 
 
 def grid_of(brief: Named, shape: HeadShape) -> Grid:

@@ -64,7 +64,9 @@ class OwnLimits:
         return None
 
     def excess_of_steps(self, task: ClientTask, examples: int) -> str | None:
-        """Hold batch size, and steps or epochs, against what a round may be."""
+        """Hold batch size, and steps or epochs, against what a round may be; a sum takes none."""
+        if task.sums:
+            return None
         train = task.train
         steps = train.steps if train.steps is not None else train.epochs * math.ceil(examples / train.batch_size)
         if train.batch_size > self.max_batch:

@@ -16,6 +16,7 @@ import torch
 
 from hellora.backends.wire import pack_answer, unpack_task
 from hellora.budgets.planner import Estimate, Planner
+from hellora.client.features import asked_for
 from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
@@ -260,4 +261,7 @@ class WithOwnData(Participant):
             self.planner = contract, planner
         planner = replace(self.planner[1], train=task.train)
         profile = ClientProfile(task.client, len(work.data), self.limits.budget, self.own.speed)
+        if task.sums:
+            shape, named = asked_for(task, work.base, work.start, len(work.data))
+            return planner.estimate_of_sums(profile, named, shape.columns)
         return planner.estimate_of(profile, task.trained.sum(axis=1), task.policy)

@@ -4,6 +4,7 @@ missing. What a run did not record is left out, with a line that says why.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -44,10 +45,19 @@ def served(run: RunRecord) -> Section:
             Bars("accuracy", names, [accuracy[client] for client in order]),
             Bars("worst client", names[:1], [worst], as_marks=True),
         ]
-        rows = [[name, f"{accuracy[client]:.4f}"] for name, client in zip(names, order, strict=True)]
+        rows = [[name, f"{accuracy[c]:.4f}", largest_class(run, int(c))] for name, c in zip(names, order, strict=True)]
         chart = bar_chart(bars, "client, the worst first", "accuracy")
-        views.append(View("each client", chart, Table(["client", "accuracy"], rows)))
+        views.append(View("each client", chart, Table(["client", "accuracy", "its most frequent class"], rows)))
     return Section(id, title, lead, views) if views else missing(id, title, "This run did not measure its groups.")
+
+
+def largest_class(run: RunRecord, client: int) -> str:
+    """Say which class most of a client's examples have, and how many of them; a dash where that is not known."""
+    counts = next((found.labels for found in run.clients if found.id == client), None)
+    if not counts:
+        return "–"
+    name = max(counts, key=lambda label: counts[label])
+    return f"{name}, {counts[name] / sum(counts.values()):.0%}"
 
 
 def budget_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -76,6 +86,33 @@ def labels(run: RunRecord) -> Section:
         for label, values in (("examples", counts), ("share of the client's", shares))
     ]
     return Section(id, title, "Training examples, the most frequent class to the left.", views, wide=True)
+
+
+def drift(run: RunRecord) -> Section:
+    """Show how far clients moved in each round, and how much in one direction."""
+    id, title = "drift", "How clients drift apart"
+    views = []
+    for name, what in (("delta_cosine", "cosine with the mean"), ("delta_norm", "norm of the delta")):
+        found = [(line["round"], [m[name] for m in line["clients"].values() if name in m]) for line in run.lines]
+        found = [(round, sorted(values)) for round, values in found if values]
+        if not found:
+            continue
+        rounds = [round + 1.0 for round, _ in found]
+        of = {
+            "least": [values[0] for _, values in found],
+            "median": [median(values) for _, values in found],
+            "most": [values[-1] for _, values in found],
+        }
+        curves = [Curve(label, rounds, values) for label, values in of.items()]
+        rows = [[str(round), *(f"{each[i]:.4g}" for each in of.values())] for i, (round, _) in enumerate(found)]
+        views.append(View(what, line_chart(curves, "rounds finished", what), Table(["round", *of], rows)))
+    if not views:
+        return missing(id, title, "Drift was not measured: diagnostics were switched off, or the run is an older one.")
+    lead = (
+        "Of each client's delta, trained minus received: its cosine with the mean delta of what it trained, near 1 "
+        "where clients agree, and its norm."
+    )
+    return Section(id, title, lead, views)
 
 
 def failures(run: RunRecord) -> Section:

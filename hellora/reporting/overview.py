@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hellora.core.errors import InputError
 from hellora.core.units import in_bytes
-from hellora.reporting.clients import failures, labels, served
+from hellora.reporting.clients import drift, failures, labels, served
 from hellora.reporting.page import write
 from hellora.reporting.parts import Page
 from hellora.reporting.quality import quality_sections
@@ -50,6 +50,7 @@ def page_of_run(run: RunRecord) -> Page:
         traffic(run),
         served(run),
         labels(run),
+        drift(run),
         failures(run),
     ]
     return Page(run.name, facts(run), sections, ended=run.summary is not None)

@@ -22,6 +22,7 @@ from hellora.server import guard
 from hellora.server.answers import Gathered, gather
 from hellora.server.backend import Backend
 from hellora.server.diagnostics import client_metrics, diagnose
+from hellora.server.drift import drift
 from hellora.server.federation import Federation, lent_to
 from hellora.server.heads import solved_after, solved_first
 from hellora.server.naming import naming
@@ -214,11 +215,13 @@ def report_of(
 ) -> RoundReport:
     """Report a finished round: the state after it, and the attempts at it, of which `tried` counted."""
     answers = guard.bounded(tried.gathered.answers, run.max_weight)
+    measured = client_metrics(answers, tried.outbox.estimated, tried.seconds)
+    drifted = drift(answers, run.spec) if run.diagnostics else {}
     return RoundReport(
         round=finished,
         state=state,
         allocation=tried.outbox.allocation,
-        client_metrics=client_metrics(answers, tried.outbox.estimated, tried.seconds),
+        client_metrics={client: {**metrics, **drifted.get(client, {})} for client, metrics in measured.items()},
         attempts=tuple(attempts),
         sums=tuple(sums),
         diagnostics=diagnose(answers, state.adapter, run.spec, run.seed) if run.diagnostics else None,

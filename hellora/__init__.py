@@ -110,6 +110,7 @@ def compare(
     tune: Mapping[str, Sequence[Any]] | None = None,
     budget: str | int | None = None,
     memory: Sequence[str] | None = None,
+    ridge_head: bool = False,
     out: str | Path,
     resume: bool = False,
     allow: Sequence[str] = (),
@@ -125,6 +126,7 @@ def compare(
         tune: values to try for every method, on a validation split: `{"train.lr": [1e-3, 1e-2]}`
         budget: `"uplink"`, or bytes: compare at equal uplink
         memory: of each group of clients, such as `["2GiB", "8GiB"]`: compare at equal memory
+        ridge_head: compare with the frozen network under a head in closed form, too
         out: the folder of all runs and of the table
         resume: keep the runs in `out` that have ended, and go on with the others
         allow: code that the files may name
@@ -138,7 +140,7 @@ def compare(
     from hellora.comparing.plan import changes_of, read_comparison
     from hellora.comparing.run import run_comparison
 
-    changes = changes_of(experiment, methods, settings, tune, seeds, budget, memory)
+    changes = changes_of(experiment, methods, settings, tune, seeds, budget, memory, ridge_head)
     return run_comparison(read_comparison(source, changes, allow), Path(out), print, resume)
 
 

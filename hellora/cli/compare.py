@@ -38,6 +38,9 @@ Tune = Annotated[
 Uplink = Annotated[
     str | None, typer.Option(metavar="uplink|BYTES", help="compare at equal uplink: the least of all, or so much")
 ]
+RidgeHead = Annotated[
+    bool, typer.Option("--ridge-head", help="compare with a head in closed form on the frozen network, too")
+]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE,…", help="compare at equal memory: of each group of clients")]
 
 
@@ -50,6 +53,7 @@ def compare(
     tune: Tune = None,
     budget: Uplink = None,
     memory: Memory = None,
+    ridge_head: RidgeHead = False,
     overrides: Overrides = None,
     allow: Allow = None,
     out: Annotated[Path | None, typer.Option(help="the comparison's folder [default: runs/compare-NAME]")] = None,
@@ -64,7 +68,7 @@ def compare(
     from hellora.comparing.run import run_comparison
     from hellora.experiments.own_code import allowing, named_code
 
-    said = changes(overrides, methods, settings, seeds, tune, budget, memory)
+    said = changes(overrides, methods, settings, seeds, tune, budget, memory, ridge_head)
     comparison = read_comparison(source, said, allow or ())
     folder = out or default_folder(f"compare-{Path(source).stem}", resume)
     print_line(f"{extent(comparison)} → {folder}")
@@ -86,6 +90,7 @@ def changes(
     tune: list[str] | None,
     budget: str | None,
     memory: str | None,
+    ridge_head: bool,
 ) -> dict[str, Any]:
     """Return what the command line says of a comparison, in the form of its file."""
     from hellora.comparing.plan import changes_of, parse_grid, parse_named
@@ -99,6 +104,7 @@ def changes(
         seeds=[parse_value(seed.strip()) for seed in seeds.split(",")] if seeds is not None else None,
         budget=budget and parse_value(budget),
         memory=[size.strip() for size in memory.split(",")] if memory is not None else None,
+        ridge_head=ridge_head,
     )
 
 

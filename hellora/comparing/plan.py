@@ -6,6 +6,7 @@ seeds = [0, 1, 2]
 [settings.NAME]                      "section.key" = value
 [tune]                               grid = {"train.lr" = […]}, tried for every method alike on a validation split
 budget = "uplink"                    or a number of bytes: runs count up to equal uplink
+ridge_head = true                    with the frozen network and a head in closed form as a method, too
 memory = ["2GiB", "6GiB"]            every method with these groups of clients, in place of layers and ranks
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import tomli_w
 
-from hellora.comparing.statistics import Cell
+from hellora.comparing.statistics import HEAD_ALONE, Cell
 from hellora.core.errors import InputError
 from hellora.experiments.config import as_written, check, override, own_table, whole_table
 from hellora.experiments.experiment import Experiment
@@ -165,6 +166,7 @@ def changes_of(
     seeds: Sequence[Any] | None,
     budget: Any,
     memory: Sequence[str] | None,
+    ridge_head: bool = False,
 ) -> dict[str, Any]:
     """Put what is said of a comparison beside its file into the file's form; None leaves what the file says."""
     tables: dict[str, Any] = {
@@ -174,6 +176,7 @@ def changes_of(
         "tune": {"grid": dict(grid)} if grid else {},
     }
     single = {"seeds": seeds and list(seeds), "budget": budget, "memory": memory and list(memory)}
+    single |= {HEAD_ALONE: True} if ridge_head else {}
     return tables | {key: value for key, value in single.items() if value is not None}
 
 
@@ -185,7 +188,7 @@ def read_comparison(source: str, changes: Mapping[str, Any], allow: Collection[s
     Raises:
         InputError: the comparison, or any run of it, is not valid, or names code that is not allowed.
     """
-    known, allowed = field_names(Comparison), {*allow, *named_code(changes)}
+    known, allowed = {*field_names(Comparison), HEAD_ALONE}, {*allow, *named_code(changes)}
     table = own_table(source, allowed)
     if known.isdisjoint(table):  # an experiment
         table = {"base": source}
@@ -200,6 +203,10 @@ def read_comparison(source: str, changes: Mapping[str, Any], allow: Collection[s
     table["experiment"] = override({} if base is None else whole_table(base, allowed), settings_of(table["experiment"]))
     if not table["settings"]:
         del table["settings"]
+    if (alone := table.pop(HEAD_ALONE, False)) not in (True, False):
+        raise InputError(f"{HEAD_ALONE} must be true or false, not {alone!r}")
+    if alone:
+        table["methods"] = {**table["methods"], HEAD_ALONE: {"preset": HEAD_ALONE}}
     comparison: Comparison = build(Comparison, table, "", sorted({*known, "base"}))
     if tune:
         if isinstance(tune.get("grid"), dict):

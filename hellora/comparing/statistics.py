@@ -3,6 +3,9 @@
 interval      mean ± t(0.975, n − 1) · s / √n over n seeds, s with n − 1; none of one seed
 difference    the same of the paired differences to `random_layers` at equal seeds
 kept          the main metric divided by that of the setting `iid`, same method and seed
+spread        the best client's accuracy less the worst's
+lora adds     the main metric less that of the head alone, same seed: the run's own head as it was solved before round 0
+              or, where it had none, the method `ridge_head`
 uplink budget the run counts up to its last evaluated round with at most so many bytes sent up since its start
 """
 
@@ -15,7 +18,7 @@ from scipy.stats import t as student
 
 from hellora.core.units import in_bytes
 
-REFERENCE, IID = "random_layers", "iid"  # the method and the setting that have a meaning by their names
+REFERENCE, HEAD_ALONE, IID = "random_layers", "ridge_head", "iid"  # methods and a setting with a meaning by their names
 LOWER_IS_BETTER = ("loss",)
 CLIENTS_OWN = "the clients' held-out examples"  # what runs.finish says of models that belong to one client
 
@@ -112,9 +115,13 @@ def numbers(run: Run, budget: int | None = None) -> dict[str, float]:
     if rounds == len(run.lines):
         if run.summary["worst_client"] is not None:
             found["worst_client"] = run.summary["worst_client"]
+            accuracy = run.summary["clients"].values()
+            found["spread"] = max(accuracy) - min(accuracy)
         for group in run.summary["groups"]:
             if run.metric in group["metrics"]:
                 found[f"group {name_of(group)}"] = group["metrics"][run.metric]
+    if "solved" in run.summary:
+        found["lora_adds"] = metrics[run.metric] - run.summary["solved"][run.metric]
     peaks = [
         client["peak_bytes"]
         for line in run.lines[:rounds]
@@ -146,6 +153,11 @@ def rows_of(
         at_home = found.get(Cell(IID, cell.method, cell.seed))
         if cell.setting != IID and at_home and at_home.get("accuracy") and "accuracy" in values:
             values["kept"] = values["accuracy"] / at_home["accuracy"]
+        alone = found.get(Cell(cell.setting, HEAD_ALONE, cell.seed))
+        if cell.method == HEAD_ALONE:
+            values.pop("lora_adds", None)
+        elif alone and "accuracy" in values and "accuracy" in alone:
+            values.setdefault("lora_adds", values["accuracy"] - alone["accuracy"])
     rows = []
     for setting, method in dict.fromkeys((cell.setting, cell.method) for cell in runs):
         cells = sorted(cell for cell in runs if (cell.setting, cell.method) == (setting, method))

@@ -10,16 +10,18 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from hellora.comparing.statistics import CLIENTS_OWN, REFERENCE, Row
+from hellora.comparing.statistics import CLIENTS_OWN, HEAD_ALONE, REFERENCE, Row
 from hellora.core.units import in_bytes
 
 
 def headings(rows: Sequence[Row]) -> dict[str, str]:
     """Return the columns of one setting's rows, with their headings."""
     shown = {name: name.replace("_", " ") for row in rows for name in (row.metric, "worst_client")}
+    shown |= {"spread": "best − worst"}
     shown |= group_headings(list(dict.fromkeys(n for row in rows for n in row.values if n.startswith("group "))))
     shown |= {
         "kept": "kept of iid",
+        "lora_adds": "LoRA adds",
         "peak_bytes": "peak",
         "uplink_bytes": "up",
         "downlink_bytes": "down",
@@ -65,6 +67,11 @@ def footnotes(rows: Sequence[Row], notes: Iterable[str] = ()) -> list[str]:
         lines.append(
             "worst client: the lowest accuracy of any client, each by its own mix of classes; "
             "by layers or rank: of the model that a client of that budget receives."
+        )
+    if any("lora_adds" in row.values for row in rows):
+        lines.append(
+            f"LoRA adds: to the head alone on the frozen network, as this method solved it or, where it did not, as "
+            f"{HEAD_ALONE} did; paired by seed."
         )
     if any(row.above_reference is False for row in rows):
         lines.append(

@@ -87,6 +87,7 @@ def figures() -> dict[str, str]:
     )
     drawn["robust.svg"] = one_number()
     drawn["samplers.svg"] = asked()
+    drawn["closed_form.svg"] = numbers_sent()
     drawn["local_training.svg"] = pulled_apart()
     drawn["server_optimizers.svg"] = steps_of_servers()
     trec = [*table("trec"), *(row for row in table("trec_more") if row.method != "random_layers")]
@@ -145,7 +146,7 @@ def panel(
 ) -> Panel:
     """A round of a preset, as `hellora plan` reckons it; `scores` (layers,) stand for the Fisher pass."""
     experiment = read_experiment(name, settings)
-    run, allocation = plan(experiment, round)
+    run, allocation = plan(experiment, min(round, experiment.run.rounds - 1))
     if scores is not None:
         _, allocation, _ = allocate(run, ServerState(round, Adapter({})), GivenScores(run.spec, np.array(scores)))
     global_pair = new_adapter(run.spec, {}, 0)
@@ -357,6 +358,29 @@ def asked(rounds: int = 400) -> str:
         parts += [f'<rect x="{x}" y="{bottom + 4}" width="12" height="8" fill="{colour}"/>']
         parts += [words(x + 17, bottom + 12, name)]
     return svg(bottom + 20, parts)
+
+
+def numbers_sent(features: int = 384) -> str:
+    """How many numbers a client sends once, by start and number of classes."""
+    columns = features + 1
+    sent = {
+        "ridge": lambda classes: columns * (columns + 1) // 2 + columns * classes,
+        "class_means": lambda classes: columns * classes,
+        "fedcof": lambda classes: 2 * columns * classes,
+    }
+    parts = [words(4, 14, f"thousands of numbers that a client sends, of {features} features", weight=600)]
+    y = 24
+    for classes in (6, 77, 150):
+        parts.append(words(4, y + 14, f"{classes} classes"))
+        for (name, count), colour in zip(sent.items(), (TEAL, ORANGE, VIOLET), strict=True):
+            width = count(classes) / 700
+            parts.append(
+                f'<rect x="90" y="{y + 4}" width="{width:.4g}" height="10" fill="{colour}"/>'
+                + words(95 + width, y + 13, f"{name} {count(classes) / 1000:.0f}")
+            )
+            y += 16
+        y += 8
+    return svg(y + 4, parts)
 
 
 def pulled_apart(rounds: int = 12) -> str:

@@ -28,14 +28,12 @@ import numpy.typing as npt
 
 from hellora.core.codec import NUMBER_BYTES, SCALE_BYTES
 from hellora.core.exchange import Declared, Factors, Policy, Recompute, WireFormat
-from hellora.core.sums import BATCH
 from hellora.core.types import AdapterSpec, Mask, Ranks, Sent
 
 Part = Literal["off", "first", "frozen", "trained"]
 Floats = npt.NDArray[np.float64]
 
 FLOAT = 4  # bytes of an adapter's number
-DOUBLE = 8  # of a feature's, where it is summed
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,22 +145,6 @@ class CostModel:
         """Return what a client pays that trains `ranks` (layers,) under `policy`."""
         peak, how = self.peak_bytes(ranks, policy, work), self.activation_policy(ranks, policy)
         return Cost(peak, self.operations(ranks, policy, work), self.uplink(ranks), self.steps[how].refused)
-
-    def cost_of_sums(self, examples: int, named: Declared, columns: int) -> Cost:
-        """Return what a client pays that trains nothing and sums products of its features (examples, columns).
-
-        The examples of each length fill their last batch up: at most BATCH − 1 more, for no more lengths than tokens.
-        """
-        n, step = np.array([1.0, BATCH, 0.0, 0.0]), self.steps[ActivationPolicy()]
-        block = (step.blocks["off"].forward * n[:, None]).sum(0).max()
-        forward = max(n @ step.start, n @ step.enter + block, n @ step.enter + n @ step.head)
-        ranks = np.full(self.spec.num_layers, self.spec.max_rank)
-        adapter = FLOAT * int(ranks @ self.widths["both"]) + self.weight_item_bytes * int(self.areas.sum())
-        summing = DOUBLE * (3 * examples * columns + 4 * columns**2)  # as they are, on the grid; products, twice
-        peak = self.weights_bytes + self.buffers_bytes + adapter + named.bytes_held + FLOAT * examples * columns
-        passed = examples + (BATCH - 1) * min(examples, self.tokens)
-        operations = passed * (float(self.block_operations.sum()) + self.head_operations) + 2.0 * examples * columns**2
-        return Cost(round(peak + max(forward, summing, self.merging_bytes)), operations, named.bytes_up)
 
     def uplink(self, ranks: Ranks) -> int:
         """Count the bytes of the update: of the trained components the factors that travel, and the head if it does."""

@@ -14,6 +14,7 @@ from itertools import product
 import numpy as np
 
 from hellora.budgets.cost import Cost, CostModel, Work
+from hellora.budgets.cost_of_sums import cost_of_sums
 from hellora.core.errors import InputError
 from hellora.core.exchange import Declared, Policy, Recompute, TrainSettings
 from hellora.core.types import Budget, ClientProfile, Mask, Ranks
@@ -99,7 +100,7 @@ class Planner:
 
     def estimate_of_sums(self, client: ClientProfile, named: Declared, columns: int) -> Estimate:
         """Predict what it costs a client to sum its features, of which (`columns`, `columns`) products are taken."""
-        cost = self.model.cost_of_sums(client.num_examples, named, columns)
+        cost = cost_of_sums(self.model, client.num_examples, named, columns)
         return Estimate(Policy(), cost, None if client.speed is None else cost.operations / client.speed)
 
     def within(self, budget: Budget, estimate: Estimate) -> bool:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hellora.core.low_rank import thin_svd
     from hellora.core.seeds import rng_for, seed_for
     from hellora.core.state import StrategyState
+    from hellora.core.sums import Grid
     from hellora.core.types import (
         Adapter,
         AdapterSpec,
@@ -45,6 +46,7 @@ __all__ = [
     "ClientTask",
     "ClientUpdate",
     "Declared",
+    "Grid",
     "InputError",
     "LoraPair",
     "Mask",
@@ -62,7 +64,7 @@ __all__ = [
     "thin_svd",
 ]
 
-HOMES = ("errors", "seeds", "types", "exchange", "state", "low_rank")
+HOMES = ("errors", "seeds", "types", "exchange", "state", "sums", "low_rank")
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ Tables, keys and names are read and checked first, for which nothing of what the
 
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from hellora.experiments.tables import Table, build, check_keys, plain, settings
 
 if TYPE_CHECKING:
     from hellora.experiments.experiment import Experiment
-    from hellora.experiments.settings import MethodSettings
+    from hellora.experiments.method_settings import MethodSettings
     from hellora.methods.strategies import Method
 
 TOP = "hellora.experiments.settings:RunSettings"
@@ -34,7 +34,7 @@ SECTIONS = {
     "data": "hellora.data.settings:DataSettings",
     "fleet": "hellora.experiments.settings:FleetSettings",
     "policy": "hellora.experiments.settings:PolicySettings",
-    "method": "hellora.experiments.settings:MethodSettings",
+    "method": "hellora.experiments.method_settings:MethodSettings",
     "server": "hellora.experiments.settings:ServerSettings",
     "train": "hellora.core.exchange:TrainSettings",
     "wire": "hellora.experiments.settings:WireSettings",
@@ -273,33 +273,17 @@ def method_of(settings: "MethodSettings", strategies: Mapping[str, Sequence[Any]
     """Make the method, with the rules of local training that its strategies bring along."""
     from hellora.methods.strategies import Method
 
-    (start,), (sampler,), (allocator,), (dispatcher,), (aggregator,), (optimizer,) = (
-        strategies[kind] for kind in ("start", "sampler", "allocator", "dispatcher", "aggregator", "server_optimizer")
-    )
+    kinds = [kind for (section, _), kind in NAMING.items() if section in ("method", "server") and kind not in LISTS]
+    single = {kind: strategies[kind][0] for kind in kinds}
     rules = list(strategies["local_training"])
-    for each in (start, sampler, allocator, dispatcher, *rules, aggregator, optimizer):
+    for each in (*single.values(), *rules):
         for name in each.demands.brings:
             if name not in [rule.name for rule in rules]:
                 rules.append(registry.find("local_training", name)())
     if settings.head_mean == "by_class" and "class_counts" not in [rule.name for rule in rules]:
         rules.append(registry.find("local_training", "class_counts")())
-    return Method(
-        sampler=sampler,
-        allocator=allocator,
-        dispatcher=dispatcher,
-        local_training=tuple(rules),
-        aggregator=aggregator,
-        server_optimizer=optimizer,
-        head=settings.head,
-        trains=settings.trains,
-        shares=settings.shares,
-        start=start,
-        head_begins=settings.head_begins,
-        head_rounds=settings.head_rounds,
-        head_mean=settings.head_mean,
-        logit_scale=settings.logit_scale,
-        projection=settings.projection,
-    )
+    own = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name not in strategies}
+    return Method(**own, **single, local_training=tuple(rules))
 
 
 def with_brought(named: list[str], method: "Method") -> list[str]:

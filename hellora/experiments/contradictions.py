@@ -7,7 +7,7 @@ import numpy as np
 from hellora.core.errors import InputError
 from hellora.experiments.devices import fully_known
 from hellora.experiments.experiment import Experiment
-from hellora.experiments.settings import MethodSettings
+from hellora.experiments.method_settings import MethodSettings
 from hellora.methods.demands import (
     ALL_SHARED,
     BOUNDED_ADAPTER,

@@ -89,8 +89,14 @@ def on_this_machine(setup: Setup) -> LocalBackend:
 
 
 def load_base(experiment: Experiment, corpus: Corpus) -> BaseModel:
-    """Load the server's model; its head is drawn by the experiment's seed where the checkpoint has none."""
+    """Load the server's model; its head is drawn by the experiment's seed where the checkpoint has none.
+
+    Raises:
+        InputError: the model does not fit, or the method takes a head that is one linear layer, and it has another.
+    """
     base = experiment.task.load(experiment.model, corpus.labels, seed_for(experiment.run.seed, "head"))
+    if experiment.method.start.passes or experiment.method.head_mean == "by_class":
+        linear_head(base)
     if experiment.task.columns == "instruction" and hasattr(base.processor, "added_tokens_decoder"):
         for name in ("prompt", "response"):
             written = [t for t in special_tokens(base.processor) if len(t) > 1 and t in getattr(experiment.data, name)]
@@ -135,8 +141,6 @@ def assemble(
     row, one = rehearse(run, 0).mask[0], (corpus.test if clients is not None else corpus.train).select([0])
     targets_check(base, experiment.task, one)
     recompute_check(base, experiment.task, one, run.policy)
-    if experiment.method.start.passes or experiment.method.head_mean == "by_class":
-        linear_head(base)
     if experiment.method.dispatcher.sends(row, base.spec).bypass:
         bypass_check(base, experiment.task, one)
     return Setup(experiment, corpus, work, run, held_out, connect, clients or {}, run_id)

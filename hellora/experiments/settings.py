@@ -1,20 +1,18 @@
-"""Define the tables of an experiment file that belong to no other module. [model], [data], [train] and
-[guard] are ModelSettings, DataSettings, TrainSettings and GuardSettings."""
+"""Define the tables of an experiment file that belong to no other module. [method], [model], [data],
+[train] and [guard] are MethodSettings, ModelSettings, DataSettings, TrainSettings and GuardSettings."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from hellora.budgets.planner import EXACT, USES
 from hellora.budgets.written import written_budget
-from hellora.core.exchange import Factors, HeadPolicy, Policy, WireFormat
+from hellora.core.exchange import Policy, WireFormat
 from hellora.core.seeds import rng_for
 from hellora.core.types import Budget
 from hellora.core.units import parse_bytes, parse_layers
 from hellora.experiments.devices import Device, check_distribution, devices_of_table, drawn_devices, parse_link
-from hellora.methods.strategies import HeadBegins, HeadMean, Trains
 
 DEVICE = ("memory", "speed", "link", "availability")  # what a table or a distribution says instead
 MOST_KEPT = 100  # states; real clients keep one more of their own tensors
@@ -231,34 +229,6 @@ class PolicySettings:
             prefix_cache_bytes=None if limit is None else parse_bytes(limit, "policy.prefix_cache_bytes"),
             merge="beside" not in use,
         )
-
-
-@dataclass(frozen=True)
-class MethodSettings:
-    """The [method] table names the strategies; their own settings are not among these."""
-
-    start: str = "none"  # how the head is solved in closed form
-    sampler: str = "uniform"
-    allocator: str = "fed_hello"
-    dispatcher: str = "whole"
-    local_training: tuple[str, ...] = ("plain",)  # rules of how a client trains, in order
-    aggregator: str = "participant_mean"
-    head: HeadPolicy = "aggregate"  # aggregate, frozen, local, or closed_form: frozen, and solved again
-    head_begins: HeadBegins = "solved"  # by the start, or drawn, and solved after rounds only
-    head_rounds: int = 0  # it is solved again after every so many rounds, and the last; 0 = with closed_form the last
-    head_mean: HeadMean = (
-        "by_client"  # an aggregated row weighs by the client's examples, or by_class: by those of its class
-    )
-    logit_scale: float | Literal["auto"] = "auto"  # of a solved head; auto: the one of 1, 2 … 64 with the least loss
-    projection: int = 0  # numbers that features are projected to before they are summed; 0 = they are not
-    trains: Trains = "both"  # the factors that clients train: both, B (FFA-LoRA), A, alternate (RoLoRA)
-    shares: Factors = "both"  # the factors that are aggregated: both, A (FedSA-LoRA), B
-
-    def __post_init__(self) -> None:
-        if self.head_rounds < 0 or self.projection < 0:
-            raise ValueError("head_rounds and projection must not be negative")
-        if self.logit_scale != "auto" and not self.logit_scale > 0:
-            raise ValueError(f"logit_scale must be greater than 0, or 'auto', not {self.logit_scale}")
 
 
 @dataclass(frozen=True)

@@ -201,24 +201,19 @@ def federate(
                 break
         else:
             raise too_few(run, state, tried.gathered)
-        yield report_of(run, state.round, after, tried, attempts, (*first, *again))
+        yield report_of(run, after, tried, attempts, (*first, *again))
         state, first = after, ()
 
 
 def report_of(
-    run: Federation,
-    finished: int,
-    state: ServerState,
-    tried: "Tried",
-    attempts: Sequence[Attempt],
-    sums: Sequence[Attempt],
+    run: Federation, state: ServerState, tried: "Tried", attempts: Sequence[Attempt], sums: Sequence[Attempt]
 ) -> RoundReport:
     """Report a finished round: the state after it, and the attempts at it, of which `tried` counted."""
     answers = guard.bounded(tried.gathered.answers, run.max_weight)
     measured = client_metrics(answers, tried.outbox.estimated, tried.seconds)
     drifted = drift(answers, run.spec) if run.diagnostics else {}
     return RoundReport(
-        round=finished,
+        round=state.round - 1,
         state=state,
         allocation=tried.outbox.allocation,
         client_metrics={client: {**metrics, **drifted.get(client, {})} for client, metrics in measured.items()},

@@ -192,7 +192,9 @@ def test_the_strategies_of_the_page_do_what_they_say(hellora: Callable[..., Any]
             assert np.flatnonzero(ranks).tolist() == sorted(window.tolist())
         # of 4 bytes each: query and value of every trained layer, (32 + 32) × rank 4; the head of 99
         layers = sum(map(np.count_nonzero, row["ranks"].values()))
-        assert row["downlink_bytes"] == 4 * (layers * 2 * 64 * 4 + len(row["ranks"]) * 99)
+        grids = 2 * (8 + 33 * 8) + 8 * 99  # the grid in two of three passes, the head in the last
+        down = 4 * (layers * 2 * 64 * 4 + len(row["ranks"]) * 99)
+        assert row["downlink_bytes"] == down + grids * len({k for wave in row["sums"] for k in wave["updated"]})
 
 
 @pytest.mark.parametrize(

@@ -628,7 +628,7 @@ def test_list_has_a_line_for_everything(hellora: Command) -> None:
     assert lines.keys() == expected
     assert all(len(text) > 15 for text in lines.values())
     headings = [line for line in answer.out.splitlines() if line and not line.startswith(" ")]
-    kinds = ["samplers", "allocators", "dispatchers", "local training", "aggregators", "server optimizers"]
+    kinds = ["starts", "samplers", "allocators", "dispatchers", "local training", "aggregators", "server optimizers"]
     assert headings == [*kinds, "tasks", "partitioners", "presets"]
 
 

@@ -18,7 +18,7 @@ FOLDER = ROOT / "docs" / "methods"
 PAGES = sorted(page for page in FOLDER.glob("*.md") if page.stem != "index")
 METHODS = [name for name in presets() if "base" in own_table(name)]
 SECTIONS = ["Idea", "Equation", "Settings", "When it fails", "Run it", "Figures"]
-KINDS = ("sampler", "allocator", "dispatcher", "local_training", "aggregator", "server_optimizer")
+KINDS = ("start", "sampler", "allocator", "dispatcher", "local_training", "aggregator", "server_optimizer")
 STRATEGIES = [(kind, name) for kind in KINDS for name in names(kind)]
 SETTING = re.compile(r"^\| `(\w+)` \| (.+?) \|", re.MULTILINE)
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -35,6 +35,7 @@ def run_of(
             for layers, value in (groups or {}).items()
         ],
         "worst_client": worst,
+        "clients": {} if worst is None else {"0": worst, "1": worst + 0.5},
         "uplink_bytes": uplink * len(lines),
         "data": {"evaluated_on": evaluated_on},
     }

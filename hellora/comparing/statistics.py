@@ -115,8 +115,7 @@ def numbers(run: Run, budget: int | None = None) -> dict[str, float]:
     if rounds == len(run.lines):
         if run.summary["worst_client"] is not None:
             found["worst_client"] = run.summary["worst_client"]
-            accuracy = run.summary["clients"].values()
-            found["spread"] = max(accuracy) - min(accuracy)
+            found["spread"] = max(run.summary["clients"].values()) - run.summary["worst_client"]
         for group in run.summary["groups"]:
             if run.metric in group["metrics"]:
                 found[f"group {name_of(group)}"] = group["metrics"][run.metric]

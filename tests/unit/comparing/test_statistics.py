@@ -40,6 +40,7 @@ def test_a_whole_run_by_column() -> None:
     assert found == {
         "accuracy": 0.5,
         "worst_client": 0.25,
+        "spread": 0.5,
         "group 2 layers, rank 8": 0.4,
         "group 4 layers, rank 8": 0.5,
         "uplink_bytes": 30,
@@ -107,3 +108,17 @@ def test_a_column_that_a_seed_lacks_is_empty() -> None:
     assert row.values["accuracy"].n == 2
     assert row.values["rounds"].mean == 1
     assert "worst_client" not in row.values
+
+
+def test_what_lora_adds_is_over_its_own_head_or_over_the_head_alone() -> None:
+    runs = runs_of(
+        {("base", "ridge_head"): [0.80, 0.70], ("base", "plain"): [0.85, 0.72], ("base", "solved"): [0.9, 0.8]}
+    )
+    for seed, alone in ((0, 0.82), (1, 0.75)):
+        runs[Cell("base", "solved", seed)].summary["solved"] = {"accuracy": alone}  # type: ignore[index]
+    found = {row.method: row.values.get("lora_adds") for row in rows_of(runs)}
+    assert found["ridge_head"] is None
+    assert found["plain"] is not None
+    assert found["plain"].mean == pytest.approx((0.05 + 0.02) / 2)
+    assert found["solved"] is not None
+    assert found["solved"].mean == pytest.approx((0.08 + 0.05) / 2)

@@ -174,7 +174,7 @@ def test_an_old_run_says_why_a_section_is_left_out(run_of: Any) -> None:
         del old[name]
     page = page_of_run(run_of(old))
     left_out = {section.id: section.why for section in page.sections if not section.views}
-    assert left_out.keys() == {"scores", "spectrum", "memory", "served", "labels", "failures"}
+    assert left_out.keys() == {"scores", "spectrum", "memory", "served", "labels", "drift", "failures"}
     assert all(left_out.values())
     assert all(section.views or section.why for section in page.sections)
 

@@ -98,7 +98,7 @@ def truncated(modules: Iterable[LoraLinear], share: float) -> Iterator[None]:
     """Let only the first ⌈share · rank⌉ of its components act in each module while entered; 1 = all of them."""
     changed = [] if share == 1 else list(modules)
     for module in changed:
-        module.acting = math.ceil(round(share * module.A.shape[-2], 9))  # 0.7 · 10 is 7, not 7.000000000000001
+        module.acting = math.ceil(round(share * module.A.shape[-2], 9))  # 0.28 · 25 is 7, not 7.000000000000001
     try:
         yield
     finally:

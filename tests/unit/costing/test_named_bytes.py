@@ -62,6 +62,16 @@ def test_named_tensors_by_hand(rules: tuple[LocalTraining, ...], up: int, held: 
     assert cost.standing_bytes(RANKS, Policy()) - plain.standing_bytes(RANKS, Policy()) == held
 
 
+def test_losses_at_several_ranks_take_their_time_and_no_memory(tiny_bert: Path) -> None:
+    costs = []
+    for rules in ((), (Prelort((0.25, 0.5, 0.75)),)):
+        method = method_of(Everything(), Whole(), ParticipantMean(), local_training=rules)
+        costs.append(calibrate(bases.load(tiny_bert), bases.MEAN_POOLING, Shape(8, 6), method, TrainSettings()))
+    (plain, cost), ranks, work = costs, np.array([0, 3, 0, 3]), Work(8, 8, epochs=2)
+    assert cost.operations(ranks, Policy(), work) == 4 * plain.operations(ranks, Policy(), work) > 0
+    assert cost.peak_bytes(ranks, Policy(), work) == plain.peak_bytes(ranks, Policy(), work)
+
+
 @pytest.mark.parametrize(
     "rule", [Scaffold(), FedProx(mu=0.5), FedProx(mu=0.5, form="product"), FedDyn(alpha=0.5), Prelort()], ids=repr
 )

@@ -119,6 +119,9 @@ class CostModel:
     head_scales: int = 0  # that the head has as int8
     buffers_bytes: int = 0  # of the weights' bytes, what is lent as a copy
     measured: bool = False  # counted in real steps, because the model's steps need values
+    passes: int = (
+        1  # forward and backward of each example in a step; one after the other, so that memory is that of one
+    )
 
     def as_record(self) -> dict[str, Any]:
         """Return JSON values, with the coefficients counted so far: those of 1, n, r and n·r by part and layer."""
@@ -277,9 +280,8 @@ class CostModel:
     # --------------------------------------------------------------------------------------------------------- time
 
     def operations(self, ranks: Ranks, policy: Policy, work: Work) -> float:
-        """Count the floating point operations of a round. Backward through a frozen block costs what forward does; a
-        recomputed block runs forward twice; a LoRA pair costs a pass forward and two backward.
-        """
+        """Count the operations of a round: backward through a frozen block costs what forward does, a recomputed block
+        runs forward twice, a LoRA pair costs a pass forward and two backward."""
         parts, bypasses = self.parts(ranks), self.sent(ranks).bypass
         forward = self.block_operations
         per_example = np.zeros(len(ranks))
@@ -288,10 +290,11 @@ class CostModel:
             per_example[parts["frozen"]] = 2.0
         again = {"none": parts["first"] & False, "frozen": parts["frozen"], "all": ~parts["off"]}[policy.recompute]
         per_example += again * (per_example > 0)
-        off_passes = 0.0 if bypasses else work.epochs
+        passes = self.passes * work.epochs
+        off_passes = 0.0 if bypasses else passes
         if self.caches(ranks, policy, work):
             kept = self.kept_bytes(policy, work) / (work.examples * self.hidden_bytes)
-            off_passes = kept + work.epochs * (1 - kept)
+            off_passes = kept + passes * (1 - kept)
         lora = 6.0 * self.tokens * self.trained_parameters(ranks)
         step = float(forward @ per_example) + lora + 3.0 * self.head_operations
-        return work.examples * (work.epochs * step + off_passes * float(forward @ parts["off"]))
+        return work.examples * (passes * step + off_passes * float(forward @ parts["off"]))

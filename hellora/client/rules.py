@@ -14,7 +14,7 @@ from hellora.core.exchange import ClientTask, Named, Outputs, problem_with_named
 from hellora.core.state import owned, select
 from hellora.core.types import AdapterSpec, LoraPair
 from hellora.methods.local import Local, LocalPair, Shapes, prefixed
-from hellora.methods.strategies import LocalTraining
+from hellora.methods.strategies import LocalTraining, rank_shares
 from hellora.model.resident import AdaptedModel, BaseModel
 
 
@@ -29,7 +29,7 @@ class Rules:
         adapted: AdaptedModel,
         labels: Callable[[], Tensor | None],
     ) -> None:
-        self.rules = list(rules)
+        self.rules, self.rank_shares = list(rules), rank_shares(rules)
         shapes = shapes_of(task, base)
         self.declared = prefixed({rule.name: rule.declares(shapes) for rule in self.rules})
         if reason := problem_with_named(task.brief, self.declared.brief, "the server's brief"):
@@ -69,10 +69,12 @@ class Rules:
             rule.gradients(local, carry) for (rule, local), carry in zip(self.each(), self.carries, strict=True)
         ]
 
-    def stepped(self) -> None:
-        """Count a step."""
+    def stepped(self, loss: float, weight: float) -> None:
+        """Count a step, with the sum of its losses and how many examples (or supervised tokens) they were of."""
         for local in self.locals:
             local.steps += 1
+            local.loss_sum += loss
+            local.weight_sum += weight
 
     @torch.no_grad()
     def end(self) -> tuple[Named, Named]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from hellora.model.memory import peak_memory
 from hellora.model.policies import int8_activations, micro_batches
 from hellora.model.prefix import PrefixCache, prefix_cache
 from hellora.model.resident import AdaptedModel, BaseModel
+from hellora.model.stand_ins import truncated
 from hellora.tasks import Encoded, Task
 
 
@@ -101,30 +103,31 @@ def train_steps(
     settings, policy = task.train, task.policy
     rounding = torch.Generator(base.device).manual_seed(seed_for(task.seed, "int8"))
     optimizer = make_optimizer(adapted.parameters, settings)
-    loss_sum = weight_sum = 0.0
-    steps = 0
+    steps, loss_sum, weight_sum = 0, 0.0, 0.0
     for steps, indices in enumerate(training_batches(encoded, settings, task.seed), 1):
         parts, losses, sums = micro_batches(indices, policy.micro_batch), list[Tensor](), list[Tensor]()
-        for part in parts:
+        passes = list(product(parts, rules.rank_shares))
+        for part, share in passes:
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in part]), base.device)
-            with prefix.batch(part), numerics(base, policy, settings, rounding):
-                outputs = rules.outputs(kind.outputs(base, batch))
-            loss, of_examples, weights = outputs.loss_sums.sum(), outputs.loss_sums.detach(), outputs.weights.sum()
-            del batch, outputs  # else the logits would stay in memory while gradients are computed
-            torch.autograd.backward(loss)
+            with truncated(adapted.lora.values(), share):  # in backward, too, which may run blocks again
+                with prefix.batch(part), numerics(base, policy, settings, rounding):
+                    outputs = rules.outputs(kind.outputs(base, batch))
+                loss, of_examples, weights = outputs.loss_sums.sum(), outputs.loss_sums.detach(), outputs.weights.sum()
+                del batch, outputs  # else the logits would stay in memory while gradients are computed
+                torch.autograd.backward(loss)
             losses.append(of_examples)
             sums.append(torch.stack([loss.detach(), weights]))
-        values = torch.stack(sums).tolist()  # of each part; the step's only look at the device
+        values = torch.stack(sums).tolist()  # of each pass; the step's only look at the device
         bad = next((i for i, (value, _) in enumerate(values) if not math.isfinite(value)), None)
         if bad is not None:
-            batch, rows = kind.collate(base, [encoded.examples[i] for i in parts[bad]]), parts[bad].tolist()
+            batch, rows = kind.collate(base, [encoded.examples[i] for i in passes[bad][0]]), passes[bad][0].tolist()
             why = not_finite.in_step(base, adapted, task.adapter, batch, losses[bad], rows)
             raise TrainingError(f"the loss became {values[bad][0]} at step {steps}: {why}")
         total, weight = (sum(each) for each in zip(*values, strict=True))
         scale_gradients(adapted.parameters, 1 / max(weight, 1.0))
         rules.change_gradients()
         step_clipped(optimizer, adapted.parameters, settings.clip_norm)
-        rules.stepped()
+        rules.stepped(total, weight)
         loss_sum, weight_sum = loss_sum + total, weight_sum + weight
     return {"loss": loss_sum / weight_sum, "steps": steps}
 

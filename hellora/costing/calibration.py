@@ -31,7 +31,7 @@ from hellora.core.types import AdapterSpec, Mask
 from hellora.costing.traced_rows import Fit, Shape, Tracer
 from hellora.costing.tracing import without_values
 from hellora.methods.local import Shapes
-from hellora.methods.strategies import Method
+from hellora.methods.strategies import Method, rank_shares
 from hellora.model.resident import BaseModel
 from hellora.model.stand_ins import Bypass
 from hellora.tasks import Task
@@ -88,6 +88,7 @@ def calibrate(
         sends_head=method.head == "aggregate",
         wire=wire,
         measured=found.measured,
+        passes=len(rank_shares(method.local_training)),
     )
 
 

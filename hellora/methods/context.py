@@ -54,6 +54,7 @@ class RoundContext:
     trained: Mapping[int, Mask] = field(
         default_factory=dict
     )  # the rows of clients that counted, when a round has ended
+    updates: Mapping[int, Adapter] = field(default_factory=dict)  # and what they trained, for a server optimizer
     planner: Planner | None = None  # what fits a budget in bytes or seconds; None where no client has one
     lent: LentModel | None = None  # where the strategy needs PROXY_DATA or PUBLIC_DATA
     max_weight: float | None = None  # of a client, in medians of those that count with it
@@ -117,6 +118,12 @@ class RoundContext:
         one = np.eye(self.spec.num_layers, dtype=np.int64)
         within = client.budget.capacity(self.spec.num_layers) > 0
         return np.array([within and rank > 0 and self.fits(client, row) for rank, row in zip(ranks, one, strict=True)])
+
+    def trainers(self) -> npt.NDArray[np.int64]:
+        """Count, for each layer, the clients that could train it in some round, (layers,)."""
+        each = [self.trainable_layers(client) for client in self.able]
+        counts: npt.NDArray[np.int64] = np.array(each, dtype=np.int64).reshape(-1, self.spec.num_layers).sum(axis=0)
+        return counts
 
     # ----------------------------------------------------------------------------------------- making an allocation
 

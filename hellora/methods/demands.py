@@ -6,7 +6,7 @@ tests/laws hold promises to the code.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hellora.core.errors import InputError
 
@@ -21,30 +21,40 @@ class Fact:
 
 @dataclass(frozen=True)
 class Demands:
-    """Demands say what a strategy needs and promises; rules of local training in `brings` come with it, by name."""
+    """Demands say what a strategy needs and promises; rules of local training in `brings` come with it, by name.
+
+    What it `takes`, nobody else of the run may take.
+    """
 
     needs: frozenset[Fact] = field(default_factory=frozenset)
     promises: frozenset[Fact] = field(default_factory=frozenset)
     brings: tuple[str, ...] = ()
+    takes: frozenset[Fact] = field(default_factory=frozenset)
 
     def also(self, *, needs: Iterable[Fact] = (), promises: Iterable[Fact] = ()) -> "Demands":
         """Return the same with more."""
-        return Demands(self.needs.union(needs), self.promises.union(promises), self.brings)
+        return replace(self, needs=self.needs.union(needs), promises=self.promises.union(promises))
 
     def less(self, *facts: Fact) -> "Demands":
         """Return the same without these needs and promises."""
-        return Demands(self.needs.difference(facts), self.promises.difference(facts), self.brings)
+        return replace(self, needs=self.needs.difference(facts), promises=self.promises.difference(facts))
 
 
 def check_demands(parties: Iterable[tuple[str, Demands]]) -> None:
-    """Raise InputError for the first need that nobody promises. Each of `parties` says who it is, such as
-    "method.allocator = 'fisher'", and what it needs and promises.
+    """Raise InputError for the first need that nobody promises, or what two take. Each of `parties` says who it is,
+    such as "method.allocator = 'fisher'", and what it needs and promises.
     """
     known = list(parties)
     promised = frozenset[Fact]().union(*(demands.promises for _, demands in known))
     for who, demands in known:
         for fact in sorted(demands.needs - promised, key=lambda fact: fact.text):
             raise InputError(f"{who} needs {fact.text}: {fact.mend}")
+    taken: dict[Fact, str] = {}
+    for who, demands in known:
+        for fact in sorted(demands.takes, key=lambda fact: fact.text):
+            if fact in taken:
+                raise InputError(f"{taken[fact]} and {who} both {fact.text}: {fact.mend}")
+            taken[fact] = who
 
 
 # ------------------------------------------------------------------------------------------------------ of dispatchers
@@ -87,9 +97,18 @@ RETURNS_THE_ONLY_ONE = Fact("an aggregator that gives one full client its own ad
 
 LAYER_SCORES_REPORTED = Fact("clients that report layer scores", "add 'layer_scores' to method.local_training")
 RANKS_REPORTED = Fact("clients that report a rank", "add 'hetlora' to method.local_training")
+LOSS_REPORTED = Fact("clients that report their loss", "add 'local_loss' to method.local_training")
+REPLACES_LOSS = Fact("put another loss in the place of the task's", "keep one of them")  # only one can
+DRIFT_KEPT = Fact(
+    "clients that remember their drift", "add 'fed_dyn' to method.local_training, with method.alpha above 0"
+)
 RANKS_PRUNED = Fact(
     "an allocator that gives clients the rank that they reported", "set method.allocator = 'self_pruning'"
 )
+
+# ------------------------------------------------------------------------------------------------ of server optimizers
+
+DRIFT_TAKEN_BACK = Fact("a server that takes the drift of clients back", "set server.optimizer = 'fed_dyn'")
 
 # ---------------------------------------------------------------------------------------------- of settings and the
 # data

@@ -57,13 +57,18 @@ def probabilities_from_scores(scores: Floats, clusters: int) -> Floats | None:
 
 
 def sample_layers(probabilities: Floats, count: int, rng: np.random.Generator) -> Indices:
-    """Draw `count` distinct layers, ascending: weighted sampling without replacement, one draw after another.
+    """Draw `count` distinct layers, ascending: weighted sampling without replacement, one draw after another."""
+    return np.sort(race(probabilities, rng)[:count])
 
-    It is done as a race of exponential clocks with rates p: the first to ring is layer j with probability p_j / Σ p,
-    and the others, being memoryless, then race on from the start: the same distribution as drawing one by one. Layers
+
+def race(probabilities: Floats, rng: np.random.Generator) -> Indices:
+    """Return all places in the order in which they are drawn, one after another without replacement.
+
+    It is done as a race of exponential clocks with rates p: the first to ring is place j with probability p_j / Σ p,
+    and the others, being memoryless, then race on from the start: the same distribution as drawing one by one. Places
     of probability 0 come last, in order.
     """
     clocks = -np.log1p(-rng.random(len(probabilities)))
     rings = np.full(len(probabilities), np.inf)
     np.divide(clocks, probabilities, out=rings, where=probabilities > 0)
-    return np.sort(np.argsort(rings, kind="stable")[:count])
+    return np.argsort(rings, kind="stable")

@@ -80,6 +80,8 @@ class Local:
     kept: Named = field(default_factory=dict)  # on the CPU; {} where it has kept nothing yet
     labels: Callable[[], Tensor | None] = lambda: None  # (examples,): the class of each; None where there are none
     steps: int = 0  # taken so far
+    loss_sum: float = 0.0  # over all examples (or supervised tokens) of these steps, as the rules made them
+    weight_sum: float = 0.0  # how many there were
 
     @property
     def spec(self) -> AdapterSpec:

@@ -150,6 +150,11 @@ class LocalTraining(Strategy):
         """Return what the rule wants to find in the first call of `gradients`."""
         return None
 
+    @property
+    def rank_shares(self) -> tuple[float, ...]:
+        """Return at which shares of its rank the loss is taken besides: of the first components, in a pass each."""
+        return ()
+
     def outputs(self, local: Local, outputs: Outputs) -> Outputs:
         """Return the outputs of a forward pass with other losses; each rule gets those of the rule before it."""
         return outputs
@@ -171,6 +176,11 @@ class LocalTraining(Strategy):
         rule's own names, and `context.trained` has their rows.
         """
         return context.state
+
+
+def rank_shares(rules: Sequence[LocalTraining]) -> tuple[float, ...]:
+    """Return the shares of its rank at which a client that follows `rules` takes its loss; the whole comes first."""
+    return (1.0, *dict.fromkeys(share for rule in rules for share in rule.rank_shares))
 
 
 class Aggregator(Strategy):
@@ -199,7 +209,8 @@ class ServerOptimizer(Strategy):
         """Return the next global adapter, from `context.adapter` and what the clients were aggregated to.
 
         `trained` (layers, max_rank) has the components that any counted client trained, and `factors` (of "A", "B")
-        what of them may move. The value and the state of everything else stay as they are.
+        what of them may move. The value and the state of everything else stay as they are. `context.updates` has what
+        each of them trained, and `context.trained` their rows.
         """
 
 

@@ -1,6 +1,8 @@
 """Modules that stand in the place of a model's own while it is lent out: with LoRA, with constants, or left out."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
@@ -56,6 +58,7 @@ class LoraLinear(StandIn):
         super().__init__()
         self.base, self.scale, self.dropout = base, scale, dropout
         self.copies, self.batch_dim = copies, batch_dim
+        self.acting: int | None = None  # how many components act, the first ones; None = all: see `truncated`
         if copies is not None:
             A, B = A.repeat(copies, 1, 1), B.repeat(copies, 1, 1)
         self.A, self.B = nn.Parameter(A, requires_grad=factors != "B"), nn.Parameter(B, requires_grad=factors != "A")
@@ -65,9 +68,16 @@ class LoraLinear(StandIn):
         inputs = nn.functional.dropout(x, self.dropout, self.training)
         if self.copies is not None:
             inputs = self.by_example(inputs)
-        h = inputs.to(self.A.dtype) @ self.A.mT
-        added = ((h * self.scale) @ self.B.mT).to(y.dtype)
+        A, B = self.acting_pair()
+        h = inputs.to(A.dtype) @ A.mT
+        added = ((h * self.scale) @ B.mT).to(y.dtype)
         return y + (added if self.copies is None else self.as_they_came(added, y))
+
+    def acting_pair(self) -> tuple[Tensor, Tensor]:
+        """Return what acts of A and B."""
+        if self.acting is None:
+            return self.A, self.B
+        return self.A[..., : self.acting, :], self.B[..., : self.acting]
 
     def by_example(self, x: Tensor) -> Tensor:
         """Return the inputs as (copies, inputs of each example, d_in)."""
@@ -81,6 +91,19 @@ class LoraLinear(StandIn):
         """Undo `by_example`, of outputs that are to have the shape of `like`."""
         dim = self.batch_dim or 0
         return outputs.reshape(like.movedim(dim, 0).shape).movedim(0, dim)
+
+
+@contextmanager
+def truncated(modules: Iterable[LoraLinear], share: float) -> Iterator[None]:
+    """Let only the first ⌈share · rank⌉ of its components act in each module while entered; 1 = all of them."""
+    changed = [] if share == 1 else list(modules)
+    for module in changed:
+        module.acting = math.ceil(round(share * module.A.shape[-2], 9))  # 0.28 · 25 is 7, not 7.000000000000001
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.acting = None
 
 
 class PerExampleError(RuntimeError):

@@ -107,11 +107,12 @@ def fold(
     method, adapter, answers = run.method, state.adapter, guard.bounded(answers, run.max_weight)
     found = dict(states)
     if answers:
-        adapter, found["aggregator"] = aggregated(run, state, context, answers, lent)
-        trained = np.logical_or.reduce([task.trained for task, _ in answers])
-        optimizer = method.server_optimizer
+        seen = shared(answers, method, state.adapter, run.spec)
+        adapter, found["aggregator"] = aggregated(run, state, context, seen, lent)
+        rows, updates = {task.client: task.trained for task, _ in seen}, {u.client: u.adapter for _, u in seen}
+        trained, optimizer = np.logical_or.reduce(list(rows.values())), method.server_optimizer
         with naming(optimizer, state.round):
-            own = context.of("server_optimizer", state)
+            own = replace(context.of("server_optimizer", state), trained=rows, updates=updates)
             adapter, found["server_optimizer"] = optimizer.step(own, adapter, trained, method.moving(state.round))
         for rule in method.local_training:
             with naming(rule, state.round):
@@ -133,11 +134,12 @@ def fold(
 
 
 def aggregated(
-    run: Federation, state: ServerState, context: RoundContext, answers: Answers, lent: LentModel | None
+    run: Federation, state: ServerState, context: RoundContext, seen: Answers, lent: LentModel | None
 ) -> tuple[Adapter, StrategyState]:
-    """Return what the aggregator makes of the answers; a factor that does not move stays, whatever it pads or mixes."""
+    """Return what the aggregator makes of the answers as it may see them; a factor that does not move stays, whatever
+    it pads or mixes.
+    """
     aggregator = run.method.aggregator
-    seen = shared(answers, run.method, state.adapter, run.spec)
     with naming(aggregator, state.round):
         own = replace(context.of("aggregator", state), lent=lent_to(aggregator, lent))
         adapter, kept = aggregator.aggregate(own, seen)

@@ -35,6 +35,17 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         },
         {"strategies/local_training/scaffold", "strategies/server_optimizer", "reports/scaffold", "kept/scaffold"},
     ),
+    "fed_dyn and losses to choose by": (
+        {
+            "method.sampler": "power_of_choice",
+            "method.candidates": 5,
+            "method.local_training": ["fed_dyn", "one_vs_all", "prelort"],
+            "method.alpha": 0.1,
+            "method.truncations": [0.5],
+            "server.optimizer": "fed_dyn",
+        },
+        {"strategies/sampler", "strategies/server_optimizer", "reports/local_loss", "kept/fed_dyn"},
+    ),
     "layer_scores": (
         {
             "method.allocator": "fed_hello",
@@ -146,13 +157,17 @@ def test_rules_change_what_is_trained(hellora: Command, small: Path, tmp_path: P
         "fed_prox": ["method.local_training=['fed_prox']", "method.mu=1.0"],
         "logit_adjustment at 0": ["method.local_training=['logit_adjustment']", "method.tau=0.0"],
         "logit_adjustment": ["method.local_training=['logit_adjustment']"],
+        "fed_dyn at 0": ["method.local_training=['fed_dyn']", "method.alpha=0.0"],
+        "fed_dyn": ["method.local_training=['fed_dyn']", "method.alpha=1.0", "server.optimizer=fed_dyn"],
+        "prelort at 0": ["method.local_training=['prelort']", "method.truncations=[]"],
+        "prelort": ["method.local_training=['prelort']"],
         "hetlora at 0": ["method.local_training=['hetlora']", "method.tail_penalty=0.0"],
         "hetlora": ["method.local_training=['hetlora']", "method.tail_penalty=1.0"],
     }.items():
         settings = [part for word in ["rounds=1", *words] for part in ("--set", word)]
         assert hellora("run", small, "--out", tmp_path / name, *settings).status == 0
         found[name] = bits(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
-    for name in ("fed_prox", "logit_adjustment", "hetlora"):
+    for name in ("fed_prox", "logit_adjustment", "fed_dyn", "prelort", "hetlora"):
         assert found[f"{name} at 0"] == found["plain"], name
         assert found[name] != found["plain"], name
 

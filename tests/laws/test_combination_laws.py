@@ -131,8 +131,9 @@ def method_of(
     trains: Trains = "both",
     shares: Any = "both",
 ) -> Method:
-    """With the rules that the allocator brings."""
-    brought = [registry.find("local_training", name)() for name in allocator.demands.brings]
+    """With the rules that sampler and allocator bring."""
+    names = dict.fromkeys(name for each in (sampler, allocator) for name in each.demands.brings)
+    brought = [registry.find("local_training", name)() for name in names]
     rules = (rule, *(each for each in brought if each.name != rule.name))
     return Method(sampler, allocator, dispatcher, rules, aggregator, optimizer, head, trains, shares)
 

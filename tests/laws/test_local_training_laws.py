@@ -19,11 +19,14 @@ from hellora.core.state import owned, select
 from hellora.core.types import ClientProfile
 from hellora.methods.context import RoundContext
 from hellora.methods.local import prefixed
+from hellora.methods.local_training.fed_dyn import FedDyn
 from hellora.methods.local_training.fed_prox import FedProx
 from hellora.methods.local_training.hetlora import Hetlora
 from hellora.methods.local_training.layer_scores import LayerScores
+from hellora.methods.local_training.local_loss import LocalLoss
 from hellora.methods.local_training.logit_adjustment import LogitAdjustment
 from hellora.methods.local_training.plain import Plain
+from hellora.methods.local_training.prelort import Prelort
 from hellora.methods.local_training.scaffold import Scaffold
 from hellora.methods.strategies import LocalTraining
 from hellora.model.resident import BaseModel
@@ -38,6 +41,11 @@ AT_STRENGTH_0 = [
     (FedProx(mu=0),),
     (FedProx(mu=0, form="product"),),
     (LogitAdjustment(tau=0),),
+    (LogitAdjustment(tau=0, adjustment="fedlc"),),
+    (LogitAdjustment(adjustment="fedrs", absent_scale=1),),
+    (FedDyn(alpha=0),),
+    (Prelort(truncations=()),),
+    (LocalLoss(),),
     (Hetlora(tail_penalty=0),),
     (Plain(),),
     (LayerScores(),),

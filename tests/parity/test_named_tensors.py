@@ -18,6 +18,16 @@ ROUNDS = 3
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "scaffold": ({"local_training": ["scaffold"]}, {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0}),
     "fed_prox": ({"local_training": ["fed_prox"], "mu": 0.5}, {"lr": 0.03}),
+    "fed_dyn+prelort": (
+        {
+            "sampler": "power_of_choice",
+            "candidates": 4,
+            "local_training": ["fed_dyn", "prelort", "logit_adjustment"],
+            "adjustment": "fedlc",
+            "alpha": 0.5,
+        },
+        {"lr": 0.03},
+    ),
     "layer_scores+hetlora": (
         {
             "allocator": "self_pruning",
@@ -43,6 +53,7 @@ def experiment(method: str, model: Path, data: Path, **changes: Any) -> Experime
         "train": {"batch_size": 8, **train},
         "compute": {"threads": 1, "device": "cpu"},
         "method": {"allocator": "depth_from_output", **settings},
+        "server": {"optimizer": "fed_dyn" if "fed_dyn" in settings["local_training"] else "average"},
     }
     return check("named", {**table, **changes})
 
@@ -68,6 +79,10 @@ def facts(run: Path, method: str) -> None:
         assert all(name.startswith("scaffold/") for kept in state.kept.values() for name in kept)
         assert any(name.startswith("local_training/scaffold/") for name in state.strategies)
         assert all(bool(kept["scaffold/head.bias"].any()) for kept in state.kept.values())
+    if method == "fed_dyn+prelort":
+        assert all(bool(kept["fed_dyn/head.bias"].any()) for kept in state.kept.values())
+        assert all("local_loss/loss" in told for told in state.reports.values())
+        assert any(name.startswith("sampler/") for name in state.strategies)
     if method == "layer_scores+hetlora":
         assert all("layer_scores/scores" in told for told in state.reports.values())
     assert state.round == ROUNDS
@@ -78,6 +93,7 @@ def facts(run: Path, method: str) -> None:
     ("method", "format"),
     [
         ("scaffold", "fp32"),
+        ("fed_dyn+prelort", "fp32"),
         pytest.param("scaffold", "bf16", marks=pytest.mark.slow),
         pytest.param("fed_prox", "fp32", marks=pytest.mark.slow),
         pytest.param("layer_scores+hetlora", "fp32", marks=pytest.mark.slow),
@@ -101,7 +117,7 @@ def test_every_world_ends_with_the_same_bits(
     assert bits(tensors(tmp_path / "grid")) == expected
 
 
-@pytest.mark.parametrize("method", ["scaffold", "layer_scores+hetlora"])
+@pytest.mark.parametrize("method", ["scaffold", "layer_scores+hetlora", "fed_dyn+prelort"])
 def test_a_stop_after_any_round_changes_no_bit(method: str, tiny_bert: Path, sentences: Path, tmp_path: Path) -> None:
     run = experiment(method, tiny_bert, sentences)
     run_experiment(run, tmp_path / "through", Silent())

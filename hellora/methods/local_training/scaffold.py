@@ -13,7 +13,6 @@ of the global adapter: a method that factorises it anew is refused.
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,7 +79,7 @@ class Scaffold(LocalTraining):
 
     def remember(self, context: RoundContext) -> StrategyState:
         """Return c after the round; the sum runs in float64, by client id."""
-        able = np.sum([context.trainable_layers(client) for client in context.able], axis=0)  # N, (layers,)
+        able = context.trainers()  # N, (layers,)
         variates = dict(context.state)
         for client in sorted(context.reports):
             shapes = Shapes(context.spec, context.trained[client])

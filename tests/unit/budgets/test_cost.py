@@ -203,6 +203,18 @@ def test_operations_by_hand() -> None:
     assert model(sends=bypass).operations(ranks, Policy(), work) == 10 * 3 * (step - 2 * 300)
 
 
+def test_a_step_of_several_passes_takes_their_time_and_the_memory_of_one() -> None:
+    """Of a prefix that is cached, each example goes through it once, however often it comes."""
+    one, cost, ranks, work = model(), model(passes=4), np.array([0, 2, 0]), Work(10, 4, epochs=3)
+    step = 2 * 200 + 2 * 300 + 6 * 6 * 2 * 19 + 3 * 50
+    assert cost.operations(ranks, Policy(), work) == 10 * (12 * step + 12 * 100)
+    assert cost.operations(ranks, Policy(prefix_cache="disk"), work) == 10 * (12 * step + 100)
+    half = Policy(prefix_cache="memory", prefix_cache_bytes=5 * 12)
+    assert cost.operations(ranks, half, work) == 10 * (12 * step + 6.5 * 100)
+    assert cost.peak_bytes(ranks, Policy(), work) == one.peak_bytes(ranks, Policy(), work)
+    assert cost.uplink(ranks) == one.uplink(ranks)
+
+
 def test_more_layers_take_more() -> None:
     cost, work = model(), Work(8, 8)
     rows = [np.array(ranks) for ranks in ([0, 0, 1], [0, 0, 4], [0, 4, 4], [4, 0, 4], [4, 4, 4])]

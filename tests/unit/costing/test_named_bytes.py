@@ -21,7 +21,9 @@ from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.local import Shapes
+from hellora.methods.local_training.fed_dyn import FedDyn
 from hellora.methods.local_training.fed_prox import FedProx
+from hellora.methods.local_training.prelort import Prelort
 from hellora.methods.local_training.scaffold import Scaffold
 from hellora.methods.strategies import LocalTraining
 
@@ -46,9 +48,10 @@ def by_hand(*rules: LocalTraining) -> CostModel:
         ((Scaffold(),), 184, 184 + 184 + 2 * 640 + 184),
         ((FedProx(mu=0.1),), 0, 2 * 184),
         ((FedProx(mu=0.0),), 0, 0),
+        ((FedDyn(alpha=0.1),), 0, 2 * 640 + 3 * 184),
         ((Scaffold(), FedProx(mu=0.1)), 184, 184 + 184 + 2 * 640 + 184 + 2 * 184),
     ],
-    ids=["plain", "scaffold", "fed_prox", "fed_prox of 0", "both"],
+    ids=["plain", "scaffold", "fed_prox", "fed_prox of 0", "fed_dyn", "both"],
 )
 def test_named_tensors_by_hand(rules: tuple[LocalTraining, ...], up: int, held: int) -> None:
     """The client trains 2 × (5 + 6) + 2 × (5 + 3) + 8 = 46 numbers, 184 bytes; with all components and both layers
@@ -59,7 +62,19 @@ def test_named_tensors_by_hand(rules: tuple[LocalTraining, ...], up: int, held: 
     assert cost.standing_bytes(RANKS, Policy()) - plain.standing_bytes(RANKS, Policy()) == held
 
 
-@pytest.mark.parametrize("rule", [Scaffold(), FedProx(mu=0.5), FedProx(mu=0.5, form="product")], ids=repr)
+def test_losses_at_several_ranks_take_their_time_and_no_memory(tiny_bert: Path) -> None:
+    costs = []
+    for rules in ((), (Prelort((0.25, 0.5, 0.75)),)):
+        method = method_of(Everything(), Whole(), ParticipantMean(), local_training=rules)
+        costs.append(calibrate(bases.load(tiny_bert), bases.MEAN_POOLING, Shape(8, 6), method, TrainSettings()))
+    (plain, cost), ranks, work = costs, np.array([0, 3, 0, 3]), Work(8, 8, epochs=2)
+    assert cost.operations(ranks, Policy(), work) == 4 * plain.operations(ranks, Policy(), work) > 0
+    assert cost.peak_bytes(ranks, Policy(), work) == plain.peak_bytes(ranks, Policy(), work)
+
+
+@pytest.mark.parametrize(
+    "rule", [Scaffold(), FedProx(mu=0.5), FedProx(mu=0.5, form="product"), FedDyn(alpha=0.5), Prelort()], ids=repr
+)
 @pytest.mark.parametrize("layers", [[1, 3], [0, 1, 2, 3]], ids=str)
 def test_training_holds_what_was_counted(rule: LocalTraining, layers: list[int], tiny_bert: Path) -> None:
     """Never more, and not below 85 %, of what there is besides the weights."""

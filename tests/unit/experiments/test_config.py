@@ -36,6 +36,7 @@ from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.methods.allocators.fed_hello import FedHello
 from hellora.methods.allocators.geometric import Geometric
 from hellora.methods.demands import LASTING_COMPONENTS, LONE_ADAPTER, PROTOTYPES_KEPT, Fact
+from hellora.methods.local_training.fed_dyn import FedDyn
 from hellora.methods.local_training.fed_prox import FedProx
 from hellora.methods.local_training.hetlora import Hetlora
 from hellora.methods.local_training.layer_scores import LayerScores
@@ -517,6 +518,8 @@ def value_of(hint: Any, default: Any) -> st.SearchStrategy[Any]:
         return st.integers(1, 20)
     if hint is float:
         return st.sampled_from([0.5 * default + 0.001, 0.25, 0.75, default])
+    if hint == tuple[float, ...]:
+        return st.lists(st.sampled_from([0.25, 0.5, 0.75]), unique=True).map(sorted)
     assert set(get_args(hint)) == {int, type(None)}, hint
     return st.integers(1, 20)
 
@@ -680,6 +683,43 @@ def test_scaffold_is_refused_where_its_variates_would_not_be_right() -> None:
         assert str(refusal.value).startswith("method.local_training = ['scaffold'] needs ")
         assert words in str(refusal.value)
     assert check("good", {**sgd, "method": method}).method.local_training[0].name == "scaffold"
+
+
+def test_fed_dyn_is_a_rule_and_a_server_optimizer_that_need_each_other() -> None:
+    named: dict[str, Any] = {"allocator": "everything", "local_training": ["fed_dyn"], "alpha": 0.1}
+    usual: dict[str, Any] = {"server": {"optimizer": "fed_dyn"}}
+    assert check("named", {**usual, "method": named}).method.local_training == (FedDyn(0.1),)
+    assert check("plain", {"method": {**named, "alpha": 0}}).method.local_training == (FedDyn(0),)
+    for table, words in (
+        ({"method": named}, "needs a server that takes the drift of clients back: set server.optimizer = 'fed_dyn'"),
+        ({**usual, "method": {**named, "aggregator": "product_svd"}}, "needs rank components that stay themselves"),
+        ({**usual, "method": {**named, "dispatcher": "svd"}}, "needs clients that receive the global adapter's own"),
+        ({**usual, "method": {**named, "shares": "A"}}, "needs both factors shared: remove method.shares"),
+        ({**usual, "method": {**named, "head": "local"}}, "needs one model for all clients"),
+    ):
+        with pytest.raises(InputError) as refusal:
+            check("bad", table)
+        assert str(refusal.value).startswith("method.local_training = ['fed_dyn'] needs ")
+        assert words in str(refusal.value)
+    for method in ({**named, "alpha": 0}, {"allocator": "everything"}):
+        with pytest.raises(InputError, match=r"server\.optimizer = 'fed_dyn' needs clients that remember their drift"):
+            check("bad", {**usual, "method": method})
+
+
+def test_only_one_rule_puts_a_loss_in_the_place_of_the_tasks() -> None:
+    both = {"local_training": ["logit_adjustment", "one_vs_all"]}
+    with pytest.raises(InputError) as refusal:
+        check("bad", {"method": both})
+    assert str(refusal.value) == (
+        "method.local_training = ['logit_adjustment'] and method.local_training = ['one_vs_all'] both put another loss "
+        "in the place of the task's: keep one of them"
+    )
+    assert check("good", {"method": {**both, "tau": 0}}).method.local_training[1].name == "one_vs_all"
+
+
+def test_power_of_choice_comes_with_a_rule_that_reports_losses() -> None:
+    experiment = check("chosen", {"method": {"sampler": "power_of_choice", "candidates": 12}})
+    assert [rule.name for rule in experiment.method.local_training] == ["plain", "local_loss"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- fleet

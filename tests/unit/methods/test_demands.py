@@ -27,9 +27,17 @@ def test_who_needs_something_may_promise_it_itself() -> None:
     check_demands([("the frog", Demands(needs=frozenset({WATER}), promises=frozenset({WATER})))])
 
 
+def test_what_one_takes_no_other_may_take() -> None:
+    bath = Fact("fill the bath", "let one of them wait")
+    one, other = Demands(takes=frozenset({bath})), Demands(takes=frozenset({bath, AIR}))
+    check_demands([("one", one), ("nobody", Demands())])
+    with pytest.raises(InputError, match=r"^one and other both fill the bath: let one of them wait$"):
+        check_demands([("one", one), ("nobody", Demands()), ("other", other)])
+
+
 def test_more_and_less() -> None:
-    start = Demands(needs=frozenset({WATER}), brings=("layer_scores",))
+    start = Demands(needs=frozenset({WATER}), brings=("layer_scores",), takes=frozenset({AIR}))
     more = start.also(needs={AIR}, promises={WATER})
-    assert more == Demands(frozenset({WATER, AIR}), frozenset({WATER}), ("layer_scores",))
-    assert more.less(WATER) == Demands(frozenset({AIR}), frozenset(), ("layer_scores",))
+    assert more == Demands(frozenset({WATER, AIR}), frozenset({WATER}), ("layer_scores",), frozenset({AIR}))
+    assert more.less(WATER) == Demands(frozenset({AIR}), frozenset(), ("layer_scores",), frozenset({AIR}))
     assert start.needs == {WATER}

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from transformers.pytorch_utils import Conv1D
 
 from hellora.core.types import LoraPair
-from hellora.model.stand_ins import Beside, LoraLinear, PerExampleError
+from hellora.model.stand_ins import Beside, LoraLinear, PerExampleError, truncated
 
 PAIR = LoraPair(torch.ones(2, 4), torch.ones(3, 2), 1.0)
 
@@ -49,3 +49,26 @@ def test_copies_refuse_another_number_of_examples() -> None:
     for shape in ((5, 7, 4), (5, 4), (4,)):
         with pytest.raises(PerExampleError):
             module(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("share", "acting"), [(1.0, 25), (0.28, 7), (0.25, 7), (0.01, 1)])
+def test_truncated_modules_are_those_of_a_lower_rank(share: float, acting: int) -> None:
+    """0.28 · 25 is 7.000000000000001 in floats. What does not act has a gradient of 0; afterwards everything acts."""
+    torch.manual_seed(0)
+    linear, A, B, x = nn.Linear(4, 3).requires_grad_(False), torch.randn(25, 4), torch.randn(3, 25), torch.randn(5, 4)
+    module = LoraLinear(linear, A.clone(), B.clone(), 2.0, 0.0)
+    alone = LoraLinear(linear, A[:acting].clone(), B[:, :acting].clone(), 2.0, 0.0)
+    whole = module(x)
+    with truncated([module], share):
+        y = module(x)
+    assert_close(y, alone(x))
+    y.square().sum().backward()
+    alone(x).square().sum().backward()
+    assert_close(module.A.grad[:acting], alone.A.grad)
+    assert_close(module.B.grad[:, :acting], alone.B.grad)
+    assert not module.A.grad[acting:].any()
+    assert not module.B.grad[:, acting:].any()
+    assert torch.equal(module(x), whole)
+    with pytest.raises(KeyError), truncated([module], share):
+        raise KeyError
+    assert module.acting is None

@@ -40,6 +40,7 @@ from hellora.methods.contributions import (
 from hellora.methods.demands import Demands, Fact
 from hellora.methods.layer_sampling import sample_layers
 from hellora.methods.local import Local, LocalPair, Shapes, cut, put_back
+from hellora.methods.stepping import stepped
 from hellora.methods.strategies import (
     Aggregator,
     Allocator,
@@ -51,7 +52,6 @@ from hellora.methods.strategies import (
     ServerOptimizer,
     Start,
     Strategy,
-    stepped,
 )
 
 __all__ = [

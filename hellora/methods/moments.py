@@ -8,7 +8,7 @@ from torch import Tensor
 from hellora.core.state import StrategyState
 from hellora.core.types import Adapter, Mask
 from hellora.methods.context import RoundContext
-from hellora.methods.strategies import stepped
+from hellora.methods.stepping import stepped
 
 
 def check_adaptive(lr: float, tau: float, **betas: float) -> None:

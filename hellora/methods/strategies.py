@@ -13,17 +13,16 @@ again in `context.state` next round, and which is part of the checkpoint.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from hellora.core.exchange import ClientTask, ClientUpdate, Declared, Factors, HeadPolicy, Named, Outputs
 from hellora.core.state import StrategyState
 from hellora.core.sums import Grid
-from hellora.core.types import Adapter, AdapterSpec, Allocation, ClientProfile, LoraPair, Mask, Sent
+from hellora.core.types import Adapter, AdapterSpec, Allocation, ClientProfile, Mask, Sent
 from hellora.methods.closed_form import HeadRows, HeadShape, Sums, summed
 from hellora.methods.context import RoundContext
 from hellora.methods.demands import AVERAGES_COMPONENTS, CLASSES, OWN_COMPONENTS, Demands
@@ -212,35 +211,6 @@ class ServerOptimizer(Strategy):
         what of them may move. The value and the state of everything else stay as they are. `context.updates` has what
         each of them trained, and `context.trained` their rows.
         """
-
-
-def stepped(
-    context: RoundContext,
-    aggregated: Adapter,
-    trained: Mask,
-    factors: frozenset[str],
-    move: Callable[[str, Tensor, Tensor], Tensor],
-) -> Adapter:
-    """Return the global adapter with `move(flat name, delta, moves)` added to each tensor, in float64, where it
-    `moves`.
-
-    The delta is aggregated minus global. Residual and prototypes are those of `aggregated`.
-    """
-    adapter, spec = context.adapter, context.spec
-
-    def step(name: str, old: Tensor, new: Tensor, moves: Tensor) -> Tensor:
-        moved = old.double() + move(name, new.double() - old.double(), moves)
-        return torch.where(moves, moved, old.double()).to(old.dtype)
-
-    pairs = {}
-    for name, pair in adapter.pairs.items():
-        moves = torch.tensor(trained[spec.layer_of[name]])
-        A = step(f"{name}.lora_A", pair.A, aggregated.pairs[name].A, moves[:, None] & ("A" in factors))
-        B = step(f"{name}.lora_B", pair.B, aggregated.pairs[name].B, moves[None, :] & ("B" in factors))
-        pairs[name] = LoraPair(A, B, pair.scale)
-    always = torch.tensor(bool(trained.any()))
-    head = {n: step(f"head.{n}", old, aggregated.head[n], always) for n, old in adapter.head.items()}
-    return replace(aggregated, pairs=pairs, head=head)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from hellora.server.naming import naming
 from hellora.server.outbox import Outbox
 from hellora.server.simulation import simulate
 
+Lent = LentModel | None
 States = Mapping[str, StrategyState]  # by owner, such as "allocator" or "local_training/scaffold"
 Accept = Callable[[ServerState], str]  # says why a run must not go on from a state; "" where it may
 
@@ -93,12 +94,7 @@ def estimates(run: Federation, allocation: Allocation) -> Mapping[int, Estimate]
 
 
 def fold(
-    run: Federation,
-    state: ServerState,
-    context: RoundContext,
-    answers: Answers,
-    states: States,
-    lent: LentModel | None = None,
+    run: Federation, state: ServerState, context: RoundContext, answers: Answers, states: States, lent: Lent = None
 ) -> ServerState:
     """Do step 4: aggregate, take the server's step, and remember what the next round needs.
 

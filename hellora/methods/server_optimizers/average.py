@@ -13,7 +13,8 @@ from hellora.core.state import StrategyState
 from hellora.core.types import Adapter, Mask
 from hellora.methods.context import RoundContext
 from hellora.methods.demands import LASTING_COMPONENTS, LONE_ADAPTER, Demands
-from hellora.methods.strategies import ServerOptimizer, stepped
+from hellora.methods.stepping import stepped
+from hellora.methods.strategies import ServerOptimizer
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from hellora.core.types import Adapter, Mask
 from hellora.methods.context import RoundContext
 from hellora.methods.demands import DRIFT_KEPT, DRIFT_TAKEN_BACK, LASTING_COMPONENTS, LONE_ADAPTER, Demands
 from hellora.methods.local import Shapes, cut, put_back
-from hellora.methods.strategies import ServerOptimizer, stepped
+from hellora.methods.stepping import stepped
+from hellora.methods.strategies import ServerOptimizer
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ def test_the_table_in_each_form() -> None:
     notes = footnotes(rows, ["a remark"])
     assert as_markdown(rows, notes).startswith(
         "## iid\n\n"
-        "| method | accuracy | worst client | best − worst | 2 layers | 4 layers | up | down | s | rounds | tuned | n |\n"
+        "| method | accuracy | worst client | best − worst | 2 layers | 4 layers "
+        "| up | down | s | rounds | tuned | n |\n"
         "|---|---|---|---|---|---|---|---|---|---|---|---|\n"
         "| a | **0.600 ± 1.271\\*** | 0.250 ± 0.000 | 0.500 ± 0.000 | 0.400 ± 0.000 | 0.600 ± 0.000 | 10 B "
         "| 30 B | 0 | 1 | train.lr 0.01 | 2 |\n"

@@ -29,11 +29,13 @@ class ClassCounts(LocalTraining):
         return Demands(needs=frozenset({CLASSES}))
 
     def declares(self, shapes: Shapes) -> Declared:
+        if not shapes.head:  # it stays frozen, and nobody asks
+            return Declared()
         classes = shapes.head[linear_names(shapes.head)[0]][0]
         return Declared(report={"counts": TensorSpec((classes,), torch.int64, 0, MOST)})
 
     def end(self, local: Local, carry: Any) -> tuple[Named, Named]:
         if (labels := local.labels()) is None:
             raise ValueError("class_counts needs data with labels")
-        (spec,) = self.declares(local.shapes).report.values()
-        return {"counts": torch.bincount(labels[labels >= 0], minlength=spec.shape[0])}, {}
+        report = self.declares(local.shapes).report
+        return {n: torch.bincount(labels[labels >= 0], minlength=spec.shape[0]) for n, spec in report.items()}, {}

@@ -35,6 +35,7 @@ CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 4), "ward": (3, 4)
 METHODS: dict[str, dict[str, Any]] = {
     "fed_hello": {"allocator": "fed_hello", "warmup": 1},
     "helora_pad": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "context_pad"},
+    "solved_head": {"allocator": "everything", "start": "balanced_ridge", "head": "closed_form", "head_rounds": 1},
     "product_update": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "product_update"},
 }
 PATIENCE = 300.0  # seconds; a machine may have other work

@@ -34,7 +34,7 @@ def work(base: BaseModel) -> ClientWork:
 
 def brief(**changes: Any) -> dict[str, torch.Tensor]:
     told = {"bits": torch.tensor(20), "scales": torch.full((WIDTH + 1,), 8.0, dtype=torch.float64)}
-    told |= {name: value for name, value in changes.items()}
+    told |= changes
     return {f"start/{name}": value for name, value in told.items() if value is not None}
 
 
@@ -57,10 +57,8 @@ def test_a_client_sums_its_own_rows(work: ClientWork) -> None:
 def test_examples_without_a_class_are_left_out(base: BaseModel) -> None:
     rows = bases.texts(12)
     some = rows.remove_columns("label").add_column("label", [*rows["label"][:9], -100, -100, -100])
-    whole, part = (
-        ClientWork(base, bases.MEAN_POOLING, each, None, (), Ridge()) for each in (rows.select(range(9)), some)
-    )
-    wanted, found = (each.attempt(asks(each)) for each in (whole, part))
+    both = [ClientWork(base, bases.MEAN_POOLING, each, None, (), Ridge()) for each in (rows.select(range(9)), some)]
+    wanted, found = (each.attempt(asks(each)) for each in both)
     assert isinstance(wanted, ClientUpdate)
     assert isinstance(found, ClientUpdate)
     assert bits(found.report) == bits(wanted.report)

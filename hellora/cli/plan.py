@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from hellora.budgets.planner import Estimate
     from hellora.core.types import Budget, Ranks
     from hellora.experiments.budget_plan import BudgetPlan, Choice, Measured
+    from hellora.experiments.experiment import Experiment
     from hellora.experiments.tables import Table as Settings
+    from hellora.server.federation import Federation
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -121,6 +123,8 @@ def plan_of_round(source: str, overrides: list[str], round: int, allow: Collecti
         console.print(
             "Each client is taken to have one batch of examples as long as the task allows; a run counts its own."
         )
+    if federation.method.start.passes:
+        console.print(head_in_words(experiment, federation), highlight=False)
     demands = federation.method.allocator.demands
     if demands.needs & {PROXY_DATA, LAYER_SCORES_REPORTED}:
         console.print(
@@ -129,6 +133,23 @@ def plan_of_round(source: str, overrides: list[str], round: int, allow: Collecti
     reported = any(RANKS_REPORTED in rule.demands.promises for rule in federation.method.local_training)
     if RANKS_PRUNED in demands.promises and reported and round:
         console.print("To what rank clients prune themselves, only training shows. Here all train up to their budget.")
+
+
+def head_in_words(experiment: "Experiment", federation: "Federation") -> str:
+    """Say when the head is solved, and what a client sends and holds for it."""
+    from hellora.core.units import in_bytes
+    from hellora.experiments.planning import plan_head
+
+    method, head = experiment.method, plan_head(experiment, federation)
+    when = ["before round 0"] if method.solves_first else []
+    when += [f"after every {method.head_rounds} rounds"] if method.head_rounds else []
+    when += ["at the end"] if method.solves_after(federation.rounds - 1, federation.rounds) else []
+    peak = f"; peak {in_bytes(head.peak_bytes)}" if head.peak_bytes is not None else ""
+    sent = f"{in_bytes(head.uplink_bytes)}, and {in_bytes(head.uplink_bytes_per_class)} for each class{peak}"
+    return (
+        f"The head is solved ({method.start.name}) {', '.join(when)}: every client makes forward passes "
+        f"({', '.join(head.passes)}) and sends {sent}."
+    )
 
 
 def ranks_in_words(ranks: "Ranks") -> str:

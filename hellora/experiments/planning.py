@@ -5,17 +5,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from hellora.budgets.planner import Planner
 from hellora.core.errors import InputError
+from hellora.core.exchange import Declared
 from hellora.core.state import ServerState
+from hellora.core.sums import Grid
 from hellora.core.types import Adapter, AdapterSpec, Allocation, ClientProfile
 from hellora.costing.calibration import calibrate
 from hellora.costing.traced_rows import Shape
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import kind_of
+from hellora.methods.closed_form import HeadShape
 from hellora.methods.context import Scores
 from hellora.methods.demands import PLANNER
+from hellora.methods.passes import declared, passes_of
+from hellora.model.linear_head import linear_head
 from hellora.model.load import quantized_away
 from hellora.model.resident import BaseModel
 from hellora.server.federation import Federation
@@ -37,6 +43,39 @@ def plan(experiment: Experiment, round: int) -> tuple[Federation, Allocation]:
     found = make_planner(experiment, (), lambda bare: length_limit(bare, experiment.task.max_tokens), wanted)
     run = federation(experiment, base, profiles, found)
     return run, rehearse(run, round)
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """What a client sends in all passes in which the head is solved once, and the most that it holds in one."""
+
+    passes: tuple[str, ...]
+    uplink_bytes: int
+    uplink_bytes_per_class: int  # besides
+    peak_bytes: int | None  # of a client of one batch; None without a planner
+
+
+def plan_head(experiment: Experiment, run: Federation) -> HeadPlan:
+    """Plan how the head is solved, without data: how many classes there are is not known.
+
+    Raises:
+        InputError: the model's head cannot be solved.
+    """
+    method, client = experiment.method, replace(run.fleet[0], num_examples=experiment.train.batch_size)
+    _, head = linear_head(experiment.task.load(experiment.model, (), 0, weights=False))
+    features, passes = min(method.projection or head.in_features, head.in_features), tuple(passes_of(method))
+
+    def named(step: str, classes: int) -> Declared:
+        shape = HeadShape(features, classes, head.bias is not None)
+        grid = Grid(1, torch.ones(shape.columns))
+        return declared(method.start, step, shape, client.num_examples, grid, features < head.in_features)
+
+    of_none, of_one = (sum(named(step, classes).bytes_up for step in passes) for classes in (0, 1))
+    peak = None
+    if run.planner is not None:
+        costs = [run.planner.estimate_of_sums(client, named(step, 2), features + 1).cost for step in passes]
+        peak = max(cost.peak_bytes for cost in costs)
+    return HeadPlan(passes, of_none, of_one - of_none, peak)
 
 
 def make_planner(

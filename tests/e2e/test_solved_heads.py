@@ -254,3 +254,14 @@ def test_nobody_answers(tiny_bert: Path, sentences: Path) -> None:
     setup = prepare(experiment(tiny_bert, sentences, fleet={"availability": [1e-9]}))
     with setup.backend() as backend, pytest.raises(RunError, match=r"no client summed its features.*not available"):
         solved_first(setup.federation, setup.initial_state(), backend)
+
+
+def test_a_plan_says_what_a_head_costs(hellora: Any, tiny_bert: Path) -> None:
+    where = ("--set", f"model.name={tiny_bert}", "--set", "model.rank=2")
+    answer = hellora("plan", "ridge_lora", *where, "--set", "method.head_rounds=5", "--round", "1")
+    assert answer.status == 0
+    said = " ".join(answer.out.split())
+    columns = 33
+    up = 8 * (columns * 32 + columns * (columns + 1) // 2 + 7)
+    assert "before round 0, after every 5 rounds, at the end: every client makes forward passes" in said
+    assert f"(exponents, sums, losses) and sends {up / 1024:.1f} KiB, and {8 * (columns + 1)} B for each class." in said

@@ -85,6 +85,9 @@ def test_a_line_says_in_how_many_modules_something_was_measured_and_null_where_n
     assert on["aggregation_error"] > 0
     assert len(on["energy"]) == SPEC.max_rank
     nothing = {"aggregation_error": None, "energy": None, "measured_modules": None}
+    moved = [{name for name in metrics if name.startswith("delta_")} for metrics in on["clients"].values()]
+    assert moved == [{"delta_norm", "delta_cosine"}] * len(on["updated"])
+    on["clients"] = {c: {n: v for n, v in m.items() if not n.startswith("delta_")} for c, m in on["clients"].items()}
     assert off == {**on, **nothing}
 
 

@@ -348,8 +348,11 @@ def test_a_batch_without_anything_to_predict_is_a_step_of_no_gradient(size: int 
 # --------------------------------------------------------------------------------------------------------------- bf16
 
 
-@pytest.mark.parametrize("precision", ["auto", "fp32"])
-def test_bf16_whatever_the_precision_of_the_run_is_also_when_run_again(precision: str, tiny_bert: Path) -> None:
+@pytest.mark.parametrize(("precision", "has_it"), [("auto", False), ("auto", True), ("fp32", True)])
+def test_bf16_whatever_the_precision_of_the_run_is_also_when_run_again(
+    precision: str, has_it: bool, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hellora.client.evaluation.has_bf16", lambda _: has_it)
     base = bases.load(tiny_bert)
     seen: list[bool] = []
     query = base.net.get_submodule("encoder.layer.2.attention.self.query")
@@ -358,7 +361,8 @@ def test_bf16_whatever_the_precision_of_the_run_is_also_when_run_again(precision
         task = replace(bases.task_of(base, [1, 3], steps=1, precision=precision), policy=policy)
         train_client(task, base, bases.MEAN_POOLING, bases.texts(4))
     hook.remove()
-    assert seen == [True, True, False, False]
+    of_the_run = precision == "auto" and has_it
+    assert seen == [True, True, of_the_run, of_the_run]
 
 
 def test_bf16_is_that_of_the_run_but_keeps_no_cast_of_a_weight(family: Family, gradients: Any) -> None:

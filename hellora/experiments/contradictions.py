@@ -13,6 +13,7 @@ from hellora.methods.demands import (
     BOUNDED_ADAPTER,
     CLASSES,
     HEAD,
+    HEAD_TRAINED,
     LASTING_COMPONENTS,
     LONE_ADAPTER,
     PLAIN_SGD,
@@ -87,6 +88,7 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     promised |= {PLAIN_SGD} if train.optimizer == "sgd" and train.momentum == 0 else set()
     promised |= {REPEATED_BATCHES} if train.same_batches else set()
     promised |= set() if method.personal else {SHARED_MODEL, SCORED_MODEL}
+    promised |= {HEAD_TRAINED} if method.head in ("aggregate", "local") else set()
     promised |= {ALL_SHARED} if method.shares == "both" else set()
     yield "the experiment", Demands(promises=frozenset(promised))
     if method.shares != "both":

@@ -139,6 +139,10 @@ PLAIN_SGD = Fact(
     "set train.optimizer = 'sgd' and train.momentum = 0",
 )
 CLASSES = Fact("examples with a class each", "choose a task of classification")
+HEAD_TRAINED = Fact(
+    "a head that clients train, and with method.head they do not", "set method.head = 'aggregate' or 'local'"
+)
+HEAD_ALONE = Fact("clients that train the head and no layer", "set method.allocator = 'head_alone'")
 HEAD = Fact("a model with a head of its own, which a language model has not", "remove it")
 REPEATED_BATCHES = Fact("batches that come again in the next epoch", "set train.same_batches = true")
 PLANNER = Fact("a planner", "give the clients budgets")  # every run has one that a strategy needs

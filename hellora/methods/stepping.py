@@ -34,6 +34,6 @@ def stepped(
         A = step(f"{name}.lora_A", pair.A, aggregated.pairs[name].A, moves[:, None] & ("A" in factors))
         B = step(f"{name}.lora_B", pair.B, aggregated.pairs[name].B, moves[None, :] & ("B" in factors))
         pairs[name] = LoraPair(A, B, pair.scale)
-    always = torch.tensor(bool(trained.any()))
+    always = torch.tensor(bool(trained.any() or context.trained))  # the head may be all that clients train
     head = {n: step(f"head.{n}", old, aggregated.head[n], always) for n, old in adapter.head.items()}
     return replace(aggregated, pairs=pairs, head=head)

@@ -9,9 +9,9 @@ from hellora.budgets.planner import Planner
 from hellora.core.errors import InputError
 from hellora.core.exchange import Policy, TrainSettings, WireFormat
 from hellora.core.state import ServerState
-from hellora.core.types import AdapterSpec, Budget, ClientProfile
+from hellora.core.types import AdapterSpec, Budget, ClientProfile, Mask
 from hellora.methods.context import LentModel, RoundContext
-from hellora.methods.demands import PROXY_DATA, PUBLIC_DATA
+from hellora.methods.demands import HEAD_ALONE, PROXY_DATA, PUBLIC_DATA
 from hellora.methods.strategies import Method, Strategy
 
 
@@ -76,6 +76,10 @@ class Federation:
             if self.counts(client) and client.id not in able:
                 out[client.budget] = (*out.get(client.budget, ()), client)
         return out
+
+    def asks(self, row: Mask) -> bool:
+        """Return True if a client with this row of an allocation has anything to train."""
+        return bool(row.any()) or HEAD_ALONE in self.method.allocator.demands.promises
 
     def counts(self, client: ClientProfile) -> bool:
         """Return True if the client's budget in layers and ranks allows to train anything."""

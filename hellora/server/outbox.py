@@ -38,7 +38,7 @@ class Outbox:
     def orders(self) -> list[Order]:
         """Return one order per client that trains anything this round, by id."""
         rows = zip(self.allocation.clients, self.allocation.mask, strict=True)
-        return [Order(client, partial(self.task, client)) for client, row in rows if row.any()]
+        return [Order(client, partial(self.task, client)) for client, row in rows if self.run.asks(row)]
 
     def task(self, client: int) -> ClientTask:
         """Do step 2: return the task of one client."""

@@ -85,7 +85,7 @@ def estimates(run: Federation, allocation: Allocation) -> Mapping[int, Estimate]
     found = {
         client: run.planner.estimate(run.by_id[client], ranks)
         for client, ranks in zip(allocation.clients, allocation.ranks, strict=True)
-        if ranks.any()
+        if run.asks(ranks)
     }
     return {client: estimate for client, estimate in found.items() if estimate is not None}
 

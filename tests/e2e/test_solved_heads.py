@@ -265,3 +265,24 @@ def test_a_plan_says_what_a_head_costs(hellora: Any, tiny_bert: Path) -> None:
     up = 8 * (columns * 32 + columns * (columns + 1) // 2 + 7)
     assert "before round 0, after every 5 rounds, at the end: every client makes forward passes" in said
     assert f"(exponents, sums, losses) and sends {up / 1024:.1f} KiB, and {8 * (columns + 1)} B for each class." in said
+
+
+def test_the_head_alone_is_trained(tiny_bert: Path, sentences: Path, tmp_path: Path) -> None:
+    method = {"start": "none", "allocator": "head_alone", "local_training": ["one_vs_all"]}
+    run = experiment(tiny_bert, sentences, method=method, train={"lr": 0.05})
+    before = prepare(run).initial_state().adapter
+    summary = run_experiment(run, tmp_path / "run", Silent())
+    found = load_state(tmp_path / "run" / "checkpoint")
+    assert found is not None
+    after = found[0].adapter
+    assert all(torch.equal(pair.A, before.pairs[n].A) and not pair.B.any() for n, pair in after.pairs.items())
+    assert not torch.equal(after.head["weight"], before.head["weight"])
+    assert summary["final"]["accuracy"] > summary["initial"]["accuracy"]
+    for line in lines_of(tmp_path / "run"):
+        assert len(line["updated"]) == 3
+        assert line["uplink_bytes"] == 3 * 4 * 33 * 3
+
+
+def test_a_head_that_nobody_trains_cannot_be_trained_alone(tiny_bert: Path, sentences: Path) -> None:
+    with pytest.raises(InputError, match="'head_alone' needs a head that clients train"):
+        experiment(tiny_bert, sentences, method={"start": "none", "allocator": "head_alone", "head": "frozen"})

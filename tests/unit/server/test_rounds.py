@@ -48,7 +48,7 @@ from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.local_training.hetlora import Hetlora
 from hellora.methods.local_training.layer_scores import LayerScores
 from hellora.methods.server_optimizers.average import Average
-from hellora.methods.sharing import with_private
+from hellora.methods.sharing import delta_norm, with_private
 from hellora.methods.strategies import (
     Aggregator,
     Allocator,
@@ -187,7 +187,8 @@ def test_the_aggregate_is_folded_into_the_state() -> None:
     assert report.state.round == 1
     assert report.counted.updated == (10,)
     assert len(report.attempts) == 1
-    assert report.client_metrics == {10: {"examples": 5, "loss": 1.0}}
+    moved = pytest.approx(delta_norm(sent.adapter, START.adapter), rel=1e-5)
+    assert report.client_metrics == {10: {"examples": 5, "loss": 1.0, "delta_norm": moved, "delta_cosine": 1.0}}
 
 
 # --- the cohort

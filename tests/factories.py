@@ -28,6 +28,7 @@ from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.local import Local, LocalPair, Shapes
 from hellora.methods.samplers.uniform import Uniform
 from hellora.methods.server_optimizers.average import Average
+from hellora.methods.starts.none import NoStart
 from hellora.methods.strategies import Aggregator, Allocator, Answers, Dispatcher, Method, Strategy
 from hellora.server.answers import Gathered, gather
 from hellora.server.backend import Backend, Order
@@ -159,8 +160,13 @@ def dispatched(dispatcher: Dispatcher, adapter: Adapter, trained: Mask, spec: Ad
 
 
 def method_of(allocator: Allocator, dispatcher: Dispatcher, aggregator: Aggregator, **others: Any) -> Method:
-    """A method with the usual sampler and server optimizer, and plain local training."""
-    usual: dict[str, Any] = {"sampler": Uniform(), "local_training": (), "server_optimizer": Average()}
+    """A method with the usual sampler and server optimizer, plain local training, and a head as it was drawn."""
+    usual: dict[str, Any] = {
+        "start": NoStart(),
+        "sampler": Uniform(),
+        "local_training": (),
+        "server_optimizer": Average(),
+    }
     return Method(allocator=allocator, dispatcher=dispatcher, aggregator=aggregator, **{**usual, **others})
 
 

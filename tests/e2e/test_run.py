@@ -88,6 +88,7 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
     for line in lines_of(out):
         assert line.keys() == {
             "round",
+            "sums",
             "cohort",
             "ranks",
             "updated",

@@ -13,6 +13,7 @@ from hellora.methods.demands import (
     CLASSES,
     HEAD,
     LASTING_COMPONENTS,
+    OWN_COMPONENTS,
     PLAIN_SGD,
     PLANNER,
     PROTOTYPES_KEPT,
@@ -86,7 +87,7 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     promised |= {ALL_SHARED} if method.shares == "both" else set()
     yield "the experiment", Demands(promises=frozenset(promised))
     if method.shares != "both":
-        yield f"method.shares = {method.shares!r}", Demands(needs=frozenset({LASTING_COMPONENTS}))
+        yield f"method.shares = {method.shares!r}", Demands(needs=frozenset({LASTING_COMPONENTS, OWN_COMPONENTS}))
     if method.head != "aggregate":
         yield f"method.head = {method.head!r}", Demands(needs=frozenset({HEAD}))
     if experiment.policy.policy.prefix_cache != "none":

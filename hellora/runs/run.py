@@ -8,7 +8,6 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +34,7 @@ from hellora.record.run_folder import RunFolder, encoded
 from hellora.record.sealed import sealed_json
 from hellora.results.adapter_folder import save_adapter
 from hellora.results.trained import Trained
+from hellora.runs.evaluations import Evaluations
 from hellora.runs.fleet_record import fleet_record
 from hellora.runs.groups import served
 from hellora.runs.tracking import check_trackers, tracking
@@ -153,7 +153,8 @@ def run_in(
         reporting = ReportingBackend(backend, progress)
         for report in federate(state, setup.federation, reporting, setup, evaluations.problem_with):
             state, now = report.state, time.perf_counter()
-            metrics, sample = (last.metrics, last.sample) if (last := evaluations.last) else (None, None)
+            last = evaluations.of(report)
+            metrics, sample = (last.metrics, last.sample) if last else (None, None)
             previous = lines[-1] if lines else None
             lines.append(round_line(report, metrics, now - clock, previous, sample))
             clock = now
@@ -162,23 +163,7 @@ def run_in(
             save_state(folder.checkpoint, state, record | {"lines": digest.hexdigest()}, experiment.run.keep)
             tracked.tell(lines)
             progress.round_finished(lines[-1])
-    return finish(setup, folder, state, evaluations.last or setup.evaluate(state), record["initial"], lines, origin)
-
-
-@dataclass
-class Evaluations:
-    """Evaluates the states after the rounds that are due, before a run goes on from them."""
-
-    setup: Setup
-    last: Evaluation | None = None  # of the last state, if it was due
-
-    def problem_with(self, state: ServerState) -> str:
-        """Evaluate a state if it is due; say why a run cannot go on from it, "" where it can."""
-        run = self.setup.experiment.run
-        due = state.round % run.eval_every == 0 or state.round == run.rounds
-        self.last = self.setup.evaluate(state, whole=state.round == run.rounds) if due else None
-        loss = self.last.metrics.get("loss", 0.0) if self.last else 0.0
-        return "" if math.isfinite(loss) else f"the loss on {self.setup.experiment.data.evaluate_on} examples is {loss}"
+    return finish(setup, folder, state, evaluations.final(state, lines), record["initial"], lines, origin)
 
 
 def check_data(setup: Setup, record: Mapping[str, Any]) -> None:
@@ -221,7 +206,7 @@ def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState,
             f"model.name: the loss of {setup.experiment.model.name!r} is {initial['loss']} before training: {why}"
         )
     record = {
-        "initial": initial,
+        "initial": {} if setup.measured_by_clients else initial,  # it is not on what later metrics are on
         "clients": setup.clients,
         "labels": labels,
         "run": setup.run_id,
@@ -267,7 +252,7 @@ def finish(
         "seed": setup.experiment.run.seed,
         "rounds": len(lines),
         "initial": initial,
-        "final": lines[-1]["metrics"],
+        "final": lines[-1]["metrics"] or evaluation.metrics,
         **served(setup, state, evaluation),
         **setup.evaluate_prototypes(state),
         "uplink_bytes": sum(line["uplink_bytes"] for line in lines),
@@ -293,5 +278,5 @@ def data_record(setup: Setup) -> dict[str, Any]:
         "public": corpus.public_source,
         "read": list(corpus.notes),
         "sha256": corpus.fingerprint,
-        "evaluated_on": "the clients' held-out examples" if setup.held_out else f"the {split} split",
+        "evaluated_on": "the clients' held-out examples" if setup.experiment.method.personal else f"the {split} split",
     }

@@ -44,6 +44,9 @@ def flat(options: dict[str, object]) -> list[object]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"--server": None}, ["client: needs --server, --name and --data", "hellora client --help"]),
+        ({"--name": None}, ["client: needs --server, --name and --data"]),
+        ({"--data": None}, ["client: needs --server, --name and --data"]),
         ({"--server": "server"}, ["--server 'server'", "HOST:PORT"]),
         ({"--server": "server:99999"}, ["HOST:PORT"]),
         ({"--name": "a b"}, ["--name 'a b'"]),

@@ -75,8 +75,9 @@ def trainers(rows: list[dict[str, str]], sentences: Path, tmp_path: Path) -> Ite
     configs = {}
     for node, (name, (layers, rank)) in enumerate(CLIENTS.items(), 70):
         own = OwnSettings(
-            name, {"name": str(tmp_path / f"{name}.csv")}, "none", layers, rank, device="cpu", folder=str(tmp_path)
-        )
+            name, {"name": str(tmp_path / f"{name}.csv")}, "none", layers, rank, device="cpu",
+            folder=str(tmp_path / "states" / name),
+        )  # fmt: skip
         socket = str(tmp_path / f"{node}.sock")
         threading.Thread(target=serve, args=(socket, WithOwnData(own, lambda _: None)), daemon=True).start()
         configs[node] = {"trainer": socket}

@@ -32,7 +32,7 @@ def own_of(tensors: dict[str, Any], task: ClientTask) -> dict[str, Any]:
     return {name: tensor for name, tensor in tensors.items() if not crosses(name, task)}
 
 
-def answer_to(task: ClientTask, received: ClientTask, format: WireFormat) -> tuple[ClientUpdate, bytes]:
+def answer_to(received: ClientTask, format: WireFormat) -> tuple[ClientUpdate, bytes]:
     """What a client trains that has put its own in place, and its answer as it travels."""
     update = update_of(with_own(received, OWN, SPEC), VALUES, SPEC)
     return update, pack_answer(update, received, SPEC, format)
@@ -69,7 +69,7 @@ def test_an_answer_has_what_is_shared_and_the_server_puts_its_own_in_place_of_th
     head: str, shares: Factors, format: WireFormat
 ) -> None:
     task = task_of(head, shares)
-    update, data = answer_to(task, unpack_task(pack_task(task, format)), format)
+    update, data = answer_to(unpack_task(pack_task(task, format)), format)
     read = read_answer(data, task, SPEC)
     assert isinstance(read, ClientUpdate), read
     sent, trained, found = (each.tensors() for each in (answer_part(task, SPEC), update.adapter, read.adapter))
@@ -116,7 +116,7 @@ def test_both_worlds_round_alike(head: str, shares: Factors) -> None:
 @pytest.mark.parametrize("stray", ["head.weight", "block.0.query.lora_B", "/bf16/block.0.query.lora_B"])
 def test_an_answer_that_has_what_is_to_stay_is_refused(stray: str) -> None:
     task = task_of("local", "A")
-    _, data = answer_to(task, unpack_task(pack_task(task)), "fp32")
+    _, data = answer_to(unpack_task(pack_task(task)), "fp32")
     honest = read_answer(data, task, SPEC)
     assert isinstance(honest, ClientUpdate)
     tensors, scales = flatten(Adapter(honest.adapter.pairs))

@@ -83,6 +83,11 @@ def test_a_client(
     assert not (tmp_path / "state").exists()
 
 
+def test_a_model_of_a_client_that_has_none(hellora: Command, tmp_path: Path) -> None:
+    check_refusal(hellora("client", "export", tmp_path, tmp_path / "out"), "has no model of a client's own")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_secure_client_at_an_insecure_port_and_the_reverse(hellora: Command, client: dict[str, object]) -> None:
     both = hellora("client", *flat(client), "--insecure")
     check_refusal(both, "--insecure and --certificate exclude each other")

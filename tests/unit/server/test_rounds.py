@@ -572,13 +572,17 @@ def test_local_head_stays_with_its_client(optimizer: ServerOptimizer) -> None:
 # --- bytes
 
 
-@pytest.mark.parametrize(("head", "down", "up"), [("aggregate", 8, 8), ("frozen", 8, 0), ("local", 0, 0)])
-def test_bytes_are_what_travels(head: HeadPolicy, down: int, up: int) -> None:
-    """A layer has a module 5 → 6 and one 5 → 3: 19 values per rank component; the head has 8. 4 bytes each."""
-    (report,) = reports_of(federation(head=head, cohort=6))
+@pytest.mark.parametrize(
+    ("head", "first", "later", "up"), [("aggregate", 8, 8, 8), ("frozen", 8, 8, 0), ("local", 8, 0, 0)]
+)
+def test_bytes_are_what_travels(head: HeadPolicy, first: int, later: int, up: int) -> None:
+    """A layer has a module 5 → 6 and one 5 → 3: 19 values per rank component; the head has 8. 4 bytes each. A client's
+    own head comes once.
+    """
     layers = {p.id: p.budget.capacity(3) for p in FLEET}
-    assert report.counted.downlink_bytes == dict.fromkeys(layers, 4 * (3 * 4 * 19 + down))
-    assert report.counted.uplink_bytes == {client: 4 * (count * 4 * 19 + up) for client, count in layers.items()}
+    for report, down in zip(reports_of(federation(head=head, cohort=6, rounds=3)), (first, later, later), strict=True):
+        assert report.counted.downlink_bytes == dict.fromkeys(layers, 4 * (3 * 4 * 19 + down))
+        assert report.counted.uplink_bytes == {client: 4 * (count * 4 * 19 + up) for client, count in layers.items()}
 
 
 def test_min_clients_also_counts_where_fewer_are_asked() -> None:

@@ -32,6 +32,12 @@ from hellora.tasks.sequence_classification import SequenceClassification
 
 CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 1), "ward": (3, 4)}  # layers and rank, in order of ids
 
+PERSONAL: dict[str, dict[str, Any]] = {
+    "fedsa": {"allocator": "everything", "dispatcher": "truncate", "shares": "A", "head": "local"},
+    "fed_alora": {"allocator": "random_layers", "dispatcher": "whole", "shares": "B", "head": "local"},
+    "heads": {"allocator": "random_layers", "dispatcher": "bypass", "head": "local"},
+}
+
 
 @pytest.fixture
 def rows(sentences: Path) -> list[dict[str, str]]:
@@ -52,7 +58,7 @@ def experiment(model: Path, data: Path, method: str, **changes: Any) -> Experime
         "fleet": {"layers": layers, "ranks": ranks},
         "train": {"lr": 0.03, "batch_size": 8},
         "compute": {"threads": 1},
-        "method": METHODS[method],
+        "method": {**METHODS, **PERSONAL}[method],
     }
     return check("parity", {**table, **changes})
 
@@ -114,13 +120,6 @@ def test_three_worlds_end_with_the_same_bits(method: str, tiny_bert: Path, tmp_p
         assert facts[0] == facts[1] == facts[2]
 
 
-PERSONAL: dict[str, dict[str, Any]] = {
-    "fedsa": {"allocator": "everything", "dispatcher": "truncate", "shares": "A", "head": "local"},
-    "fed_alora": {"allocator": "random_layers", "dispatcher": "whole", "shares": "B", "head": "local"},
-    "heads": {"allocator": "random_layers", "dispatcher": "bypass", "head": "local"},
-}
-
-
 @pytest.mark.parametrize(
     ("method", "format"), [("fedsa", "fp32"), ("fed_alora", "bf16"), ("heads", "int8"), ("fedsa", "int8")]
 )
@@ -128,14 +127,12 @@ def test_parts_of_their_own_stay_with_clients_and_what_is_shared_ends_with_the_s
     method: str, format: str, tiny_bert: Path, tmp_path: Path, trainers: FakeGrid
 ) -> None:
     """What each has of its own is what a simulation's server keeps for it, bit for bit, and as many bytes travel."""
-    changes: dict[str, Any] = {"method": PERSONAL[method], "wire": {"format": format}, "rounds": 4}
-    groups = experiment(tiny_bert, tmp_path / "whole", "fed_hello", **changes).fleet.members(4, 0)
+    changes: dict[str, Any] = {"wire": {"format": format}, "rounds": 4}
+    groups = experiment(tiny_bert, tmp_path / "whole", method, **changes).fleet.members(4, 0)
     layers, ranks = ([pair[i] for _, pair in sorted(zip(groups, CLIENTS.values(), strict=True))] for i in (0, 1))
     fleet = {"layers": layers, "ranks": ranks}
-    local = adapter_after(
-        experiment(tiny_bert, tmp_path / "whole", "fed_hello", fleet=fleet, **changes), tmp_path / "local"
-    )
-    apart = experiment(tiny_bert, tmp_path / "server", "fed_hello", **changes)
+    local = adapter_after(experiment(tiny_bert, tmp_path / "whole", method, fleet=fleet, **changes), tmp_path / "local")
+    apart = experiment(tiny_bert, tmp_path / "server", method, **changes)
     deployed = adapter_after(apart, tmp_path / "deployed", Deployed(trainers, lambda _: None).prepare)
     shared = {name: tensor for name, tensor in local.items() if not name.startswith("kept/")}
     assert deployed.keys() == shared.keys()
@@ -162,7 +159,7 @@ def test_parts_of_their_own_stay_with_clients_and_what_is_shared_ends_with_the_s
 def test_the_record_has_the_means_of_what_clients_tell_of_their_models(
     tiny_bert: Path, tmp_path: Path, trainers: FakeGrid
 ) -> None:
-    run = experiment(tiny_bert, tmp_path / "server", "fed_hello", method=PERSONAL["fedsa"], eval_every=2)
+    run = experiment(tiny_bert, tmp_path / "server", "fedsa", eval_every=2)
     out = tmp_path / "out"
     summary = run_experiment(run, out, Silent(), preparing=Deployed(trainers, lambda _: None).prepare)
     lines = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]

@@ -4,7 +4,7 @@ Its head is what the Hub reads of a model: https://huggingface.co/docs/hub/model
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
     names = list(results[-1][1])
     shown = code(trained, folder, merged)
     return CARD.format(
-        head=front_matter(trained, merged, names),
+        head=front_matter(trained, merged),
         title=experiment.name,
         what="The merged weights" if merged else "A LoRA adapter",
         model=hub_name(experiment.model.name),
@@ -113,7 +113,7 @@ def measured(trained: Trained) -> list[tuple[str, Mapping[str, float]]]:
     return found or [("not measured yet", {})]
 
 
-def front_matter(trained: Trained, merged: bool, names: Sequence[str]) -> str:
+def front_matter(trained: Trained, merged: bool) -> str:
     """Write what the Hub reads, without the lines around it. A JSON value is a YAML value."""
     experiment = trained.experiment
     model, data = hub_name(experiment.model.name), experiment.data
@@ -124,7 +124,7 @@ def front_matter(trained: Trained, merged: bool, names: Sequence[str]) -> str:
     head["tags"] = ["lora", "federated-learning", "hellora"]
     if data.name != "stdlib_docs" and not is_local(data.name):
         head["datasets"] = [data.name]
-    head["metrics"] = [METRICS[name] for name in names if name in METRICS]
+    head["metrics"] = [METRICS[name] for name in measured(trained)[-1][1] if name in METRICS]
     return "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items())
 
 

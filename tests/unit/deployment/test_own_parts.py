@@ -310,10 +310,17 @@ def test_it_exports_what_it_last_received_with_what_is_its_own(site: Site) -> No
     predictions = predict_file(out, str(site.folder / "new.csv"), {}, None, ())
     assert len(predictions) == 9
     assert {row["label"] for row in predictions} <= set(TOPICS)
-    if site.experiment.method.dispatcher.name == "whole":
-        usage = read_usage(out, {})
-        found = load_adapter(out, usage, usage.load_base())
-        assert bits(found.tensors()) == bits(expected.tensors())
+    usage = read_usage(out, {})
+    found = load_adapter(out, usage, usage.load_base())
+    assert bits(found.head) == bits(expected.head)
+    left_out = site.experiment.method.dispatcher.name == "bypass"
+    before = site.given(work.base.spec, work.base.initial_head(), 3)
+    for module in work.base.spec.modules:
+        pair, rank = found.pairs[module.name], 3 if site.experiment.method.dispatcher.name == "truncate" else 4
+        whole = (before if left_out and module.layer == 0 else expected).pairs[module.name]  # as it came last
+        rank = 4 if module.layer == 0 else rank
+        assert torch.equal(pair.A[:rank], whole.A[:rank])
+        assert torch.equal(pair.B[:, :rank], whole.B[:, :rank])
     card = (out / "README.md").read_text()
     assert "This is the adapter of client clinic; the results are its own." in card
     assert "| after round 1 |" in card
@@ -351,7 +358,11 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         export_own(tmp_path, tmp_path / "out")
 
 
-def test_what_is_written_names_code_that_runs_only_if_it_is_allowed(fedsa: Site) -> None:
+def test_what_is_written_names_code_that_runs_only_if_it_is_allowed(
+    fedsa: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fedsa.folder)
+    (fedsa.folder / "trap.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
     client = fedsa.client()
     fedsa.told(client, fedsa.task(client, 0, None))
     file = fedsa.state / "own" / "f00d.safetensors"
@@ -359,5 +370,6 @@ def test_what_is_written_names_code_that_runs_only_if_it_is_allowed(fedsa: Site)
     table = json.loads(json.dumps(fields["table"]))
     table["method"]["allocator"] = "trap.py:Trap"
     file.write_bytes(to_bytes(tensors, {**fields, "table": table}))
-    with pytest.raises(InputError, match=r"trap\.py:Trap"):
+    with pytest.raises(InputError, match=r"f00d.safetensors names code .*\(trap\.py:Trap\)"):
         export_own(fedsa.state, fedsa.folder / "out")
+    assert not (fedsa.folder / "ran").exists()

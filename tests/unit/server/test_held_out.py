@@ -10,7 +10,8 @@ from factories import gathered, random_adapter, task_for, tiny_spec, update_of
 
 from hellora.core.exchange import ClientUpdate
 from hellora.core.held_out import HeldOut
-from hellora.core.types import ClientProfile
+from hellora.core.types import Adapter, ClientProfile
+from hellora.server.answers import problem_with
 
 SPEC = tiny_spec()
 TASK = task_for(1, random_adapter(SPEC, 0), np.ones((3, 4), dtype=bool))
@@ -54,3 +55,13 @@ def test_sums_come_back_and_their_means_are_the_metrics() -> None:
 )
 def test_sums_that_cannot_be_are_refused(changes: dict[str, Any], words: str) -> None:
     assert outcome(**changes) == words
+
+
+@pytest.mark.parametrize(("shared", "words"), [(0.0, ""), (0.1, "its delta has a norm of ")])
+def test_a_norm_is_of_what_is_shared(shared: float, words: str) -> None:
+    """A simulation's server sees what is a client's own, which may go as far as it likes."""
+    task = replace(TASK, head="local", shares="A")
+    pairs = {n: replace(p, A=p.A + shared, B=p.B + 100) for n, p in TASK.adapter.pairs.items()}
+    update = update_of(task, Adapter(pairs, {n: t + 100 for n, t in TASK.adapter.head.items()}), SPEC)
+    found = problem_with(update, task, SPEC, max_norm=0.01)
+    assert found is None if not words else str(found).startswith(words)

@@ -80,6 +80,7 @@ def small_setup(experiment: Experiment, evaluate: Callable[[ServerState], Mappin
         base=SimpleNamespace(spec=SPEC),
         corpus=SimpleNamespace(fingerprint="f" * 64, labels=("a", "b")),
         clients={},
+        measured_by_clients=False,
         run_id="run",
         initial_state=lambda: ServerState(0, random_adapter(SPEC, seed=1)),
         evaluate=lambda state, **_: Evaluation(evaluate(state)),

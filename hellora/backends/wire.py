@@ -5,10 +5,13 @@ its values, of an answer the *delta*, trained minus received, whose numbers are 
 client subtracts what it received, rounded; the server adds to what it sent, exact. So the server's adapter is never
 rounded: a change that is smaller than the rounding of a value is not lost, and errors of the way down do not pile up
 from round to round (Philippenko & Dieuleveut, arXiv 2102.12528, call it a preserved central model).
+
+What is a client's own (`sharing.crosses`) no format rounds: a client of a network keeps it, and where the server of a
+simulation does, it ends with the same bits.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,11 +19,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hellora.core.codec import decode, encode
+from hellora.core.codec import Way, decode, encode
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Policy, TrainSettings, WireFormat
 from hellora.core.state import owned, select
 from hellora.core.types import Adapter, AdapterSpec, LoraPair
-from hellora.methods.sharing import answer_part, is_of
+from hellora.methods.sharing import answer_part, crosses, goes_down, is_of, stays
 
 BRIEF, REPORT, KEPT = "/brief", "/report", "/kept"  # in front of named tensors, which no format rounds
 OVERHEAD = 2**20  # bytes that names, shapes and metrics of an answer may take
@@ -79,7 +82,9 @@ def from_bytes(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def pack_task(task: ClientTask, format: WireFormat = "fp32") -> bytes:
+    """Pack a task; what its client keeps for itself does not travel, but for the first head that it has."""
     tensors, scales = flatten(task.adapter)
+    tensors = {name: tensor for name, tensor in tensors.items() if goes_down(name, task)}
     fields = {
         "round": task.round,
         "attempt": task.attempt,
@@ -89,6 +94,8 @@ def pack_task(task: ClientTask, format: WireFormat = "fp32") -> bytes:
         "train": asdict(task.train),
         "head": task.head,
         "factors": task.factors,
+        "shares": task.shares,
+        "private": task.private,
         "cut": task.cut,
         "bypass": task.bypass,
         "kept_version": task.kept_version,
@@ -97,17 +104,37 @@ def pack_task(task: ClientTask, format: WireFormat = "fp32") -> bytes:
         "scales": scales,
     }
     named = {**owned(task.brief, BRIEF), **owned(task.kept, KEPT), "/trained": torch.from_numpy(task.trained)}
-    return to_bytes({**encode(tensors, format, task.seed, "down"), **named}, fields)
+    return to_bytes({**encoded(tensors, task, format, "down"), **named}, fields)
+
+
+def encoded(tensors: Mapping[str, Tensor], task: ClientTask, format: WireFormat, way: Way) -> dict[str, Tensor]:
+    """Return an adapter's tensors as they travel: what is shared in the format, the rest as it is."""
+    exact = {name: tensor for name, tensor in tensors.items() if not crosses(name, task)}
+    return encode({n: t for n, t in tensors.items() if n not in exact}, format, task.seed, way) | exact
 
 
 def unpack_task(data: bytes) -> ClientTask:
+    """Unpack a task. A factor that did not come along, for it is the client's own, stands as an empty one."""
     tensors, fields = from_bytes(data)
     brief, kept = taken(tensors, BRIEF), taken(tensors, KEPT)
     tensors = decode(tensors)
     trained = tensors.pop("/trained").numpy()
-    adapter = unflatten(tensors, fields.pop("scales"))
+    scales = fields.pop("scales")
+    adapter = unflatten(with_blanks(tensors, scales) if fields["private"] else tensors, scales)
     train, policy = TrainSettings(**fields.pop("train")), Policy(**fields.pop("policy"))
     return ClientTask(adapter=adapter, trained=trained, train=train, policy=policy, brief=brief, kept=kept, **fields)
+
+
+def with_blanks(tensors: Mapping[str, Tensor], modules: Iterable[str]) -> dict[str, Tensor]:
+    """Return the tensors with an empty factor, of the rank of the other, for each that is not among them."""
+    found = dict(tensors)
+    for name in modules:
+        A, B = tensors.get(f"{name}.lora_A"), tensors.get(f"{name}.lora_B")
+        if A is None and B is not None:
+            found[f"{name}.lora_A"] = torch.zeros(B.shape[1], 0)
+        if B is None and A is not None:
+            found[f"{name}.lora_B"] = torch.zeros(0, A.shape[0])
+    return found
 
 
 def taken(tensors: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
@@ -126,15 +153,17 @@ def as_received(task: ClientTask, format: WireFormat) -> ClientTask:
 def pack_answer(
     answer: ClientUpdate | ClientFailure, task: ClientTask, spec: AdapterSpec, format: WireFormat = "fp32"
 ) -> bytes:
-    """Pack the answer to `task`, as its client received it. A factor that the task does not train does not travel."""
+    """Pack the answer to `task`, as its client received it. Neither a factor that the task does not train travels, nor
+    what its client keeps for itself.
+    """
     if isinstance(answer, ClientFailure):
         return to_bytes({}, {"failure": asdict(answer)})
     tensors, scales = flatten(answer.adapter)
-    tensors = {name: tensor for name, tensor in tensors.items() if is_of(name, task.factors)}
+    tensors = {n: tensor for n, tensor in tensors.items() if is_of(n, task.factors) and not stays(n, task)}
     if format != "fp32":
         received = answer_part(task, spec).tensors()
-        tensors = {name: difference(tensor, received[name]) for name, tensor in tensors.items()}
-    tensors = encode(tensors, format, task.seed, "up") | owned(answer.report, REPORT) | owned(answer.kept, KEPT)
+        tensors = {n: difference(t, received[n]) if crosses(n, task) else t for n, t in tensors.items()}
+    tensors = encoded(tensors, task, format, "up") | owned(answer.report, REPORT) | owned(answer.kept, KEPT)
     fields = {
         "round": answer.round,
         "attempt": answer.attempt,
@@ -205,9 +234,11 @@ def answer_from(data: bytes, task: ClientTask, sent: Mapping[str, Tensor]) -> Cl
         check_numbers(name, fields[name])
     report, kept = taken(tensors, REPORT), taken(tensors, KEPT)
     tensors = decode(tensors)
+    if private := sorted(name for name in tensors if stays(name, task)):
+        raise WireError(f"its answer has {private[0]}, which is to stay with it")
     if fields.pop("delta"):
-        tensors = {name: moved(sent[name], tensor) for name, tensor in tensors.items()}
-    tensors |= {name: tensor for name, tensor in sent.items() if not is_of(name, task.factors)}
+        tensors = {n: moved(sent[n], tensor) if crosses(n, task) else tensor for n, tensor in tensors.items()}
+    tensors |= {n: tensor for n, tensor in sent.items() if not is_of(n, task.factors) or stays(n, task)}
     adapter = unflatten(tensors, fields.pop("scales"))
     if unknown := sorted(tensors.keys() - adapter.tensors().keys()):
         raise WireError(f"unknown tensor {unknown[0]}")

@@ -5,12 +5,16 @@ from typing import Annotated
 
 import typer
 
+from hellora.cli.arguments import Allow as AllowNamed
 from hellora.cli.arguments import Certificate, Insecure
 from hellora.cli.ending import Lines, until_stopped
+from hellora.cli.help import Group
 from hellora.core.errors import InputError
-from hellora.runs.terminal import quieten
+from hellora.runs.terminal import plain_console, quieten
 
 app = typer.Typer(rich_markup_mode=None)
+of_client = typer.Typer(cls=Group, invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(of_client, name="client")
 
 Allow = Annotated[
     list[str] | None, typer.Option(metavar="CODE|remote-code", help="code that a server names may run here; repeat")
@@ -121,11 +125,12 @@ def server(
         Server(folder, host, port, certificates, runs, health_port).run(say)
 
 
-@app.command()
+@of_client.callback()
 def client(
-    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="where `hellora server` listens")],
-    name: Annotated[str, typer.Option(help="as the server shows it")],
-    data: Annotated[str, typer.Option(help="its own examples: a file, a folder or a hub id")],
+    context: typer.Context,
+    server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="where `hellora server` listens")] = None,
+    name: Annotated[str | None, typer.Option(help="as the server shows it")] = None,
+    data: Annotated[str | None, typer.Option(help="its own examples: a file, a folder or a hub id")] = None,
     key: Annotated[Path | None, typer.Option(metavar="FILE", help="its private key: clients/NAME")] = None,
     certificate: Certificate = None,
     settings: DataSettings = None,
@@ -149,12 +154,16 @@ def client(
 ) -> None:
     """Take part in a server's runs with this machine's data.
 
-    The data never leave this machine. Ctrl-C ends it.
+    The data never leave this machine. Ctrl-C ends it. `hellora client export` writes the model of its own that it has.
     """
+    if context.invoked_subcommand is not None:
+        return
     quieten()
     from hellora.deployment.client_process import Client, bound_settings, budget_settings, data_settings
     from hellora.deployment.flower_tools import Address, program
 
+    if server is None or name is None or data is None:
+        raise InputError("client: needs --server, --name and --data: see `hellora client --help`")
     program("flower-supernode")
     address = Address.parse(server, "--server", certificate, insecure)
     check_client(name, key, model, insecure)
@@ -168,6 +177,24 @@ def client(
         warn_of_keys(say, key)
     with until_stopped(f"{name}: stopped", say):
         me.run(say)
+
+
+@of_client.command("export")
+def export_own_model(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the client's: clients/NAME, or its --folder")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="a new folder")],
+    run: Annotated[str | None, typer.Option(metavar="ID", help="of which run [default: the last one]")] = None,
+    allow: AllowNamed = None,
+) -> None:
+    """Write a client's own model as `hellora export` writes a run's.
+
+    That is where `method.head = "local"` or `method.shares` leave it a part of the model: what is shared as it last
+    received it, with its own part.
+    """
+    quieten()
+    from hellora.deployment.own_model import export_own
+
+    plain_console().print(export_own(folder, out, run, allow or ()), highlight=False)
 
 
 def warn_of_keys(say: Lines, *keys: Path) -> None:

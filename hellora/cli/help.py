@@ -1,6 +1,6 @@
 """`--help` shows the commands in their order, each with an example."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import click
 import typer
@@ -24,8 +24,19 @@ EXAMPLES = {
 }
 
 
+# Of commands below another one.
+BELOW = {"client": {"export": "hellora client export clients/clinic my-model"}}
+
+
 class Command(TyperCommand):
     """Shows brackets in a command's help as they are; typer escapes them for rich, which we do not let draw."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        return super().get_help(ctx).replace("\\[", "[")
+
+
+class Group(TyperGroup):
+    """Does the same for a command that has others below it."""
 
     def get_help(self, ctx: click.Context) -> str:
         return super().get_help(ctx).replace("\\[", "[")
@@ -41,8 +52,22 @@ class Commands(TyperGroup):
 def with_examples(apps: Iterable[typer.Typer]) -> None:
     """Let the help of each command end with its example."""
     for app in apps:
-        for command in app.registered_commands:
-            command.cls = Command
-            name = command.name or (command.callback.__name__ if command.callback else "")
-            if name in EXAMPLES:
-                command.epilog = f"\b\nExample:\n  {EXAMPLES[name]}"  # \b: these lines are not filled
+        let_end(app, EXAMPLES)
+        for group in app.registered_groups:
+            below = group.typer_instance
+            if below is not None and below.registered_callback is not None:
+                below.registered_callback.epilog = example(EXAMPLES[str(group.name)])
+                let_end(below, BELOW[str(group.name)])
+
+
+def let_end(app: typer.Typer, examples: Mapping[str, str]) -> None:
+    """Let the help of each command of one app end with its example."""
+    for command in app.registered_commands:
+        command.cls = Command
+        name = command.name or (command.callback.__name__ if command.callback else "")
+        if name in examples:
+            command.epilog = example(examples[name])
+
+
+def example(line: str) -> str:
+    return f"\b\nExample:\n  {line}"  # \b: these lines are not filled

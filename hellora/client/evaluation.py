@@ -1,6 +1,6 @@
 """Find what an adapter makes of examples: predictions, metrics, and the Fisher information of its layers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -26,7 +26,8 @@ from hellora.tasks import Batch, Encoded, Example, Task, class_recall
 class Evaluation:
     """An evaluation says what an adapter makes of some rows; `recall` is of every class in them (classification only).
 
-    Where each client has a model of its own, `metrics` is the mean and `clients` has each one's, by client id.
+    Where each client has a model of its own, `metrics` is the mean, `clients` has each one's, by client id, and `rows`
+    of how many rows these are.
     `intervals` has the 95 % interval of the accuracy (Wilson) and the loss (normal), were the rows a sample of many;
     `sampled` says how many were drawn of how many, None where all rows were evaluated.
     """
@@ -34,8 +35,25 @@ class Evaluation:
     metrics: dict[str, float]
     recall: Mapping[int, float] = field(default_factory=dict)
     clients: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    rows: Mapping[int, int] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     sampled: tuple[int, int] | None = None
+
+    @staticmethod
+    def of_clients(clients: Mapping[int, Mapping[str, float]], rows: Mapping[int, int]) -> "Evaluation":
+        """Put together what clients' own models make of their own rows; `metrics` is the mean over all of them."""
+        found = Evaluation({}, clients=clients, rows=rows)
+        return replace(found, metrics=found.mean_over(clients))
+
+    def mean_over(self, clients: Iterable[int]) -> dict[str, float]:
+        """Return the mean of these clients' own metrics, weighted by the numbers of their rows; {} of nobody."""
+        totals: dict[str, float] = {}
+        count = 0
+        for client in clients:
+            count += self.rows[client]
+            for name, value in self.clients[client].items():
+                totals[name] = totals.get(name, 0.0) + value * self.rows[client]
+        return {name: total / count for name, total in totals.items()}
 
     @property
     def sample(self) -> dict[str, Any] | None:

@@ -16,6 +16,11 @@ def new_adapter(spec: AdapterSpec, head: Mapping[str, Tensor], seed: int) -> Ada
     return Adapter({module.name: new_pair(module, spec, seed) for module in spec.modules}, dict(head))
 
 
+def starting_adapter(spec: AdapterSpec, head: Mapping[str, Tensor], seed: int) -> Adapter:
+    """Make the adapter before round 0 of a run with this seed; server and clients make the same."""
+    return new_adapter(spec, head, seed_for(seed, "adapter"))
+
+
 def new_pair(module: ModuleSpec, spec: AdapterSpec, seed: int) -> LoraPair:
     """Make a module's pair before training: B = 0 and A uniform in ±1/√d_in.
 

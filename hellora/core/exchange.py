@@ -176,6 +176,8 @@ class ClientTask:
     train: TrainSettings
     head: HeadPolicy = "aggregate"
     factors: Factors = "both"  # which it trains
+    shares: Factors = "both"  # which of them are aggregated; another is the client's own, as a local head is
+    private: bool = False  # what is the client's own stays with it, and is in neither task nor answer
     cut: bool = False  # a pair in which it trains has only the components that it trains, in their order
     bypass: bool = False  # blocks with nothing to train are left out of the client's model
     policy: Policy = Policy()

@@ -167,17 +167,12 @@ def connected(roster: Roster, names: Sequence[str], contract: str, setup: Setup)
 
 
 def check_deployed(experiment: Experiment) -> None:
-    """Refuse what needs all data in one place, or would send away what is to stay with a client."""
-    data, method = experiment.data, experiment.method
+    """Refuse what needs all data in one place."""
+    data = experiment.data
     if data.validation or data.max_examples is not None:
         raise InputError(
             "data.validation and data.max_examples cut the training data, which the server of a deployment does not "
             "have: remove them"
-        )
-    if method.personal or method.shares != "both":
-        raise InputError(
-            "method.head = 'local' and method.shares keep tensors with a client, which a deployment cannot do yet: "
-            "simulate this method, or share everything"
         )
 
 

@@ -19,6 +19,7 @@ from hellora.core.exchange import ClientTask
 from hellora.core.types import Budget, Ranks
 from hellora.core.units import in_bytes
 from hellora.data.settings import Columns, DataSettings
+from hellora.methods.strategies import Method
 from hellora.record.atomic import write_atomically
 
 MAX_STEPS = 10_000  # optimizer updates of a round
@@ -75,6 +76,17 @@ class OwnLimits:
             return f"the task has {steps} steps, and --max-steps is {self.max_steps}"
         return None
 
+    def has_time(self, task: ClientTask, examples: int, more: int, estimate: Estimating) -> bool:
+        """Tell whether a client that trains on `examples` may look at `more` of them besides, with --seconds for both.
+
+        A forward pass over one takes less than a step on it, by which it is counted.
+        """
+        if self.budget.seconds is None or (seconds := estimate(task).seconds) is None:
+            return True
+        train = task.train
+        passed = train.epochs * examples if train.steps is None else train.steps * min(train.batch_size, examples)
+        return seconds * (1 + more / passed) <= self.budget.seconds
+
     @property
     def is_predicted(self) -> bool:
         """Tell whether there is a limit in bytes or seconds."""
@@ -93,6 +105,13 @@ class OwnLimits:
         if budget.seconds is not None and estimate.seconds is not None and estimate.seconds > budget.seconds:
             return f"the task takes {estimate.seconds:.0f} s, and --seconds is {budget.seconds:g}"
         return None
+
+
+def contradiction(task: ClientTask, method: Method) -> str | None:
+    """Say in what a task would not keep here what its run's settings say stays with a client, or return None."""
+    if task.private == method.personal and (task.head, task.shares) == (method.head, method.shares):
+        return None
+    return "the task shares other parts of the model than method.head and method.shares of its run say"
 
 
 # ----------------------------------------------------------------------------------------------- what a server may name

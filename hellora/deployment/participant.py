@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +18,28 @@ import torch
 from hellora.backends.wire import pack_answer, unpack_task
 from hellora.budgets.planner import Estimate, Planner
 from hellora.client.features import asked_for
+from hellora.client.own_part import attempt_with_own
 from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
-from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate
+from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Named
 from hellora.core.types import ClientProfile
 from hellora.core.version import __version__
 from hellora.data.server_data import fingerprint
 from hellora.data.sides import Classes, own_classes, own_split, read_own
 from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
 from hellora.deployment.kept import KeptTensors
-from hellora.deployment.own_limits import check_columns, check_model
+from hellora.deployment.own_limits import check_columns, check_model, contradiction
+from hellora.deployment.own_model import Owner, OwnModel
 from hellora.deployment.own_settings import OwnSettings
 from hellora.experiments.config import check, override
 from hellora.experiments.devices import parse_link
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.holding_out import TrainingRows, num_held_out
 from hellora.experiments.machine import cores, device_check, devices, threads
 from hellora.experiments.own_code import refuse_unnamed_code
 from hellora.experiments.planning import make_planner
 from hellora.experiments.prepare import prepare
+from hellora.model.origin import Origin
 from hellora.record.atomic import write_atomically
 
 
@@ -187,7 +192,7 @@ class WithOwnData(Participant):
         return {
             "name": self.own.name,
             "version": __version__,
-            "examples": len(rows),
+            "examples": len(rows) - (num_held_out(len(rows)) if experiment.method.personal else 0),
             "classes": None if classes is None else asdict(classes),
             "budget": asdict(self.limits.budget),
             "speed": self.own.speed,
@@ -211,7 +216,12 @@ class WithOwnData(Participant):
         self.check_same(contract, data)
         labels = () if contract.classes is None else contract.classes.values
         base = experiment.task.load(experiment.model, labels, 0)
-        return ClientWork(base, experiment.task, data, None, experiment.method.local_training, experiment.method.start)
+        origin, parts = Origin(), None
+        if experiment.method.personal:
+            origin = Origin.of(base, experiment.model)
+            parts = TrainingRows(len(data), experiment.run.seed)
+        self.owner = Owner(self.own.name, experiment, labels, origin)
+        return ClientWork(base, experiment.task, data, parts, experiment.method.local_training, experiment.method.start)
 
     def check_same(self, contract: Contract, data: Any) -> None:
         """Raise InputError where the data of this client are not those with which it began the run. Nothing of this
@@ -229,26 +239,48 @@ class WithOwnData(Participant):
 
     def attempt(self, work: ClientWork, contract: Contract, task: ClientTask) -> ClientUpdate | ClientFailure:
         """Train from the version of its kept tensors that the task names; what it keeps then never leaves this
-        machine. A task beyond this client's own limits is refused.
+        machine. A task beyond this client's own limits is refused, and one that would send away what the run's
+        settings say stays here.
         """
-        examples = len(work.data)
-        if excess := self.limits.excess(task, examples, lambda task: self.estimate(work, contract, task)):
+        if reason := contradiction(task, self.owner.experiment.method):
+            return ClientFailure(task.client, "rejected", reason)
+        estimate = partial(self.estimate, work, contract)
+        if excess := self.limits.excess(task, work.size(task.client), estimate):
             return ClientFailure(task.client, "rejected", excess)
-        if not work.keeps(task):
+        if not (task.private or work.keeps(task)):
             return work.attempt(task)
         if not contract.run.isalnum():  # it names a folder here
             return ClientFailure(task.client, "rejected", "the run has no name under which a client can keep anything")
         states = contract.table["keep"]  # at the server, which may go back to each of them
         store = KeptTensors(Path(self.own.folder) / "kept" / contract.run, states + 1)
         try:
-            begun = replace(task, kept=store.load(task.kept_version))
+            kept = store.load(task.kept_version)
         except InputError as error:
             return ClientFailure(task.client, "rejected", str(error))
-        answer = work.attempt(begun)
+        if task.private:
+            answer = self.attempt_with_own(work, contract, task, kept)
+        else:
+            answer = work.attempt(replace(task, kept=kept))
         if isinstance(answer, ClientFailure):
             return answer
         store.save(task.round, answer.kept)
         return replace(answer, kept={})
+
+    def attempt_with_own(
+        self, work: ClientWork, contract: Contract, task: ClientTask, kept: Named
+    ) -> ClientUpdate | ClientFailure:
+        """Train a model of which a part is the client's own, measure it in rounds that are evaluated, and keep it."""
+        assert isinstance(work.parts, TrainingRows)  # as the run's settings say
+        run, held_out = self.owner.experiment.run, work.parts.held_out(task.client)
+        due = (task.round + 1) % run.eval_every == 0 or task.round + 1 == run.rounds
+        estimate = partial(self.estimate, work, contract)
+        if due and not (due := self.limits.has_time(task, work.size(task.client), len(held_out), estimate)):
+            self.log(f"round {task.round}: not measured on its {len(held_out)} held-out examples: no time by --seconds")
+        found = attempt_with_own(work, task, kept, run.seed, held_out if due and len(held_out) else None)
+        if isinstance(found, ClientFailure):
+            return found
+        OwnModel.of(Path(self.own.folder), contract.run).keep(self.owner, found)
+        return found.update
 
     def estimate(self, work: ClientWork, contract: Contract, task: ClientTask) -> Estimate:
         """Predict what a task costs on this machine, as a server does when it plans."""
@@ -260,8 +292,8 @@ class WithOwnData(Participant):
             assert planner is not None  # it was wanted
             self.planner = contract, planner
         planner = replace(self.planner[1], train=task.train)
-        profile = ClientProfile(task.client, len(work.data), self.limits.budget, self.own.speed)
+        profile = ClientProfile(task.client, work.size(task.client), self.limits.budget, self.own.speed)
         if task.sums:
-            shape, named = asked_for(task, work.base, work.start, len(work.data))
+            shape, named = asked_for(task, work.base, work.start, work.size(task.client))
             return planner.estimate_of_sums(profile, named, shape.columns)
         return planner.estimate_of(profile, task.trained.sum(axis=1), task.policy)

@@ -266,6 +266,8 @@ def names_of(section: str, key: str, kind: str, content: Table) -> list[str]:
     for name, file in zip(value, files, strict=True):
         if files.count(file) > 1:
             raise InputError(f"{section}.{key} names {name!r} twice, or two of one file name: keep one of them")
+        if file == "private":  # what a client keeps of its own model has this name
+            raise InputError(f"{section}.{key} names {name!r}: give its file another name than private.py")
     return list(value)
 
 

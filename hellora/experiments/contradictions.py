@@ -16,6 +16,7 @@ from hellora.methods.demands import (
     HEAD_TRAINED,
     LASTING_COMPONENTS,
     LONE_ADAPTER,
+    OWN_COMPONENTS,
     PLAIN_SGD,
     PLANNER,
     PROTOTYPES_KEPT,
@@ -92,7 +93,7 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     promised |= {ALL_SHARED} if method.shares == "both" else set()
     yield "the experiment", Demands(promises=frozenset(promised))
     if method.shares != "both":
-        yield f"method.shares = {method.shares!r}", Demands(needs=frozenset({LASTING_COMPONENTS}))
+        yield f"method.shares = {method.shares!r}", Demands(needs=frozenset({LASTING_COMPONENTS, OWN_COMPONENTS}))
     if method.head != "aggregate":
         yield f"method.head = {method.head!r}", Demands(needs=frozenset({HEAD}))
     if method.start.passes and (method.head_rounds or method.head == "closed_form"):

@@ -4,20 +4,19 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
 
 from hellora.backends.local import LocalBackend
 from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
-from hellora.core.seeds import rng_for, seed_for
+from hellora.core.seeds import seed_for
 from hellora.core.types import ClientProfile
 from hellora.data.natural import values_of
 from hellora.data.partitioning import client_rows
-from hellora.data.settings import DataSettings
 from hellora.data.sources import Corpus, load_corpus
 from hellora.experiments.contradictions import check_clients
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.holding_out import hold_out
 from hellora.experiments.machine import device_check, devices, threads, workers
 from hellora.experiments.model_checks import bypass_check, recompute_check, targets_check
 from hellora.experiments.planning import federation, fleet, make_planner, plan, rehearse
@@ -27,8 +26,6 @@ from hellora.model.linear_head import linear_head
 from hellora.model.normalise import special_tokens
 from hellora.model.resident import BaseModel
 from hellora.server.backend import Backend
-
-HELD_OUT = 0.2  # of a client's examples, kept for evaluation where heads are personal
 
 
 def prepare(experiment: Experiment) -> Setup:
@@ -177,23 +174,3 @@ def head_check(experiment: Experiment, corpus: Corpus) -> None:
             f"model.classes = {classes}, but {experiment.data.name} has {len(corpus.labels)} classes: "
             f"set model.classes = {len(corpus.labels)}, or remove it"
         )
-
-
-def hold_out(parts: Parts, data: DataSettings, seed: int) -> tuple[Parts, Parts]:
-    """Cut every client's rows into (training, held out); a client with one row trains on it and holds out none.
-
-    Where there is a validation split, one half of what is held out is for the test, the other for validation.
-    """
-    half = slice(1 if data.evaluate_on == "validation" else 0, None, 2) if data.validation else slice(None)
-    train, held = [], []
-    for client, part in enumerate(parts):
-        order = rng_for(seed, "held out", client).permutation(part)
-        count = min(max(1, round(HELD_OUT * len(part))), len(part) - 1)
-        train.append(np.sort(order[count:]))
-        held.append(np.sort(order[:count][half]))
-    if not any(map(len, held)):
-        raise InputError(
-            f"data.clients: {len(parts)} clients, with models of their own, have too few examples to hold out any to "
-            f"evaluate them on: lower it"
-        )
-    return train, held

@@ -15,8 +15,7 @@ from hellora.client.evaluation import Evaluation, evaluate, fisher_scores
 from hellora.client.sample import stratified_rows
 from hellora.client.train import labels_of
 from hellora.client.work import ClientWork
-from hellora.core.algebra import new_adapter, prototypes_of
-from hellora.core.seeds import seed_for
+from hellora.core.algebra import prototypes_of, starting_adapter
 from hellora.core.state import ServerState
 from hellora.core.types import Adapter
 from hellora.data.sources import Corpus
@@ -77,8 +76,7 @@ class Setup:
 
     def initial_state(self) -> ServerState:
         """Make the state before round 0: a new adapter (A drawn by the experiment's seed, B = 0), the initial head."""
-        seed = seed_for(self.experiment.run.seed, "adapter")
-        return ServerState(0, new_adapter(self.base.spec, self.base.initial_head(), seed))
+        return ServerState(0, starting_adapter(self.base.spec, self.base.initial_head(), self.experiment.run.seed))
 
     def distil(self, students: Mapping[int, Adapter], weights: Mapping[int, float], how: Any, seed: int) -> Any:
         """Return the prototypes by rank, after they have taught each other on the server's public data."""
@@ -95,6 +93,11 @@ class Setup:
         """Compute Fisher scores on the server's proxy data, (layers,)."""
         return fisher_scores(adapter, self.base, self.experiment.task, self.proxy, FISHER_BATCH)
 
+    @property
+    def measured_by_clients(self) -> bool:
+        """Return True where clients elsewhere have models of their own, which only they can evaluate."""
+        return bool(self.clients) and self.experiment.method.personal
+
     def evaluate(self, state: ServerState, whole: bool = True) -> Evaluation:
         """Evaluate on the test split, or on the sample of it that `eval_examples` asks for, if not on the `whole`;
         where clients have models of their own, each on its own held-out rows, and their mean."""
@@ -110,7 +113,7 @@ class Setup:
                 adapter = with_private(state.adapter, state.private.get(client, {}))
                 own = self.work.data.select(rows), self.work.encoded.select(rows)
                 clients[client] = self.evaluate_adapter(adapter, *own).metrics
-        return Evaluation(self.mean_by_rows(clients), clients=clients)
+        return Evaluation.of_clients(clients, {client: len(rows) for client, rows in enumerate(self.held_out)})
 
     def evaluate_on_test(self, adapter: Adapter) -> Evaluation:
         """Evaluate one adapter on the test split."""
@@ -120,15 +123,6 @@ class Setup:
         """Evaluate one adapter on rows of a `datasets.Dataset`; `encoded` are the same rows, where they are already."""
         size, precision = self.experiment.compute.eval_batch_size, self.experiment.train.precision
         return evaluate(adapter, self.base, self.experiment.task, rows, size, precision, encoded)
-
-    def mean_by_rows(self, clients: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
-        """Return the mean of clients' own metrics, weighted by the number of their held-out rows."""
-        totals: dict[str, float] = {}
-        for client, metrics in clients.items():
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, 0.0) + value * len(self.held_out[client])
-        count = sum(len(self.held_out[client]) for client in clients)
-        return {name: total / count for name, total in totals.items()}
 
     def evaluate_prototypes(self, state: ServerState) -> dict[str, Any]:
         """Evaluate every prototype, by its rank, and their ensemble on the test split; return {} for a lone adapter."""

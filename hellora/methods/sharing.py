@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hellora.core.algebra import trained_part
+from hellora.core.algebra import components, trained_components, trained_part
 from hellora.core.codec import wire_bytes
 from hellora.core.exchange import ClientTask, ClientUpdate, Declared, Factors, TensorSpec, WireFormat
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Sent
@@ -30,23 +30,21 @@ def shared(answers: Answers, method: Method, adapter: Adapter, spec: AdapterSpec
     return seen
 
 
-def private_part(
-    task: ClientTask, update: ClientUpdate, method: Method, before: Adapter, spec: AdapterSpec
-) -> dict[str, Tensor]:
+def private_part(task: ClientTask, update: ClientUpdate, before: Adapter, spec: AdapterSpec) -> dict[str, Tensor]:
     """Return what of its own a client keeps for its next task, by flat name: its head, the factor that is not shared.
 
     That factor has all rank components of the global adapter: what the client trained, and the rest as in `before`,
     its adapter until now.
     """
     own: dict[str, Tensor] = {}
-    if method.head == "local":
+    if task.head == "local":
         own |= {f"head.{name}": value for name, value in update.adapter.head.items()}
-    if method.shares != "both":
+    if task.shares != "both":
         for module in spec.modules:
             if (new := update.adapter.pairs.get(module.name)) is None:
                 continue
             old, rows = before.pairs[module.name], torch.tensor(task.trained[module.layer])
-            if method.shares == "A":
+            if task.shares == "A":
                 own[f"{module.name}.lora_B"] = old.B.masked_scatter(rows[None, :].expand_as(old.B), new.B)
             else:
                 own[f"{module.name}.lora_A"] = old.A.masked_scatter(rows[:, None].expand_as(old.A), new.A)
@@ -64,19 +62,47 @@ def with_private(adapter: Adapter, own: Mapping[str, Tensor]) -> Adapter:
     return replace(adapter, pairs=pairs, head={n: own.get(f"head.{n}", t) for n, t in adapter.head.items()})
 
 
+def with_own(task: ClientTask, mine: Adapter, spec: AdapterSpec) -> ClientTask:
+    """Return a task with what is its client's own, of the client's adapter `mine`, in place of what did not come along.
+
+    `mine` has all rank components; a pair that came has all of them, too, or those that the client trains.
+    """
+    pairs = dict(task.adapter.pairs)
+    for name, pair in task.adapter.pairs.items():
+        row = torch.tensor(task.trained[spec.layer_of[name]])
+        own = mine.pairs[name] if pair.rank == spec.max_rank else components(mine.pairs[name], row)
+        if task.shares != "both":
+            pairs[name] = replace(pair, B=own.B) if task.shares == "A" else replace(pair, A=own.A)
+    head = mine.head if task.head == "local" else task.adapter.head
+    return replace(task, adapter=replace(task.adapter, pairs=pairs, head=head))
+
+
+def with_trained(task: ClientTask, trained: Adapter, spec: AdapterSpec) -> Adapter:
+    """Return the adapter that a client has after a task: what it was sent, with what it trained in its place."""
+    pairs = dict(task.adapter.pairs)
+    for name, new in trained.pairs.items():
+        old = pairs[name]
+        rows = trained_components(old, task.trained[spec.layer_of[name]], task.cut)
+        A = old.A.masked_scatter(rows[:, None].expand_as(old.A), new.A)
+        pairs[name] = LoraPair(A, old.B.masked_scatter(rows[None, :].expand_as(old.B), new.B), old.scale)
+    return replace(task.adapter, pairs=pairs, head={**task.adapter.head, **trained.head})
+
+
 def answer_part(task: ClientTask, spec: AdapterSpec) -> Adapter:
     """Return what the answer to a task must have, name by name, as it was sent."""
     part = trained_part(task.adapter, task.trained, spec, task.cut)
     return part if task.head == "frozen" else replace(part, head=task.adapter.head)
 
 
-def delta_norm(adapter: Adapter, sent: Adapter) -> float:
-    """Return the L2 norm of an update's whole delta: trained minus received, over all its tensors.
+def delta_norm(adapter: Adapter, sent: Adapter, task: ClientTask | None = None) -> float:
+    """Return the L2 norm of an update's whole delta: trained minus received, over all its tensors; of an answer to
+    `task`, over those that are shared.
 
     Raises KeyError where a tensor was not sent.
     """
     start = sent.tensors()
-    squares = [float((t.double() - start[name].double()).square().sum()) for name, t in adapter.tensors().items()]
+    trained = {name: t for name, t in adapter.tensors().items() if task is None or crosses(name, task)}
+    squares = [float((t.double() - start[name].double()).square().sum()) for name, t in trained.items()]
     return math.sqrt(math.fsum(squares))
 
 
@@ -89,12 +115,20 @@ class Crossing:
 
 
 def crossing(
-    adapter: Adapter, sent: Sent, shapes: Shapes, method: Method, declared: Declared, wire: WireFormat
+    adapter: Adapter,
+    sent: Sent,
+    shapes: Shapes,
+    method: Method,
+    declared: Declared,
+    wire: WireFormat,
+    first: bool = False,
 ) -> Crossing:
     """Count the bytes of a client's task and of its answer, from its row alone: `sent` is what its dispatcher declares
-    to send of the global `adapter`, and `shapes` what it trains of it.
+    to send of the global `adapter`, and `shapes` what it trains of it. A client's own head is sent once, as the `first`
+    that it has.
     """
     down = crossing_bytes(sent_shapes(adapter, sent, shapes.spec), method, wire)
+    down += sum(tensor.nbytes for tensor in adapter.head.values()) if first and method.head == "local" else 0
     up = crossing_bytes(shapes.trained_tensors(), method, wire)
     return Crossing(down + declared.bytes_down, up + declared.bytes_up)
 
@@ -104,9 +138,21 @@ def crossing_bytes(tensors: Mapping[str, TensorSpec], method: Method, wire: Wire
     return wire_bytes((spec for name, spec in tensors.items() if crosses(name, method)), wire)
 
 
-def crosses(name: str, method: Method) -> bool:
+def crosses(name: str, by: Method | ClientTask) -> bool:
     """Return True for a tensor, by flat name, that is shared: a client's own head and its own factor stay with it."""
-    return method.head != "local" if name.startswith("head.") else is_of(name, method.shares)
+    return by.head != "local" if name.startswith("head.") else is_of(name, by.shares)
+
+
+def stays(name: str, task: ClientTask) -> bool:
+    """Return True for a tensor, by flat name, that must not be in the answer to a task: its client keeps it."""
+    return task.private and not crosses(name, task)
+
+
+def goes_down(name: str, task: ClientTask) -> bool:
+    """Return True for a tensor, by flat name, that a client is sent with a task: of what is its own nothing but a head,
+    for as long as it has none.
+    """
+    return not stays(name, task) or (name.startswith("head.") and task.kept_version is None)
 
 
 def is_of(name: str, factors: Factors) -> bool:

@@ -129,11 +129,12 @@ def save_one(
     adapter: Adapter,
     final_folder: Path,
     *,
-    client: int | None = None,
+    client: int | str | None = None,
     alone: bool = True,
     merged: bool = False,
 ) -> None:
-    """Write one adapter, or (`merged`) the whole model with it. `client` is whose own it is, None everybody's."""
+    """Write one adapter, or (`merged`) the whole model with it. `client` is whose own it is: its id or, where it
+    writes that itself, its name; None everybody's."""
     folder.mkdir(parents=True)
     experiment = trained.experiment
     if merged:

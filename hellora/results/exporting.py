@@ -2,7 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,10 @@ class Saved:
 
     def client(self, name: str) -> int:
         """Return the id of a client that is named by its name or its id, and has an adapter of its own."""
+        if self.clients and self.experiment.method.personal:
+            raise InputError(
+                "--client: clients of a network keep adapters of their own: `hellora client export FOLDER OUT` there"
+            )
         if not self.state.private:
             raise InputError(
                 "--client: no client has an adapter of its own in this run; that takes method.head = 'local' or "
@@ -114,21 +119,37 @@ def export_run(
     saved = Saved.read(run, allow)
     whose = None if client is None else saved.client(client)
     folder = out or run / ("merged" if merged else "export" if whose is None else f"client-{whose:05d}")
-    if folder.exists():
-        raise InputError(f"{folder} exists: choose another --out, or remove it")
+    check_new(folder)
     trained = saved.trained()
-    draft = folder.with_name(f"{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.parent.mkdir(parents=True, exist_ok=True)
+    with drafted(folder) as draft:
         if whose is None and not merged:
             save_adapter(draft, trained, folder)
         else:
             own = saved.state.private[whose] if whose is not None else {}
             save_one(draft, trained, with_private(saved.state.adapter, own), folder, client=whose, merged=merged)
+    return folder
+
+
+def check_new(folder: Path) -> None:
+    """Raise InputError where there is something already."""
+    if folder.exists():
+        raise InputError(f"{folder} exists: choose another --out, or remove it")
+
+
+@contextmanager
+def drafted(folder: Path) -> Iterator[Path]:
+    """Yield where the block is to make a folder, which is then there whole or, where the block raises, not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    draft = folder.with_name(f"{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
         draft.rename(folder)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}: choose another --out") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return folder

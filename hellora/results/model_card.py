@@ -4,6 +4,7 @@ Its head is what the Hub reads of a model: https://huggingface.co/docs/hub/model
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,8 @@ PADDED = """
 Modules of smaller rank are filled up with zeros to rank {rank}, which changes nothing: `lora_alpha / r` is the scale of
 each.
 """
-PERSONAL_BESIDE = (
-    "`personal/` has a folder like this one for each client that took part. What is here in its place is what all of "
-    "them began with."
-)
+BEGAN_WITH = "What is here in its place is what all of them began with."
+PERSONAL_BESIDE = f"`personal/` has a folder like this one for each client that took part. {BEGAN_WITH}"
 
 
 def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) -> str:
@@ -79,10 +78,8 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
     experiment, rounds = trained.experiment, trained.experiment.run.rounds
     done, data = len(trained.lines), experiment.data
     on = "the clients' held-out examples" if experiment.method.personal else f"the {data.evaluate_on} split"
-    measured = [line for line in trained.lines if line["metrics"] is not None]
-    results = [("before training", trained.initial)]
-    results += [(f"after round {line['round']}", line["metrics"]) for line in measured[-1:]]
-    names = list(trained.initial)
+    results = measured(trained)
+    names = list(results[-1][1])
     shown = code(trained, folder, merged)
     return CARD.format(
         head=front_matter(trained, merged),
@@ -108,6 +105,14 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
     )
 
 
+def measured(trained: Trained) -> list[tuple[str, Mapping[str, float]]]:
+    """Return the results, each with its name; a client's own model is not measured before it trains."""
+    found = [("before training", trained.initial)] if trained.initial else []
+    later = [line for line in trained.lines if line["metrics"]]
+    found += [(f"after round {line['round']}", line["metrics"]) for line in later[-1:]]
+    return found or [("not measured yet", {})]
+
+
 def front_matter(trained: Trained, merged: bool) -> str:
     """Write what the Hub reads, without the lines around it. A JSON value is a YAML value."""
     experiment = trained.experiment
@@ -119,7 +124,7 @@ def front_matter(trained: Trained, merged: bool) -> str:
     head["tags"] = ["lora", "federated-learning", "hellora"]
     if data.name != "stdlib_docs" and not is_local(data.name):
         head["datasets"] = [data.name]
-    head["metrics"] = [METRICS[name] for name in trained.initial if name in METRICS]
+    head["metrics"] = [METRICS[name] for name in measured(trained)[-1][1] if name in METRICS]
     return "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items())
 
 
@@ -176,18 +181,22 @@ def padding(adapter: Adapter) -> str:
     return PADDED.format(rank=max(ranks)) if len(ranks) > 1 else ""
 
 
-def notes(trained: Trained, adapter: Adapter, client: int | None, alone: bool) -> str:
+def notes(trained: Trained, adapter: Adapter, client: int | str | None, alone: bool) -> str:
     """Say what there is besides this adapter: the clients' own parts, the prototypes of other ranks.
 
-    `client` is whose adapter this is; None is everybody's. `alone`: it has no folders beside or below it.
+    `client` is whose adapter this is, by its id or, where it writes that itself, its name; None is everybody's.
+    `alone`: it has no folders beside or below it.
     """
     method, found = trained.experiment.method, ""
     if method.personal:
         parts = ["the head"] if method.head == "local" else []
         parts += [] if method.shares == "both" else [f"every factor but {method.shares}"]
-        where = PERSONAL_BESIDE if not alone else "What is here in its place is what all of them began with."
+        where = PERSONAL_BESIDE if not alone else BEGAN_WITH
+        if trained.clients and not trained.state.private:
+            where = f"{BEGAN_WITH} Each has its own (`hellora client export`)."
         if client is not None:
-            where = f"This is the adapter of client {client}; the results are a mean over all clients."
+            whose = "a mean over all clients" if isinstance(client, int) else "its own"
+            where = f"This is the adapter of client {client}; the results are {whose}."
         found += PERSONAL.format(parts=", ".join(parts), where=where)
     if trained.state.adapter.prototypes:
         (rank,) = {pair.rank for pair in adapter.pairs.values()}

@@ -39,7 +39,7 @@ def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState,
             f"model.name: the loss of {setup.experiment.model.name!r} is {initial['loss']} before training: {why}"
         )
     record = {
-        "initial": initial,
+        "initial": {} if setup.measured_by_clients else initial,  # it is not on what later metrics are on
         "clients": setup.clients,
         "labels": labels,
         "run": setup.run_id,
@@ -70,7 +70,8 @@ def with_solved_head(
     after, waves = solved_first(setup.federation, state, backend)
     if not waves:
         return state, dict(record)
-    found = {"metrics": setup.evaluate(after).metrics, "waves": [asdict(wave) for wave in waves]}
+    metrics = {} if setup.measured_by_clients else setup.evaluate(after).metrics
+    found = {"metrics": metrics, "waves": [asdict(wave) for wave in waves]}
     record = {**record, "solved": found}
     save_state(folder.checkpoint, after, record)
     return after, record

@@ -36,9 +36,9 @@ def served(setup: Setup, state: ServerState, evaluation: Evaluation) -> dict[str
     accuracy: dict[int, float] = {}
     models = [(state.adapter, evaluation)]  # evaluated so far
     for (layers, ranks, memory), clients in by_budget(setup, state).items():
-        if setup.held_out:
+        if setup.experiment.method.personal:
             own = {client: evaluation.clients[client] for client in clients if client in evaluation.clients}
-            metrics = setup.mean_by_rows(own)
+            metrics = evaluation.mean_over(own)
             accuracy |= {client: values["accuracy"] for client, values in own.items() if "accuracy" in values}
         else:
             found = evaluation_of(received(setup, state, ranks), models, setup)

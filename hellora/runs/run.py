@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import math
 import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +31,7 @@ from hellora.record.sealed import sealed_json
 from hellora.results.adapter_folder import save_adapter
 from hellora.results.trained import Trained
 from hellora.runs.beginning import start, with_first_waves, with_solved_head
+from hellora.runs.evaluations import Evaluations
 from hellora.runs.fleet_record import fleet_record
 from hellora.runs.groups import served
 from hellora.runs.tracking import check_trackers, tracking
@@ -158,7 +157,8 @@ def run_in(
         for report in federate(state, setup.federation, reporting, setup, evaluations.problem_with):
             report = with_first_waves(report, record)
             state, now = report.state, time.perf_counter()
-            metrics, sample = (last.metrics, last.sample) if (last := evaluations.last) else (None, None)
+            last = evaluations.of(report)
+            metrics, sample = (last.metrics, last.sample) if last else (None, None)
             previous = lines[-1] if lines else None
             lines.append(round_line(report, metrics, now - clock, previous, sample))
             clock = now
@@ -167,23 +167,7 @@ def run_in(
             save_state(folder.checkpoint, state, record | {"lines": digest.hexdigest()}, experiment.run.keep)
             tracked.tell(lines)
             progress.round_finished(lines[-1])
-    return finish(setup, folder, state, evaluations.last or setup.evaluate(state), record, lines, origin)
-
-
-@dataclass
-class Evaluations:
-    """Evaluates the states after the rounds that are due, before a run goes on from them."""
-
-    setup: Setup
-    last: Evaluation | None = None  # of the last state, if it was due
-
-    def problem_with(self, state: ServerState) -> str:
-        """Evaluate a state if it is due; say why a run cannot go on from it, "" where it can."""
-        run = self.setup.experiment.run
-        due = state.round % run.eval_every == 0 or state.round == run.rounds
-        self.last = self.setup.evaluate(state, whole=state.round == run.rounds) if due else None
-        loss = self.last.metrics.get("loss", 0.0) if self.last else 0.0
-        return "" if math.isfinite(loss) else f"the loss on {self.setup.experiment.data.evaluate_on} examples is {loss}"
+    return finish(setup, folder, state, evaluations.final(state, lines), record, lines, origin)
 
 
 def check_data(setup: Setup, record: Mapping[str, Any]) -> None:
@@ -232,7 +216,7 @@ def finish(
         "rounds": len(lines),
         "initial": record["initial"],
         **({"solved": record["solved"]["metrics"]} if "solved" in record else {}),
-        "final": lines[-1]["metrics"],
+        "final": lines[-1]["metrics"] or evaluation.metrics,
         **served(setup, state, evaluation),
         **setup.evaluate_prototypes(state),
         "uplink_bytes": sum(line["uplink_bytes"] for line in lines),
@@ -258,5 +242,5 @@ def data_record(setup: Setup) -> dict[str, Any]:
         "public": corpus.public_source,
         "read": list(corpus.notes),
         "sha256": corpus.fingerprint,
-        "evaluated_on": "the clients' held-out examples" if setup.held_out else f"the {split} split",
+        "evaluated_on": "the clients' held-out examples" if setup.experiment.method.personal else f"the {split} split",
     }

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TensorSpec, problem_with_named
+from hellora.core.held_out import HeldOut
 from hellora.core.types import Adapter, AdapterSpec
 from hellora.methods.sharing import answer_part, answered_bytes, delta_norm
 from hellora.methods.strategies import Answers
@@ -38,7 +39,7 @@ def problem_with(
         return reason
     if reason := problem_with_named(update.kept, task.declared.kept if simulated else {}, "kept tensor"):
         return reason
-    if max_norm is not None and (norm := delta_norm(update.adapter, answer_part(task, spec))) > max_norm:
+    if max_norm is not None and (norm := delta_norm(update.adapter, answer_part(task, spec), task)) > max_norm:
         return f"its delta has a norm of {norm:.4g}, and guard.max_norm is {max_norm:g}"
     return None
 
@@ -68,9 +69,18 @@ def problem_with_numbers(update: ClientUpdate, num_examples: int) -> str | None:
         return f"trained on {update.num_examples} examples, but it has {num_examples}"
     if update.num_tokens is not None and not 1 <= update.num_tokens <= MOST_TOKENS * update.num_examples:
         return f"trained on {update.num_tokens} tokens of {update.num_examples} examples"
-    if len(update.metrics) > MOST_METRICS:
-        return f"has {len(update.metrics)} metrics, at most {MOST_METRICS} are kept"
-    for name, value in update.metrics.items():
+    if reason := problem_with_metrics(update.metrics):
+        return reason
+    if held_out := HeldOut.of(update.metrics):
+        return held_out.problem(num_examples)
+    return None
+
+
+def problem_with_metrics(metrics: Mapping[str, float]) -> str | None:
+    """Say why metrics cannot be, or return None."""
+    if len(metrics) > MOST_METRICS:
+        return f"has {len(metrics)} metrics, at most {MOST_METRICS} are kept"
+    for name, value in metrics.items():
         if not isinstance(name, str) or len(name) > LONGEST_NAME:
             return f"a metric has the name {str(name)[:LONGEST_NAME]!r}"
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):

@@ -44,8 +44,8 @@ class GuardSettings:
 
 
 def norms_of(answers: Answers, spec: AdapterSpec) -> dict[int, float]:
-    """Return the L2 norm of each update's whole delta, by client."""
-    return {update.client: delta_norm(update.adapter, answer_part(task, spec)) for task, update in answers}
+    """Return the L2 norm of each update's whole delta, by client; what stays with a client is no part of it."""
+    return {update.client: delta_norm(update.adapter, answer_part(task, spec), task) for task, update in answers}
 
 
 def too_far(norms: Norms, earlier: Sequence[float]) -> dict[int, str]:

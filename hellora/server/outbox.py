@@ -63,6 +63,8 @@ class Outbox:
             train=run.train,
             head=method.trained_head,
             factors=method.factors(state.round),
+            shares=method.shares,
+            private=method.personal and not run.simulated,
             cut=sent.cut,
             bypass=sent.bypass,
             policy=self.policy(client.id),
@@ -106,4 +108,5 @@ class Outbox:
         row, method = self.allocation.row(client), self.run.method
         sent = method.dispatcher.sends(row, self.run.spec)
         declared = method.declares(self.shapes(row))
-        return crossing(self.state.adapter, sent, self.shapes(row), method, declared, self.run.wire)
+        first = client not in self.state.kept_versions and not select(self.state.kept.get(client, {}), "private")
+        return crossing(self.state.adapter, sent, self.shapes(row), method, declared, self.run.wire, first)

@@ -116,12 +116,13 @@ def fold(
     kept = dict(state.kept)
     for task, update in answers:
         had = kept.get(update.client, {})
-        private = private_part(task, update, method, with_private(state.adapter, select(had, "private")), run.spec)
+        mine = with_private(state.adapter, select(had, "private"))
+        private = {} if task.private else private_part(task, update, mine, run.spec)
         if now := {**owned(select(had, "private"), "private"), **owned(private, "private"), **update.kept}:
             kept[update.client] = now
     versions = dict(state.kept_versions)
     if not run.simulated:
-        versions |= {update.client: state.round for task, update in answers if task.declared.kept}
+        versions |= {update.client: state.round for task, update in answers if task.declared.kept or task.private}
     strategies = {name: t for name, t in state.strategies.items() if not name.startswith(tuple(f"{o}/" for o in found))}
     for owner, tensors in found.items():
         strategies |= owned(tensors, owner)
@@ -208,8 +209,9 @@ def report_of(
 ) -> RoundReport:
     """Report a finished round: the state after it, and the attempts at it, of which `tried` counted."""
     answers = guard.bounded(tried.gathered.answers, run.max_weight)
+    whole = run.simulated or run.method.shares == "both"  # else a factor of each pair is not here
     measured = client_metrics(answers, tried.outbox.estimated, tried.seconds)
-    drifted = drift(answers, run.spec) if run.diagnostics else {}
+    drifted = drift(answers, run.spec) if run.diagnostics and whole else {}
     return RoundReport(
         round=state.round - 1,
         state=state,
@@ -217,7 +219,7 @@ def report_of(
         client_metrics={client: {**metrics, **drifted.get(client, {})} for client, metrics in measured.items()},
         attempts=tuple(attempts),
         sums=tuple(sums),
-        diagnostics=diagnose(answers, state.adapter, run.spec, run.seed) if run.diagnostics else None,
+        diagnostics=diagnose(answers if whole else [], state.adapter, run.spec, run.seed) if run.diagnostics else None,
         policies={order.client: tried.outbox.policy(order.client) for order in tried.outbox.orders},
     )
 

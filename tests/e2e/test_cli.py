@@ -15,7 +15,7 @@ from refusals import check_refusal
 
 from hellora import __version__
 from hellora.cli.app import app
-from hellora.cli.help import EXAMPLES
+from hellora.cli.help import BELOW, EXAMPLES
 from hellora.experiments.presets import presets
 
 Command = Callable[..., Any]
@@ -49,6 +49,14 @@ def test_the_help_of_every_command_ends_with_an_example_of_it(hellora: Command, 
     assert all(re.search(rf"^  {option}\b", answer.out, re.MULTILINE) for option in options), "it can be typed"
 
 
+@pytest.mark.parametrize(("command", "below"), [(name, word) for name, words in BELOW.items() for word in words])
+def test_so_does_that_of_every_command_below_one(hellora: Command, command: str, below: str) -> None:
+    answer = hellora(command, below, "--help")
+    assert answer.status == 0
+    assert f"Example:\n    {BELOW[command][below]}\n" in answer.out
+    assert f"\n  {below} " in hellora(command, "--help").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words", "command"),
     [
@@ -57,6 +65,7 @@ def test_the_help_of_every_command_ends_with_an_example_of_it(hellora: Command, 
         (["--nothing"], "no such option", "hellora"),
         (["plan", "--round", "two"], "invalid value for '--round': 'two' is not a valid integer", "hellora plan"),
         (["run", "a", "b"], "got unexpected extra argument (b)", "hellora run"),
+        (["client", "export", "x"], "missing argument 'OUT'", "hellora client export"),
         (["evaluate", "x"], "missing argument 'FILE'", "hellora evaluate"),
         (["run", "quickstart", "--set"], "'--set' requires an argument", "hellora"),
     ],

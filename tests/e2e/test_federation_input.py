@@ -44,6 +44,9 @@ def flat(options: dict[str, object]) -> list[object]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"--server": None}, ["client: needs --server, --name and --data", "hellora client --help"]),
+        ({"--name": None}, ["client: needs --server, --name and --data"]),
+        ({"--data": None}, ["client: needs --server, --name and --data"]),
         ({"--server": "server"}, ["--server 'server'", "HOST:PORT"]),
         ({"--server": "server:99999"}, ["HOST:PORT"]),
         ({"--name": "a b"}, ["--name 'a b'"]),
@@ -78,6 +81,11 @@ def test_a_client(
     monkeypatch.chdir(tmp_path)
     check_refusal(hellora("client", *flat(client | changes)), *words)
     assert not (tmp_path / "state").exists()
+
+
+def test_a_model_of_a_client_that_has_none(hellora: Command, tmp_path: Path) -> None:
+    check_refusal(hellora("client", "export", tmp_path, tmp_path / "out"), "has no model of a client's own")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_secure_client_at_an_insecure_port_and_the_reverse(hellora: Command, client: dict[str, object]) -> None:

@@ -8,11 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation_site import CLIENTS, Run, Site, below, running, same_bits, site_in, tensors, training, until
+from federation_site import (
+    CLIENTS,
+    Run,
+    Site,
+    below,
+    hellora,
+    running,
+    same_bits,
+    site_in,
+    tensors,
+    training,
+    until,
+)  # fmt: skip
 from own import OWN, SGD, allowing, assert_mean_of_variates, part, scratch, working_in
 from safetensors.torch import load_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.flower, pytest.mark.xdist_group("own deployment")]
+FEDSA = {"allocator": "everything", "dispatcher": "truncate", "shares": "A", "head": "local"}
 VARIATES = {**OWN["SCAFFOLD"], "train": {**SGD, "epochs": 20}, "wire": {"format": "bf16"}}
 
 
@@ -89,5 +102,36 @@ def test_c_is_the_mean_of_what_clients_keep(site: Site, undisturbed: dict[str, R
 
 def kept_by(folder: Path, client: str, version: int) -> dict[str, Any]:
     """What a client has kept of the one round that counted last for it."""
-    (kept,) = (folder / "clients" / client / "kept").glob(f"*/{version:06d}.safetensors")
+    (kept,) = kept_files(folder, client, version, "variates/head.weight")
     return part(load_file(kept), "variates")
+
+
+def test_parts_of_their_own_never_leave_their_clients(site: Site) -> None:
+    """FedSA-LoRA: one trainer is killed, the run is interrupted and resumed, and each client exports its model."""
+    changes = {"rounds": 3, "method": FEDSA, "train": {"lr": 0.03, "batch_size": 8, "epochs": 10}}
+    run = site.submit("fedsa", **changes)
+    training(site, "clinic", 1)
+    for process in below(site.processes["clinic"], "hellora.deployment.trainer"):
+        process.kill()
+    until(lambda: len(run.lines()) >= 2, "round 1 to end")
+    run.process.send_signal(signal.SIGINT)
+    run.wait()
+    lines = ended(site.submit("fedsa", "--resume", **changes), **changes)
+    assert "0" in lines[1]["missing"]
+    assert all(line["metrics"]["accuracy"] >= 0 for line in lines)
+    simulated = tensors(site.folder / "fedsa-replay")
+    state = json.loads(max((run.folder / "checkpoint").glob("state-*.json")).read_text())
+    for client, name in enumerate(CLIENTS):
+        (kept,) = kept_files(site.folder, name, state["kept_versions"][str(client)], "private/head.weight")
+        assert same_bits(load_file(kept), part(simulated, f"kept/{client}"))
+        command = ("client", "export", f"clients/{name}", f"{name}-model")
+        assert hellora(*command, folder=site.folder, log=site.folder / "export.log").wait() == 0
+        command = ("predict", f"{name}-model", f"{name}.csv")
+        assert hellora(*command, folder=site.folder, log=site.folder / f"{name}-said.log").wait() == 0
+        assert '"label"' in site.log(f"{name}-said")
+
+
+def kept_files(folder: Path, client: str, version: int, has: str) -> list[Path]:
+    """The files of a version that a client kept, of the runs that keep such a tensor."""
+    found = (folder / "clients" / client / "kept").glob(f"*/{version:06d}.safetensors")
+    return [file for file in found if has in load_file(file)]

@@ -273,10 +273,13 @@ def test_local_heads_stay_with_their_clients(hellora: Command, small: Path, tmp_
     assert names_in(personal) == {f"client-{client:05d}" for client in seen}
     heads = [load_file(folder / "head.safetensors")["weight"] for folder in sorted(personal.iterdir())]
     assert not any(torch.equal(heads[0], head) for head in heads[1:])
+    met: set[int] = set()
     for line in lines_of(out):
         trained = 4 * sum(sum(ranks) * VALUES_PER_RANK for ranks in line["ranks"].values())
         assert line["uplink_bytes"] == trained + 8 * LAYERS * len(line["updated"])  # each reports a score per layer
-        assert line["downlink_bytes"] == 4 * 3 * LAYERS * RANK * VALUES_PER_RANK
+        first_heads = 4 * (heads[0].numel() + heads[0].shape[0]) * len({*line["cohort"]} - met)  # with their biases
+        assert line["downlink_bytes"] == 4 * 3 * LAYERS * RANK * VALUES_PER_RANK + first_heads
+        met |= set(line["updated"])
     assert summary_of(out)["data"]["evaluated_on"] == "the clients' held-out examples"
 
 

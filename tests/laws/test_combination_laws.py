@@ -33,6 +33,7 @@ from hellora.methods.demands import (
     CLASSES,
     HEAD,
     LASTING_COMPONENTS,
+    OWN_COMPONENTS,
     PLAIN_SGD,
     PLANNER,
     PROXY_DATA,
@@ -109,7 +110,7 @@ def parties(method: Method) -> Iterator[tuple[str, Demands]]:
     promised |= {ALL_SHARED} if method.shares == "both" else set()
     yield "the experiment", Demands(promises=frozenset(promised))
     if method.shares != "both":
-        yield "method.shares", Demands(needs=frozenset({LASTING_COMPONENTS}))
+        yield "method.shares", Demands(needs=frozenset({LASTING_COMPONENTS, OWN_COMPONENTS}))
 
 
 def is_refused(method: Method) -> bool:

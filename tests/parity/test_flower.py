@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from factories import bits
 from fake_grid import FakeGrid, Spoil
 from federation_site import METHODS, Silent, write
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -30,6 +31,12 @@ from hellora.runs.run import Prepare, run_experiment
 from hellora.tasks.sequence_classification import SequenceClassification
 
 CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 1), "ward": (3, 4)}  # layers and rank, in order of ids
+
+PERSONAL: dict[str, dict[str, Any]] = {
+    "fedsa": {"allocator": "everything", "dispatcher": "truncate", "shares": "A", "head": "local"},
+    "fed_alora": {"allocator": "random_layers", "dispatcher": "whole", "shares": "B", "head": "local"},
+    "heads": {"allocator": "random_layers", "dispatcher": "bypass", "head": "local"},
+}
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def experiment(model: Path, data: Path, method: str, **changes: Any) -> Experime
         "fleet": {"layers": layers, "ranks": ranks},
         "train": {"lr": 0.03, "batch_size": 8},
         "compute": {"threads": 1},
-        "method": METHODS[method],
+        "method": {**METHODS, **PERSONAL}[method],
     }
     return check("parity", {**table, **changes})
 
@@ -75,8 +82,9 @@ def trainers(rows: list[dict[str, str]], sentences: Path, tmp_path: Path) -> Ite
     configs = {}
     for node, (name, (layers, rank)) in enumerate(CLIENTS.items(), 70):
         own = OwnSettings(
-            name, {"name": str(tmp_path / f"{name}.csv")}, "none", layers, rank, device="cpu", folder=str(tmp_path)
-        )
+            name, {"name": str(tmp_path / f"{name}.csv")}, "none", layers, rank, device="cpu",
+            folder=str(tmp_path / "states" / name),
+        )  # fmt: skip
         socket = str(tmp_path / f"{node}.sock")
         threading.Thread(target=serve, args=(socket, WithOwnData(own, lambda _: None)), daemon=True).start()
         configs[node] = {"trainer": socket}
@@ -110,6 +118,75 @@ def test_three_worlds_end_with_the_same_bits(method: str, tiny_bert: Path, tmp_p
     for each in zip(*lines, strict=True):
         facts = [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "clients")} for line in each]
         assert facts[0] == facts[1] == facts[2]
+
+
+@pytest.mark.parametrize(
+    ("method", "format"), [("fedsa", "fp32"), ("fed_alora", "bf16"), ("heads", "int8"), ("fedsa", "int8")]
+)
+def test_parts_of_their_own_stay_with_clients_and_what_is_shared_ends_with_the_same_bits(
+    method: str, format: str, tiny_bert: Path, tmp_path: Path, trainers: FakeGrid
+) -> None:
+    """What each has of its own is what a simulation's server keeps for it, bit for bit, and as many bytes travel."""
+    changes: dict[str, Any] = {"wire": {"format": format}, "rounds": 4}
+    groups = experiment(tiny_bert, tmp_path / "whole", method, **changes).fleet.members(4, 0)
+    layers, ranks = ([pair[i] for _, pair in sorted(zip(groups, CLIENTS.values(), strict=True))] for i in (0, 1))
+    fleet = {"layers": layers, "ranks": ranks}
+    local = adapter_after(experiment(tiny_bert, tmp_path / "whole", method, fleet=fleet, **changes), tmp_path / "local")
+    apart = experiment(tiny_bert, tmp_path / "server", method, **changes)
+    deployed = adapter_after(apart, tmp_path / "deployed", Deployed(trainers, lambda _: None).prepare)
+    shared = {name: tensor for name, tensor in local.items() if not name.startswith("kept/")}
+    assert deployed.keys() == shared.keys()
+    assert all(torch.equal(tensor, deployed[name]) for name, tensor in shared.items())
+    state = json.loads(max((tmp_path / "deployed" / "checkpoint").glob("*.json")).read_text())
+    for client, version in state["kept_versions"].items():
+        folder = tmp_path / "states" / list(CLIENTS)[int(client)] / "kept"
+        (kept,) = folder.glob(f"*/{version:06d}.safetensors")
+        before = f"kept/{client}/"
+        own = {name.removeprefix(before): t for name, t in local.items() if name.startswith(before)}
+        assert own
+        assert bits(load_file(kept)) == bits(own)
+    measured = ("seconds", "clients", "metrics", "aggregation_error", "measured_modules")
+    one, other = (
+        [
+            {key: value for key, value in json.loads(line).items() if key not in measured}
+            for line in (tmp_path / world / "rounds.jsonl").read_text().splitlines()
+        ]
+        for world in ("local", "deployed")
+    )
+    assert one == other
+
+
+def test_the_record_has_the_means_of_what_clients_tell_of_their_models(
+    tiny_bert: Path, tmp_path: Path, trainers: FakeGrid
+) -> None:
+    run = experiment(tiny_bert, tmp_path / "server", "fedsa", eval_every=2)
+    out = tmp_path / "out"
+    summary = run_experiment(run, out, Silent(), preparing=Deployed(trainers, lambda _: None).prepare)
+    lines = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
+    assert [line["metrics"] is None for line in lines] == [True, False, False]
+    for line in lines[1:]:
+        sums = {
+            name: sum(client[f"held_out_{name}"] for client in line["clients"].values())
+            for name in ("examples", "right", "loss")
+        }
+        means = {"accuracy": sums["right"] / sums["examples"], "loss": sums["loss"] / sums["examples"]}
+        assert line["metrics"] == pytest.approx(means)
+    assert summary["final"] == lines[-1]["metrics"]
+    assert summary["initial"] == {}
+    assert summary["data"]["evaluated_on"] == "the clients' held-out examples"
+    last = {client: values for line in lines[1:] for client, values in line["clients"].items()}
+    assert summary["clients"] == {
+        client: values["held_out_right"] / values["held_out_examples"] for client, values in sorted(last.items())
+    }
+    assert summary["worst_client"] == min(summary["clients"].values())
+    assert sum(group["clients"] for group in summary["groups"]) == 4
+    assert any(group["metrics"].keys() == {"accuracy", "loss"} for group in summary["groups"])
+    for client in json.loads((out / "clients.json").read_text())["clients"]:
+        rows = len((tmp_path / f"{client['name']}.csv").read_text().splitlines()) - 1
+        assert client["examples"] == rows - round(0.2 * rows)
+    card = (out / "adapter" / "README.md").read_text()
+    assert "Each has its own (`hellora client export`)." in card
+    assert not (out / "adapter" / "personal").exists()
 
 
 def saying(changes: Mapping[str, Any], kind: str, client: str) -> Spoil:

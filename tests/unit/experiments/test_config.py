@@ -628,6 +628,13 @@ def test_what_is_no_list_of_rules_is_refused(rules: Any, words: str) -> None:
     assert "\n" not in str(refusal.value)
 
 
+def test_no_rule_has_the_name_of_what_a_client_keeps_of_its_own_model(tmp_path: Path) -> None:
+    file = tmp_path / "private.py"
+    file.write_text("from hellora.methods.local_training.plain import Plain\n\n\nclass Mine(Plain):\n    pass\n")
+    with pytest.raises(InputError, match=r"private.py:Mine': give its file another name than private\.py"):
+        check("bad", {"method": {"local_training": [f"{file}:Mine"]}})
+
+
 def test_other_rules_drop_the_settings_of_those_they_replace_and_keep_the_others() -> None:
     table = {"method": {"local_training": ["fed_prox", "hetlora"], "mu": 0.5, "form": "product", "min_rank": 2}}
     changed = override(table, {"method.local_training": ["hetlora", "logit_adjustment"]})

@@ -18,7 +18,8 @@ from hellora.core.errors import InputError
 from hellora.core.state import ServerState, owned
 from hellora.core.types import Adapter
 from hellora.experiments.config import check
-from hellora.experiments.prepare import hold_out, prepare
+from hellora.experiments.holding_out import hold_out
+from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
 from hellora.runs.groups import acts_like, expected_accuracy, served
 from hellora.tasks import class_recall

@@ -24,7 +24,7 @@ from factories import (
 from hypothesis import given, settings
 from torch import Tensor
 
-from hellora.core.algebra import prototypes_of
+from hellora.core.algebra import prototypes_of, trained_part
 from hellora.core.errors import InputError, RunError
 from hellora.core.exchange import ClientFailure, ClientUpdate, Declared, Factors, HeadPolicy, TrainSettings
 from hellora.core.state import RoundReport, ServerState, StrategyState
@@ -573,13 +573,17 @@ def test_local_head_stays_with_its_client(optimizer: ServerOptimizer) -> None:
 # --- bytes
 
 
-@pytest.mark.parametrize(("head", "down", "up"), [("aggregate", 8, 8), ("frozen", 8, 0), ("local", 0, 0)])
-def test_bytes_are_what_travels(head: HeadPolicy, down: int, up: int) -> None:
-    """A layer has a module 5 → 6 and one 5 → 3: 19 values per rank component; the head has 8. 4 bytes each."""
-    (report,) = reports_of(federation(head=head, cohort=6))
+@pytest.mark.parametrize(
+    ("head", "first", "later", "up"), [("aggregate", 8, 8, 8), ("frozen", 8, 8, 0), ("local", 8, 0, 0)]
+)
+def test_bytes_are_what_travels(head: HeadPolicy, first: int, later: int, up: int) -> None:
+    """A layer has a module 5 → 6 and one 5 → 3: 19 values per rank component; the head has 8. 4 bytes each. A client's
+    own head comes once.
+    """
     layers = {p.id: p.budget.capacity(3) for p in FLEET}
-    assert report.counted.downlink_bytes == dict.fromkeys(layers, 4 * (3 * 4 * 19 + down))
-    assert report.counted.uplink_bytes == {client: 4 * (count * 4 * 19 + up) for client, count in layers.items()}
+    for report, down in zip(reports_of(federation(head=head, cohort=6, rounds=3)), (first, later, later), strict=True):
+        assert report.counted.downlink_bytes == dict.fromkeys(layers, 4 * (3 * 4 * 19 + down))
+        assert report.counted.uplink_bytes == {client: 4 * (count * 4 * 19 + up) for client, count in layers.items()}
 
 
 def test_min_clients_also_counts_where_fewer_are_asked() -> None:
@@ -808,6 +812,47 @@ def test_zero_padding_of_one_factor_is_the_exact_mean_of_products() -> None:
 
 def dense(pair: LoraPair) -> Any:
     return pair.scale * pair.B.double().numpy() @ pair.A.double().numpy()
+
+
+@STEPS
+@pytest.mark.parametrize("shares", ["A", "B", "both"])
+def test_a_server_of_a_network_keeps_nothing_of_its_clients_and_shares_the_same(
+    shares: Factors, optimizer: ServerOptimizer
+) -> None:
+    """It sends a head once to each client; of what is its client's own it reads what it has itself."""
+
+    def as_read(updates: list[ClientUpdate]) -> list[ClientUpdate]:
+        """What is not shared stands as the server sent it: `backends.wire`."""
+        found = []
+        for update in updates:
+            (task,) = (task for task in backend.calls[-1] if task.client == update.client)
+            assert task.private
+            sent = trained_part(task.adapter, task.trained, SPEC, task.cut).pairs
+            pairs = dict(update.adapter.pairs)
+            for name, pair in pairs.items():
+                if shares != "both":
+                    pairs[name] = replace(pair, B=sent[name].B) if shares == "A" else replace(pair, A=sent[name].A)
+            found.append(replace(update, adapter=Adapter(pairs, task.adapter.head)))
+        return found
+
+    run = federation(RandomRanks(), "local", optimizer, Truncate(), cohort=3, rounds=5, shares=shares, max_norm="auto")
+    backend = FakeBackend(FLEET, SPEC, as_read)
+    met: set[int] = set()
+    simulated = federate(START, run, FakeBackend(FLEET, SPEC))
+    for one, other in zip(simulated, federate(START, replace(run, simulated=False), backend), strict=True):
+        assert bits(one.state.adapter.tensors()) == bits(other.state.adapter.tensors())
+        assert one.counted.updated == other.counted.updated
+        assert (one.uplink_bytes, one.downlink_bytes) == (other.uplink_bytes, other.downlink_bytes)
+        assert one.state.norms == other.state.norms
+        assert other.state.kept == {}
+        for client in other.counted.updated:
+            assert other.state.kept_versions[client] == other.round
+        versions = {task.client: task.kept_version for task in backend.calls[-1]}
+        assert {client for client, version in versions.items() if version is None} == versions.keys() - met
+        met |= set(other.counted.updated)
+        if shares != "both":
+            assert other.diagnostics is not None
+            assert other.diagnostics.aggregation_error is None, "a factor of each product is not there"
 
 
 @STEPS

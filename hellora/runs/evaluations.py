@@ -1,0 +1,55 @@
+"""Evaluate a run as it goes: on the test split, or by what clients elsewhere tell of models of their own, in sums."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hellora.client.evaluation import Evaluation
+from hellora.core.held_out import HeldOut
+from hellora.core.state import RoundReport, ServerState
+from hellora.experiments.setup import Setup
+from hellora.record.round_line import Line
+
+
+@dataclass
+class Evaluations:
+    """Evaluates the states after the rounds that are due, before a run goes on from them."""
+
+    setup: Setup
+    last: Evaluation | None = None  # of the last state, if it was due
+
+    def problem_with(self, state: ServerState) -> str:
+        """Evaluate a state if it is due; say why a run cannot go on from it, "" where it can."""
+        run = self.setup.experiment.run
+        if self.setup.measured_by_clients:
+            return ""
+        due = state.round % run.eval_every == 0 or state.round == run.rounds
+        self.last = self.setup.evaluate(state, whole=state.round == run.rounds) if due else None
+        loss = self.last.metrics.get("loss", 0.0) if self.last else 0.0
+        return "" if math.isfinite(loss) else f"the loss on {self.setup.experiment.data.evaluate_on} examples is {loss}"
+
+    def of(self, report: RoundReport) -> Evaluation | None:
+        """Return the evaluation of a finished round; None where none was due, or no client told of its own model."""
+        return told([report.client_metrics]) if self.setup.measured_by_clients else self.last
+
+    def final(self, state: ServerState, lines: Sequence[Line]) -> Evaluation:
+        """Return the evaluation of a run that has ended; of clients elsewhere the last that each told."""
+        if self.setup.measured_by_clients:
+            by_round = [{int(client): metrics for client, metrics in line["clients"].items()} for line in lines]
+            return told(by_round) or Evaluation({})
+        return self.last or self.setup.evaluate(state)
+
+
+def told(rounds: Iterable[Mapping[int, Mapping[str, float]]]) -> Evaluation | None:
+    """Return the evaluation of the clients that told of their models in these rounds, each by what it told last.
+
+    A round has the metrics of its clients that counted, by id. None where nobody told anything.
+    """
+    last: dict[int, HeldOut] = {}
+    for metrics in rounds:
+        last |= {client: found for client, of_it in metrics.items() if (found := HeldOut.of(of_it)) is not None}
+    if not last:
+        return None
+    last = dict(sorted(last.items()))
+    means = {client: found.means for client, found in last.items()}
+    return Evaluation.of_clients(means, {client: found.examples for client, found in last.items()})

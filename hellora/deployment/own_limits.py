@@ -108,8 +108,12 @@ class OwnLimits:
 
 
 def contradiction(task: ClientTask, method: Method) -> str | None:
-    """Say in what a task would not keep here what its run's settings say stays with a client, or return None."""
-    if task.private == method.personal and (task.head, task.shares) == (method.head, method.shares):
+    """Say in what a task would not keep here what its run's settings say stays with a client, or return None. A sum
+    sends no part of the model.
+    """
+    if task.sums or (
+        task.private == method.personal and (task.head, task.shares) == (method.trained_head, method.shares)
+    ):
         return None
     return "the task shares other parts of the model than method.head and method.shares of its run say"
 

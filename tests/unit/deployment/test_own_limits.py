@@ -1,5 +1,6 @@
 """A client's own limits bind at the client: a task, a column or a model beyond them is refused, and the limit named."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Polic
 from hellora.core.types import Adapter, Budget
 from hellora.data.settings import DataSettings
 from hellora.data.sides import Classes
-from hellora.deployment.own_limits import OwnLimits, check_columns, check_model, columns_read
+from hellora.deployment.own_limits import OwnLimits, check_columns, check_model, columns_read, contradiction
 from hellora.deployment.own_settings import OwnSettings
 from hellora.deployment.participant import Contract, WithOwnData
 from hellora.experiments.config import check
@@ -189,3 +190,20 @@ def test_a_server_has_no_more_threads_than_the_client_gives(place: Path, tiny_be
     table = {**experiment_table(tiny_bert, place), "compute": {"device": "cpu", "threads": 64}}
     assert client_at(place, [], threads=1).settled(contract_of(table)).compute.threads == 1
     assert client_at(place, [], threads=64).settled(contract_of(table)).compute.threads == 64
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "refused"),
+    [
+        ({}, {}, False),
+        ({}, {"head": "local", "private": True}, True),
+        ({"head": "local"}, {"head": "local", "private": True}, False),
+        ({"head": "local"}, {"head": "aggregate"}, True),
+        ({"head": "local", "start": "ridge"}, {"head": "frozen", "sums": "sums"}, False),
+        ({"start": "ridge", "head": "closed_form"}, {"head": "frozen"}, False),
+        ({"start": "ridge", "head": "closed_form"}, {"head": "aggregate"}, True),
+    ],
+)
+def test_a_task_shares_what_its_runs_settings_say(method: Any, changes: dict[str, Any], refused: bool) -> None:
+    run = check("run", {"data": {"clients": 2}, "cohort": 2, "method": method}, simulated=False)
+    assert (contradiction(replace(task(), **changes), run.method) is not None) == refused

@@ -1,6 +1,6 @@
 """`hellora plan` shows who would train what in a round of an experiment, or what one client's budget allows."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,8 +97,7 @@ def plan_of_round(source: str, overrides: list[str], round: int, allow: Collecti
     from hellora.experiments.overrides import parse_settings
 
     experiment = read_experiment(source, parse_settings(overrides), allow=allow)
-    from hellora.experiments.planning import plan as plan_round  # after what may be wrong: these import torch
-    from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, RANKS_PRUNED, RANKS_REPORTED
+    from hellora.experiments.planning import plan as plan_round  # after what may be wrong: this imports torch
 
     federation, allocation = plan_round(experiment, round)
     spec = federation.spec
@@ -119,20 +118,23 @@ def plan_of_round(source: str, overrides: list[str], round: int, allow: Collecti
         table.add_row(*row)
     console = plain_console()
     console.print(table)
+    for line in remarks(experiment, federation, round):
+        console.print(line, highlight=False)
+
+
+def remarks(experiment: "Experiment", federation: "Federation", round: int) -> Iterator[str]:
+    """Yield what else there is to know of a planned round."""
+    from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, RANKS_PRUNED, RANKS_REPORTED
+
+    demands, rules = federation.method.allocator.demands, federation.method.local_training
     if federation.planner is not None:
-        console.print(
-            "Each client is taken to have one batch of examples as long as the task allows; a run counts its own."
-        )
+        yield "Each client is taken to have one batch of examples as long as the task allows; a run counts its own."
     if federation.method.start.passes:
-        console.print(head_in_words(experiment, federation), highlight=False)
-    demands = federation.method.allocator.demands
+        yield head_in_words(experiment, federation)
     if demands.needs & {PROXY_DATA, LAYER_SCORES_REPORTED}:
-        console.print(
-            "Layer scores need weights and data. Here all layers score alike, so this is the pattern without scores."
-        )
-    reported = any(RANKS_REPORTED in rule.demands.promises for rule in federation.method.local_training)
-    if RANKS_PRUNED in demands.promises and reported and round:
-        console.print("To what rank clients prune themselves, only training shows. Here all train up to their budget.")
+        yield "Layer scores need weights and data. Here all layers score alike, so this is the pattern without scores."
+    if RANKS_PRUNED in demands.promises and any(RANKS_REPORTED in r.demands.promises for r in rules) and round:
+        yield "To what rank clients prune themselves, only training shows. Here all train up to their budget."
 
 
 def head_in_words(experiment: "Experiment", federation: "Federation") -> str:

@@ -205,5 +205,7 @@ def test_a_server_has_no_more_threads_than_the_client_gives(place: Path, tiny_be
     ],
 )
 def test_a_task_shares_what_its_runs_settings_say(method: Any, changes: dict[str, Any], refused: bool) -> None:
-    run = check("run", {"data": {"clients": 2}, "cohort": 2, "method": method}, simulated=False)
+    run = check(
+        "run", {"data": {"clients": 2}, "cohort": 2, "method": {"allocator": "everything", **method}}, simulated=False
+    )
     assert (contradiction(replace(task(), **changes), run.method) is not None) == refused

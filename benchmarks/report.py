@@ -96,6 +96,8 @@ def line_of(round: int, clients: int, layers: int, rng: np.random.Generator) -> 
             str(client): {
                 "examples": 100,
                 "loss": float(rng.uniform(1, 2)),
+                "delta_norm": float(rng.uniform(0, 1)),
+                "delta_cosine": float(rng.uniform(-1, 1)),
                 "predicted_peak_bytes": int(rng.uniform(5e7, 9e7)),
                 "peak_bytes": int(rng.uniform(5e7, 9e7)),
             }

@@ -27,7 +27,19 @@ from hellora.reporting.page import content_of, html
 from hellora.reporting.watch import server_of
 
 pytestmark = pytest.mark.browser
-ALL = ["accuracy", "loss", "allocation", "scores", "spectrum", "memory", "traffic", "served", "labels", "failures"]
+ALL = [
+    "accuracy",
+    "loss",
+    "allocation",
+    "scores",
+    "spectrum",
+    "memory",
+    "traffic",
+    "served",
+    "labels",
+    "drift",
+    "failures",
+]
 # What plotly has drawn of each plot: points, bars, lines, images of heat maps.
 DRAWN = """plot => plot.querySelectorAll(
     '.scatterlayer .trace path, .scatterlayer .trace .point, .barlayer .point, .heatmaplayer image'
@@ -251,7 +263,7 @@ def test_an_old_run_has_no_empty_plot(opened: Callable[..., Watching], run: Path
     page = opened((tmp_path / "old.html").as_uri()).page
     check_drawn(page, ["accuracy", "loss", "allocation", "traffic", "failures"])
     check_rows(page)
-    assert page.locator("#left-out li").count() == 5
+    assert page.locator("#left-out li").count() == 6
 
 
 def test_names_and_reasons_are_shown_as_they_are(opened: Callable[..., Watching], tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def test_one_client_that_claims_much_is_bounded() -> None:
     torch.testing.assert_close(found, (heads[0] + heads[1] + 2 * heads[2]) / 4)
 
 
+def test_nobody_has_more_of_a_class_than_examples() -> None:
+    answers = answers_of([[2] + [0] * (CLASSES - 1)] * 2)
+    task, update = answers[1]
+    lied = {"class_counts/counts": torch.tensor([2**40] + [0] * (CLASSES - 1))}
+    spoilt = [answers[0], (task, replace(update, report=lied))]
+    found, wanted = (head_by_class(round_of(GLOBAL, SPEC), GLOBAL, each).head["bias"] for each in (spoilt, answers))
+    assert torch.equal(found, wanted)
+
+
 def test_the_rule_reports_the_examples_of_each_class() -> None:
     task = task_for(0, GLOBAL, ALL)
     local = local_of(task, SPEC, labels=torch.tensor([0, 1, 1, -100]))

@@ -26,6 +26,7 @@ from hellora.model.linear_head import linear_head
 from hellora.record.checkpoint import load_state
 from hellora.runs.run import run_experiment
 from hellora.server.heads import solved, solved_first
+from hellora.server.rounds import federate
 
 
 def experiment(folder: Path, source: Path, **changes: Any) -> Experiment:
@@ -313,7 +314,8 @@ def test_sums_that_cannot_be_are_rejected(
 ) -> None:
     setup = prepare(experiment(tiny_bert, sentences))
     with setup.backend() as backend:
-        _, waves = solved_first(setup.federation, setup.initial_state(), Lying(backend, spoilt))  # type: ignore[arg-type]
+        hostile: Any = Lying(backend, spoilt)
+        _, waves = solved_first(setup.federation, setup.initial_state(), hostile)
     rejected = [dict(wave.rejected) for wave in waves if 1 in wave.cohort]
     assert [list(wave) for wave in rejected] == [[], [1], []]  # how large, sums, losses
     assert why in rejected[1][1]
@@ -329,3 +331,15 @@ def test_more_examples_than_can_be_summed_are_refused(claimed: int, tiny_bert: P
     run = replace(setup.federation, fleet=fleet)
     with setup.backend() as backend, pytest.raises(RunError, match=f"{claimed} of them client 4"):
         solved_first(run, setup.initial_state(), backend)
+
+
+def test_sums_for_a_state_that_was_not_accepted_are_on_record(tiny_bert: Path, sentences: Path) -> None:
+    """They were asked for, and sent."""
+    method = {"head": "closed_form", "head_begins": "drawn", "head_rounds": 1}
+    setup = prepare(experiment(tiny_bert, sentences, rounds=1, attempts=2, method=method))
+    said = iter(["the loss on test examples is nan", ""])
+    with setup.backend() as backend:
+        run, state = setup.federation, setup.initial_state()
+        (report,) = federate(state, run, backend, setup, lambda _: next(said))
+    assert len(report.attempts) == 2
+    assert [wave.cohort for wave in report.sums] == [(0, 1, 2), (3, 4, 5)] * 3 * 2

@@ -95,6 +95,8 @@ def asked_for(task: ClientTask, base: BaseModel, start: Start, examples: int) ->
         ValueError: there is no such pass, or no such projection.
     """
     _, module = linear_head(base)
+    if not start.passes:
+        raise ValueError("the run solves no head, so that nothing is summed")
     if task.sums not in (EXPONENTS, LOSSES, *start.passes):
         raise ValueError(f"{start.name} has no pass {task.sums[:40]!r}")
     columns = module.in_features

@@ -187,13 +187,11 @@ def federate(
         accept: what else the next state is held against, such as an evaluation
 
     Raises:
-        RunError: a round failed `attempts` times, or a strategy raised; the last yielded state is the one to resume
-            from.
+        RunError: a round failed `attempts` times, or a strategy raised: resume from the last yielded state.
     """
     state, first = solved_first(run, state, backend)
     while state.round < run.rounds:
-        attempts: list[Attempt] = []
-        sums = [*first]
+        attempts, sums = list[Attempt](), [*first]
         for number in range(run.attempts):
             tried, after, again = settled(run, state, attempt(state, run, backend, lent, number), backend, lent, accept)
             attempts.append(tried.record)

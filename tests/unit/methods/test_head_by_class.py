@@ -8,6 +8,7 @@ import torch
 from factories import local_of, random_adapter, round_of, task_for, tiny_spec, update_of
 
 from hellora.core.errors import InputError
+from hellora.experiments.config import check
 from hellora.methods.contributions import head_by_class
 from hellora.methods.local_training.class_counts import ClassCounts
 from hellora.methods.strategies import Answers
@@ -72,3 +73,12 @@ def test_a_head_of_two_layers_is_refused() -> None:
     local = local_of(task, SPEC, labels=torch.zeros(1, dtype=torch.long))
     with pytest.raises(InputError, match="one linear layer"):
         ClassCounts().declares(local.shapes)
+
+
+@pytest.mark.parametrize("aggregator", ["clipped_mean", "coordinate_median", "trimmed_mean"])
+def test_a_robust_aggregator_keeps_its_head(aggregator: str) -> None:
+    """A mean by class in its place would let one client move the head as far as it likes."""
+    method = {"aggregator": aggregator, "head_mean": "by_class"}
+    with pytest.raises(InputError, match=f"'{aggregator}' and method.head_mean = 'by_class' both aggregate the head"):
+        check("robust", {"method": method})
+    assert check("robust", {"method": {**method, "head_mean": "by_client"}})

@@ -19,7 +19,7 @@ from hellora.core.exchange import ClientTask, ClientUpdate, Declared, Named, pro
 from hellora.core.state import owned, select
 from hellora.core.sums import BATCH, Grid, exponents
 from hellora.core.types import Adapter
-from hellora.methods.closed_form import HeadRows, HeadShape, losses_of, projection, with_constant
+from hellora.methods.closed_form import HeadRows, HeadShape, losses_of, projected, projection, with_constant
 from hellora.methods.passes import EXPONENTS, LOSSES, declared
 from hellora.methods.strategies import Start
 from hellora.model.linear_head import head_inputs, linear_head
@@ -73,7 +73,7 @@ def sum_features(task: ClientTask, base: BaseModel, start: Start, features: Tens
     brief = select(task.brief, "start")
     if "projection" in brief:
         seed, columns = brief["projection"].tolist()
-        features = features @ projection(seed, columns, features.shape[1]).T
+        features = projected(features, projection(seed, columns, features.shape[1]))
     x = with_constant(features, shape.bias)
     rows = HeadRows(x, labels, shape, grid_of(brief, shape), task.seed)
     report: Named
@@ -95,6 +95,8 @@ def asked_for(task: ClientTask, base: BaseModel, start: Start, examples: int) ->
         ValueError: there is no such pass, or no such projection.
     """
     _, module = linear_head(base)
+    if not start.passes:
+        raise ValueError("the run solves no head, so that nothing is summed")
     if task.sums not in (EXPONENTS, LOSSES, *start.passes):
         raise ValueError(f"{start.name} has no pass {task.sums[:40]!r}")
     columns = module.in_features

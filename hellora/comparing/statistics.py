@@ -119,7 +119,7 @@ def numbers(run: Run, budget: int | None = None) -> dict[str, float]:
         for group in run.summary["groups"]:
             if run.metric in group["metrics"]:
                 found[f"group {name_of(group)}"] = group["metrics"][run.metric]
-    if "solved" in run.summary:
+    if "solved" in run.summary and rounds:  # else what it came to is from before the head was solved
         found["lora_adds"] = metrics[run.metric] - run.summary["solved"][run.metric]
     peaks = [
         client["peak_bytes"]

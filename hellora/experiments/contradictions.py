@@ -9,6 +9,7 @@ from hellora.experiments.devices import fully_known
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.method_settings import MethodSettings
 from hellora.methods.demands import (
+    AGGREGATES_HEAD,
     ALL_SHARED,
     BOUNDED_ADAPTER,
     CLASSES,
@@ -99,7 +100,8 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     if method.start.passes and (method.head_rounds or method.head == "closed_form"):
         yield "a head that is solved again", Demands(needs=frozenset({LONE_ADAPTER, SHARED_MODEL}))
     if method.head_mean == "by_class":
-        yield "method.head_mean = 'by_class'", Demands(needs=frozenset({HEAD, LONE_ADAPTER, SHARED_MODEL}))
+        needs = frozenset({HEAD, LONE_ADAPTER, SHARED_MODEL})
+        yield "method.head_mean = 'by_class'", Demands(needs, takes=frozenset({AGGREGATES_HEAD}))
     if experiment.policy.policy.prefix_cache != "none":
         yield "policy.use with a prefix cache", Demands(needs=frozenset({REPEATED_BATCHES}))
     if any(budget.memory_bytes is not None for budget in budgets):

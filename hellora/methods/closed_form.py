@@ -23,7 +23,9 @@ from hellora.core.sums import Grid, class_sums, product_sums, symmetric, upper
 
 LOGIT_SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # tried where none is given
 LOSS_BITS = 20  # of the grid that losses are summed on
-MOST_LOSS = 1024.0  # of an example: so that losses of 2^32 examples add up in 62 bits
+MOST_LOSS = 1024.0  # of an example: so that losses of MOST_EXAMPLES add up in 62 bits
+MOST_EXAMPLES = 2**32  # of all clients
+LEAST_PENALTY = 1e-8  # below it the rounding of sums decides where features are collinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,19 @@ def projection(seed: int, columns: int, features: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(columns, features, generator=generator, dtype=torch.float64)
     return drawn / math.sqrt(columns)
+
+
+def projected(features: Tensor, down: Tensor) -> Tensor:
+    """Project features (rows, d) in float64 by `down` (columns, d), row by row: a product of matrices would round a row
+    differently beside others.
+    """
+    return torch.stack([down @ row for row in features]) if len(features) else features.new_zeros(0, len(down))
+
+
+def check_penalty(penalty: float) -> None:
+    """Raise ValueError where a penalty is so small that the rounding of sums would be solved for."""
+    if not penalty >= LEAST_PENALTY:
+        raise ValueError(f"penalty must be at least {LEAST_PENALTY:g}, not {penalty}")
 
 
 # ----------------------------------------------------------------------------------------------------- what clients sum
@@ -141,6 +156,22 @@ def summed(reports: Mapping[int, Named]) -> dict[str, Tensor]:
     return {name: torch.stack([report[name] for report in every]).sum(0) for name in every[0]}
 
 
+def problem_with_sums(report: Named, examples: int, columns: int) -> str:
+    """Say why what a client reports cannot be sums over so many examples; "" where it may be.
+
+    Classes must come to the examples that it says it summed, and |G_ij|² ≤ G_ii G_jj. This finds what is no sum of
+    features, and not who made features up.
+    """
+    if "counts" in report and int(report["counts"].sum()) != examples:
+        return f"its classes have {int(report['counts'].sum())} examples, and it summed {examples}"
+    if "gram" in report:
+        gram = symmetric(report["gram"], columns).double()
+        squares = gram.diagonal()
+        if (squares < 0).any() or (gram.square() > squares[:, None] * squares * (1 + 1e-9)).any():
+            return "its products are not those of features"
+    return ""
+
+
 def gram_in_numbers(sums: Named, shape: HeadShape, grid: Grid) -> tuple[Tensor, Tensor]:
     """Return G (columns, columns) and H (columns, classes) in float64."""
     return grid.products(symmetric(sums["gram"], shape.columns)), grid.numbers(sums["moments"])
@@ -150,13 +181,16 @@ def ridge_solution(gram: Tensor, moments: Tensor, relative: float) -> Tensor:
     """Return W = (G + λ I)⁻¹ H, transposed: (classes, columns), with λ = `relative` · tr(G) / columns.
 
     Raises:
-        RunError: there is no such W; the sums are not those of features.
+        RunError: G + λ I is not positive definite, as it is for features, whosever they are; or there is no such W.
     """
     penalty = relative * float(gram.diagonal().sum()) / len(gram)
-    try:
-        solution: Tensor = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), moments)
-    except RuntimeError as error:
-        raise RunError(f"the head cannot be solved from what clients summed ({error}): raise the penalty") from error
+    factor, problem = torch.linalg.cholesky_ex(gram + penalty * torch.eye(len(gram), dtype=gram.dtype))
+    if int(problem):
+        raise RunError(
+            "the head cannot be solved from what clients summed: these are no sums of features (G is not positive "
+            "definite); raise the penalty or, if that does not help, look for a client that sends something else"
+        )
+    solution = torch.cholesky_solve(moments, factor)
     if not solution.isfinite().all():
         raise RunError("the head that was solved from what clients summed is not finite: raise the penalty")
     return solution.T.contiguous()

@@ -74,10 +74,12 @@ def aggregated_head(answers: Answers, weighting: Weighting) -> dict[str, Tensor]
 
 def head_by_class(context: RoundContext, aggregated: Adapter, answers: Answers) -> Adapter:
     """Return the adapter with each row of its linear head weighed by the examples of its class (`class_counts`):
-    Σ_k n_kc w_kc / Σ_k n_kc, in float64; the global one where nobody has the class. Counts are bounded as weights are.
+    Σ_k n_kc w_kc / Σ_k n_kc, in float64; the global one where nobody has the class. Nobody has more of a class than
+    examples; counts are bounded as weights are.
     """
     by_id = in_order(answers)
-    counts = torch.stack([update.report["class_counts/counts"] for _, update in by_id]).double()  # (clients, classes)
+    told = [update.report["class_counts/counts"].clamp(max=update.num_examples) for _, update in by_id]
+    counts = torch.stack(told).double()  # (clients, classes)
     for column in range(counts.shape[1]):
         known = {client: float(n) for client, n in enumerate(counts[:, column]) if n > 0}
         for client, weight in bounded_weights(known, context.max_weight).items():

@@ -90,6 +90,9 @@ LONE_ADAPTER = Fact(
     "one global adapter, and the aggregator keeps one for every rank and trains them on the server",
     "remove it and its settings, or choose another aggregator",
 )
+AGGREGATES_HEAD = Fact(  # otherwise than as a mean that one client may move
+    "aggregate the head in a way of their own", "set method.head_mean = 'by_client', or choose another aggregator"
+)
 MEAN_OF_EQUALS = Fact("an aggregator that gives clients of equal rank and weight their plain mean", "choose another")
 RETURNS_THE_ONLY_ONE = Fact("an aggregator that gives one full client its own adapter back", "choose another")
 

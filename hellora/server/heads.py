@@ -21,10 +21,18 @@ from hellora.core.state import Attempt, ServerState, owned, select
 from hellora.core.sums import Grid, scales_of
 from hellora.core.types import Adapter, ClientProfile
 from hellora.core.units import in_bytes
-from hellora.methods.closed_form import LOGIT_SCALES, HeadShape, linear_names, projection, summed
+from hellora.methods.closed_form import (
+    LOGIT_SCALES,
+    MOST_EXAMPLES,
+    HeadShape,
+    linear_names,
+    problem_with_sums,
+    projection,
+    summed,
+)
 from hellora.methods.passes import EXPONENTS, LOSSES, declared, passes_of
 from hellora.methods.sharing import Crossing, crossing_bytes
-from hellora.server.answers import gather
+from hellora.server.answers import Gathered, gather
 from hellora.server.backend import Backend, Order
 from hellora.server.federation import Federation
 from hellora.server.naming import naming
@@ -100,6 +108,22 @@ class Solving:
         names = names_of(head)
         return HeadShape(self.columns or self.features, len(head[names[0]]), len(names) > 1)
 
+    @cached_property
+    def examples(self) -> int:
+        """Count the examples of all clients, as they said.
+
+        Raises:
+            RunError: they are more than can be summed exactly; or none.
+        """
+        sizes = {client.id: client.num_examples for client in self.run.fleet}
+        if not 0 < (total := sum(sizes.values())) <= MOST_EXAMPLES:
+            most = max(sizes, key=lambda client: sizes[client])
+            raise RunError(
+                f"clients say that they have {total} examples, {sizes[most]} of them client {most}, and the sums of 1 "
+                f"to {MOST_EXAMPLES} are exact: leave out who has not what it says, or set method.start = 'none'"
+            )
+        return total
+
     @property
     def projection_seed(self) -> int:
         return seed_for(self.run.seed, "projection")
@@ -109,12 +133,11 @@ class Solving:
         """Return the public grid; before it is known, and where a start needs none, one that nothing is put on."""
         if EXPONENTS not in self.found:
             return Grid(0, torch.ones(self.shape.columns, dtype=torch.float64))
-        rows = sum(client.num_examples for client in self.run.fleet)
-        return Grid.for_rows(rows, scales_of(self.found[EXPONENTS][EXPONENTS]))
+        return Grid.for_rows(self.examples, scales_of(self.found[EXPONENTS][EXPONENTS]))
 
     def weight(self) -> Tensor:
         """Return the head, (classes, features + 1) in float64; without the last column where it has no bias."""
-        method, weight = self.run.method, torch.empty(0)
+        method, weight, _ = self.run.method, torch.empty(0), self.examples
         for step in [*passes_of(method), ""]:
             if step in (LOSSES, ""):  # all sums are there
                 weight = method.start.solve(self.shape, self.grid, self.found)
@@ -166,7 +189,8 @@ class Solving:
         orders = [Order(client.id, lru_cache(partial(make, client, wanted[client.id]))) for client in able]
         crossing = {client.id: self.crossing(wanted[client.id]) for client in able}
         there = simulate(run, self.state.round, orders, estimated, crossing)
-        gathered = gather(run, orders, [*too_dear, *there.missing], self.backend.train(there.awaited))
+        heard = gather(run, orders, [*too_dear, *there.missing], self.backend.train(there.awaited))
+        gathered = heard.without(self.no_sums(heard))
         self.attempts.append(
             Attempt(
                 cohort=tuple(client.id for client in clients),
@@ -180,6 +204,14 @@ class Solving:
             )
         )
         return {update.client: select(update.report, "start") for _, update in gathered.answers}
+
+    def no_sums(self, heard: Gathered) -> dict[int, str]:
+        """Return who answered with what cannot be sums of features, each with why."""
+        found = {
+            update.client: problem_with_sums(select(update.report, "start"), update.num_examples, self.shape.columns)
+            for _, update in heard.answers
+        }
+        return {client: why for client, why in found.items() if why}
 
     def task(self, step: str, brief: Named, wave: int, client: ClientProfile, named: Declared) -> ClientTask:
         """Make the task in which a client sums. Its attempt is below 0: no training's answer is taken for it."""

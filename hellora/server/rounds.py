@@ -187,20 +187,20 @@ def federate(
         accept: what else the next state is held against, such as an evaluation
 
     Raises:
-        RunError: a round failed `attempts` times, or a strategy raised; the last yielded state is the one to resume
-            from.
+        RunError: a round failed `attempts` times, or a strategy raised: resume from the last yielded state.
     """
     state, first = solved_first(run, state, backend)
     while state.round < run.rounds:
-        attempts: list[Attempt] = []
+        attempts, sums = list[Attempt](), [*first]
         for number in range(run.attempts):
             tried, after, again = settled(run, state, attempt(state, run, backend, lent, number), backend, lent, accept)
             attempts.append(tried.record)
+            sums += again
             if after is not None:
                 break
         else:
             raise too_few(run, state, tried.gathered)
-        yield report_of(run, after, tried, attempts, (*first, *again))
+        yield report_of(run, after, tried, attempts, sums)
         state, first = after, ()
 
 
@@ -269,25 +269,26 @@ def settled(
     run: Federation, state: ServerState, tried: Tried, backend: Backend, lent: LentModel | None, accept: Accept
 ) -> tuple[Tried, ServerState | None, Sequence[Attempt]]:
     """Fold an attempt, without the updates that go too far or spoil the next state, and solve the head again where that
-    is due; None: too few are left. Last come the sums that were asked for.
+    is due; None: too few are left. Last come all sums that were asked for, also for a state that was not accepted.
 
     Raises:
         RunError: the next state is not one to go on from, and nobody trained anything.
     """
     auto, factors = run.max_norm == "auto", run.method.factors(state.round)
     norms = guard.norms_of(tried.gathered.answers, run.spec) if auto else {}
-    tried = tried.without(guard.too_far(norms, state.norms.get(factors, ())))
+    tried, asked = tried.without(guard.too_far(norms, state.norms.get(factors, ()))), list[Attempt]()
     while not tried.outbox.orders or len(tried.gathered.answers) >= run.min_clients:
         answers = tried.gathered.answers
         after, sums = solved_after(run, fold(run, state, tried.outbox.context, answers, tried.states, lent), backend)
+        asked += sums
         if not (why := guard.not_finite(after) or accept(after)):
             counted = {update.client: norms[update.client] for _, update in answers} if auto else {}
-            return tried, replace(after, norms=guard.remembered(state, factors, counted)), sums
+            return tried, replace(after, norms=guard.remembered(state, factors, counted)), asked
         problem = f"with what {run.method.aggregator.name} makes of round {state.round} {why}"
         if not answers:
             raise RunError(f"{problem}, and nobody trained in it: go back with --resume --from-round")
         tried = tried.without(guard.blamed(guard.norms_of(answers, run.spec), problem))
-    return tried, None, ()
+    return tried, None, asked
 
 
 def too_few(run: Federation, state: ServerState, gathered: Gathered) -> RunError:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from hellora.model.linear_head import linear_head
 from hellora.record.checkpoint import load_state
 from hellora.runs.run import run_experiment
 from hellora.server.heads import solved, solved_first
+from hellora.server.rounds import federate
 
 
 def experiment(folder: Path, source: Path, **changes: Any) -> Experiment:
@@ -286,3 +288,58 @@ def test_the_head_alone_is_trained(tiny_bert: Path, sentences: Path, tmp_path: P
 def test_a_head_that_nobody_trains_cannot_be_trained_alone(tiny_bert: Path, sentences: Path) -> None:
     with pytest.raises(InputError, match="'head_alone' needs a head that clients train"):
         experiment(tiny_bert, sentences, method={"start": "none", "allocator": "head_alone", "head": "frozen"})
+
+
+class Lying:
+    """A backend in which client 1 makes up what it sums."""
+
+    def __init__(self, backend: Any, spoilt: Mapping[str, torch.Tensor]) -> None:
+        self.backend, self.spoilt = backend, spoilt
+
+    def train(self, orders: Any) -> Any:
+        for answer in self.backend.train(orders):
+            made_up = {name: tensor for name, tensor in self.spoilt.items() if name in answer.report}
+            yield replace(answer, report={**answer.report, **made_up}) if answer.client == 1 else answer
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        ({"start/gram": torch.full((33 * 34 // 2,), -5)}, "products are not those of features"),
+        ({"start/counts": torch.tensor([16, 16, 16])}, "its classes have 48 examples, and it summed"),
+    ],
+)
+def test_sums_that_cannot_be_are_rejected(
+    spoilt: dict[str, torch.Tensor], why: str, tiny_bert: Path, sentences: Path
+) -> None:
+    setup = prepare(experiment(tiny_bert, sentences))
+    with setup.backend() as backend:
+        hostile: Any = Lying(backend, spoilt)
+        _, waves = solved_first(setup.federation, setup.initial_state(), hostile)
+    rejected = [dict(wave.rejected) for wave in waves if 1 in wave.cohort]
+    assert [list(wave) for wave in rejected] == [[], [1], []]  # how large, sums, losses
+    assert why in rejected[1][1]
+
+
+@pytest.mark.parametrize("claimed", [2**33, 2**40])
+def test_more_examples_than_can_be_summed_are_refused(claimed: int, tiny_bert: Path, sentences: Path) -> None:
+    """The grid would be too coarse for all, because of one."""
+    setup = prepare(experiment(tiny_bert, sentences))
+    fleet = tuple(
+        replace(client, num_examples=claimed) if client.id == 4 else client for client in setup.federation.fleet
+    )
+    run = replace(setup.federation, fleet=fleet)
+    with setup.backend() as backend, pytest.raises(RunError, match=f"{claimed} of them client 4"):
+        solved_first(run, setup.initial_state(), backend)
+
+
+def test_sums_for_a_state_that_was_not_accepted_are_on_record(tiny_bert: Path, sentences: Path) -> None:
+    """They were asked for, and sent."""
+    method = {"head": "closed_form", "head_begins": "drawn", "head_rounds": 1}
+    setup = prepare(experiment(tiny_bert, sentences, rounds=1, attempts=2, method=method))
+    said = iter(["the loss on test examples is nan", ""])
+    with setup.backend() as backend:
+        run, state = setup.federation, setup.initial_state()
+        (report,) = federate(state, run, backend, setup, lambda _: next(said))
+    assert len(report.attempts) == 2
+    assert [wave.cohort for wave in report.sums] == [(0, 1, 2), (3, 4, 5)] * 3 * 2

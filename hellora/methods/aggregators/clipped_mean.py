@@ -17,7 +17,7 @@ from hellora.core.types import Adapter, AdapterSpec, LoraPair
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.context import RoundContext
 from hellora.methods.contributions import Weighting, check_weighting
-from hellora.methods.demands import ALL_SHARED, AVERAGES_COMPONENTS, Demands
+from hellora.methods.demands import AGGREGATES_HEAD, ALL_SHARED, AVERAGES_COMPONENTS, Demands
 from hellora.methods.sharing import answer_part, delta_norm
 from hellora.methods.strategies import Aggregator, Answers
 
@@ -40,7 +40,8 @@ class ClippedMean(Aggregator):
 
     @property
     def demands(self) -> Demands:
-        return AVERAGES_COMPONENTS.also(needs={ALL_SHARED})  # what stays with a client is no part of what it changed
+        own = AVERAGES_COMPONENTS.also(needs={ALL_SHARED})  # what stays with a client is no part of what it changed
+        return replace(own, takes=frozenset({AGGREGATES_HEAD}))
 
     def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
         clipped = [(task, self.clipped(task, update, context.spec)) for task, update in answers]

@@ -8,7 +8,7 @@ answers. Values and not deltas: the two are the same where all received the same
 clients received unequal adapters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from hellora.core.state import StrategyState
 from hellora.core.types import Adapter
 from hellora.methods.context import RoundContext
 from hellora.methods.contributions import coordinate_wise
-from hellora.methods.demands import AVERAGES_COMPONENTS, RETURNS_THE_ONLY_ONE, Demands
+from hellora.methods.demands import AGGREGATES_HEAD, AVERAGES_COMPONENTS, RETURNS_THE_ONLY_ONE, Demands
 from hellora.methods.strategies import Aggregator, Answers
 
 
@@ -30,7 +30,7 @@ class CoordinateMedian(Aggregator):
 
     @property
     def demands(self) -> Demands:
-        return AVERAGES_COMPONENTS.also(promises={RETURNS_THE_ONLY_ONE})
+        return replace(AVERAGES_COMPONENTS.also(promises={RETURNS_THE_ONLY_ONE}), takes=frozenset({AGGREGATES_HEAD}))
 
     def aggregate(self, context: RoundContext, answers: Answers) -> tuple[Adapter, StrategyState]:
         return coordinate_wise(context, answers, median), {}

@@ -20,6 +20,7 @@ from hellora.methods.closed_form import (
     HeadRows,
     HeadShape,
     Sums,
+    check_penalty,
     counts_of,
     counts_spec,
     gram_in_numbers,
@@ -39,8 +40,7 @@ class BalancedRidge(Start):
     passes: ClassVar[tuple[str, ...]] = ("counts", "sums")
 
     def __post_init__(self) -> None:
-        if not self.penalty > 0:
-            raise ValueError(f"penalty must be greater than 0, not {self.penalty}")
+        check_penalty(self.penalty)
 
     def declares(self, step: str, shape: HeadShape, examples: int, grid: Grid) -> Declared:
         if step == "counts":

@@ -22,7 +22,7 @@ from torch import Tensor
 from hellora.core.errors import RunError
 from hellora.core.exchange import Declared, Named, TensorSpec
 from hellora.core.sums import Grid
-from hellora.methods.closed_form import HeadRows, HeadShape, Sums, ridge_solution
+from hellora.methods.closed_form import HeadRows, HeadShape, Sums, check_penalty, ridge_solution
 from hellora.methods.strategies import Start
 
 HALVES = 2
@@ -39,8 +39,9 @@ class FedCof(Start):
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.penalty > 0 or not self.shrinkage >= 0:
-            raise ValueError("penalty must be greater than 0, and shrinkage must not be negative")
+        check_penalty(self.penalty)
+        if not self.shrinkage >= 0:
+            raise ValueError(f"shrinkage must not be negative, but it is {self.shrinkage}")
 
     def declares(self, step: str, shape: HeadShape, examples: int, grid: Grid) -> Declared:
         means = TensorSpec((HALVES, shape.classes, shape.columns))

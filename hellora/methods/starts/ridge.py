@@ -17,6 +17,7 @@ from hellora.methods.closed_form import (
     HeadRows,
     HeadShape,
     Sums,
+    check_penalty,
     gram_in_numbers,
     gram_of,
     gram_spec,
@@ -34,8 +35,7 @@ class Ridge(Start):
     passes: ClassVar[tuple[str, ...]] = ("sums",)
 
     def __post_init__(self) -> None:
-        if not self.penalty > 0:
-            raise ValueError(f"penalty must be greater than 0, not {self.penalty}")
+        check_penalty(self.penalty)
 
     def declares(self, step: str, shape: HeadShape, examples: int, grid: Grid) -> Declared:
         return Declared(report=gram_spec(shape, examples, grid))

@@ -86,6 +86,18 @@ def test_what_a_server_cannot_ask_is_refused(step: str, changes: dict[str, Any],
     assert why in answer.reason
 
 
+@pytest.mark.parametrize("step", ["exponents", "losses", "sums"])
+def test_nothing_is_summed_where_the_run_solves_no_head(step: str, base: BaseModel) -> None:
+    """Whatever its server asks for."""
+    work = ClientWork(base, bases.MEAN_POOLING, bases.texts(9), None)
+    task = asks(work, step, bits=None, scales=None)
+    weight = torch.zeros(CLASSES, WIDTH + 1, dtype=torch.float64)
+    full = {**brief(), "start/weight": weight} if step == "losses" else dict(task.brief)
+    answer = work.attempt(replace(task, brief=full))
+    assert isinstance(answer, ClientFailure)
+    assert "the run solves no head" in answer.reason
+
+
 def test_features_are_computed_once_for_all_passes(work: ClientWork, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 

@@ -122,3 +122,11 @@ def test_what_lora_adds_is_over_its_own_head_or_over_the_head_alone() -> None:
     assert found["plain"].mean == pytest.approx((0.05 + 0.02) / 2)
     assert found["solved"] is not None
     assert found["solved"].mean == pytest.approx((0.08 + 0.05) / 2)
+
+
+def test_a_budget_that_no_round_fits_leaves_nothing_to_add_to() -> None:
+    """What the run came to is from before its head was solved."""
+    run = run_of([0.9, 0.95])
+    run.summary["solved"] = {"accuracy": 0.85}  # type: ignore[index]
+    assert "lora_adds" not in numbers(run, 9)
+    assert numbers(run, 10)["lora_adds"] == pytest.approx(0.05)

@@ -8,6 +8,7 @@ import torch
 from factories import local_of, random_adapter, round_of, task_for, tiny_spec, update_of
 
 from hellora.core.errors import InputError
+from hellora.experiments.config import check
 from hellora.methods.contributions import head_by_class
 from hellora.methods.local_training.class_counts import ClassCounts
 from hellora.methods.strategies import Answers
@@ -49,6 +50,15 @@ def test_one_client_that_claims_much_is_bounded() -> None:
     torch.testing.assert_close(found, (heads[0] + heads[1] + 2 * heads[2]) / 4)
 
 
+def test_nobody_has_more_of_a_class_than_examples() -> None:
+    answers = answers_of([[2] + [0] * (CLASSES - 1)] * 2)
+    task, update = answers[1]
+    lied = {"class_counts/counts": torch.tensor([2**40] + [0] * (CLASSES - 1))}
+    spoilt = [answers[0], (task, replace(update, report=lied))]
+    found, wanted = (head_by_class(round_of(GLOBAL, SPEC), GLOBAL, each).head["bias"] for each in (spoilt, answers))
+    assert torch.equal(found, wanted)
+
+
 def test_the_rule_reports_the_examples_of_each_class() -> None:
     task = task_for(0, GLOBAL, ALL)
     local = local_of(task, SPEC, labels=torch.tensor([0, 1, 1, -100]))
@@ -63,3 +73,12 @@ def test_a_head_of_two_layers_is_refused() -> None:
     local = local_of(task, SPEC, labels=torch.zeros(1, dtype=torch.long))
     with pytest.raises(InputError, match="one linear layer"):
         ClassCounts().declares(local.shapes)
+
+
+@pytest.mark.parametrize("aggregator", ["clipped_mean", "coordinate_median", "trimmed_mean"])
+def test_a_robust_aggregator_keeps_its_head(aggregator: str) -> None:
+    """A mean by class in its place would let one client move the head as far as it likes."""
+    method = {"aggregator": aggregator, "head_mean": "by_class"}
+    with pytest.raises(InputError, match=f"'{aggregator}' and method.head_mean = 'by_class' both aggregate the head"):
+        check("robust", {"method": method})
+    assert check("robust", {"method": {**method, "head_mean": "by_client"}})

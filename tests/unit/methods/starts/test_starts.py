@@ -1,6 +1,6 @@
 """Heads in closed form, against dense float64 references that see all rows at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -9,7 +9,18 @@ from torch import Tensor
 from hellora.core.errors import RunError
 from hellora.core.exchange import Named, problem_with_named
 from hellora.core.sums import Grid, exponents, scales_of
-from hellora.methods.closed_form import LOGIT_SCALES, HeadRows, HeadShape, losses_of, projection, with_constant
+from hellora.methods.closed_form import (
+    LOGIT_SCALES,
+    HeadRows,
+    HeadShape,
+    gram_of,
+    losses_of,
+    problem_with_sums,
+    projected,
+    projection,
+    ridge_solution,
+    with_constant,
+)
 from hellora.methods.starts.balanced_ridge import BalancedRidge
 from hellora.methods.starts.class_means import ClassMeans
 from hellora.methods.starts.fedcof import FedCof
@@ -114,7 +125,7 @@ def test_fedcof_by_hand() -> None:
     """One feature, no bias, two clients of two examples of one class: halves are single examples."""
     x, labels = torch.tensor([[1.0], [3.0], [5.0], [7.0]], dtype=torch.float64), torch.zeros(4, dtype=torch.long)
     shape, grid = HeadShape(1, 1, bias=False), Grid(20, torch.ones(1))
-    start = FedCof(penalty=1e-9)
+    start = FedCof(penalty=1e-8)
     reports = {k: start.sums("means", HeadRows(x[2 * k : 2 * k + 2], labels[:2], shape, grid, k), {}) for k in (0, 1)}
     found = start.solve(shape, grid, {"means": start.gather("means", reports)})
     spread = (9 + 1 + 1 + 9) / 3  # K = 4 means of one example each
@@ -144,9 +155,48 @@ def test_a_projection_keeps_lengths_in_the_mean() -> None:
     assert torch.equal(down, projection(5, 64, 300))
 
 
+def test_a_projected_row_does_not_depend_on_what_stands_beside() -> None:
+    down, x = projection(5, 48, 384), torch.randn(300, 384, generator=torch.Generator().manual_seed(0)).double()
+    whole, order = projected(x, down), torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(whole, x @ down.T)
+    for count in (1, 7, 200):
+        assert torch.equal(projected(x[order[:count]], down), whole[order[:count]])
+    assert projected(x[:0], down).shape == (0, 48)
+
+
+def test_sums_that_are_none_of_features_are_not_solved() -> None:
+    """An indefinite G has a solution, which is no regression."""
+    gram = torch.diag(torch.tensor([4.0, 3.0, -1.0])).double()
+    with pytest.raises(RunError, match="not positive definite"):
+        ridge_solution(gram, torch.ones(3, 2).double(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda report: {"counts": report["counts"] + 1}, "its classes have 704 examples, and it summed 700"),
+        (lambda report: {"gram": -report["gram"]}, "its products are not those of features"),
+        (lambda report: {"gram": report["gram"] + torch.eye(28).long()[1] * 2**58}, "its products are not"),
+        (lambda _: {}, ""),
+    ],
+)
+def test_what_no_features_come_to_is_told(spoil: Callable[[Named], Named], words: str) -> None:
+    x, labels = data()
+    shape, grid = HeadShape(FEATURES, CLASSES, True), Grid.for_rows(len(x), scales_of(exponents(x)))
+    report = gram_of(HeadRows(x, labels, shape, grid, 0))
+    found = problem_with_sums({**report, **spoil(report)}, ROWS, FEATURES + 1)
+    assert found.startswith(words)
+    assert bool(found) == bool(words)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
-    [(lambda: Ridge(penalty=0), "penalty must be greater"), (lambda: FedCof(shrinkage=-1), "must not be negative")],
+    [
+        (lambda: Ridge(penalty=0), "penalty must be at least 1e-08, not 0"),
+        (lambda: BalancedRidge(penalty=1e-12), "penalty must be at least"),
+        (lambda: FedCof(penalty=float("nan")), "penalty must be at least"),
+        (lambda: FedCof(shrinkage=-1), "must not be negative"),
+    ],
 )
 def test_settings_are_checked(make: type, words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -194,7 +194,8 @@ def test_case_position_offset(name: str, cases: Path) -> None:
 
 @pytest.mark.shared_data
 def test_case_generation_config(cases: Path) -> None:
-    said = []
+    said, some = [], cases / "some.jsonl"  # a CPU answers one prompt after the other
+    some.write_text("".join(Path("generation-config/qa.jsonl").read_text().splitlines(keepends=True)[:20]))
     for name in ("plain", "penalty", "beams"):
         base(
             cases / name,
@@ -203,7 +204,7 @@ def test_case_generation_config(cases: Path) -> None:
                 "data.name": "generation-config/qa.jsonl", "task.answer_tokens": 8,
             },
         )  # fmt: skip
-        said.append([row["answer"] for row in hellora.predict(cases / name, "generation-config/qa.jsonl")])
+        said.append([row["answer"] for row in hellora.predict(cases / name, str(some))])
     assert said[0] == said[1] == said[2]
 
 

@@ -64,8 +64,12 @@ def test_the_preset_of_a_method_trains(
     lines = [json.loads(line) for line in (tmp_path / "out" / "rounds.jsonl").read_text().splitlines()]
     experiment = read_experiment(str(tmp_path / "out" / "experiment.toml"))
     budgets = experiment.fleet.budgets(6, experiment.run.seed)
+    everybody = [0, 1, 2, 3, 4, 5]
+    for wave in lines[0]["sums"]:
+        assert wave["updated"] == everybody, wave["rejected"]
+    assert bool(lines[0]["sums"]) == bool(experiment.method.start.passes)
     for line in lines:
-        assert line["updated"] == [0, 1, 2, 3, 4, 5], line["rejected"]
+        assert line["updated"] == ([] if method == "ridge_head" else everybody), line["rejected"]
         for client, ranks in line["ranks"].items():
             budget = budgets[int(client)]
             assert sum(map(bool, ranks)) <= budget.capacity(len(ranks))

@@ -27,6 +27,8 @@ class Answer:
 def hellora(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Run `hellora ARGUMENTS`."""
 
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # the command sets it, for processes of its own and not of the next test
+
     def call(*arguments: object) -> Answer:
         monkeypatch.setattr(sys, "argv", ["hellora", *map(str, arguments)])
         capsys.readouterr()

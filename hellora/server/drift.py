@@ -8,54 +8,53 @@ agree cosines are near 1. They fall with label skew (Karimireddy et al., ICML 20
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from hellora.core.exchange import ClientTask, ClientUpdate
+from hellora.core.algebra import components, trained_components
 from hellora.core.types import AdapterSpec
-from hellora.methods.local import Shapes, cut, put_back
-from hellora.methods.sharing import answer_part
+from hellora.methods.contributions import component_mean
 from hellora.methods.strategies import Answers
 
-Deltas = Mapping[str, Tensor]  # by flat name, cut to the rank components that a client trained
+Deltas = Sequence[tuple[int, Tensor, Tensor]]  # client; its rows of the whole, (rows,) bool; what moved of them, (_, d)
 
 
 def drift(answers: Answers, spec: AdapterSpec) -> dict[int, dict[str, float]]:
     """Return `delta_norm` and `delta_cosine` of each client; no cosine where it, or the mean, did not move."""
-    deltas = {update.client: delta_of(task, update, spec) for task, update in answers}
-    rows = {task.client: Shapes(spec, task.trained) for task, _ in answers}
-    mean = mean_of(deltas, rows)
+    sums = {update.client: torch.zeros(3, dtype=torch.float64) for _, update in answers}
+    for deltas in (*of_pairs(answers, spec), *of_head(answers)):  # one tensor of all clients after the other
+        _, rows, moved = deltas[0]
+        blank = torch.zeros(len(rows), moved.shape[1], dtype=torch.float64)
+        mean = component_mean(blank, [(rows, moved, 1.0) for _, rows, moved in deltas])
+        for client, rows, moved in deltas:
+            delta, common = moved.double().flatten(), mean[rows].flatten()
+            sums[client] += torch.stack([delta @ delta, delta @ common, common @ common])
     found: dict[int, dict[str, float]] = {}
-    for client, delta in deltas.items():
-        pairs = [(d.double(), cut(mean[name], name, rows[client].rows(name))) for name, d in delta.items()]
-        norm = math.sqrt(math.fsum(float(d.square().sum()) for d, _ in pairs))
-        whole = math.sqrt(math.fsum(float(m.square().sum()) for _, m in pairs))
-        found[client] = {"delta_norm": float(f"{norm:.6g}")}
-        if norm * whole > 0:
-            inner = math.fsum(float((d * m).sum()) for d, m in pairs)
-            found[client]["delta_cosine"] = round(inner / (norm * whole), 6)
+    for client, (squares, inner, whole) in ((client, each.tolist()) for client, each in sums.items()):
+        found[client] = {"delta_norm": float(f"{math.sqrt(squares):.6g}")}
+        if squares * whole > 0:
+            found[client]["delta_cosine"] = round(inner / math.sqrt(squares * whole), 6)
     return found
 
 
-def delta_of(task: ClientTask, update: ClientUpdate, spec: AdapterSpec) -> Deltas:
-    """Return what an update moved."""
-    sent = answer_part(task, spec).tensors()
-    return {name: tensor - sent[name] for name, tensor in update.adapter.tensors().items()}
+def of_pairs(answers: Answers, spec: AdapterSpec) -> Iterator[Deltas]:
+    """Yield what moved of each factor that somebody trained, by rank component: of A, and of B transposed."""
+    for module in spec.modules:
+        A, B = [], []
+        for task, update in answers:
+            if (after := update.adapter.pairs.get(module.name)) is None:
+                continue
+            row, sent = task.trained[module.layer], task.adapter.pairs[module.name]
+            before = components(sent, trained_components(sent, row, task.cut))
+            A.append((task.client, torch.tensor(row), after.A - before.A))
+            B.append((task.client, torch.tensor(row), (after.B - before.B).T))
+        yield from [A, B] if A else []
 
 
-def mean_of(deltas: Mapping[int, Deltas], rows: Mapping[int, Shapes]) -> dict[str, Tensor]:
-    """Return the mean of all deltas with all rank components, in float64; 0 where nobody trained."""
-    total: dict[str, Tensor] = {}
-    count: dict[str, Tensor] = {}
-    for client in sorted(deltas):
-        shapes = rows[client]
-        every = shapes.all_tensors()
-        for name, delta in deltas[client].items():
-            chosen = shapes.rows(name)
-            size = delta.shape if chosen is None else every[name].shape
-            blank = torch.zeros(size, dtype=torch.float64)
-            total[name] = total.get(name, blank) + put_back(blank, delta.double(), name, chosen)
-            count[name] = count.get(name, blank) + put_back(blank, torch.ones_like(delta).double(), name, chosen)
-    return {name: total[name] / count[name].clamp(min=1) for name in total}
+def of_head(answers: Answers) -> Iterator[Deltas]:
+    """Yield what moved of each tensor of the head, as one row."""
+    whole = torch.ones(1, dtype=torch.bool)
+    for name in answers[0][1].adapter.head if answers else ():
+        yield [(t.client, whole, (u.adapter.head[name] - t.adapter.head[name]).reshape(1, -1)) for t, u in answers]

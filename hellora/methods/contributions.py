@@ -129,8 +129,9 @@ def component_mean(old: Tensor, parts: Sequence[tuple[Tensor, Tensor, float]]) -
     total = torch.zeros_like(old, dtype=torch.float64)
     weight_of_row = torch.zeros(len(old), 1, dtype=torch.float64)
     for rows, values, weight in parts:
-        total[rows] += weight * values.double()
-        weight_of_row[rows] += weight
+        where = slice(None) if rows.all() else rows  # an index of all rows would copy them twice
+        total[where] += weight * values.double()
+        weight_of_row[where] += weight
     return torch.where(weight_of_row > 0, total / weight_of_row, old.double()).to(old.dtype)
 
 

@@ -29,7 +29,7 @@ def drift(answers: Answers, spec: AdapterSpec) -> dict[int, dict[str, float]]:
         blank = torch.zeros(len(rows), moved.shape[1], dtype=torch.float64)
         mean = component_mean(blank, [(rows, moved, 1.0) for _, rows, moved in deltas])
         for client, rows, moved in deltas:
-            delta, common = moved.double().flatten(), mean[rows].flatten()
+            delta, common = moved.double().flatten(), (mean if rows.all() else mean[rows]).flatten()
             sums[client] += torch.stack([delta @ delta, delta @ common, common @ common])
     found: dict[int, dict[str, float]] = {}
     for client, (squares, inner, whole) in ((client, each.tolist()) for client, each in sums.items()):

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TensorSpec, problem_with_named
 from hellora.core.held_out import HeldOut
+from hellora.core.state import Attempt
 from hellora.core.types import Adapter, AdapterSpec
-from hellora.methods.sharing import answer_part, answered_bytes, delta_norm
+from hellora.methods.sharing import Crossing, answer_part, answered_bytes, delta_norm
 from hellora.methods.strategies import Answers
 from hellora.server.backend import Order
 from hellora.server.federation import Federation
+from hellora.server.simulation import Turnout
 
 MOST_TOKENS = 2**20  # supervised, of one example: more than a context of any model
 MOST_METRICS = 64
@@ -96,6 +98,19 @@ class Gathered:
     failures: Sequence[ClientFailure]  # by id
     uplink_bytes: Mapping[int, int]  # of every first update that arrived, rejected ones too
     dropped: Mapping[int, Sequence[str]]  # why other answers did not count, by who sent them
+
+    def record(self, cohort: Sequence[int], there: Turnout, crossing: Mapping[int, Crossing]) -> Attempt:
+        """Put on record who was asked, who was reached, and what came of it."""
+        return Attempt(
+            cohort=tuple(cohort),
+            updated=tuple(update.client for _, update in self.answers),
+            missing={f.client: f.reason for f in self.failures if f.kind == "missing"},
+            rejected={f.client: f.reason for f in self.failures if f.kind == "rejected"},
+            downlink_bytes={order.client: crossing[order.client].down for order in there.reached},
+            uplink_bytes=self.uplink_bytes,
+            simulated_seconds=there.lasted,
+            dropped=self.dropped,
+        )
 
     def without(self, reasons: Mapping[int, str]) -> "Gathered":
         """Return the same with these clients' answers rejected, each for its reason."""

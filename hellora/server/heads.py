@@ -177,9 +177,9 @@ class Solving:
 
     def wave(self, step: str, clients: Sequence[ClientProfile], brief: Named) -> dict[int, Named]:
         """Ask some clients; return the reports by id, and put on record who was asked and who is missed."""
-        run, start = self.run, self.run.method.start
+        run, start, grid = self.run, self.run.method.start, self.grid
         wanted = {
-            client.id: declared(start, step, self.shape, client.num_examples, self.grid, bool(self.columns))
+            client.id: declared(start, step, self.shape, client.num_examples, grid, bool(self.columns))
             for client in clients
         }
         estimated = self.estimates(clients, wanted)
@@ -191,18 +191,7 @@ class Solving:
         there = simulate(run, self.state.round, orders, estimated, crossing)
         heard = gather(run, orders, [*too_dear, *there.missing], self.backend.train(there.awaited))
         gathered = heard.without(self.no_sums(heard))
-        self.attempts.append(
-            Attempt(
-                cohort=tuple(client.id for client in clients),
-                updated=tuple(update.client for _, update in gathered.answers),
-                missing={f.client: f.reason for f in gathered.failures if f.kind == "missing"},
-                rejected={f.client: f.reason for f in gathered.failures if f.kind == "rejected"},
-                downlink_bytes={order.client: crossing[order.client].down for order in there.reached},
-                uplink_bytes=gathered.uplink_bytes,
-                simulated_seconds=there.lasted,
-                dropped=gathered.dropped,
-            )
-        )
+        self.attempts.append(gathered.record([client.id for client in clients], there, crossing))
         return {update.client: select(update.report, "start") for _, update in gathered.answers}
 
     def no_sums(self, heard: Gathered) -> dict[int, str]:

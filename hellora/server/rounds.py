@@ -252,16 +252,7 @@ def attempt(state: ServerState, run: Federation, backend: Backend, lent: LentMod
     crossing = {order.client: outbox.crossing(order.client) for order in orders}
     there = simulate(run, state.round, orders, outbox.estimated, crossing)
     gathered = gather(run, orders, there.missing, backend.train(there.awaited))
-    record = Attempt(
-        cohort=allocation.clients,
-        updated=tuple(update.client for _, update in gathered.answers),
-        missing={f.client: f.reason for f in gathered.failures if f.kind == "missing"},
-        rejected={f.client: f.reason for f in gathered.failures if f.kind == "rejected"},
-        downlink_bytes={order.client: crossing[order.client].down for order in there.reached},
-        uplink_bytes=gathered.uplink_bytes,
-        simulated_seconds=there.lasted,
-        dropped=gathered.dropped,
-    )
+    record = gathered.record(allocation.clients, there, crossing)
     return Tried(outbox, gathered, {**states, "dispatcher": outbox.seen.state}, there.seconds, record)
 
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from hellora.core.errors import RunError
 from hellora.core.exchange import ClientTask, ClientUpdate, Declared, Factors, HeadPolicy, Named, Outputs
 from hellora.core.state import StrategyState
 from hellora.core.sums import Grid
@@ -82,9 +83,9 @@ class Start(Strategy):
         """Return the head: (classes, columns) in float64.
 
         Raises:
-            RunError: there is none.
+            RunError: there is none, or the start has passes and does not say what is made of them.
         """
-        raise NotImplementedError
+        raise RunError(f"the start {self.name} has no solve(), which makes the head of its sums: write it")
 
 
 class Sampler(Strategy):

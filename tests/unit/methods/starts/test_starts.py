@@ -201,3 +201,8 @@ def test_what_no_features_come_to_is_told(spoil: Callable[[Named], Named], words
 def test_settings_are_checked(make: type, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_start_of_ones_own_without_solve_says_what_to_write() -> None:
+    with pytest.raises(RunError, match=r"has no solve\(\).*write it"):
+        Start().solve(HeadShape(1, 1, bias=False), Grid(1, torch.ones(1)), {})

@@ -233,7 +233,7 @@ def main() -> int:
         differing = sorted(name for name in kept.keys() | found.keys() if kept.get(name) != found.get(name))
         for name in differing:
             print(f"DIFFERS {name}:\n  kept {kept.get(name)}\n  now  {found.get(name)}")
-        print(f"{len(kept) - len(differing)} of {len(kept)} are the same bits")
+        print(f"{sum(found.get(name) == each for name, each in kept.items())} of {len(kept)} are the same bits")
         return int(bool(differing))
     return 0
 

@@ -129,6 +129,8 @@ def train_steps(
         step_clipped(optimizer, adapted.parameters, settings.clip_norm)
         rules.stepped(total, weight)
         loss_sum, weight_sum = loss_sum + total, weight_sum + weight
+    if not weight_sum:
+        raise TrainingError("none of its examples has a token to learn from: raise task.max_length")
     return {"loss": loss_sum / weight_sum, "steps": steps}
 
 

@@ -32,9 +32,8 @@ def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Seque
     settings = settings if labelled else replace(settings, strict=True)
     split, notes = test_split(name, settings, columns)
     if columns == "instruction":
-        prompt_alone = settings if labelled else replace(settings, response=settings.prompt)
-        reader = Reader(prompt_alone, columns, (), None, notes=notes)
-        return Rows(reader.read(split), (), reader.notes)
+        reader = Reader(settings, columns, (), None, notes=notes)
+        return Rows(reader.read(split, prompts_alone=not labelled), (), reader.notes)
     index_of = {label: index for index, label in enumerate(labels)}
     reader = Reader(settings, columns, tuple(labels), index_of, notes=notes)
     rows = reader.read(split, may_lack_labels=not labelled)

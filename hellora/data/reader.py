@@ -7,7 +7,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hellora.core.errors import InputError
-from hellora.data.cells import Faults, cells_of, filled, images, is_unlabelled, label_cells, named, texts
+from hellora.data.cells import Faults, cells_of, images, is_unlabelled, label_cells, named, texts
+from hellora.data.forms import read_form
 from hellora.data.labels import UNLABELLED, in_order
 from hellora.data.loading import Split
 from hellora.data.settings import Columns, DataSettings
@@ -44,11 +45,18 @@ class Reader:
         index_of = {label: index for index, label in enumerate(labels) if label in present}
         return Reader(settings, columns, tuple(labels), index_of, declared)
 
-    def read(self, split: Split, keep: tuple[str, ...] = (), may_lack_labels: bool = False) -> Dataset:
+    def read(
+        self,
+        split: Split,
+        keep: tuple[str, ...] = (),
+        may_lack_labels: bool = False,
+        prompts_alone: bool = False,
+    ) -> Dataset:
         """Read the split into canonical columns, and keep the columns `keep` as they are.
 
         Rows that cannot be used are left out, and noted. A label that is absent or no class of the training split is
-        UNLABELLED with `may_lack_labels`; else one that is no class is an error.
+        UNLABELLED with `may_lack_labels`; else one that is no class is an error. With `prompts_alone`, answers of a
+        language task are not read.
         """
         settings, cells, features = self.settings, dict[str, Sequence[Any]](), Features()
         faults: Faults = {}
@@ -57,10 +65,9 @@ class Reader:
             if settings.text_pair:
                 pairs = cells_of(split, settings.text_pair, "text_pair")
                 cells["text_pair"] = texts(pairs, split, "text_pair", faults)
-        elif self.columns == "instruction":
-            cells["prompt"] = texts(filled(settings.prompt, split, "prompt"), split, "prompt", faults)
-            cells["response"] = texts(filled(settings.response, split, "response"), split, "response", faults)
         features.update({name: Value("string") for name in cells})
+        if self.columns == "instruction":
+            cells, features = read_form(split, settings, faults, self.notes, prompts_alone)
         if self.index_of is not None:
             free = may_lack_labels or self.columns == "instruction"  # there a label only says who gets a row
             labels = self._labels_if_any(split) if free else self._labels(split, faults)

@@ -11,6 +11,8 @@ from hellora.core.errors import InputError
 from hellora.data.labels import UNLABELLED
 from hellora.data.loading import Split, load_splits
 
+SAID = ("text", "text_pair", "messages", "prompt", "response", "image")  # the columns by which examples are compared
+
 
 def proxy_split(
     name: str, splits: Mapping[str, Split], test_name: str | None, train_name: str, columns: str
@@ -90,7 +92,7 @@ def described(public: Dataset, split: Split) -> str:
 
 def contents(data: Dataset) -> Iterator[bytes]:
     """Yield a digest of what each row says, its label aside; of an image, of its bytes."""
-    columns = [column for column in ("text", "text_pair", "prompt", "response", "image") if column in data.column_names]
+    columns = [column for column in SAID if column in data.column_names]
     rows = data.select_columns(columns)
     if "image" in columns:
         rows = rows.cast_column("image", Image(decode=False))

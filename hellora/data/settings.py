@@ -18,8 +18,11 @@ class DataSettings:
     text_pair: str = ""
     label: str = "label"
     image: str = "image"
-    prompt: str = "{instruction}"  # a template over columns, as is the response
-    response: str = "{response}"
+    messages: str = ""  # a column of conversations; "" = found by its name
+    prompt: str = ""  # a template over columns, as is the response, such as "{instruction}"; "" = found by their names
+    response: str = ""
+    system: str = ""  # before conversations that have none: a text or a template; "" = a column `system`, if there is one
+    as_chat: bool = False  # prompts and responses become turns, in the form of the model's chat template
     test_fraction: float = 0.1  # held out where the source has no test split
     proxy: str = (
         ""  # a split or another source; "" = the split "proxy", or where there is none a slice of the test split
@@ -39,6 +42,8 @@ class DataSettings:
         for name in ("name", "train_split", "test_split", "partitioner"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
+        if self.messages and (self.prompt or self.response):
+            raise ValueError("messages and prompt or response both say what is read: keep one of them")
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"test_fraction must be between 0 and 1, not {self.test_fraction}")
         if self.proxy_examples < 0:
@@ -57,6 +62,11 @@ class DataSettings:
         for name in ("proxy", "public"):
             if getattr(self, name) in (self.name, self.train_split):
                 raise ValueError(f"{name} must not be the clients' training data, '{getattr(self, name)}'")
+
+    @property
+    def found_by_name(self) -> bool:
+        """Return True if the names of columns say what a language model learns from."""
+        return not (self.messages or self.prompt or self.response)
 
     @property
     def num_clients(self) -> int:

@@ -26,9 +26,17 @@ class Classes:
     declared: bool
 
 
-def own_split(settings: DataSettings, columns: Columns) -> Split:
-    """Load a client's own rows, as they are in its source."""
-    return load_splits(settings.name, settings.subset, settings.train_split, (), columns).splits[settings.train_split]
+def own_split(settings: DataSettings, columns: Columns, allowed: Sequence[str] = ()) -> Split:
+    """Load a client's own rows, as they are in its source; where names say what is read, with `allowed` columns only,
+    unless there are none."""
+    split = load_splits(settings.name, settings.subset, settings.train_split, (), columns).splits[settings.train_split]
+    if not (allowed and columns == "instruction" and settings.found_by_name):
+        return split
+    seen = [name for name in split.data.column_names if name in (*allowed, settings.label)]
+    if not seen:
+        has = ", ".join(split.data.column_names)
+        raise InputError(f"--columns: {split.where} has none of {', '.join(allowed)} (it has {has}): name what it has")
+    return replace(split, data=split.data.select_columns(seen))
 
 
 def own_classes(split: Split, settings: DataSettings, columns: Columns) -> Classes | None:

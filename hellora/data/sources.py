@@ -1,7 +1,7 @@
 """Load a data set (hub, local files, the embedded corpus) into the columns that a task reads.
 
     text         text, text_pair where there is one, label      image    image (decoded when read), label
-    instruction  prompt, response, label where there is one
+    instruction  messages, prompt and response, or text (`forms.py` says which); label where there is one
 
 A label is the index of its class in `Corpus.labels`. Rows that cannot be used are left out and said. Proxy data and
 public data are the server's own, never from the training split. Public data is what the server trains on; its

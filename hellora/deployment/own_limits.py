@@ -18,6 +18,7 @@ from hellora.core.errors import InputError
 from hellora.core.exchange import ClientTask
 from hellora.core.types import Budget, Ranks
 from hellora.core.units import in_bytes
+from hellora.data.forms import USUAL
 from hellora.data.settings import Columns, DataSettings
 from hellora.methods.strategies import Method
 from hellora.record.atomic import write_atomically
@@ -127,8 +128,14 @@ def columns_read(settings: DataSettings, columns: Columns) -> dict[str, str]:
         named = {settings.text: "text", settings.text_pair: "text_pair"}
     elif columns == "image":
         named = {settings.image: "image"}
+    elif settings.found_by_name:
+        named = {name: "prompt" for name in (*USUAL, settings.text)}
     else:
-        named = {name: which for which in ("prompt", "response") for name in in_template(getattr(settings, which))}
+        templates = {which: getattr(settings, which) for which in ("prompt", "response") if not settings.messages}
+        named = {name: which for which, template in templates.items() for name in in_template(template)}
+        named |= {settings.messages: "messages"}
+    if columns == "instruction":
+        named |= dict.fromkeys(in_template(settings.system), "system")
     named[settings.label] = "label"  # also where it has another place: its values are told
     return {name: f"data.{setting}" for name, setting in named.items() if name}
 
@@ -152,6 +159,8 @@ def check_columns(settings: DataSettings, columns: Columns, own: Mapping[str, An
     """
     named, usual = frozenset(allowed), columns_read(DataSettings(), columns)
     for name, setting in columns_read(settings, columns).items():
+        if columns == "instruction" and settings.found_by_name and setting == "data.prompt" and named:
+            continue  # of those that have a known name, only what it named is looked at: see data/sides.own_split
         is_usual = name in usual and (usual[name] == LABEL) == (setting == LABEL)
         if (name in named if named else is_usual) or setting.removeprefix("data.") in own:
             continue

@@ -183,7 +183,7 @@ class WithOwnData(Participant):
 
     def join(self, contract: Contract) -> dict[str, Any]:
         experiment = self.settled(contract)
-        split = own_split(experiment.data, experiment.task.columns)
+        split = own_split(experiment.data, experiment.task.columns, self.own.columns)
         classes = own_classes(split, experiment.data, experiment.task.columns)
         rows, _ = read_own(split, experiment.data, experiment.task.columns, classes)
         if classes is not None and "label" not in self.own.data:
@@ -209,7 +209,7 @@ class WithOwnData(Participant):
             )
 
     def load(self, contract: Contract, experiment: Experiment) -> ClientWork:
-        split = own_split(experiment.data, experiment.task.columns)
+        split = own_split(experiment.data, experiment.task.columns, self.own.columns)
         data, notes = read_own(split, experiment.data, experiment.task.columns, contract.classes)
         for note in notes:
             self.log(f"data: {note}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,6 +54,8 @@ def prepare(experiment: Experiment) -> Setup:
         base, experiment.task, corpus.train, parts, experiment.method.local_training, experiment.method.start
     )
     tokens = longest(work)
+    if note := work.encoded.note(experiment.task.max_tokens):
+        corpus = replace(corpus, notes=(*corpus.notes, note))
     return assemble(
         experiment,
         corpus,

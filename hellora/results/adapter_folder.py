@@ -39,7 +39,10 @@ TRAINED = ("rank", "alpha", "targets", "classes")  # of [model]: what an adapter
 NEEDED: dict[str, tuple[str, ...] | None] = {
     "task": None,
     "model": None,
-    "data": ("subset", "test_split", "text", "text_pair", "label", "image", "prompt", "response"),
+    "data": (
+        *("subset", "test_split", "text", "text_pair", "label", "image"),
+        *("messages", "prompt", "response", "system", "as_chat"),
+    ),
     "train": ("precision",),
     "compute": ("device", "threads", "eval_batch_size"),
 }

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hellora.data.images import eight_bit
+from hellora.model.learned import without_end
 from hellora.model.load import QUANTIZATION, outside_blocks
 from hellora.model.location import MINILM_HUB, resolve_name
 from hellora.model.normalise import borrows_padding, end_ids, inseparable, text_config
 from hellora.results.trained import Trained
 from hellora.tasks import Task, length_limit
-from hellora.tasks.causal_lm import CausalLM, without_end
+from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import channels
 from hellora.tasks.sequence_classification import SequenceClassification
 

@@ -16,6 +16,7 @@ from hellora.client import not_finite
 from hellora.client.evaluation import evaluate, predict
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter
+from hellora.data.forms import prompts_of
 from hellora.data.one_file import read_rows
 from hellora.experiments.machine import device_check, devices
 from hellora.experiments.own_code import named_code
@@ -68,8 +69,8 @@ class Predictor:
         rows = read_rows(file, data, task.columns, self.usage.labels, labelled=False)
         if task.columns == "instruction":
             with torch.no_grad(), self.base.adapted(self.adapter):
-                answers = task.answer(self.base, rows.data["prompt"][:])
-            prompts = rows.data["prompt"][:]
+                answers = task.answer(self.base, rows.data)
+            prompts = prompts_of(rows.data)
             return [
                 {"row": row, "prompt": prompt, "answer": answer}
                 for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))

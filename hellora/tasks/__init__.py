@@ -34,11 +34,13 @@ class Encoded:
         examples: one per row, in their order
         lengths: (examples,) in tokens, to group batches by; None where all are alike
         tokens: (examples,) how many are supervised, of a language task; None for others
+        cut: how many were longer than the task allows, and lost their rest
     """
 
     examples: Sequence[Example]
     lengths: npt.NDArray[np.int64] | None = None
     tokens: npt.NDArray[np.int64] | None = None
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -47,6 +49,23 @@ class Encoded:
     def num_tokens(self) -> int | None:
         """Count the supervised tokens of all examples; None where the task is no language task."""
         return None if self.tokens is None else int(self.tokens.sum())
+
+    def note(self, limit: int) -> str:
+        """Say how many examples were cut to `limit` tokens, and how many of them have nothing left to learn; "" where
+        there are none.
+
+        Raises:
+            InputError: none has anything left.
+        """
+        if not self.cut or self.tokens is None:
+            return ""
+        lost = int((self.tokens == 0).sum())
+        if lost == len(self):
+            raise InputError(
+                f"task.max_length: no example has a token to learn from among its first {limit} tokens: raise it"
+            )
+        left = f"; {lost} of them kept no token to learn from" if lost else ""
+        return f"{self.cut} of {len(self)} examples are longer than {limit} tokens and are cut{left} (task.max_length)"
 
     def select(self, rows: npt.NDArray[np.int64]) -> "Encoded":
         """Return the examples of some rows, in the order given; nothing is copied but their lengths."""
@@ -120,8 +139,9 @@ class Task(ABC):
         """Return the metrics of a whole evaluation; `loss` is the mean loss."""
         return {"loss": loss}
 
-    def answer(self, base: BaseModel, prompts: Sequence[str]) -> list[str]:
-        """Return what the model answers to each prompt, for tasks of instructions.
+    def answer(self, base: BaseModel, rows: Any) -> list[str]:
+        """Return what the model answers to each row, for tasks of language; rows have the task's columns, or those of
+        what is asked alone.
 
         Raises:
             InputError: the task does not say how to answer.

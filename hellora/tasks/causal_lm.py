@@ -3,31 +3,32 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
+from hellora.data.forms import references_of
 from hellora.model.answers import answers
+from hellora.model.chat import settle_template
+from hellora.model.learned import IGNORED, asked_tokens, learned_tokens
 from hellora.model.load import adapter_spec, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
-from hellora.model.texts import encoded_texts, named
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
-
-IGNORED = -100  # label of a token that is not supervised
-
 
 @dataclass(frozen=True)
 class CausalLM(Task):
     """Answers prompts; each evaluation answers `answers` test prompts greedily and scores them by ROUGE-L."""
 
-    max_length: int = 512  # tokens of prompt and response together
+    max_length: int = 512  # tokens of an example, all its turns together
+    chat_template: str = ""  # a file with one, or its text; "" = the tokenizer's own
+    loss_on: Literal["answers", "all"] = "answers"  # of plain texts every token is learned
     answers: int = 0
     answer_tokens: int = 64
     columns: ClassVar[Columns] = "instruction"
@@ -35,6 +36,8 @@ class CausalLM(Task):
     def __post_init__(self) -> None:
         if self.max_length < 4 or self.answers < 0 or self.answer_tokens < 1:
             raise ValueError("max_length must be at least 4 tokens, answer_tokens 1, and answers not negative")
+        if self.chat_template and "{" not in self.chat_template:
+            object.__setattr__(self, "chat_template", template_in(self.chat_template))  # a run's file has all it needs
 
     @property
     def max_tokens(self) -> int:
@@ -47,31 +50,20 @@ class CausalLM(Task):
         net, _ = load_network(settings, self.kind(), (), seed, weights)
         processor = load_tokenizer(settings, embedding_rows(net)) if weights else None
         base = BaseModel(net, adapter_spec(net, settings, language_model=True), processor, dropout=settings.dropout)
+        if processor is not None:
+            settle_template(processor, self.chat_template, settings.name)
         if processor is not None and processor.eos_token_id is None:
             base.notices = ("the model's tokenizer has no end of text: answers are not taught to end",)
         return base
 
     def encode(self, base: BaseModel, rows: Any) -> Encoded:
-        """Join prompt, response and end of text. Where both are too long together, the response keeps up to half of the
-        limit and the prompt loses its beginning."""
-        limit = length_limit(base, self.max_length)
-        tokenizer = base.processor
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        prompts = without_end(tokenizer, encoded_texts(base, rows, ("prompt",))["input_ids"])
-        responses = encoded_texts(base, rows, ("response",), add_special_tokens=False)["input_ids"]
-        examples, supervised = [], []
-        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            answer = (response + end)[: max(limit // 2, limit - len(prompt))]
-            question = shortened(tokenizer, prompt, limit - len(answer))
-            examples.append({"input_ids": question + answer, "labels": [IGNORED] * len(question) + answer})
-            predicted = len(answer) if question else len(answer) - 1  # nothing predicts a first token
-            if predicted < 1:
-                raise InputError(
-                    f"data.response: {named(rows, row, 'response')} has no token to learn from: leave the row out"
-                )
-            supervised.append(predicted)
-        lengths = np.array([len(example["input_ids"]) for example in examples])
-        return Encoded(examples, lengths, np.array(supervised))
+        """Encode conversations, pairs of prompt and response, or texts; see `model/learned.py`."""
+        found = learned_tokens(base, rows, length_limit(base, self.max_length), self.loss_on == "all")
+        examples = [{"input_ids": each.input_ids, "labels": each.labels} for each in found]
+        lengths = np.array([len(each.input_ids) for each in found])
+        return Encoded(
+            examples, lengths, np.array([each.supervised for each in found]), sum(each.cut for each in found)
+        )
 
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
         width = max(len(example["input_ids"]) for example in examples)
@@ -116,39 +108,26 @@ class CausalLM(Task):
 
         rows = rows.select(range(min(self.answers, len(rows))))
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
-        answers = zip(rows["response"], self.answer(base, rows["prompt"]), strict=True)
-        scores = [scorer.score(response, answer)["rougeL"].fmeasure for response, answer in answers]
+        answers = zip(references_of(rows), self.answer(base, rows), strict=True)
+        scores = [scorer.score(reference, answer)["rougeL"].fmeasure for reference, answer in answers]
         return {"rouge_l": sum(scores) / len(scores)}
 
     def new_tokens(self, base: BaseModel) -> int:
         """Count the tokens that an answer may have: at most half of the limit."""
         return min(self.answer_tokens, length_limit(base, self.max_length) // 2)
 
-    def answer(self, base: BaseModel, prompts: Sequence[str]) -> list[str]:
-        """Choose the likeliest token at each place, up to the end of text. As in training, a prompt that is too long
-        loses its beginning."""
+    def answer(self, base: BaseModel, rows: Any) -> list[str]:
+        """Choose the likeliest token at each place, up to the end of text or of the turn. As in training, a prompt that
+        is too long loses its beginning."""
         room = length_limit(base, self.max_length) - self.new_tokens(base)
-        asked = []
-        tokens = encoded_texts(base, {"prompt": prompts}, ("prompt",))["input_ids"]
-        for row, prompt in enumerate(without_end(base.processor, tokens)):
-            if not prompt:
-                raise InputError(
-                    f"data.prompt: the model's tokenizer finds no token in row {row} ({prompts[row][:40]!r}): leave "
-                    f"the row out"
-                )
-            asked.append(shortened(base.processor, prompt, room))
+        asked = asked_tokens(base, rows, room) if len(rows) else []
         said = answers(base, asked, self.new_tokens(base)) if asked else []
         return [base.processor.decode(tokens, skip_special_tokens=True) for tokens in said]
 
 
-def without_end(tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
-    """Drop the end of text that a tokenizer adds to each prompt, for the answer follows."""
-    return [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in prompts]
-
-
-def shortened(tokenizer: Any, prompt: list[int], count: int) -> list[int]:
-    """Return the last `count` tokens of a prompt; its beginning-of-text token stays in front."""
-    if len(prompt) <= count:
-        return prompt
-    first = prompt[:1] if prompt[0] == tokenizer.bos_token_id else []
-    return first + prompt[len(prompt) - count + len(first) :]
+def template_in(file: str) -> str:
+    """Read a chat template. Raise ValueError where there is none."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ValueError(f"chat_template: there is no file {file}: correct it")
+    return path.read_text(encoding="utf-8")

@@ -24,7 +24,10 @@ DataSettings = Annotated[
 ]
 Columns = Annotated[
     str | None,
-    typer.Option(metavar="A,B", help="of its data, that may be read [default: text, label, image, and the usual names of chats and prompts]"),
+    typer.Option(
+        metavar="A,B",
+        help="of its data, that may be read [default: text, label, image, and the usual names of chats and prompts]",
+    ),
 ]
 Models = Annotated[
     list[str] | None,

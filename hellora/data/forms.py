@@ -23,16 +23,16 @@ from hellora.data.turns import Fault, Turn, asked, learned, turns_of, with_syste
 Kind = Literal["conversations", "pairs", "completions", "texts"]
 CONVERSATIONS = ("messages", "conversations", "conversation")
 # Prompt and response by the names that people give them, and what may stand below the prompt.
-PAIRS = (
-    ("prompt", "completion", ""),
-    ("prompt", "response", ""),
-    ("instruction", "response", ""),
-    ("instruction", "output", "input"),
-    ("question", "answer", ""),
+PAIRS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("prompt", "completion", ()),
+    ("prompt", "response", ()),
+    ("instruction", "response", ("input", "context")),  # Alpaca's, Dolly's
+    ("instruction", "output", ("input", "context")),
+    ("question", "answer", ()),
 )
 BESIDE = ("tools", "functions", "images", "image", "audios", "videos")  # of a row: they change what its turns mean
 SYSTEM = ("system", "system_prompt")
-USUAL = (*CONVERSATIONS, *dict.fromkeys(name for pair in PAIRS for name in pair if name), "text", *SYSTEM)
+USUAL = (*CONVERSATIONS, *dict.fromkeys(name for *pair, more in PAIRS for name in (*pair, *more)), "text", *SYSTEM)
 MESSAGES = [{"role": Value("string"), "content": Value("string"), "weight": Value("int8")}]
 
 Cells = dict[str, Sequence[Any]]
@@ -76,9 +76,9 @@ def form_of(split: Split, settings: DataSettings, prompts_alone: bool = False) -
         return Form("pairs", settings.prompt or "{instruction}", settings.response or "{response}")
     if found := next((name for name in CONVERSATIONS if name in names), None):
         return Form("conversations", found)
-    for prompt, response, below in PAIRS:
+    for prompt, response, more in PAIRS:
         if prompt in names and (response in names or prompts_alone):
-            below = below if below in names else ""
+            below = next((name for name in more if name in names), "")
             if holds_lists(split, prompt):
                 return Form("completions", prompt, response if response in names else "")
             return Form("pairs", f"{{{prompt}}}", f"{{{response}}}" if response in names else "", below)
@@ -142,9 +142,7 @@ def as_turns(prompt: str, response: str) -> list[Turn]:
     return turns + ([{"role": "assistant", "content": response, "weight": 1}] if response else [])
 
 
-def conversations(
-    split: Split, form: Form, faults: Faults, notes: list[str], prompts_alone: bool
-) -> list[list[Turn]]:
+def conversations(split: Split, form: Form, faults: Faults, notes: list[str], prompts_alone: bool) -> list[list[Turn]]:
     """Read the conversations of a split, [] for one that is a fault."""
     found: list[list[Turn]] = []
     ignored: Counter[str] = Counter()
@@ -188,7 +186,7 @@ def unread(split: Split, form: Form, settings: DataSettings) -> str:
     """Say which columns with a known name are not read, for they may be what was meant."""
     if not settings.found_by_name:
         return ""
-    known = {*USUAL, "context"} - form.columns() - {settings.label}
+    known = {*USUAL} - form.columns() - {settings.label}
     if form.kind != "pairs" or settings.as_chat:
         known -= set(SYSTEM)
     left = [name for name in split.data.column_names if name in known]

@@ -21,7 +21,9 @@ class DataSettings:
     messages: str = ""  # a column of conversations; "" = found by its name
     prompt: str = ""  # a template over columns, as is the response, such as "{instruction}"; "" = found by their names
     response: str = ""
-    system: str = ""  # before conversations that have none: a text or a template; "" = a column `system`, if there is one
+    system: str = (
+        ""  # before conversations that have none: a text or a template; "" = a column `system`, if there is one
+    )
     as_chat: bool = False  # prompts and responses become turns, in the form of the model's chat template
     test_fraction: float = 0.1  # held out where the source has no test split
     proxy: str = (

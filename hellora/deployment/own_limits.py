@@ -129,7 +129,7 @@ def columns_read(settings: DataSettings, columns: Columns) -> dict[str, str]:
     elif columns == "image":
         named = {settings.image: "image"}
     elif settings.found_by_name:
-        named = {name: "prompt" for name in (*USUAL, settings.text)}
+        named = dict.fromkeys((*USUAL, settings.text), "prompt")
     else:
         templates = {which: getattr(settings, which) for which in ("prompt", "response") if not settings.messages}
         named = {name: which for which, template in templates.items() for name in in_template(template)}

@@ -11,7 +11,6 @@ The second way needs that what is rendered of a beginning is how the whole begin
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +20,10 @@ from hellora.model.normalise import special_tokens
 Turns = Sequence[Mapping[str, Any]]
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # What a template says of today: Llama's own fallback. With the clock's, a resumed run would train on other tokens.
-TODAY = datetime(2024, 7, 26)
+TODAY = (
+    "{%- macro strftime_now(form) -%}{{- {'%d %b %Y': '26 Jul 2024', '%Y': '2024'}.get(form, '2024-07-26') -}}"
+    "{%- endmacro -%}"
+)
 NO_TEMPLATE = (
     "task.chat_template: the tokenizer of {!r} has no chat template, and the data has conversations: set "
     "task.chat_template to a file with one, name a model that is made to chat, or set data.prompt and data.response"
@@ -40,7 +42,7 @@ class Rendered:
     supervised: list[bool]
 
 
-def settle_template(tokenizer: Any, template: str, name: str) -> None:
+def settle_template(tokenizer: Any, template: str) -> None:
     """Give a tokenizer the chat template that an experiment names, "" for its own.
 
     Raises:
@@ -172,9 +174,11 @@ def render(tokenizer: Any, turns: Turns, answering: bool = False) -> str:
 def applied(tokenizer: Any, turns: Turns, **how: Any) -> Any:
     """Apply a tokenizer's template. Raise Refusal with what it says."""
     said = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-    today = {"strftime_now": TODAY.strftime, "date_string": TODAY.strftime("%d %b %Y")}
+    template = template_of(tokenizer)
+    if "strftime_now" in template:
+        how["chat_template"] = TODAY + template
     try:
-        return tokenizer.apply_chat_template(said, **how, **today)
+        return tokenizer.apply_chat_template(said, **how)
     except Exception as error:  # Jinja's own kinds, and whatever a template's expressions raise
         raise Refusal(" ".join(str(error).split())[:200] or type(error).__name__) from error
 

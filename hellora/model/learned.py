@@ -46,8 +46,10 @@ def learned_tokens(base: BaseModel, rows: Any, limit: int, everything: bool = Fa
         InputError: a row cannot be encoded, or nothing of it can be learned though it is not too long; it is named.
     """
     column = column_of(rows)
-    encode = {"messages": of_conversations, "prompt": of_pairs, "text": of_texts}[column]
-    examples = encode(base, rows, limit, everything)
+    if column == "messages":
+        examples = of_conversations(base, rows, limit, everything)
+    else:
+        examples = of_pairs(base, rows, limit, everything) if column == "prompt" else of_texts(base, rows, limit)
     for row, example in enumerate(examples):
         if not example.supervised and not example.cut:
             raise InputError(
@@ -89,7 +91,7 @@ def of_pairs(base: BaseModel, rows: Any, limit: int, everything: bool) -> list[L
     return found
 
 
-def of_texts(base: BaseModel, rows: Any, limit: int, everything: bool) -> list[Learned]:
+def of_texts(base: BaseModel, rows: Any, limit: int) -> list[Learned]:
     end = end_of(base.processor)
     found = []
     for ids in without_end(base.processor, encoded_texts(base, rows, ("text",))["input_ids"]):
@@ -105,6 +107,7 @@ def asked_tokens(base: BaseModel, rows: Any, room: int) -> list[list[int]]:
         InputError: the tokenizer finds no token in a row, or the template refuses it.
     """
     column, tokenizer = column_of(rows), base.processor
+    asked: Sequence[list[int] | chat.Refusal]
     if column == "messages":
         check_template(base)
         asked = chat.asking(tokenizer, [turns_asked(turns) for turns in rows["messages"][:]])

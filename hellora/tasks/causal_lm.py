@@ -22,6 +22,7 @@ from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
 
+
 @dataclass(frozen=True)
 class CausalLM(Task):
     """Answers prompts; each evaluation answers `answers` test prompts greedily and scores them by ROUGE-L."""
@@ -51,7 +52,7 @@ class CausalLM(Task):
         processor = load_tokenizer(settings, embedding_rows(net)) if weights else None
         base = BaseModel(net, adapter_spec(net, settings, language_model=True), processor, dropout=settings.dropout)
         if processor is not None:
-            settle_template(processor, self.chat_template, settings.name)
+            settle_template(processor, self.chat_template)
         if processor is not None and processor.eos_token_id is None:
             base.notices = ("the model's tokenizer has no end of text: answers are not taught to end",)
         return base

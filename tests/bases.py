@@ -41,6 +41,11 @@ def instructions(prompts: Iterable[str], responses: Iterable[str]) -> Dataset:
     return Dataset.from_dict({"prompt": list(prompts), "response": list(responses)})
 
 
+def prompts(*texts: str) -> Dataset:
+    """Prompts alone, as predictions have them."""
+    return Dataset.from_dict({"prompt": list(texts)})
+
+
 def load(folder: Path, kind: Task = MEAN_POOLING, **settings: Any) -> BaseModel:
     """The base of a tiny model folder, rank 3 and scale 2 unless told."""
     return kind.load(ModelSettings(name=str(folder), **{"rank": 3, "alpha": 6.0, **settings}), LABELS, seed=0)

@@ -46,6 +46,11 @@ class Corpus:
     notes: tuple[str, ...] = ()  # what was read, what not, and why; each a line for a person
     fingerprint: str = ""  # sha256 of all rows as they were read
 
+    @property
+    def has_turns(self) -> bool:
+        """Return True if the examples are conversations, so that what is learned is to answer in turns."""
+        return "messages" in self.test.column_names
+
 
 def load_corpus(settings: DataSettings, columns: Columns, seed: int, natural: str | None = None) -> Corpus:
     """Load the splits of a source.

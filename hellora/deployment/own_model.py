@@ -38,6 +38,7 @@ class Owner:
     experiment: Experiment  # as this client carries it out
     labels: Sequence[str]  # () where there is no label
     origin: Origin  # of the base
+    turns: bool = False  # its data are conversations
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,7 @@ class OwnModel:
             "experiment": owner.experiment.name,
             "table": owner.experiment.table,
             "labels": list(owner.labels),
+            "turns": owner.turns,
             "base": owner.origin.to_json(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,8 @@ def export_own(folder: Path, out: Path, run: str | None = None, allow: Collectio
     done = fields["round"] + 1
     lines = [{"round": round, "metrics": None} for round in range(done - 1)]
     lines.append({"round": fields["round"], "metrics": fields["measured"]})
-    trained = Trained(experiment, base, labels, ServerState(done, whole), {}, lines, (fields["name"],), origin)
+    state, turns = ServerState(done, whole), bool(fields.get("turns", False))
+    trained = Trained(experiment, base, labels, state, {}, lines, (fields["name"],), origin, turns)
     with drafted(out) as draft:
         save_one(draft, trained, whole, out, client=fields["name"])
     return f"{out}: the model of {fields['name']} after round {fields['round']} of run {own.path.stem}"

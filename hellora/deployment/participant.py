@@ -220,7 +220,7 @@ class WithOwnData(Participant):
         if experiment.method.personal:
             origin = Origin.of(base, experiment.model)
             parts = TrainingRows(len(data), experiment.run.seed)
-        self.owner = Owner(self.own.name, experiment, labels, origin)
+        self.owner = Owner(self.own.name, experiment, labels, origin, "messages" in data.column_names)
         return ClientWork(base, experiment.task, data, parts, experiment.method.local_training, experiment.method.start)
 
     def check_same(self, contract: Contract, data: Any) -> None:

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from hellora.core.errors import InputError
 from hellora.core.types import AdapterSpec, ModuleSpec
+from hellora.model.chat import turn_ends
 from hellora.model.location import HOLDS_ADAPTER, check_minilm, resolve_name
 from hellora.model.normalise import end_ids, settle_tokenizer, text_config
 from hellora.model.own_heads import OTHER_SIZE, class_names, match, own_head, settle_head, sizes_of
@@ -232,9 +233,9 @@ def load_tokenizer(settings: ModelSettings, rows: int | None = None) -> Any:
 @contextmanager
 def greedy(net: Any, tokenizer: Any) -> Iterator[None]:
     """Let a language model choose the likeliest token at each place, up to an end of text of its own or its
-    tokenizer's. What its folder says of generation (beams, penalties, sampling) is put aside."""
+    tokenizer's, or of a turn. What its folder says of generation (beams, penalties, sampling) is put aside."""
     own = net.generation_config
-    ends = end_ids(tokenizer, text_config(net.config), own)
+    ends = [*end_ids(tokenizer, text_config(net.config), own), *turn_ends(tokenizer)]
     net.generation_config = transformers.GenerationConfig(eos_token_id=ends or None, do_sample=False, num_beams=1)
     try:
         yield

@@ -63,10 +63,10 @@ class Usage:
 
     @staticmethod
     def of_experiment(
-        experiment: Experiment, labels: tuple[str, ...], origin: Origin, settings: Mapping[str, Any]
+        experiment: Experiment, labels: tuple[str, ...], origin: Origin, settings: Mapping[str, Any], turns: bool
     ) -> "Usage":
         """Say what an experiment's own adapter is used with, with `settings` changed."""
-        return Usage.of_table(usage_table(experiment, labels, origin, merged=False), settings)
+        return Usage.of_table(usage_table(experiment, labels, origin, merged=False, turns=turns), settings)
 
     @staticmethod
     def of_table(table: Table, settings: Mapping[str, Any]) -> "Usage":
@@ -101,12 +101,16 @@ class Usage:
         return self.task.load(model, self.labels, seed=0)
 
 
-def usage_table(experiment: Experiment, labels: tuple[str, ...], origin: Origin, merged: bool) -> Table:
-    """Return the content of hellora.json. Where and how fast the run was computed is no part of it."""
+def usage_table(
+    experiment: Experiment, labels: tuple[str, ...], origin: Origin, *, merged: bool, turns: bool
+) -> Table:
+    """Return the content of hellora.json. Where and how fast the run was computed is no part of it. `turns`: prompts
+    are asked as turns, for conversations were learned, in whatever form the data had them."""
     table: Table = {"format": 1, "merged": merged, "labels": list(labels), "base": origin.to_json()}
     for section, keys in NEEDED.items():
         content = experiment.table[section]
         table[section] = {k: v for k, v in content.items() if keys is None or k in keys}
+    table["data"]["as_chat"] = turns or experiment.data.as_chat
     table["compute"] = {"eval_batch_size": experiment.compute.eval_batch_size}
     return table
 
@@ -147,7 +151,7 @@ def save_one(
         save_peft(adapter, folder, trained.base, model, experiment.task.kind())
     if trained.labels:
         (folder / LABELS_FILE).write_text(json.dumps(list(trained.classes), indent=1, ensure_ascii=False))
-    usage = usage_table(experiment, trained.labels, trained.origin, merged)
+    usage = usage_table(experiment, trained.labels, trained.origin, merged=merged, turns=trained.turns)
     (folder / USAGE_FILE).write_text(json.dumps(usage, indent=1, ensure_ascii=False))
     said = notes(trained, adapter, client, alone) + ("" if merged else padding(adapter))
     text = card(trained, final_folder, said, merged)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hellora.data.images import eight_bit
+from hellora.model.chat import TODAY, turn_ends
+from hellora.model.chat import template_of as template_of_chat
 from hellora.model.learned import without_end
 from hellora.model.load import QUANTIZATION, outside_blocks
 from hellora.model.location import MINILM_HUB, resolve_name
@@ -84,26 +86,34 @@ LANGUAGE = """\
 {imports}from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig{quantizer}
 
 {places}
-prompt = {prompt}
+{asked}
 
 {quantization}tokenizer = AutoTokenizer.from_pretrained({source}{sides}{trust})
 {padding}model = AutoModelForCausalLM.from_pretrained({source}, {arguments})
 model.generation_config = GenerationConfig(eos_token_id={ends})  # no beams, no penalties
-{wrapped}{splitting}batch = tokenizer(
-    prompt, split_special_tokens=True, return_tensors="pt", return_token_type_ids=False
-)
-{without_end}with torch.no_grad():
+{wrapped}{encoding}with torch.no_grad():
     logits = model(**batch).logits
     tokens = model.generate(
         **batch, max_new_tokens={new_tokens}, do_sample=False, pad_token_id=tokenizer.pad_token_id
     )
 answer = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)"""
 
+OF_PROMPT = """\
+batch = tokenizer(
+    prompt, split_special_tokens=True, return_tensors="pt", return_token_type_ids=False
+)
+"""
+OF_TURNS = """\
+batch = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)
+"""
 WITHOUT_END = "batch = {name: ids[:, :-1] for name, ids in batch.items()}  # the answer follows, not the end\n"
 ANSWERS = """\
 with open({folder} + "/labels.json") as file:
     labels = json.load(file)
 answers = [labels[i] for i in logits.argmax(-1).tolist()]"""
+QUESTION = "What is federated learning?"
 PACKAGES = {name: name for name in ("torch", "transformers", "peft", "safetensors", "numpy")} | {"PIL": "pillow"}
 
 
@@ -119,6 +129,8 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
     arguments += ', quantization_config=quantization, device_map={"": "cpu"}' if quantized else ""
     if template in (OWN_HEAD, IMAGES) and not merged:
         arguments += f", num_labels={len(trained.classes)}, ignore_mismatched_sizes=True"
+    texts = ("prompt",) if template is LANGUAGE else ("texts", "pairs")[: 1 + pairs]
+    sides = tokenizing(base.processor, () if trained.turns else texts)
     places = f"{where} = {str(folder)!r}"
     if not merged:
         places = f"base = {trained.origin.path or resolve_name(model.name)!r}{also_on_hub(model.name)}\n{places}"
@@ -135,9 +147,9 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
         max_length=length_limit(base, task.max_length) if isinstance(task, SequenceClassification) else None,
         texts=example_texts(pairs, base.one_length),
         inputs="texts, pairs" if pairs else "texts",
-        **tokenizing(base.processor, ("prompt",) if template is LANGUAGE else ("texts", "pairs")[: 1 + pairs]),
+        **sides,
         answers=ANSWERS.format(folder=where),
-        **(of_language(trained) if template is LANGUAGE else {}),
+        **(of_language(trained, sides["splitting"]) if template is LANGUAGE else {}),
         **(
             {"eight_bit": inspect.getsource(eight_bit), "channels": channels(base.net.config)}
             if template is IMAGES
@@ -153,16 +165,34 @@ def template_of(task: Task) -> str:
     return IMAGES if task.columns == "image" else LANGUAGE
 
 
-def of_language(trained: Trained) -> dict[str, Any]:
-    """Return what the code of a language model names besides."""
-    base, task = trained.base, trained.experiment.task
+def of_language(trained: Trained, splitting: str) -> dict[str, Any]:
+    """Return what the code of a language model names besides; `splitting` keeps special tokens out of a prompt."""
+    base, task, data = trained.base, trained.experiment.task, trained.experiment.data
     configs = text_config(base.net.config), getattr(base.net, "generation_config", None)
+    if trained.turns:
+        turns = [{"role": "system", "content": data.system}] if data.system and "{" not in data.system else []
+        asked = f"messages = {[*turns, {'role': 'user', 'content': QUESTION}]!r}"
+        encoding = own_template(trained) + OF_TURNS
+    else:
+        asked = f"prompt = {filled_in(data.prompt or '{prompt}')}"
+        encoding = splitting + OF_PROMPT + (WITHOUT_END if appends_end(base.processor) else "")
     return {
-        "ends": end_ids(base.processor, *configs) or None,
-        "prompt": filled_in(trained.experiment.data.prompt),
-        "without_end": WITHOUT_END if appends_end(base.processor) else "",
+        "ends": list(dict.fromkeys([*end_ids(base.processor, *configs), *turn_ends(base.processor)])) or None,
+        "asked": asked,
+        "encoding": encoding,
         "new_tokens": task.new_tokens(base) if isinstance(task, CausalLM) else None,
     }
+
+
+def own_template(trained: Trained) -> str:
+    """Write code that gives the tokenizer the chat template of the run, where its files have another, or one that asks
+    for the day."""
+    template = template_of_chat(trained.base.processor)
+    if "strftime_now" in template:
+        template = TODAY + template
+    elif not getattr(trained.experiment.task, "chat_template", ""):
+        return ""
+    return f"tokenizer.chat_template = {template!r}\n"
 
 
 def packages(code: str) -> str:
@@ -224,6 +254,5 @@ def example_texts(pairs: bool, one_length: bool) -> str:
 def filled_in(template: str) -> str:
     """Write Python code for a prompt of the form that the model was trained on."""
     columns = [column for _, column, _, _ in string.Formatter().parse(template) if column]
-    question = "What is federated learning?"
-    values = {column: "" if i else question for i, column in enumerate(dict.fromkeys(columns))}
+    values = {column: "" if i else QUESTION for i, column in enumerate(dict.fromkeys(columns))}
     return f"{template!r}.format(**{values!r})"

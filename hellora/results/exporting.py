@@ -60,8 +60,13 @@ class Saved:
         name = self.folder.path.resolve().name  # the file is experiment.toml in every run's folder
         initial = self.record["initial"]
         return Trained(
-            replace(experiment, name=name), base, self.labels, self.state, initial, lines, self.clients, origin
+            replace(experiment, name=name), base, self.labels, self.state, initial, lines, self.clients, origin, self.turns
         )
+
+    @property
+    def turns(self) -> bool:
+        """Return True if conversations were learned."""
+        return bool(self.record.get("turns", False))
 
     @property
     def origin(self) -> Origin:

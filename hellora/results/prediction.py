@@ -60,7 +60,7 @@ class Predictor:
                 f"what `hellora export` wrote"
             )
         saved = Saved.read(source, allowed)
-        usage = Usage.of_experiment(saved.experiment, saved.labels, saved.origin, settings)
+        usage = Usage.of_experiment(saved.experiment, saved.labels, saved.origin, settings, saved.turns)
         return Predictor(usage, ready(usage), saved.state.adapter)
 
     def predict(self, file: str) -> list[Prediction]:

@@ -23,6 +23,7 @@ class Trained:
     lines: Sequence[Mapping[str, Any]]  # of rounds.jsonl, the finished rounds
     clients: Sequence[str] = field(default=())  # names by id, where clients have names
     origin: Origin = field(default_factory=Origin)  # of the base
+    turns: bool = False  # it learned conversations, so that a prompt is a user's turn
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -204,8 +204,17 @@ def finish(
     draft = folder.path / "adapter.draft"
     for old in (draft, folder.adapter):
         shutil.rmtree(old, ignore_errors=True)
+    corpus, clients = setup.corpus, tuple(setup.clients)
     trained = Trained(
-        setup.experiment, setup.base, setup.corpus.labels, state, record["initial"], lines, tuple(setup.clients), origin
+        setup.experiment,
+        setup.base,
+        corpus.labels,
+        state,
+        record["initial"],
+        lines,
+        clients,
+        origin,
+        corpus.has_turns,
     )
     save_adapter(draft, trained, folder.adapter)
     draft.rename(folder.adapter)

@@ -66,7 +66,7 @@ def test_an_export_says_what_the_run_says(name: str, tmp_path: Path) -> None:
             if task.columns == "instruction":
                 ids = names["batch"]["input_ids"]
                 got = model.net(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-                assert task.answer(model, [names["prompt"]]) == [names["answer"]]
+                assert task.answer(model, bases.prompts(names["prompt"])) == [names["answer"]]
             else:
                 got = None
         if got is None:

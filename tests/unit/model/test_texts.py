@@ -82,7 +82,7 @@ def test_a_response_without_a_token_is_named(tmp_path: Path) -> None:
 def test_a_prompt_without_a_token_is_named(tmp_path: Path) -> None:
     base = language(tmp_path)
     with pytest.raises(InputError, match=r"^data\.prompt: .* no token in row 1 \('xyz'\): leave the row out$"):
-        LANGUAGE.answer(base, ["abc", "xyz"])
+        LANGUAGE.answer(base, bases.prompts("abc", "xyz"))
 
 
 def test_special_tokens_in_texts_pairs_prompts_and_responses_are_text(tiny_bert: Path, tiny_llama: Path) -> None:

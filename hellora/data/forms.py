@@ -8,7 +8,7 @@ Settings go before names: `data.messages`, or the templates `data.prompt` and `d
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from hellora.core.errors import InputError
 from hellora.data.cells import Faults, cells_of, filled, texts
 from hellora.data.loading import Split
 from hellora.data.settings import DataSettings
-from hellora.data.turns import Fault, Turn, asked, learned, turns_of, with_system
+from hellora.data.turns import Fault, Turn, as_turns, asked, learned, turns_of, with_system
 
 Kind = Literal["conversations", "pairs", "completions", "texts"]
 CONVERSATIONS = ("messages", "conversations", "conversation")
@@ -122,7 +122,7 @@ def read_form(
         turns = [as_turns(*pair) for pair in zip(prompts, responses, strict=True)]
     else:
         turns = conversations(split, form, faults, notes, prompts_alone)
-    systems = system_prompts(split, settings, form)
+    systems = system_column(split, settings, form.columns())
     messages = [with_system(each, system) if each else [] for each, system in zip(turns, systems, strict=True)]
     return {"messages": messages}, Features({"messages": MESSAGES})
 
@@ -134,12 +134,6 @@ def below(form: Form, split: Split) -> list[str]:
         return prompts
     more = [cell.strip() for cell in filled(f"{{{form.below}}}", split, "prompt")]
     return [f"{prompt}\n\n{each}" if each else prompt for prompt, each in zip(prompts, more, strict=True)]
-
-
-def as_turns(prompt: str, response: str) -> list[Turn]:
-    """Make a conversation of a prompt and its response; of a prompt alone where that is empty."""
-    turns = [{"role": "user", "content": prompt, "weight": 1}]
-    return turns + ([{"role": "assistant", "content": response, "weight": 1}] if response else [])
 
 
 def conversations(split: Split, form: Form, faults: Faults, notes: list[str], prompts_alone: bool) -> list[list[Turn]]:
@@ -170,16 +164,15 @@ def conversations(split: Split, form: Form, faults: Faults, notes: list[str], pr
     return found
 
 
-def system_prompts(split: Split, settings: DataSettings, form: Form) -> list[str]:
-    """Return the system prompt of each row: of a column, or of the template or text that `data.system` is."""
+def system_column(split: Split, settings: DataSettings, read: Container[str]) -> list[str]:
+    """Return the system prompt of each row: of a column that is not `read` as something else, or of the template or
+    text that `data.system` is."""
     if "{" in settings.system:
         return filled(settings.system, split, "system")
     if settings.system:
         return [settings.system] * len(split.data)
-    column = next((name for name in SYSTEM if name in split.data.column_names), None)
-    if column is None or column in form.columns():
-        return [""] * len(split.data)
-    return filled(f"{{{column}}}", split, "system")
+    column = next((name for name in SYSTEM if name in split.data.column_names and name not in read), None)
+    return [""] * len(split.data) if column is None else filled(f"{{{column}}}", split, "system")
 
 
 def unread(split: Split, form: Form, settings: DataSettings) -> str:
@@ -194,6 +187,13 @@ def unread(split: Split, form: Form, settings: DataSettings) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ of canonical columns
+
+
+def holds_turns(rows: Any) -> bool:
+    """Say whether examples are conversations."""
+    return "messages" in rows.column_names or (
+        "chosen" in rows.column_names and rows.features["chosen"] != Value("string")
+    )
 
 
 def prompts_of(rows: Any) -> list[str]:

@@ -8,7 +8,7 @@ from datasets import Dataset, Image
 from hellora.core.errors import InputError
 from hellora.data.loading import Split, load_splits
 from hellora.data.reader import Reader
-from hellora.data.settings import Columns, DataSettings
+from hellora.data.settings import LANGUAGE, Columns, DataSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Seque
     """
     settings = settings if labelled else replace(settings, strict=True)
     split, notes = test_split(name, settings, columns)
-    if columns == "instruction":
+    if columns in LANGUAGE:
         reader = Reader(settings, columns, (), None, notes=notes)
         return Rows(reader.read(split, prompts_alone=not labelled), (), reader.notes)
     index_of = {label: index for index, label in enumerate(labels)}

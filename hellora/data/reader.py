@@ -11,7 +11,8 @@ from hellora.data.cells import Faults, cells_of, images, is_unlabelled, label_ce
 from hellora.data.forms import read_form
 from hellora.data.labels import UNLABELLED, in_order
 from hellora.data.loading import Split
-from hellora.data.settings import Columns, DataSettings
+from hellora.data.preferences import read_preferences
+from hellora.data.settings import LANGUAGE, Columns, DataSettings
 from hellora.data.usable import Tolerance, check_faults
 
 
@@ -29,14 +30,14 @@ class Reader:
     @staticmethod
     def for_split(train: Split, settings: DataSettings, columns: Columns) -> "Reader":
         """Make the reader of a source, whose classes are those of its training split."""
-        if columns == "instruction" and settings.label not in train.data.column_names:
+        if columns in LANGUAGE and settings.label not in train.data.column_names:
             return Reader(settings, columns, (), None)
-        if columns != "instruction" and is_unlabelled(train, settings.label):
+        if columns not in LANGUAGE and is_unlabelled(train, settings.label):
             raise InputError(
                 f"data.label: {train.where} is unlabelled, for its column '{settings.label}' is -1 or empty in every "
                 f"row: name another column or split"
             )
-        if columns == "instruction" and not have_labels(train, settings.label):
+        if columns in LANGUAGE and not have_labels(train, settings.label):
             return Reader(settings, columns, (), None)
         present = {label for label in label_cells(train, settings.label) if label is not None}
         feature = train.data.features[settings.label]
@@ -66,10 +67,12 @@ class Reader:
                 pairs = cells_of(split, settings.text_pair, "text_pair")
                 cells["text_pair"] = texts(pairs, split, "text_pair", faults)
         features.update({name: Value("string") for name in cells})
-        if self.columns == "instruction":
+        if self.columns == "preference" and not prompts_alone:
+            cells, features = read_preferences(split, settings, faults, self.notes)
+        elif self.columns in LANGUAGE:
             cells, features = read_form(split, settings, faults, self.notes, prompts_alone)
         if self.index_of is not None:
-            free = may_lack_labels or self.columns == "instruction"  # there a label only says who gets a row
+            free = may_lack_labels or self.columns in LANGUAGE  # there a label only says who gets a row
             labels = self._labels_if_any(split) if free else self._labels(split, faults)
             cells["label"], features["label"] = labels, Value("int64")
         for column in keep:
@@ -88,7 +91,7 @@ class Reader:
 
     def check_vanished(self, train: Dataset) -> None:
         """Raise InputError where no row of a class of the training split can be used."""
-        if self.index_of is None or self.columns == "instruction":
+        if self.index_of is None or self.columns in LANGUAGE:
             return
         left = set(train["label"][:])
         if gone := [label for label, index in self.index_of.items() if index not in left]:

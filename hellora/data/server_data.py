@@ -11,7 +11,17 @@ from hellora.core.errors import InputError
 from hellora.data.labels import UNLABELLED
 from hellora.data.loading import Split, load_splits
 
-SAID = ("text", "text_pair", "messages", "prompt", "response", "image")  # the columns by which examples are compared
+# The columns by which examples are compared.
+SAID = ("text", "text_pair", "messages", "prompt", "response", "chosen", "rejected", "image")
+    "text",
+    "text_pair",
+    "messages",
+    "prompt",
+    "response",
+    "chosen",
+    "rejected",
+    "image",
+)  # the columns by which examples are compared
 
 
 def proxy_split(

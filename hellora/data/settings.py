@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Columns = Literal["text", "image", "instruction"]
+Columns = Literal["text", "image", "instruction", "preference"]
+LANGUAGE: tuple[Columns, ...] = ("instruction", "preference")  # what language models learn from
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class DataSettings:
     system: str = (
         ""  # before conversations that have none: a text or a template; "" = a column `system`, if there is one
     )
+    chosen: str = "chosen"  # of pairs of answers, the column of the preferred one
+    rejected: str = "rejected"
     as_chat: bool = False  # prompts and responses become turns, in the form of the model's chat template
     test_fraction: float = 0.1  # held out where the source has no test split
     proxy: str = (

@@ -13,7 +13,7 @@ from hellora.data.labels import in_order
 from hellora.data.loading import Source, Split, load_splits
 from hellora.data.reader import Reader
 from hellora.data.server_data import fingerprint
-from hellora.data.settings import Columns, DataSettings
+from hellora.data.settings import LANGUAGE, Columns, DataSettings
 from hellora.data.sources import Corpus, read_own_of_server
 
 
@@ -30,7 +30,7 @@ def own_split(settings: DataSettings, columns: Columns, allowed: Sequence[str] =
     """Load a client's own rows, as they are in its source; where names say what is read, with `allowed` columns only,
     unless there are none."""
     split = load_splits(settings.name, settings.subset, settings.train_split, (), columns).splits[settings.train_split]
-    if not (allowed and columns == "instruction" and settings.found_by_name):
+    if not (allowed and columns in LANGUAGE and settings.found_by_name):
         return split
     seen = [name for name in split.data.column_names if name in (*allowed, settings.label)]
     if not seen:

@@ -2,6 +2,7 @@
 
     text         text, text_pair where there is one, label      image    image (decoded when read), label
     instruction  messages, prompt and response, or text (`forms.py` says which); label where there is one
+    preference   chosen and rejected, and prompt where these are texts (`preferences.py`); label where there is one
 
 A label is the index of its class in `Corpus.labels`. Rows that cannot be used are left out and said. Proxy data and
 public data are the server's own, never from the training split. Public data is what the server trains on; its
@@ -15,6 +16,7 @@ from datasets import Dataset
 
 from hellora.core.errors import InputError
 from hellora.data.cells import is_unlabelled
+from hellora.data.forms import holds_turns
 from hellora.data.loading import Split, load_splits
 from hellora.data.natural import Groups, cut_within, kept_within, largest
 from hellora.data.reader import Reader
@@ -27,7 +29,7 @@ from hellora.data.server_data import (
     repetitions,
     without_copies,
 )
-from hellora.data.settings import Columns, DataSettings
+from hellora.data.settings import LANGUAGE, Columns, DataSettings
 
 NO_TEST = "not used to test on: "
 
@@ -49,7 +51,7 @@ class Corpus:
     @property
     def has_turns(self) -> bool:
         """Return True if the examples are conversations, so that what is learned is to answer in turns."""
-        return "messages" in self.test.column_names
+        return holds_turns(self.test)
 
 
 def load_corpus(settings: DataSettings, columns: Columns, seed: int, natural: str | None = None) -> Corpus:
@@ -125,7 +127,7 @@ def read_test(
     for name in settings.test_names:
         if name not in splits or name == settings.train_split:
             continue
-        if reader.index_of is not None and reader.columns != "instruction" and lacks_labels(splits[name], reader):
+        if reader.index_of is not None and reader.columns not in LANGUAGE and lacks_labels(splits[name], reader):
             reader.notes.append(f"{NO_TEST}{splits[name].where} (it has no labels)")
             continue
         test = reader.read(splits[name])

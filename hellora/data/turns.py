@@ -109,6 +109,12 @@ def weight_of(weight: Any, place: int) -> int:
     raise Fault(f"its turn {place} has the weight {shown(weight)}, which is neither 0 nor 1")
 
 
+def as_turns(prompt: str, response: str) -> list[Turn]:
+    """Make a conversation of a prompt and its response; of a prompt alone where that is empty."""
+    turns = [{"role": "user", "content": prompt, "weight": 1}]
+    return turns + ([{"role": "assistant", "content": response, "weight": 1}] if response else [])
+
+
 def learned(turns: Sequence[Turn]) -> bool:
     """Say whether a conversation has a turn to learn from."""
     return any(turn["role"] == "assistant" and turn["weight"] for turn in turns)

@@ -19,7 +19,7 @@ from hellora.core.exchange import ClientTask
 from hellora.core.types import Budget, Ranks
 from hellora.core.units import in_bytes
 from hellora.data.forms import USUAL
-from hellora.data.settings import Columns, DataSettings
+from hellora.data.settings import LANGUAGE, Columns, DataSettings
 from hellora.methods.strategies import Method
 from hellora.record.atomic import write_atomically
 
@@ -128,13 +128,16 @@ def columns_read(settings: DataSettings, columns: Columns) -> dict[str, str]:
         named = {settings.text: "text", settings.text_pair: "text_pair"}
     elif columns == "image":
         named = {settings.image: "image"}
+    elif columns == "preference":
+        named = {settings.chosen: "chosen", settings.rejected: "rejected"}
+        named |= dict.fromkeys([*in_template(settings.prompt)] or ["prompt"], "prompt")
     elif settings.found_by_name:
         named = dict.fromkeys((*USUAL, settings.text), "prompt")
     else:
         templates = {which: getattr(settings, which) for which in ("prompt", "response") if not settings.messages}
         named = {name: which for which, template in templates.items() for name in in_template(template)}
         named |= {settings.messages: "messages"}
-    if columns == "instruction":
+    if columns in LANGUAGE:
         named |= dict.fromkeys(in_template(settings.system), "system")
     named[settings.label] = "label"  # also where it has another place: its values are told
     return {name: f"data.{setting}" for name, setting in named.items() if name}

@@ -24,6 +24,7 @@ from hellora.core.errors import InputError
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Named
 from hellora.core.types import ClientProfile
 from hellora.core.version import __version__
+from hellora.data.forms import holds_turns
 from hellora.data.server_data import fingerprint
 from hellora.data.sides import Classes, own_classes, own_split, read_own
 from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
@@ -220,7 +221,7 @@ class WithOwnData(Participant):
         if experiment.method.personal:
             origin = Origin.of(base, experiment.model)
             parts = TrainingRows(len(data), experiment.run.seed)
-        self.owner = Owner(self.own.name, experiment, labels, origin, "messages" in data.column_names)
+        self.owner = Owner(self.own.name, experiment, labels, origin, holds_turns(data))
         return ClientWork(base, experiment.task, data, parts, experiment.method.local_training, experiment.method.start)
 
     def check_same(self, contract: Contract, data: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hellora.core.errors import InputError
+from hellora.data.settings import LANGUAGE
 from hellora.experiments.devices import fully_known
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.method_settings import MethodSettings
@@ -81,7 +82,7 @@ def of_strategies(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
 def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     """Yield the same of the settings beside the strategies."""
     method, data, train = experiment.method, experiment.data, experiment.train
-    language = experiment.task.columns == "instruction"
+    language = experiment.task.columns in LANGUAGE
     budgets = experiment.fleet.budgets(data.num_clients, experiment.run.seed)
     promised: set[Fact] = {PLANNER, *TRAINS[method.trains]}
     promised |= set() if language else {CLASSES, HEAD}

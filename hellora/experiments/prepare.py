@@ -14,6 +14,7 @@ from hellora.core.seeds import seed_for
 from hellora.core.types import ClientProfile
 from hellora.data.natural import values_of
 from hellora.data.partitioning import client_rows
+from hellora.data.settings import LANGUAGE
 from hellora.data.sources import Corpus, load_corpus
 from hellora.experiments.contradictions import check_clients
 from hellora.experiments.experiment import Experiment
@@ -97,7 +98,7 @@ def load_base(experiment: Experiment, corpus: Corpus) -> BaseModel:
     base = experiment.task.load(experiment.model, corpus.labels, seed_for(experiment.run.seed, "head"))
     if experiment.method.start.passes or experiment.method.head_mean == "by_class":
         linear_head(base)
-    if experiment.task.columns == "instruction" and hasattr(base.processor, "added_tokens_decoder"):
+    if experiment.task.columns in LANGUAGE and hasattr(base.processor, "added_tokens_decoder"):
         for name in ("prompt", "response"):
             written = [t for t in special_tokens(base.processor) if len(t) > 1 and t in getattr(experiment.data, name)]
             if written:
@@ -170,9 +171,9 @@ def longest(work: ClientWork) -> int:
 def head_check(experiment: Experiment, corpus: Corpus) -> None:
     """Raise InputError unless a head has room for the classes, and a classification task has two classes or more."""
     classes = experiment.model.classes
-    if experiment.task.columns != "instruction" and len(corpus.labels) < 2:
+    if experiment.task.columns not in LANGUAGE and len(corpus.labels) < 2:
         raise InputError(f"data.label: {experiment.data.name} has one class only: name a column with two or more")
-    if experiment.task.columns != "instruction" and classes is not None and len(corpus.labels) > classes:
+    if experiment.task.columns not in LANGUAGE and classes is not None and len(corpus.labels) > classes:
         raise InputError(
             f"model.classes = {classes}, but {experiment.data.name} has {len(corpus.labels)} classes: "
             f"set model.classes = {len(corpus.labels)}, or remove it"

@@ -101,9 +101,7 @@ class Usage:
         return self.task.load(model, self.labels, seed=0)
 
 
-def usage_table(
-    experiment: Experiment, labels: tuple[str, ...], origin: Origin, *, merged: bool, turns: bool
-) -> Table:
+def usage_table(experiment: Experiment, labels: tuple[str, ...], origin: Origin, *, merged: bool, turns: bool) -> Table:
     """Return the content of hellora.json. Where and how fast the run was computed is no part of it. `turns`: prompts
     are asked as turns, for conversations were learned, in whatever form the data had them."""
     table: Table = {"format": 1, "merged": merged, "labels": list(labels), "base": origin.to_json()}

@@ -60,7 +60,15 @@ class Saved:
         name = self.folder.path.resolve().name  # the file is experiment.toml in every run's folder
         initial = self.record["initial"]
         return Trained(
-            replace(experiment, name=name), base, self.labels, self.state, initial, lines, self.clients, origin, self.turns
+            replace(experiment, name=name),
+            base,
+            self.labels,
+            self.state,
+            initial,
+            lines,
+            self.clients,
+            origin,
+            self.turns,
         )
 
     @property

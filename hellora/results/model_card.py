@@ -11,12 +11,18 @@ from typing import Any
 import tomli_w
 
 from hellora.core.types import Adapter
+from hellora.data.settings import LANGUAGE
 from hellora.experiments.experiment import Experiment
 from hellora.model.location import MINILM_HUB
 from hellora.results.card_code import code, packages
 from hellora.results.trained import Trained
 
-PIPELINES = {"text": "text-classification", "image": "image-classification", "instruction": "text-generation"}
+PIPELINES = {
+    "text": "text-classification",
+    "image": "image-classification",
+    "instruction": "text-generation",
+    "preference": "text-generation",
+}
 METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity", "rouge_l": "rouge"}  # on the Hub
 LOCAL = ("name", "proxy", "public", "table")  # settings that may be a path on this machine
 
@@ -93,7 +99,7 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
         libraries="transformers" if merged else "transformers and peft",
         packages=packages(shown),
         code=shown,
-        notes=(LABELS if experiment.task.columns != "instruction" else "") + notes,
+        notes=(LABELS if experiment.task.columns not in LANGUAGE else "") + notes,
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(trained).items()),
         evaluated_on=on,
         names=" | ".join(names),

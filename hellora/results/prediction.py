@@ -18,6 +18,7 @@ from hellora.core.errors import InputError
 from hellora.core.types import Adapter
 from hellora.data.forms import prompts_of
 from hellora.data.one_file import read_rows
+from hellora.data.settings import LANGUAGE
 from hellora.experiments.machine import device_check, devices
 from hellora.experiments.own_code import named_code
 from hellora.model.own_heads import class_names
@@ -67,7 +68,7 @@ class Predictor:
         """Make one prediction per row: a label with the probability of each class, or an answer."""
         task, data = self.usage.task, self.usage.data
         rows = read_rows(file, data, task.columns, self.usage.labels, labelled=False)
-        if task.columns == "instruction":
+        if task.columns in LANGUAGE:
             with torch.no_grad(), self.base.adapted(self.adapter):
                 answers = task.answer(self.base, rows.data)
             prompts = prompts_of(rows.data)

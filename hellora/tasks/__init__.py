@@ -6,7 +6,7 @@ It imports data, model and core.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,13 @@ from torch.nn.functional import cross_entropy
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.data.labels import UNLABELLED
+from hellora.data.settings import Columns
 from hellora.model.normalise import position_limit
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 
 Example = dict[str, Any]
 Batch = dict[str, Tensor]
-Columns = Literal["text", "image", "instruction"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,6 +104,10 @@ class Task(ABC):
             f"remove these budgets"
         )
 
+    def even_from(self, base: BaseModel, tokens: int) -> int:
+        """Say from how many examples of so many tokens on each one more adds as many bytes to a step."""
+        return 1
+
     @abstractmethod
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         """Run one forward pass: (rows, classes). A row is an example; of a language model, a supervised token."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from hellora.core.exchange import Outputs
 from hellora.model.answers import answers
 from hellora.model.load import adapter_spec, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows
+from hellora.model.output_layer import chunk_rows, classes_of, layer_of
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 from hellora.model.texts import encoded_texts, named
@@ -93,18 +94,27 @@ class CausalLM(Task):
         mask[0, -1] = 0  # some padding, so that the model needs its mask
         return {"input_ids": blank, "attention_mask": mask, "labels": torch.zeros_like(blank)}
 
+    def even_from(self, base: BaseModel, tokens: int) -> int:
+        layer = layer_of(base.net)
+        return 1 if layer is None else math.ceil(chunk_rows(classes_of(layer)) / max(tokens - 1, 1))
+
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
-        logits: Tensor = base.net(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).logits
+        logits: Tensor = base.net(**inputs_of(batch)).logits
         return logits[:, :-1][batch["labels"][:, 1:] != IGNORED]
 
     def score(self, logits: Tensor, batch: Batch) -> Outputs:
-        targets = batch["labels"][:, 1:]  # (batch, tokens - 1)
+        targets = batch["labels"][:, 1:]
+        supervised = targets[targets != IGNORED]
+        found = by_example(cross_entropy(logits.float(), supervised, reduction="none"), targets)
+        return replace(found, logits=logits, labels=supervised)
+
+    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
+        """Run one forward pass, and score it, without logits: those of a whole batch would take more memory than all
+        the rest."""
+        targets = batch["labels"][:, 1:]
         supervised = targets != IGNORED
-        losses = cross_entropy(logits.float(), targets[supervised], reduction="none")
-        of_example = losses.new_zeros(targets.shape).masked_scatter(supervised, losses)
-        return Outputs(of_example.sum(1), supervised.sum(1).to(losses.dtype), logits=logits, labels=targets[supervised])
+        losses = base.output.token_losses(base.net, inputs_of(batch), supervised, targets[supervised])
+        return by_example(losses, targets)
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
@@ -139,6 +149,18 @@ class CausalLM(Task):
             asked.append(shortened(base.processor, prompt, room))
         said = answers(base, asked, self.new_tokens(base)) if asked else []
         return [base.processor.decode(tokens, skip_special_tokens=True) for tokens in said]
+
+
+def inputs_of(batch: Batch) -> dict[str, Any]:
+    """Return what the network is given of a batch."""
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+
+
+def by_example(losses: Tensor, targets: Tensor) -> Outputs:
+    """Sum the losses of supervised tokens, (rows,), by example; targets (batch, tokens - 1)."""
+    supervised = targets != IGNORED
+    of_example = losses.new_zeros(targets.shape).masked_scatter(supervised, losses)
+    return Outputs(of_example.sum(1), supervised.sum(1).to(losses.dtype))
 
 
 def without_end(tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:

@@ -34,11 +34,13 @@ class Encoded:
         examples: one per row, in their order
         lengths: (examples,) in tokens, to group batches by; None where all are alike
         tokens: (examples,) how many are supervised, of a language task; None for others
+        members: of packed rows, which examples are in each; None where a row is an example
     """
 
     examples: Sequence[Example]
     lengths: npt.NDArray[np.int64] | None = None
     tokens: npt.NDArray[np.int64] | None = None
+    members: Sequence[npt.NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -47,6 +49,11 @@ class Encoded:
     def num_tokens(self) -> int | None:
         """Count the supervised tokens of all examples; None where the task is no language task."""
         return None if self.tokens is None else int(self.tokens.sum())
+
+    def names(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        """Name some rows by the places of their examples, such as "3", or "3 + 8" of a packed row."""
+        of = [[row] if self.members is None else self.members[row].tolist() for row in rows.tolist()]
+        return [" + ".join(map(str, places)) for places in of]
 
     def select(self, rows: npt.NDArray[np.int64]) -> "Encoded":
         """Return the examples of some rows, in the order given; nothing is copied but their lengths."""
@@ -88,6 +95,14 @@ class Task(ABC):
     @abstractmethod
     def encode(self, base: BaseModel, rows: Any) -> Encoded:
         """Encode the rows of a `datasets.Dataset` as examples."""
+
+    def training_rows(self, base: BaseModel, encoded: Encoded, seed: int) -> Encoded:
+        """Return the rows that steps are made of: the examples themselves, or several packed into each row."""
+        return encoded
+
+    def row_tokens(self, base: BaseModel, lengths: npt.NDArray[np.int64]) -> int:
+        """Count the tokens of the longest row that steps are made of; `lengths` (examples,) are of all examples."""
+        return max(1, int(lengths.max()))
 
     @abstractmethod
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:

@@ -134,7 +134,7 @@ def each_alone(
         mask = None if plain else causal_mask(end - begin, window, query)
         found[row].append(own(module, query, key, value, mask, **named)[0])
         filled[row] = end
-    return torch.cat([pad(torch.cat(parts, 1), (0, 0, 0, 0, 0, tokens - end)) for parts, end in zip(found, filled)])
+    return torch.cat([pad(torch.cat(parts, 1), (0, 0, 0, 0, 0, tokens - end)) for parts, end in zip(found, filled, strict=True)])
 
 
 def with_ends(places: Sequence[Place], tokens: int) -> Iterator[Place]:

@@ -158,6 +158,8 @@ def fleet(
     budgets = experiment.fleet.budgets(len(sizes), experiment.run.seed)
     devices = experiment.fleet.devices(len(sizes), experiment.run.seed)
     return tuple(
-        ClientProfile(i, size, budget, device.speed, device.link, device.availability, None if rows is None else rows[i])
+        ClientProfile(
+            i, size, budget, device.speed, device.link, device.availability, None if rows is None else rows[i]
+        )
         for i, (size, budget, device) in enumerate(zip(sizes, budgets, devices, strict=True))
     )

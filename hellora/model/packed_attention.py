@@ -43,18 +43,23 @@ class PackedAttention:
             return found
         if self.own.startswith("flash"):
             return by_flash(own, module, query, key, value, self.places(attention_mask), named)
-        window = named.get("sliding_window")
-        fits = window is None or query.shape[2] <= window
-        if self.own == "sdpa" and fits and not named.get("dropout") and query.shape[-1] == value.shape[-1]:
-            key, value = (for_each_head(tensor, query.shape[1]) for tensor in (key, value))
-            if isinstance(attention_mask, FakeTensor):  # without values: one text in each row
-                whole = scaled_dot_product_attention(query, key, value, is_causal=True, scale=named.get("scaling"))
+        without_values = isinstance(attention_mask, FakeTensor)
+        if self.is_fused(query, value, named) and (without_values or query.device.type == "cpu"):
+            key, value, scale = *(for_each_head(part, query.shape[1]) for part in (key, value)), named.get("scaling")
+            if without_values:  # one text in each row
+                whole = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
                 return whole.transpose(1, 2), None
-            if query.device.type == "cpu":
-                return by_text(query, key, value, self.places(attention_mask), named.get("scaling")), None
+            return by_text(query, key, value, self.places(attention_mask), scale), None
         return each_alone(
             own, module, (query, key, value), self.places(attention_mask), named, self.own == "sdpa"
         ), None
+
+    def is_fused(self, query: Tensor, value: Tensor, named: dict[str, Any]) -> bool:
+        """Tell whether one fused kernel computes it: no window, no dropout, nothing that is added to scores."""
+        window = named.get("sliding_window")
+        others = named.get("dropout") or named.get("position_bias") is not None
+        fits = window is None or query.shape[2] <= window
+        return self.own == "sdpa" and fits and not others and query.shape[-1] == value.shape[-1]
 
     def places(self, mask: Tensor) -> list[Place]:
         """Read where texts lie, once for all layers."""
@@ -134,7 +139,9 @@ def each_alone(
         mask = None if plain else causal_mask(end - begin, window, query)
         found[row].append(own(module, query, key, value, mask, **named)[0])
         filled[row] = end
-    return torch.cat([pad(torch.cat(parts, 1), (0, 0, 0, 0, 0, tokens - end)) for parts, end in zip(found, filled, strict=True)])
+    return torch.cat(
+        [pad(torch.cat(parts, 1), (0, 0, 0, 0, 0, tokens - end)) for parts, end in zip(found, filled, strict=True)]
+    )
 
 
 def with_ends(places: Sequence[Place], tokens: int) -> Iterator[Place]:

@@ -1,7 +1,7 @@
-"""Predicted against measured memory of training: `python benchmarks/memory.py --check` (12 minutes on 2 busy cores).
+"""Predicted against measured memory of training: `python benchmarks/memory.py --check` (25 minutes on 2 busy cores).
 
-Random rows under random policies on a vision transformer, MiniLM and a decoder, the first and the last with random
-weights, plainly and with rules of local training that hold named tensors. The prediction is `CostModel.peak_bytes`,
+Random rows under random policies on a vision transformer, MiniLM and decoders of three vocabularies, all but MiniLM with
+random weights, plainly and with rules of local training that hold named tensors. The prediction is `CostModel.peak_bytes`,
 from the model's config alone. The measurement is two steps of `train_client` on full batches, in a process of its own
 for each model: by the resident memory of the process as `train_client` reports it, and by the bytes of all storages of
 tensors (`tracing.HeldBytes`). The process first takes the step on nothing that every client process of hellora takes
@@ -39,6 +39,8 @@ from transformers import (
     BertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -82,6 +84,7 @@ LABELS, RANK, STEPS = ("a", "b", "c", "d"), 8, 2
 DISPATCHERS: dict[str, Dispatcher] = {"whole": Whole(), "truncate": Truncate(), "bypass": Bypass()}
 Rules = tuple[LocalTraining, ...]
 RULES: dict[str, Rules] = {"plain": (), "fed_prox": (FedProx(form="product"),), "scaffold": (Scaffold(),)}
+QWEN = {"Qwen 32k": 32 * 2**10, "Qwen 128k": 128 * 2**10}  # by the size of the vocabulary
 ORDER = ("plain", "fed_prox", "plain", "scaffold", "plain")  # of the rows
 
 
@@ -119,6 +122,7 @@ class Subject:
     name: str
     task: Task
     shape: Shape
+    rows: int = 1000  # at most: large ones take long
 
     def folder(self, parent: Path) -> str:
         """A folder with its weights; drawn at random unless it is MiniLM."""
@@ -138,6 +142,18 @@ class Subject:
                 intermediate_size=1376,
             )
             LlamaForCausalLM(llama).save_pretrained(folder)
+            AutoTokenizer.from_pretrained(resolve_name("minilm")).save_pretrained(folder)
+        elif self.name in QWEN:
+            qwen = Qwen2Config(  # Qwen2.5-0.5B, with 4 of its 24 layers
+                vocab_size=QWEN[self.name],
+                hidden_size=896,
+                num_hidden_layers=4,
+                num_attention_heads=14,
+                num_key_value_heads=2,
+                intermediate_size=4864,
+                tie_word_embeddings=True,
+            )
+            Qwen2ForCausalLM(qwen).save_pretrained(folder)
             AutoTokenizer.from_pretrained(resolve_name("minilm")).save_pretrained(folder)
         elif self.name == "small BERT":
             bert = BertConfig(
@@ -168,6 +184,7 @@ SUBJECTS = (
     Subject("ViT", ImageClassification(), Shape(4, 1)),
     Subject("MiniLM", SequenceClassification(), Shape(8, 128)),
     Subject("Llama", CausalLM(), Shape(4, 128)),
+    *(Subject(name, CausalLM(), Shape(2, 192), rows=6) for name in QWEN),
 )
 SMALL = Subject("small BERT", SequenceClassification(), Shape(8, 64))
 
@@ -205,7 +222,7 @@ class Row:
         mib = "".join(f"{count / 2**20:9.1f}" for count in (self.predicted, self.first, self.resident, self.held))
         errors = "".join(f"{error:8.1%}" for error in (self.error_first, self.error, self.error_held))
         ranks = "".join(map(str, self.ranks))
-        return f"{self.model:<7}{mib}{errors}  {self.dispatcher:<9}{self.policy:<55}{ranks}"
+        return f"{self.model:<10}{mib}{errors}  {self.dispatcher:<9}{self.policy:<55}{ranks}"
 
 
 @dataclass(frozen=True)
@@ -461,6 +478,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 if a gate is missed")
     parser.add_argument("--out", type=Path, help="write a JSON file here, and a table beside it")
     parser.add_argument("--rows", type=int, default=21, help="rows of each model")
+    parser.add_argument("--only", choices=[subject.name for subject in SUBJECTS], help="this model alone")
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -471,9 +489,9 @@ def main() -> int:
     rows: list[Row] = []
     trials: list[Trial] = []
     with tempfile.TemporaryDirectory() as parent:
-        print("model  predicted    first resident  tensors (MiB)  errors")
-        for subject in SUBJECTS:
-            for found in from_child(subject.name, subject.folder(Path(parent)), given.rows):
+        print("model     predicted    first resident  tensors (MiB)  errors")
+        for subject in SUBJECTS if given.only is None else [each for each in SUBJECTS if each.name == given.only]:
+            for found in from_child(subject.name, subject.folder(Path(parent)), min(given.rows, subject.rows)):
                 rows.append(Row(**found))
                 print(rows[-1], flush=True)
             if given.out:

@@ -125,7 +125,8 @@ class Planner:
 
     def work(self, client: ClientProfile) -> Work:
         """Return what the client does in a round; `steps` of batches count as passes over its examples."""
-        train, examples = self.train, client.num_examples or self.train.batch_size
+        rows = client.num_examples if client.num_rows is None else client.num_rows
+        train, examples = self.train, rows or self.train.batch_size
         batch = min(train.batch_size, examples)
         epochs = float(train.epochs) if train.steps is None else train.steps * batch / examples
         return Work(examples, train.batch_size, epochs)

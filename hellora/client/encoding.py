@@ -100,7 +100,7 @@ def small(encoded: Encoded) -> Encoded:
     examples = encoded.examples
     if not isinstance(examples, list) or not examples or any(each.keys() != examples[0].keys() for each in examples):
         return encoded
-    return Encoded(Packed(examples), encoded.lengths, encoded.tokens, encoded.cut)
+    return Encoded(Packed(examples), encoded.lengths, encoded.tokens, cut=encoded.cut)
 
 
 def joined(blocks: Sequence[Encoded]) -> Encoded:
@@ -111,5 +111,5 @@ def joined(blocks: Sequence[Encoded]) -> Encoded:
         Joined([block.examples for block in blocks]),
         np.concatenate(lengths) if lengths else None,
         np.concatenate(tokens) if tokens else None,
-        sum(block.cut for block in blocks),
+        cut=sum(block.cut for block in blocks),
     )

@@ -11,7 +11,7 @@ from hellora.tasks import Batch
 
 SHOWN = 5
 GROWN = 100.0  # times as large: training that goes well does not get there
-Rows = Sequence[int]
+Rows = Sequence[int | str]
 
 
 def in_base(base: BaseModel, besides: Iterable[nn.Parameter] = ()) -> str:

@@ -61,14 +61,15 @@ def train_encoded(
         TrainingError: the loss is nan or infinite; ValueError: a rule was told, or tells, what it did not declare.
     """
     started = time.perf_counter()
+    rows = kind.training_rows(base, encoded, task.seed)
     with (
         peak_memory(base.device, task.spare_bytes) as peak,
         seeded(task.seed, base.device),
         lent_for(task, base) as adapted,
-        prefix_cache(base.net, task, base.spec.layers, len(encoded)) as prefix,
+        prefix_cache(base.net, task, base.spec.layers, len(rows)) as prefix,
     ):
         at_work = Rules(rules, task, base, adapted, labels)
-        metrics = train_steps(task, base, kind, encoded, adapted, prefix, at_work)
+        metrics = train_steps(task, base, kind, rows, adapted, prefix, at_work)
         named, adapter = at_work.end(), adapted.read()
     metrics["seconds"] = round(time.perf_counter() - started, 3)
     if peak.bytes is not None:
@@ -120,8 +121,11 @@ def train_steps(
         values = torch.stack(sums).tolist()  # of each pass; the step's only look at the device
         bad = next((i for i, (value, _) in enumerate(values) if not math.isfinite(value)), None)
         if bad is not None:
-            batch, rows = kind.collate(base, [encoded.examples[i] for i in passes[bad][0]]), passes[bad][0].tolist()
-            why = not_finite.in_step(base, adapted, task.adapter, batch, losses[bad], rows)
+            batch, names = (
+                kind.collate(base, [encoded.examples[i] for i in passes[bad][0]]),
+                encoded.names(passes[bad][0]),
+            )
+            why = not_finite.in_step(base, adapted, task.adapter, batch, losses[bad], names)
             raise TrainingError(f"the loss became {values[bad][0]} at step {steps}: {why}")
         total, weight = (sum(each) for each in zip(*values, strict=True))
         scale_gradients(adapted.parameters, 1 / max(weight, 1.0))

@@ -104,6 +104,18 @@ class ClientWork:
         """Count the examples that a client has."""
         return len(self.data) if self.parts is None else len(self.parts[client])
 
+    def rows(self, client: int) -> int | None:
+        """Count the rows that a client's steps are made of; None where each is an example."""
+        part = self.encoded if self.parts is None else self.encoded.select(self.parts[client])
+        rows = self.kind.training_rows(self.base, part, 0)  # their number is the same for every seed
+        return None if rows is part else len(rows)
+
+    @property
+    def row_tokens(self) -> int:
+        """Count the tokens of the longest row that a step may have; 1 for images, which are not looked at."""
+        lengths = self.encoded.lengths
+        return 1 if lengths is None else self.kind.row_tokens(self.base, lengths)
+
     def warm_up(self) -> None:
         """Take a step on nothing: what libraries hold from then on is there before memory is measured."""
         base, spec = self.base, self.base.spec

@@ -143,6 +143,7 @@ class ClientProfile:
     speed: float | None = None  # floating point operations per second of its training; None = not known
     link: float | None = None  # bytes per second, each way; None = not known
     availability: float = 1.0  # probability that it can be reached in a round
+    num_rows: int | None = None  # that its steps are made of, where examples are packed; None = an example each
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -91,7 +91,11 @@ class Tracer:
     def traced(self, layers: Sequence[int], how: ActivationPolicy, by_rank: bool = True) -> "Fit":
         """Fit a row by what a step holds at two batch sizes and, where the rank matters, at two ranks."""
         policy = Policy(how.recompute, how.int8_activations, how.bf16)
-        few, many = 1, max(self.shape.examples, 2)
+        many = max(self.shape.examples, 2)
+        # Few are on the same side as many, where fewer would lack what is only ever held once: a whole chunk of logits.
+        # What is predicted of still fewer is then too much by no more than that.
+        even = self.kind.even_from(self.base, self.shape.tokens)
+        few = 1 if even > many else min(even, many - 1)
         full, least = self.base.spec.max_rank, 1
         a = self.step(self.row(layers, full), policy, few)
         b = self.step(self.row(layers, full), policy, many)

@@ -13,15 +13,6 @@ from hellora.data.loading import Split, load_splits
 
 # The columns by which examples are compared.
 SAID = ("text", "text_pair", "messages", "prompt", "response", "chosen", "rejected", "image")
-    "text",
-    "text_pair",
-    "messages",
-    "prompt",
-    "response",
-    "chosen",
-    "rejected",
-    "image",
-)  # the columns by which examples are compared
 
 
 def proxy_split(

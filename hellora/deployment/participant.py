@@ -116,8 +116,7 @@ class Participant(ABC):
 
     def prepare(self, contract: Contract) -> dict[str, Any]:
         """Load everything, and return the longest example in tokens (1 where they have no length)."""
-        lengths = self.ready(contract).encoded.lengths
-        return {"longest": 1 if lengths is None else int(lengths.max())}
+        return {"longest": self.ready(contract).row_tokens}
 
     def train(self, contract: Contract, data: bytes) -> bytes:
         """Answer a packed task, packed."""
@@ -287,13 +286,12 @@ class WithOwnData(Participant):
         """Predict what a task costs on this machine, as a server does when it plans."""
         if self.planner is None or self.planner[0] != contract:
             experiment, labels = self.settled(contract), contract.classes.values if contract.classes else ()
-            lengths = work.encoded.lengths
-            longest = 1 if lengths is None else int(lengths.max())
-            planner = make_planner(experiment, labels, lambda _: longest, wanted=True)
+            planner = make_planner(experiment, labels, lambda _: work.row_tokens, wanted=True)
             assert planner is not None  # it was wanted
             self.planner = contract, planner
         planner = replace(self.planner[1], train=task.train)
-        profile = ClientProfile(task.client, work.size(task.client), self.limits.budget, self.own.speed)
+        examples, rows = work.size(task.client), work.rows(task.client)
+        profile = ClientProfile(task.client, examples, self.limits.budget, self.own.speed, num_rows=rows)
         if task.sums:
             shape, named = asked_for(task, work.base, work.start, work.size(task.client))
             return planner.estimate_of_sums(profile, named, shape.columns)

@@ -13,7 +13,7 @@ from hellora.client.train import train_client
 from hellora.client.work import ClientWork
 from hellora.core.algebra import new_adapter
 from hellora.core.errors import InputError
-from hellora.core.exchange import ClientTask, Policy, TrainSettings
+from hellora.core.exchange import ClientTask, Outputs, Policy, TrainSettings
 from hellora.core.state import ServerState
 from hellora.core.types import Adapter, ClientProfile, Ranks
 from hellora.core.units import in_bytes
@@ -159,8 +159,11 @@ class Blank(Task):
     def logits(self, base: BaseModel, batch: Batch) -> torch.Tensor:
         return self.kind_of.logits(base, batch)
 
-    def score(self, logits: torch.Tensor, batch: Batch) -> Any:
+    def score(self, logits: torch.Tensor, batch: Batch) -> Outputs:
         return self.kind_of.score(logits, batch)
+
+    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
+        return self.kind_of.outputs(base, batch)
 
 
 @dataclass(frozen=True)

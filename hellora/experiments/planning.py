@@ -151,11 +151,15 @@ def federation(
     )
 
 
-def fleet(experiment: Experiment, sizes: Sequence[int]) -> tuple[ClientProfile, ...]:
-    """Make the profiles of all clients, by id."""
+def fleet(
+    experiment: Experiment, sizes: Sequence[int], rows: Sequence[int | None] | None = None
+) -> tuple[ClientProfile, ...]:
+    """Make the profiles of all clients, by id, of so many examples, packed into so many rows."""
     budgets = experiment.fleet.budgets(len(sizes), experiment.run.seed)
     devices = experiment.fleet.devices(len(sizes), experiment.run.seed)
     return tuple(
-        ClientProfile(i, size, budget, device.speed, device.link, device.availability)
+        ClientProfile(
+            i, size, budget, device.speed, device.link, device.availability, None if rows is None else rows[i]
+        )
         for i, (size, budget, device) in enumerate(zip(sizes, budgets, devices, strict=True))
     )

@@ -54,14 +54,14 @@ def prepare(experiment: Experiment) -> Setup:
     work = ClientWork(
         base, experiment.task, corpus.train, parts, experiment.method.local_training, experiment.method.start
     )
-    tokens = longest(work)
+    tokens = work.row_tokens  # a row that cannot be encoded is named here; later it would be its client's fault
     if note := work.encoded.note(experiment.task.max_tokens):
         corpus = replace(corpus, notes=(*corpus.notes, note))
     return assemble(
         experiment,
         corpus,
         work,
-        fleet(experiment, [len(part) for part in parts]),
+        fleet(experiment, [len(part) for part in parts], [work.rows(client) for client in range(len(parts))]),
         tokens=lambda: tokens,
         planned=experiment.fleet.in_bytes_or_seconds,
         connect=on_this_machine,
@@ -126,7 +126,7 @@ def assemble(
         corpus: the data that the server sees; of a simulation the clients' too
         work: the model, and in a simulation the clients' data
         profiles: of all clients, by id
-        tokens: of the longest training example; asked for only where it is `planned`
+        tokens: of the longest row of a step; asked for only where it is `planned`
         planned: whether somebody has a budget in bytes or seconds
         connect: how to reach the clients
         held_out: each client's evaluation rows where heads are personal
@@ -156,16 +156,6 @@ def check_corpus(experiment: Experiment, corpus: Corpus) -> None:
             "data.proxy: the allocator scores layers on proxy data, and there is none: name a source or a split, "
             "or set method.scores = 'clients'"
         )
-
-
-def longest(work: ClientWork) -> int:
-    """Count the tokens of the longest training example; 1 for images, which are not looked at.
-
-    Raises:
-        InputError: an example has no token, or one that the model does not know. Later it would be its client's fault.
-    """
-    lengths = work.encoded.lengths
-    return 1 if lengths is None else max(1, int(lengths.max()))
 
 
 def head_check(experiment: Experiment, corpus: Corpus) -> None:

@@ -1,4 +1,4 @@
-"""Load a model, and find the modules in it where LoRA sits. No other file imports transformers."""
+"""Load a model, and find the modules in it where LoRA sits. No other file but `attention` imports transformers."""
 
 import gc
 import importlib.util

@@ -19,6 +19,7 @@ from hellora.core.exchange import Factors, Policy
 from hellora.core.types import Adapter, AdapterSpec, LoraPair, Mask
 from hellora.model.fingerprint import fingerprint, persistent
 from hellora.model.memory import held_bytes, weights_bytes
+from hellora.model.output_layer import OutputLayer
 from hellora.model.policies import recasting, recomputed_layers, recomputing, with_frozen_statistics
 from hellora.model.stand_ins import Beside, Bypass, LoraLinear
 
@@ -71,6 +72,7 @@ class BaseModel:
     ) -> None:
         self.net, self.spec, self.processor, self.dropout, self.head = net, spec, processor, dropout, head
         self.head_modules = head_modules
+        self.output = OutputLayer()  # of a language model
         inside = tuple(f"{name}." for name in head_modules)
         self.head_names = tuple(
             name

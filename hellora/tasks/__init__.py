@@ -34,12 +34,14 @@ class Encoded:
         examples: one per row, in their order
         lengths: (examples,) in tokens, to group batches by; None where all are alike
         tokens: (examples,) how many are supervised, of a language task; None for others
+        members: of packed rows, which examples are in each; None where a row is an example
         cut: how many were longer than the task allows, and lost their rest
     """
 
     examples: Sequence[Example]
     lengths: npt.NDArray[np.int64] | None = None
     tokens: npt.NDArray[np.int64] | None = None
+    members: Sequence[npt.NDArray[np.int64]] | None = None
     cut: int = 0
 
     def __len__(self) -> int:
@@ -66,6 +68,11 @@ class Encoded:
             )
         left = f"; {lost} of them kept no token to learn from" if lost else ""
         return f"{self.cut} of {len(self)} examples are longer than {limit} tokens and are cut{left} (task.max_length)"
+
+    def names(self, rows: npt.NDArray[np.int64]) -> list[str]:
+        """Name some rows by the places of their examples, such as "3", or "3 + 8" of a packed row."""
+        of = [[row] if self.members is None else self.members[row].tolist() for row in rows.tolist()]
+        return [" + ".join(map(str, places)) for places in of]
 
     def select(self, rows: npt.NDArray[np.int64]) -> "Encoded":
         """Return the examples of some rows, in the order given; nothing is copied but their lengths."""
@@ -108,6 +115,14 @@ class Task(ABC):
     def encode(self, base: BaseModel, rows: Any) -> Encoded:
         """Encode the rows of a `datasets.Dataset` as examples."""
 
+    def training_rows(self, base: BaseModel, encoded: Encoded, seed: int) -> Encoded:
+        """Return the rows that steps are made of: the examples themselves, or several packed into each row."""
+        return encoded
+
+    def row_tokens(self, base: BaseModel, lengths: npt.NDArray[np.int64]) -> int:
+        """Count the tokens of the longest row that steps are made of; `lengths` (examples,) are of all examples."""
+        return max(1, int(lengths.max()))
+
     @abstractmethod
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
         """Collate examples into one padded batch, on the CPU."""
@@ -122,6 +137,10 @@ class Task(ABC):
             f"task {type(self).__name__} has no blank_batch(), which budgets in bytes and seconds need: write it, or "
             f"remove these budgets"
         )
+
+    def even_from(self, base: BaseModel, tokens: int) -> int:
+        """Say from how many examples of so many tokens on each one more adds as many bytes to a step."""
+        return 1
 
     @abstractmethod
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:

@@ -2,22 +2,26 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hellora.core.exchange import Outputs
 from hellora.data.forms import references_of
+from hellora.data.packing import PackedRows, packed
 from hellora.model.answers import answers
 from hellora.model.chat import settle_template
 from hellora.model.learned import IGNORED, asked_tokens, learned_tokens
 from hellora.model.load import adapter_spec, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows
+from hellora.model.output_layer import chunk_rows, classes_of, layer_of
+from hellora.model.packed_attention import allow_packing, check_packing
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
@@ -32,6 +36,7 @@ class CausalLM(Task):
     loss_on: Literal["answers", "all"] = "answers"  # of plain texts every token is learned
     answers: int = 0
     answer_tokens: int = 64
+    packing: bool = False  # a row of a step is several examples, up to max_length; none attends to another
     columns: ClassVar[Columns] = "instruction"
 
     def __post_init__(self) -> None:
@@ -53,6 +58,10 @@ class CausalLM(Task):
         base = BaseModel(net, adapter_spec(net, settings, language_model=True), processor, dropout=settings.dropout)
         if processor is not None:
             settle_template(processor, self.chat_template)
+        if self.packing:
+            allow_packing(base, settings.name)
+            if processor is not None:
+                check_packing(base, settings.name, lambda texts, packed: self.logits_of_texts(base, texts, packed))
         if processor is not None and processor.eos_token_id is None:
             base.notices = ("the model's tokenizer has no end of text: answers are not taught to end",)
         return base
@@ -62,11 +71,30 @@ class CausalLM(Task):
         found = learned_tokens(base, rows, length_limit(base, self.max_length), self.loss_on == "all")
         examples = [{"input_ids": each.input_ids, "labels": each.labels} for each in found]
         lengths = np.array([len(each.input_ids) for each in found])
-        return Encoded(
-            examples, lengths, np.array([each.supervised for each in found]), sum(each.cut for each in found)
-        )
+        supervised = np.array([each.supervised for each in found])
+        return Encoded(examples, lengths, supervised, cut=sum(each.cut for each in found))
+
+    def training_rows(self, base: BaseModel, encoded: Encoded, seed: int) -> Encoded:
+        if not self.packing:
+            return encoded
+        assert encoded.lengths is not None  # as `encode` gives them
+        members = packed(encoded.lengths, length_limit(base, self.max_length), seed)
+        lengths = np.array([encoded.lengths[texts].sum() for texts in members])
+        return Encoded(PackedRows(encoded.examples, members), lengths, members=members)
+
+    def row_tokens(self, base: BaseModel, lengths: npt.NDArray[np.int64]) -> int:
+        longest = super().row_tokens(base, lengths)
+        return min(length_limit(base, self.max_length), int(lengths.sum())) if self.packing else longest
+
+    def logits_of_texts(self, base: BaseModel, texts: Sequence[list[int]], packed: bool) -> Tensor:
+        """Return the logits that predict every token but the first of each text, (rows, classes)."""
+        examples = [{"input_ids": text, "labels": text} for text in texts]
+        rows = [PackedRows(examples, [np.arange(len(texts))])[0]] if packed else examples
+        return self.logits(base, self.collate(base, rows))
 
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:
+        if "lengths" in examples[0]:
+            return self.collate_packed(base, examples)
         width = max(len(example["input_ids"]) for example in examples)
 
         def padded(rows: Sequence[list[int]], filler: int) -> torch.Tensor:
@@ -79,25 +107,58 @@ class CausalLM(Task):
             "labels": padded([example["labels"] for example in examples], IGNORED),
         }
 
+    def collate_packed(self, base: BaseModel, rows: Sequence[Example]) -> Batch:
+        """Collate packed rows: positions begin anew with each text, whose first token is no target."""
+        width, count = max(len(row["input_ids"]) for row in rows), max(len(row["lengths"]) for row in rows)
+        shape = (len(rows), width)
+        batch = {
+            "input_ids": torch.full(shape, base.processor.pad_token_id if base.processor else 0),
+            "labels": torch.full(shape, IGNORED),
+            "position_ids": torch.zeros(shape, dtype=torch.long),
+            "texts": torch.zeros(len(rows), count, 2, dtype=torch.long),  # where each begins and ends; 0, 0 is none
+        }
+        for place, row in enumerate(rows):
+            batch["input_ids"][place, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+            batch["labels"][place, : len(row["labels"])] = torch.tensor(row["labels"])
+            ends = np.cumsum(row["lengths"])
+            for text, (end, length) in enumerate(zip(ends.tolist(), row["lengths"], strict=True)):
+                batch["labels"][place, end - length] = IGNORED
+                batch["position_ids"][place, end - length : end] = torch.arange(length)
+                batch["texts"][place, text] = torch.tensor([end - length, end])
+        return batch
+
     def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
         blank = torch.zeros(examples, tokens, dtype=torch.long, device=base.device)
         blank[:, -1] = blank_end(base.net.config)
+        if self.packing:
+            places = torch.arange(tokens, device=base.device).expand(examples, -1)
+            texts = torch.tensor([[0, tokens]], device=base.device).expand(examples, -1, -1)
+            return {"input_ids": blank, "labels": torch.zeros_like(blank), "position_ids": places, "texts": texts}
         mask = torch.ones_like(blank)
         mask[0, -1] = 0  # some padding, so that the model needs its mask
         return {"input_ids": blank, "attention_mask": mask, "labels": torch.zeros_like(blank)}
 
+    def even_from(self, base: BaseModel, tokens: int) -> int:
+        layer = layer_of(base.net)
+        return 1 if layer is None else math.ceil(chunk_rows(classes_of(layer)) / max(tokens - 1, 1))
+
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
-        logits: Tensor = base.net(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).logits
+        logits: Tensor = base.net(**inputs_of(batch)).logits
         return logits[:, :-1][batch["labels"][:, 1:] != IGNORED]
 
     def score(self, logits: Tensor, batch: Batch) -> Outputs:
-        targets = batch["labels"][:, 1:]  # (batch, tokens - 1)
+        targets = batch["labels"][:, 1:]
+        supervised = targets[targets != IGNORED]
+        found = by_example(cross_entropy(logits.float(), supervised, reduction="none"), targets)
+        return replace(found, logits=logits, labels=supervised)
+
+    def outputs(self, base: BaseModel, batch: Batch) -> Outputs:
+        """Run one forward pass, and score it, without logits: those of a whole batch would take more memory than all
+        the rest."""
+        targets = batch["labels"][:, 1:]
         supervised = targets != IGNORED
-        losses = cross_entropy(logits.float(), targets[supervised], reduction="none")
-        of_example = losses.new_zeros(targets.shape).masked_scatter(supervised, losses)
-        return Outputs(of_example.sum(1), supervised.sum(1).to(losses.dtype), logits=logits, labels=targets[supervised])
+        losses = base.output.token_losses(base.net, inputs_of(batch), supervised, targets[supervised])
+        return by_example(losses, targets)
 
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
@@ -132,3 +193,18 @@ def template_in(file: str) -> str:
     if not path.is_file():
         raise ValueError(f"chat_template: there is no file {file}: correct it")
     return path.read_text(encoding="utf-8")
+
+
+def inputs_of(batch: Batch) -> dict[str, Any]:
+    """Return what the network is given of a batch; of packed rows, see `packed_attention`."""
+    if "texts" in batch:
+        named = {name: batch[name] for name in ("input_ids", "position_ids")}
+        return {**named, "attention_mask": batch["texts"][:, None], "use_cache": False}
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+
+
+def by_example(losses: Tensor, targets: Tensor) -> Outputs:
+    """Sum the losses of supervised tokens, (rows,), by example; targets (batch, tokens - 1)."""
+    supervised = targets != IGNORED
+    of_example = losses.new_zeros(targets.shape).masked_scatter(supervised, losses)
+    return Outputs(of_example.sum(1), supervised.sum(1).to(losses.dtype))

@@ -56,7 +56,7 @@ class BudgetValue(Allocator):
         known: dict[object, Ranks] = {}  # clients of one budget get one row
         rows = []
         for client in context.cohort:
-            alike = (client.budget, client.speed, client.num_examples)
+            alike = (client.budget, client.speed, client.num_examples, client.num_rows)
             if alike not in known:
                 known[alike] = best_ranks(context, client, values)
             rows.append(known[alike])

@@ -31,8 +31,10 @@ from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.sharing import answered_bytes
 from hellora.methods.strategies import Method
+from hellora.model import output_layer
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
+from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
 
 METHOD = method_of(Everything(), Whole(), ParticipantMean())
@@ -221,3 +223,20 @@ def held_in_training(task: ClientTask, base: BaseModel, rows: Dataset) -> int:
     with HeldBytes([*weights, *task.adapter.tensors().values()]) as held:
         train_client(task, base, bases.MEAN_POOLING, rows)
     return held.peak + task.adapter.num_bytes
+
+
+@pytest.mark.parametrize("examples_in_a_chunk", [0.5, 2.5, 4, 20])
+def test_logits_in_chunks(examples_in_a_chunk: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many examples no more logits are held than of a chunk; of fewer than fill one, no more is held than said."""
+    tokens, classes = 33, 2048
+    chunk_bytes = int(examples_in_a_chunk * (tokens - 1)) * 4 * classes
+    monkeypatch.setattr(output_layer, "CHUNK_BYTES", chunk_bytes)
+    folder = tiny_models.save_llama(tmp_path / "llama", vocab_size=classes)
+    model = known(bare(folder, CausalLM()), CausalLM(), tokens)
+    ranks = np.full(3, RANK)
+    for examples in (1, 2, 3, 5, 8):
+        error = model.error(ranks, Policy(), examples)
+        if examples >= examples_in_a_chunk or examples_in_a_chunk > 8:
+            assert abs(error) < 0.03, examples
+        held = model.tracer.step(np.ones((3, RANK), dtype=bool), Policy(), examples).peak
+        assert -0.03 * held < error * held < 3.5 * chunk_bytes, examples

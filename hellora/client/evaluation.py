@@ -80,6 +80,7 @@ def evaluate(
     the rows, where they are encoded already.
     """
     encoded = kind.encode(base, rows) if encoded is None else encoded
+    kind.before(base, encoded, range(len(encoded)))
     with torch.no_grad(), base.adapted(adapter):
         found = measure(lambda batch: kind.outputs(base, batch), base, kind, encoded, batch_size, precision)
         return replace(found, metrics={**found.metrics, **kind.answer_metrics(base, rows)})
@@ -114,6 +115,7 @@ def measure(
 ) -> Evaluation:
     """Measure what `outputs_of` says of each batch, the shortest texts first. The caller switches gradients off."""
     losses, weights, said = list[Tensor](), list[Tensor](), list[Tensor]()  # of each batch, on the device till the end
+    numbers: dict[str, list[Tensor]] = {}
     references: list[int] = []
     for indices in evaluation_batches(encoded, batch_size):
         batch = kind.collate(base, [encoded.examples[i] for i in indices])
@@ -121,6 +123,8 @@ def measure(
             outputs = outputs_of(to_device(batch, base.device))
         losses.append(outputs.loss_sums)
         weights.append(outputs.weights)
+        for name, values in outputs.numbers.items():
+            numbers.setdefault(name, []).append(values)
         if outputs.predictions is not None:
             said.append(outputs.predictions)
             references += batch["labels"].tolist()
@@ -132,6 +136,7 @@ def measure(
         right = sum(one == other for one, other in zip(predictions, references, strict=True))
         intervals["accuracy"] = accuracy_interval(right, len(references))
     metrics = kind.metrics(loss, predictions, references)
+    metrics |= {name: float(torch.cat(in_doubles(values)).mean()) for name, values in numbers.items()}
     return Evaluation(metrics, class_recall(predictions, references), intervals=intervals)
 
 
@@ -148,6 +153,7 @@ def fisher_scores(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encode
     excluded. Each example of a batch has its own copy of the adapter, so one backward pass gives all per-example
     gradients; a model that merges the batch with another dimension is done example by example instead.
     """
+    kind.before(base, encoded, range(len(encoded)))
     try:
         total = sum_of_squares(adapter, base, kind, encoded, batch_size, batch_dims(base, kind, encoded))
     except PerExampleError:

@@ -62,6 +62,7 @@ def train_encoded(
     """
     started = time.perf_counter()
     rows = kind.training_rows(base, encoded, task.seed)
+    kind.before(base, rows, (int(row) for batch in training_batches(rows, task.train, task.seed) for row in batch))
     with (
         peak_memory(base.device, task.spare_bytes) as peak,
         seeded(task.seed, base.device),

@@ -100,6 +100,7 @@ class Outputs:
     predictions: Tensor | None = None  # (batch,) class indices
     logits: Tensor | None = None  # (rows, classes)
     labels: Tensor | None = None  # (rows,): the class of each row
+    numbers: Named = field(default_factory=dict)  # (batch,) each: further metrics, of which evaluations tell the mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,9 @@ def unlearned(turn: Turn) -> Turn:
 
 
 def check_preference(settings: DataSettings) -> None:
-    """Raise InputError where settings speak of other forms of data."""
+    """Raise InputError where settings speak of other forms of data, or of what is done on logits."""
     for name in ("messages", "response"):
         if getattr(settings, name):
             raise InputError(f"data.{name}: preferences are read from data.chosen and data.rejected: remove it")
+    if settings.public:
+        raise InputError("data.public: nothing is distilled on preferences: remove it, and choose another aggregator")

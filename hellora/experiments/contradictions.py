@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hellora.core.errors import InputError
+from hellora.data.preferences import check_preference
 from hellora.data.settings import LANGUAGE
 from hellora.experiments.devices import fully_known
 from hellora.experiments.experiment import Experiment
@@ -52,6 +53,8 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
     check_ranks(experiment)
     check_budgets(experiment)
     check_start(experiment)
+    if experiment.task.columns == "preference":
+        check_preference(experiment.data)
     method = experiment.method
     if experiment.run.eval_examples and method.personal:
         raise InputError(

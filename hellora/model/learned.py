@@ -100,6 +100,30 @@ def of_texts(base: BaseModel, rows: Any, limit: int) -> list[Learned]:
     return found
 
 
+def preferred_tokens(base: BaseModel, rows: Any, limit: int) -> list[tuple[Learned, Learned]]:
+    """Encode the chosen and the rejected answer of each row, a `datasets.Dataset` with these columns: as lists of turns
+    or, with a `prompt`, as texts.
+
+    Raises:
+        InputError: a row cannot be encoded, or nothing of one of its answers is left; it is named.
+    """
+    sides = []
+    for side in ("chosen", "rejected"):
+        if "prompt" in rows.column_names:
+            pairs = rows.select_columns(["prompt", side]).rename_column(side, "response")
+            sides.append(of_pairs(base, pairs, limit, everything=False))
+        else:
+            turns = rows.select_columns([side]).rename_column(side, "messages")
+            sides.append(of_conversations(base, turns, limit, everything=False))
+    for row, pair in enumerate(zip(*sides, strict=True)):
+        if not all(each.supervised for each in pair):
+            raise InputError(
+                f"data.chosen: an answer of {named(rows, row, 'chosen')} has no token among the first {limit}: raise "
+                f"task.max_length, or leave the row out"
+            )
+    return list(zip(*sides, strict=True))
+
+
 def asked_tokens(base: BaseModel, rows: Any, room: int) -> list[list[int]]:
     """Encode what comes before the answer of each row, `room` tokens of it at most: its end.
 

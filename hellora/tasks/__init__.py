@@ -4,7 +4,7 @@ It imports data, model and core.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -122,6 +122,10 @@ class Task(ABC):
     def row_tokens(self, base: BaseModel, lengths: npt.NDArray[np.int64]) -> int:
         """Count the tokens of the longest row that steps are made of; `lengths` (examples,) are of all examples."""
         return max(1, int(lengths.max()))
+
+    def before(self, base: BaseModel, encoded: Encoded, rows: Iterable[int]) -> None:
+        """Look at some rows before an adapter is put on the base: a task may want to know what it says of them bare."""
+        return
 
     @abstractmethod
     def collate(self, base: BaseModel, examples: Sequence[Example]) -> Batch:

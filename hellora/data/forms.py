@@ -4,7 +4,8 @@
     pairs           a prompt and a response: prompt and completion, instruction and response, question and answer, …
     texts           one column of plain text, every token of which is learned
 
-Settings go before names: `data.messages`, or the templates `data.prompt` and `data.response`, say what is read.
+Settings go before names: `data.messages`, the templates `data.prompt` and `data.response`, or another column for
+`data.text` say what is read.
 """
 
 from collections import Counter
@@ -74,6 +75,8 @@ def form_of(split: Split, settings: DataSettings, prompts_alone: bool = False) -
         return Form("conversations", settings.messages)
     if settings.prompt or settings.response:
         return Form("pairs", settings.prompt or "{instruction}", settings.response or "{response}")
+    if settings.text != "text" and settings.text in names:
+        return Form("texts", settings.text)
     if found := next((name for name in CONVERSATIONS if name in names), None):
         return Form("conversations", found)
     for prompt, response, more in PAIRS:

@@ -17,6 +17,7 @@ from hellora.core.exchange import ClientTask, Outputs, Policy, TrainSettings
 from hellora.core.state import ServerState
 from hellora.core.types import Adapter, ClientProfile, Ranks
 from hellora.core.units import in_bytes
+from hellora.data.settings import Columns
 from hellora.experiments.config import check
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import device_check, devices, kind_of
@@ -26,7 +27,7 @@ from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 from hellora.server.federation import Federation
 from hellora.server.rounds import allocate
-from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
+from hellora.tasks import Batch, Encoded, Example, Task, length_limit
 
 PATTERNS: Mapping[str, Mapping[str, Any]] = {
     "triangle": {"allocator": "geometric", "pattern": "triangle"},

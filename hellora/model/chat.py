@@ -148,9 +148,7 @@ def turn_ends(tokenizer: Any) -> list[int]:
     (before,) = asking(tokenizer, [turns[:1]])
     if isinstance(whole, Refusal) or isinstance(before, Refusal):
         return []
-    special = set(tokenizer.all_special_ids) | {
-        token for token, added in tokenizer.added_tokens_decoder.items() if added.special
-    }
+    special = set(tokenizer.convert_tokens_to_ids(special_tokens(tokenizer)))
     return [token for token in whole.ids[len(before) :] if token in special][:1]
 
 

@@ -19,6 +19,7 @@ from hellora.results.trained import Trained
 from hellora.tasks import Task, length_limit
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import channels
+from hellora.tasks.preference import Preference
 from hellora.tasks.sequence_classification import SequenceClassification
 
 MEAN_POOLING = """\
@@ -105,7 +106,8 @@ batch = tokenizer(
 """
 OF_TURNS = """\
 batch = tokenizer.apply_chat_template(
-    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt",
+    tokenizer_kwargs={"return_token_type_ids": False},
 )
 """
 WITHOUT_END = "batch = {name: ids[:, :-1] for name, ids in batch.items()}  # the answer follows, not the end\n"
@@ -180,7 +182,7 @@ def of_language(trained: Trained, splitting: str) -> dict[str, Any]:
         "ends": list(dict.fromkeys([*end_ids(base.processor, *configs), *turn_ends(base.processor)])) or None,
         "asked": asked,
         "encoding": encoding,
-        "new_tokens": task.new_tokens(base) if isinstance(task, CausalLM) else None,
+        "new_tokens": task.new_tokens(base) if isinstance(task, CausalLM | Preference) else None,
     }
 
 

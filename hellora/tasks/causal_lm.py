@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from hellora.core.exchange import Outputs
 from hellora.data.forms import references_of
 from hellora.data.packing import PackedRows, packed
+from hellora.data.settings import Columns
 from hellora.model.answers import answers
 from hellora.model.chat import settle_template
 from hellora.model.learned import IGNORED, asked_tokens, learned_tokens
@@ -24,7 +25,7 @@ from hellora.model.output_layer import chunk_rows, classes_of, layer_of
 from hellora.model.packed_attention import allow_packing, check_packing
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
-from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
+from hellora.tasks import Batch, Encoded, Example, Task, length_limit
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from torch import Tensor
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.data.images import ImageRows
+from hellora.data.settings import Columns
 from hellora.model.load import adapter_spec, load_image_processor, load_network
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
-from hellora.tasks import Batch, Columns, Encoded, Example, Task, classification_metrics, classification_outputs
+from hellora.tasks import Batch, Encoded, Example, Task, classification_metrics, classification_outputs
 
 
 @dataclass(frozen=True)

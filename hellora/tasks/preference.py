@@ -21,11 +21,11 @@ from torch.nn.functional import logsigmoid
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.data.settings import Columns
-from hellora.model.learned import Learned, preferred_tokens
+from hellora.model.learned import IGNORED, Learned, preferred_tokens
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 from hellora.tasks import Batch, Encoded, Example, Task, length_limit
-from hellora.tasks.causal_lm import IGNORED, CausalLM, inputs_of
+from hellora.tasks.causal_lm import CausalLM, inputs_of
 
 SIDES = ("chosen", "rejected")
 UNKNOWN = math.nan  # of a reference that nobody asked for yet

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
+from hellora.data.settings import Columns
 from hellora.model.load import adapter_spec, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows, settle_own_head
 from hellora.model.padding import refuse_padding, settle_padding
@@ -18,7 +19,6 @@ from hellora.model.settings import Kind, ModelSettings
 from hellora.model.texts import encoded_texts, named
 from hellora.tasks import (
     Batch,
-    Columns,
     Encoded,
     Example,
     Task,

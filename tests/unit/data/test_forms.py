@@ -84,6 +84,7 @@ def test_settings_go_before_names(tmp_path: Path) -> None:
     row = {"messages": CHAT, "talk": SHARE, "text": "x", "q": "1?", "a": "2"}
     assert corpus(tmp_path, row, messages="talk").train[0] == {"messages": HELLO}
     assert corpus(tmp_path, row, prompt="{q}", response="{a}").train[0] == {"prompt": "1?", "response": "2"}
+    assert corpus(tmp_path, row | {"story": "y"}, text="story").train[0] == {"text": "y"}
     with pytest.raises(ValueError, match="both say what is read"):
         DataSettings(messages="talk", prompt="{q}")
 

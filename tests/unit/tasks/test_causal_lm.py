@@ -11,8 +11,9 @@ from datasets import Dataset
 from torch import Tensor
 from torch.testing import assert_close
 
+from hellora.model.learned import IGNORED
 from hellora.model.resident import BaseModel
-from hellora.tasks.causal_lm import IGNORED, CausalLM
+from hellora.tasks.causal_lm import CausalLM
 
 TASK = CausalLM()
 

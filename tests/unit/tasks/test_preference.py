@@ -21,8 +21,8 @@ from hellora.client.train import train_client
 from hellora.core.algebra import new_adapter
 from hellora.core.errors import InputError
 from hellora.core.exchange import Policy, TrainSettings
+from hellora.model.learned import IGNORED
 from hellora.model.resident import BaseModel
-from hellora.tasks.causal_lm import IGNORED
 from hellora.tasks.preference import Preference
 
 TASK = Preference(beta=0.5)
@@ -119,9 +119,8 @@ def test_the_reference_is_asked_for_once_and_only_of_what_is_seen(
 
 
 def test_pairs_of_conversations_are_learned_from_the_answers_on(llama: BaseModel) -> None:
-    llama.processor.chat_template = (
-        "{% for m in messages %}{{ m.content + ' ' }}{% if m.role == 'assistant' %}{{ '[SEP] ' }}{% endif %}{% endfor %}"
-    )
+    ends = "{% if m.role == 'assistant' %}{{ '[SEP] ' }}{% endif %}"
+    llama.processor.chat_template = f"{{% for m in messages %}}{{{{ m.content + ' ' }}}}{ends}{{% endfor %}}"
     asked = {"role": "user", "content": "we saw", "weight": 0}
     pair = {
         side: [[asked, {"role": "assistant", "content": text, "weight": 1}]]
@@ -137,7 +136,9 @@ def test_an_answer_of_which_nothing_is_left_is_named(llama: BaseModel) -> None:
     llama.processor.chat_template = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
     turns = [{"role": "user", "content": "we saw the boat near a wave", "weight": 0}]
     pair = {side: [[*turns, {"role": "assistant", "content": side, "weight": 1}]] for side in ("chosen", "rejected")}
-    with pytest.raises(InputError, match=r"data.chosen: an answer of row 0 .* among the first 5: raise task.max_length"):
+    with pytest.raises(
+        InputError, match=r"data.chosen: an answer of row 0 .* among the first 5: raise task.max_length"
+    ):
         Preference(max_length=5).encode(llama, Dataset.from_dict(pair))
 
 

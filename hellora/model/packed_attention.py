@@ -117,7 +117,7 @@ class FusedByText(torch.autograd.Function):
             of_parts = aten._scaled_dot_product_flash_attention_for_cpu_backward(*parts, 0.0, True, scale=ctx.scale)
             for whole, part in zip(found, of_parts, strict=True):
                 whole[row : row + 1, :, begin:end] = part
-        return (*found, None, None)
+        return found[0], found[1], found[2], None, None
 
 
 def each_alone(

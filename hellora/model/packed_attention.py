@@ -201,10 +201,10 @@ def check_packing(base: BaseModel, name: str, logits_of: Callable[[list[list[int
     `logits_of` says what it makes of texts, given by their tokens, side by side or (True) packed into one row: the
     logits of every token but the first of each, (rows, classes).
     """
-    count = base.net.get_input_embeddings().num_embeddings
-    ids = np.linspace(0, count - 1, sum(LENGTHS)).astype(int).tolist()
-    texts = [ids[: LENGTHS[0]], ids[LENGTHS[0] :]]
     try:
+        count = base.net.get_input_embeddings().num_embeddings
+        ids = np.linspace(0, count - 1, sum(LENGTHS)).astype(int).tolist()
+        texts = [ids[: LENGTHS[0]], ids[LENGTHS[0] :]]
         with torch.no_grad():
             alone = torch.cat([logits_of([text], False) for text in texts]).float()
             together = logits_of(texts, True).float()

@@ -1,17 +1,17 @@
 """Predicted against measured memory of training: `python benchmarks/memory.py --check` (25 minutes on 2 busy cores).
 
-Random rows under random policies on a vision transformer, MiniLM and decoders of three vocabularies, all but MiniLM with
-random weights, plainly and with rules of local training that hold named tensors. The prediction is `CostModel.peak_bytes`,
-from the model's config alone. The measurement is two steps of `train_client` on full batches, in a process of its own
-for each model: by the resident memory of the process as `train_client` reports it, and by the bytes of all storages of
-tensors (`tracing.HeldBytes`). The process first takes the step on nothing that every client process of hellora takes
-(`ClientWork.warm_up`), and two steps on one example in bf16 and with int8. Each row is then trained twice by resident
-memory. The first time holds what libraries read or set up for it besides: kernels that the processor's bf16 needs, and
-their buffers, stay. Gates: the error against resident memory is at most 3 % in the median, 10 % at worst, the second
-time. Batches are tensors of zeros, so that no decoder of images and no tokenizer takes part. Then 200 random clients
-with random budgets get a row from a random allocator, through the planner, and take two real steps under the policy
-that it chose. Gate: none holds or sends more than its budget. Their tensors are counted, for a model so small that the
-libraries would hide them.
+Random rows under random policies on a vision transformer, MiniLM and decoders of three vocabularies, all but MiniLM
+with random weights, plainly and with rules of local training that hold named tensors. The prediction is
+`CostModel.peak_bytes`, from the model's config alone. The measurement is two steps of `train_client` on full batches,
+in a process of its own for each model: by the resident memory of the process as `train_client` reports it, and by the
+bytes of all storages of tensors (`tracing.HeldBytes`). The process first takes the step on nothing that every client
+process of hellora takes (`ClientWork.warm_up`), and two steps on one example in bf16 and with int8. Each row is then
+trained twice by resident memory. The first time holds what libraries read or set up for it besides: kernels that the
+processor's bf16 needs, and their buffers, stay. Gates: the error against resident memory is at most 3 % in the median,
+10 % at worst, the second time. Batches are tensors of zeros, so that no decoder of images and no tokenizer takes part.
+Then 200 random clients with random budgets get a row from a random allocator, through the planner, and take two real
+steps under the policy that it chose. Gate: none holds or sends more than its budget. Their tensors are counted, for a
+model so small that the libraries would hide them.
 """
 
 import argparse

@@ -122,11 +122,8 @@ def train_steps(
         values = torch.stack(sums).tolist()  # of each pass; the step's only look at the device
         bad = next((i for i, (value, _) in enumerate(values) if not math.isfinite(value)), None)
         if bad is not None:
-            batch, names = (
-                kind.collate(base, [encoded.examples[i] for i in passes[bad][0]]),
-                encoded.names(passes[bad][0]),
-            )
-            why = not_finite.in_step(base, adapted, task.adapter, batch, losses[bad], names)
+            batch = kind.collate(base, [encoded.examples[i] for i in passes[bad][0]])
+            why = not_finite.in_step(base, adapted, task.adapter, batch, losses[bad], encoded.names(passes[bad][0]))
             raise TrainingError(f"the loss became {values[bad][0]} at step {steps}: {why}")
         total, weight = (sum(each) for each in zip(*values, strict=True))
         scale_gradients(adapted.parameters, 1 / max(weight, 1.0))

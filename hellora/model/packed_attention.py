@@ -6,17 +6,19 @@ docs/decisions/0020-attention-over-packed-rows.md.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from hellora.core.errors import InputError, one_line
 from hellora.model.attention import attention_of, name_of_attention, register_attention, set_attention
+from hellora.model.normalise import text_config
 from hellora.model.padding import HALF_ROUNDED
 from hellora.model.resident import BaseModel
 
@@ -33,6 +35,7 @@ class PackedAttention:
     def __init__(self, own: str) -> None:
         self.own = own  # as transformers names it
         self.known: tuple[ReferenceType[Tensor], list[Place]] | None = None  # of the last batch
+        self.windows: set[int | None] = set()  # that layers have named
 
     def __call__(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **named: Any
@@ -43,6 +46,7 @@ class PackedAttention:
             return found
         if self.own.startswith("flash"):
             return by_flash(own, module, query, key, value, self.places(attention_mask), named)
+        self.windows.add(named.get("sliding_window"))
         without_values = isinstance(attention_mask, FakeTensor)
         if self.is_fused(query, value, named) and (without_values or query.device.type == "cpu"):
             key, value, scale = *(for_each_head(part, query.shape[1]) for part in (key, value)), named.get("scaling")
@@ -71,8 +75,9 @@ class PackedAttention:
         return self.known[1]
 
 
+ATTENTION = {PREFIX + known: PackedAttention(known) for known in KNOWN}
 for known in KNOWN:  # in worker processes, too, which get their model as it is here
-    register_attention(PREFIX + known, known, PackedAttention(known))
+    register_attention(PREFIX + known, known, ATTENTION[PREFIX + known])
 
 
 def for_each_head(tensor: Tensor, heads: int) -> Tensor:
@@ -117,7 +122,7 @@ class FusedByText(torch.autograd.Function):
             of_parts = aten._scaled_dot_product_flash_attention_for_cpu_backward(*parts, 0.0, True, scale=ctx.scale)
             for whole, part in zip(found, of_parts, strict=True):
                 whole[row : row + 1, :, begin:end] = part
-        return (*found, None, None)
+        return found[0], found[1], found[2], None, None
 
 
 def each_alone(
@@ -189,31 +194,68 @@ def allow_packing(base: BaseModel, name: str) -> None:
     """
     own = name_of_attention(base.net)
     try:
-        if own not in (PREFIX + known for known in KNOWN):
+        if own not in ATTENTION:
             set_attention(base.net, PREFIX + own)
     except Exception as error:  # whatever transformers raises
         raise InputError(refusal(name, base, one_line(error))) from error
 
 
-def check_packing(base: BaseModel, name: str, logits_of: Callable[[list[list[int]], bool], Tensor]) -> None:
-    """Raise InputError unless the model says of two texts in one row what it says of each alone.
+def check_packing(base: BaseModel, name: str, limit: int, logits_of: Callable[[list[list[int]], bool], Tensor]) -> None:
+    """Raise InputError unless the model says of two texts in one row what it says of each alone, and would of texts of
+    up to `limit` tokens.
 
     `logits_of` says what it makes of texts, given by their tokens, side by side or (True) packed into one row: the
     logits of every token but the first of each, (rows, classes).
     """
-    count = base.net.get_input_embeddings().num_embeddings
-    ids = np.linspace(0, count - 1, sum(LENGTHS)).astype(int).tolist()
-    texts = [ids[: LENGTHS[0]], ids[LENGTHS[0] :]]
+    windows = ATTENTION[name_of_attention(base.net)].windows
+    windows.clear()
     try:
+        table, first = base.net.get_input_embeddings(), LENGTHS[0]
+        ids = np.linspace(0, table.num_embeddings - 1, sum(LENGTHS)).astype(int).tolist()
+        texts = [ids[:first], ids[first:]]
         with torch.no_grad():
             alone = torch.cat([logits_of([text], False) for text in texts]).float()
             together = logits_of(texts, True).float()
+            with made_nan(table, slice(0, first)):
+                second = logits_of(texts, True)[first - 1 :]
+            with made_nan(table, slice(first, None)):
+                touched = torch.cat([logits_of(texts, True)[: first - 1], second]).isnan().any()
             moved = float((alone - together).abs().max() / alone.abs().max().clamp(min=1e-6))
     except Exception as error:  # whatever a model's code raises
         raise InputError(refusal(name, base, one_line(error))) from error
+    if (window := smallest_window(base.net.config)) is not None and window < limit and window not in windows:
+        raise InputError(refusal(name, base, f"only its masks tell its window of {window} tokens"))
+    if touched:  # however little it is: in half precision no other trial would tell
+        raise InputError(refusal(name, base, "one reaches into the other"))
     exact = base.dtype == torch.float32 and all(weight.is_floating_point() for weight in base.net.parameters())
     if not moved <= (MOVED if exact else HALF_ROUNDED):
         raise InputError(refusal(name, base, f"a text beside another moves its logits by {moved:.1%}"))
+
+
+def smallest_window(config: Any) -> int | None:
+    """Return how many tokens back the layers of a model see that see the fewest, as its config says; None: all."""
+    config = text_config(config)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and set(kinds) == {"full_attention"}:
+        return None
+    said = [getattr(config, key, None) for key in ("sliding_window", "attention_chunk_size")]
+    return min((window for window in said if window), default=None)
+
+
+@contextmanager
+def made_nan(table: nn.Module, places: slice) -> Iterator[None]:
+    """Make the vectors of tokens at these places of the first row nan: whatever they reach is nan, too."""
+
+    def hook(_table: nn.Module, _inputs: Any, vectors: Tensor) -> Tensor:
+        vectors = vectors.clone()
+        vectors[0, places] = torch.nan
+        return vectors
+
+    handle = table.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def refusal(name: str, base: BaseModel, why: str) -> str:

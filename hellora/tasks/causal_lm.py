@@ -62,7 +62,10 @@ class CausalLM(Task):
         if self.packing:
             allow_packing(base, settings.name)
             if processor is not None:
-                check_packing(base, settings.name, lambda texts, packed: self.logits_of_texts(base, texts, packed))
+                limit = length_limit(base, self.max_length)
+                check_packing(
+                    base, settings.name, limit, lambda texts, packed: self.logits_of_texts(base, texts, packed)
+                )
         if processor is not None and processor.eos_token_id is None:
             base.notices = ("the model's tokenizer has no end of text: answers are not taught to end",)
         return base

@@ -493,6 +493,20 @@ def test_a_language_model_learns_from_instructions(hellora: Command, llama_run: 
     assert summary["final"]["loss"] < summary["initial"]["loss"]
 
 
+def test_packed_rows_in_worker_processes_and_within_budgets(
+    hellora: Command, llama_run: list[str], tmp_path: Path
+) -> None:
+    """The same bits as in one process; clients stay within the memory that the plan gave rows."""
+    asked = [*llama_run, *changed("task.packing", "true"), *changed("task.max_length", 32), *changed("task.answers", 0)]
+    asked += [*changed("fleet.memory", ["40MB", "50MB", "60MB"]), *changed("train.batch_size", 2)]
+    for name, workers in (("one", 1), ("two", 2)):
+        assert hellora(*asked, *changed("compute.workers", workers), "--out", tmp_path / name).status == 0
+    one, two = ((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+    summary = summary_of(tmp_path / "one")
+    assert summary["final"]["loss"] < summary["initial"]["loss"]
+
+
 # -------------------------------------------------------------------------------------------- the README of the adapter
 
 

@@ -107,6 +107,12 @@ def test_policies_leave_a_step_as_it_is(policy: Policy, llama: BaseModel) -> Non
         assert_close(tensor, expected[name], atol=1e-6, rtol=1e-4)
 
 
+def test_blocks_may_be_left_out(llama: BaseModel) -> None:
+    task = replace(bases.task_of(llama, [1], batch_size=COUNT, optimizer="sgd", lr=0.1), bypass=True)
+    packed, plain = (train_client(task, llama, kind, rows()) for kind in (PACKED, PLAIN))
+    assert packed.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=1e-6)
+
+
 class Odd(CausalLM):
     """Finds every row not finite that has the word "rain"."""
 

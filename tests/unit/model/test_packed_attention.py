@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from architectures import LANGUAGE, MENTIONED, SMALL, base_of
+from architectures import GROUPED, LANGUAGE, MENTIONED, SMALL, base_of
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from hellora.core.algebra import new_adapter
 from hellora.core.errors import InputError
 from hellora.core.exchange import Policy
+from hellora.core.types import AdapterSpec
 from hellora.data.packing import PackedRows
 from hellora.model import packed_attention
 from hellora.model.packed_attention import PackedAttention, allow_packing, check_packing
@@ -174,7 +176,7 @@ def logits_of(base: BaseModel) -> Any:
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_trial_passes(name: str) -> None:
     base = packable(name)
-    check_packing(base, name, logits_of(base))
+    check_packing(base, name, 32, logits_of(base))
 
 
 @pytest.mark.parametrize("name", sorted(APART))
@@ -188,18 +190,49 @@ def test_a_model_without_attention_is_refused() -> None:
     assert MENTIONED["mamba"][1] is LANGUAGE
     base = packable("mamba")
     with pytest.raises(InputError, match=r"^task.packing: 'mamba'"):
-        check_packing(base, "mamba", logits_of(base))
+        check_packing(base, "mamba", 32, logits_of(base))
 
 
-def test_a_model_that_lets_texts_touch_is_refused() -> None:
-    """One whose tokens see what stands before them in the row, as a convolution or a recurrent layer would."""
+@pytest.mark.parametrize("shift", [1, -1], ids=["behind", "before"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_lets_texts_touch_is_refused(dtype: torch.dtype, shift: int) -> None:
+    """One whose tokens see a little of what stands beside them in the row, as a convolution would."""
     base = packable("llama")
+    base.net.to(dtype)
     block = base.net.model.layers[0]
     own = block.forward
 
     def forward(hidden: Tensor, *rest: Any, **named: Any) -> Any:
-        return own(hidden + 0.1 * hidden.roll(1, 1), *rest, **named)
+        beside = hidden.roll(shift, 1)
+        beside[:, 0 if shift > 0 else -1] = 0
+        return own(hidden + 1e-3 * beside, *rest, **named)
 
+    check_packing(base, "llama", 32, logits_of(base))
     block.forward = forward
+    with pytest.raises(InputError, match="one reaches into the other"):
+        check_packing(base, "llama", 32, logits_of(base))
+
+
+def test_a_model_whose_positions_go_on_is_refused() -> None:
+    """Its second text would begin at the sixth place."""
+    base = packable("gpt2")
+    table = base.net.transformer.wpe
+    table.register_forward_hook(lambda _table, places, _found: table.weight[: places[0].shape[-1]][None])
     with pytest.raises(InputError, match="moves its logits by"):
-        check_packing(base, "llama", logits_of(base))
+        check_packing(base, "gpt2", 32, logits_of(base))
+
+
+@pytest.mark.parametrize("name", ["mistral", "phimoe"])
+def test_a_window_that_only_masks_tell_is_refused(name: str) -> None:
+    """Mistral's layers name theirs, PhiMoE's do not. Of texts that are no longer it makes no difference."""
+    config = CONFIG_MAPPING[name](**GROUPED, sliding_window=8)
+    torch.manual_seed(0)
+    net = AutoModelForCausalLM.from_config(config).eval()
+    base = BaseModel(net, AdapterSpec((), (), 1, 1.0), SimpleNamespace(pad_token_id=0))
+    allow_packing(base, name)
+    check_packing(base, name, 8, logits_of(base))
+    if name == "mistral":
+        check_packing(base, name, 9, logits_of(base))
+    else:
+        with pytest.raises(InputError, match="only its masks tell its window of 8 tokens"):
+            check_packing(base, name, 9, logits_of(base))

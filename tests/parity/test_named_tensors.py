@@ -18,6 +18,7 @@ ROUNDS = 3
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "scaffold": ({"local_training": ["scaffold"]}, {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0}),
     "fed_prox": ({"local_training": ["fed_prox"], "mu": 0.5}, {"lr": 0.03}),
+    "schedule": ({"local_training": ["plain"]}, {"lr": 0.03, "schedule": "cosine", "warmup": 0.2}),
     "fed_dyn+prelort": (
         {
             "sampler": "power_of_choice",
@@ -93,6 +94,7 @@ def facts(run: Path, method: str) -> None:
     ("method", "format"),
     [
         ("scaffold", "fp32"),
+        ("schedule", "fp32"),
         ("fed_dyn+prelort", "fp32"),
         pytest.param("scaffold", "bf16", marks=pytest.mark.slow),
         pytest.param("fed_prox", "fp32", marks=pytest.mark.slow),

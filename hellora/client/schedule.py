@@ -13,17 +13,24 @@ place of the schedule, whenever they were asked last.
 import math
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 from torch.optim import Optimizer
 
+from hellora.client.batches import count_steps, training_batches
 from hellora.core.exchange import ClientTask, TrainSettings
+from hellora.tasks import Encoded
 
 
-def scheduled(optimizer: Optimizer, task: ClientTask, count: int) -> Iterator[float]:
-    """Give the optimizer the rate of each of the task's `count` steps, and yield its share of `train.lr`."""
-    for found in shares(task, count):
+def scheduled_batches(
+    optimizer: Optimizer, task: ClientTask, encoded: Encoded
+) -> Iterator[tuple[float, npt.NDArray[np.int64]]]:
+    """Yield the share of `train.lr` that each step has, whose rate the optimizer is given, and its batch's indices."""
+    batches = training_batches(encoded, task.train, task.seed)
+    for found, indices in zip(shares(task, count_steps(encoded, task.train)), batches, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = task.train.lr * found
-        yield found
+        yield found, indices
 
 
 def shares(task: ClientTask, count: int) -> list[float]:

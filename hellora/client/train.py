@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from hellora.client import not_finite
-from hellora.client.batches import count_steps, training_batches
 from hellora.client.evaluation import autocast, to_device
 from hellora.client.rules import Rules
-from hellora.client.schedule import scheduled
+from hellora.client.schedule import scheduled_batches
 from hellora.core.exchange import ClientTask, ClientUpdate, Policy, TrainSettings
 from hellora.core.seeds import seed_for
 from hellora.methods.strategies import LocalTraining
@@ -106,10 +105,8 @@ def train_steps(
     settings, policy = task.train, task.policy
     rounding = torch.Generator(base.device).manual_seed(seed_for(task.seed, "int8"))
     optimizer = make_optimizer(adapted.parameters, settings)
-    batches = training_batches(encoded, settings, task.seed)
-    shares = scheduled(optimizer, task, count_steps(encoded, settings))
     loss_sum = weight_sum = 0.0
-    for steps, (share, indices) in enumerate(zip(shares, batches, strict=True), 1):
+    for steps, (share, indices) in enumerate(scheduled_batches(optimizer, task, encoded), 1):
         parts, losses, sums = micro_batches(indices, policy.micro_batch), list[Tensor](), list[Tensor]()
         passes = list(product(parts, rules.rank_shares))
         for part, rank_share in passes:

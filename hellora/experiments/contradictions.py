@@ -7,6 +7,7 @@ import numpy as np
 from hellora.core.errors import InputError
 from hellora.experiments.devices import fully_known
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.machine import devices
 from hellora.experiments.method_settings import MethodSettings
 from hellora.methods.demands import (
     AGGREGATES_HEAD,
@@ -51,6 +52,8 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
     check_ranks(experiment)
     check_budgets(experiment)
     check_start(experiment)
+    if simulated:
+        check_attention(experiment)
     method = experiment.method
     if experiment.run.eval_examples and method.personal:
         raise InputError(
@@ -129,6 +132,16 @@ def check_start(experiment: Experiment) -> None:
     for name in ("head_begins", "head_rounds", "logit_scale", "projection"):
         if getattr(method, name) != getattr(usual, name):
             raise InputError(f"method.{name} is of a head that is solved: set method.start = 'ridge', or remove it")
+
+
+def check_attention(experiment: Experiment) -> None:
+    """Raise InputError where attention has no gradient on the device that simulated clients train on."""
+    device = devices(experiment.compute.device)[0]
+    if experiment.model.attn_implementation == "flex_attention" and device.startswith("cpu"):
+        raise InputError(
+            "model.attn_implementation = 'flex_attention' has no gradient on a CPU: remove it, choose sdpa, or set "
+            "compute.device = 'cuda'"
+        )
 
 
 def check_clients(experiment: Experiment) -> None:

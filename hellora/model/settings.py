@@ -23,6 +23,7 @@ class ModelSettings:
     dropout: float = 0.0  # on the input of trained LoRA modules
     classes: int | None = None  # size of a classification head; None = the classes in the data
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"  # of the base weights; adapters are float32
+    attn_implementation: str = ""  # eager, sdpa, flash_attention_2, flex_attention …; "" = transformers' choice
     quantization: Quantization = "none"  # of the linear modules inside the blocks; needs the extra `quantized`
     trust_remote_code: bool = False
 
@@ -31,6 +32,12 @@ class ModelSettings:
             raise ValueError("rank must be at least 1, and dropout in [0, 1)")
         if self.alpha is not None and not self.alpha > 0:
             raise ValueError(f"alpha must be greater than 0, not {self.alpha}")
+
+        if "/" in self.attn_implementation and not self.trust_remote_code:
+            raise ValueError(
+                f"attn_implementation = {self.attn_implementation!r} is code to be fetched and run: to let it run, set "
+                f"trust_remote_code = true"
+            )
 
     @property
     def scale(self) -> float:

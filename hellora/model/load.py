@@ -23,7 +23,7 @@ from hellora.model.normalise import end_ids, settle_tokenizer, text_config
 from hellora.model.own_heads import OTHER_SIZE, class_names, match, own_head, settle_head, sizes_of
 from hellora.model.refusals import refuse_kernels, refuse_new_blocks, refuse_other_senses, refuse_other_shapes, why_not
 from hellora.model.settings import QUANTIZED_BYTES, Kind, ModelSettings, Quantization
-from hellora.model.targets import NUMBERED, default_targets
+from hellora.model.targets import ALL_LINEAR, NUMBERED, default_targets
 
 AUTO_CLASSES: dict[Kind, Any] = {
     "features": transformers.AutoModel,
@@ -243,7 +243,8 @@ def load_image_processor(settings: ModelSettings) -> Any:
 def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool = False) -> AdapterSpec:
     """Say where the adapter sits: in the targeted linear modules, each with the transformer block that it belongs to.
 
-    A module's layer is parsed from its name: see NUMBERED.
+    A module's layer is parsed from its name: see NUMBERED. "all-linear" takes every linear module of the blocks, as
+    peft does; what peft takes besides, such as a pooler, has no layer that a client could be allocated.
 
     Raises:
         InputError: nothing in the model matches the targets.
@@ -256,7 +257,8 @@ def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool =
             f"transformer"
         )
     targets = settings.targets or default_targets(in_blocks, language_model)
-    chosen = [n for n in in_blocks if any(n == t or n.endswith(f".{t}") for t in targets)]
+    all_linear = ALL_LINEAR in targets
+    chosen = [n for n in in_blocks if all_linear or any(n == t or n.endswith(f".{t}") for t in targets)]
     if not chosen:
         leaves = ", ".join(sorted({name.rpartition(".")[2] for name in in_blocks}))
         raise InputError(f"model.targets: no linear module is named {' or '.join(targets)}: choose among {leaves}")

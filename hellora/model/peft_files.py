@@ -52,7 +52,7 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
     config = PLAIN_LORA | {
         "base_model_name_or_path": MINILM_HUB if settings.name == "minilm" else settings.name,
         "fan_in_fan_out": not isinstance(base.net.get_submodule(base.spec.modules[0].name), nn.Linear),
-        "lora_alpha": base.spec.scale * rank,  # a float works as well
+        "lora_alpha": base.spec.scale * rank,  # a float works as well; of rsLoRA, too, whose scale is that of any rank
         "lora_dropout": settings.dropout,
         "modules_to_save": list(base.head_modules) or None,
         "r": rank,

@@ -1,5 +1,6 @@
 """The settings of the [model] table."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +19,9 @@ class ModelSettings:
 
     name: str = "minilm"  # hub id, local folder, or "minilm"
     rank: int = 8
-    alpha: float | None = None  # scale = alpha / rank; None = rank, so that the scale is 1
-    targets: tuple[str, ...] = ()  # module name endings; () = the attention projections usual for the model
+    alpha: float | None = None  # scale = alpha / rank; None = rank, so that the scale is 1, or √rank with rslora
+    rslora: bool = False  # scale = alpha / √rank, of this rank for every client, whatever ranks clients train
+    targets: tuple[str, ...] | Literal["all-linear"] = ()  # module name endings; () = usual attention projections
     dropout: float = 0.0  # on the input of trained LoRA modules
     classes: int | None = None  # size of a classification head; None = the classes in the data
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"  # of the base weights; adapters are float32
@@ -41,7 +43,13 @@ class ModelSettings:
 
     @property
     def scale(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
+        """Return the scale of every pair, alpha / rank; alpha / √rank of rsLoRA (Kalajdzievski, arXiv 2312.03732).
+
+        The rank is that of the global adapter. Without alpha these are 1 and √rank.
+        """
+        if self.alpha is None:
+            return math.sqrt(self.rank) if self.rslora else 1.0
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -340,6 +340,7 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({"data": {"train_split": "a", "test_split": "a"}}, "train_split and test_split must differ"),
         ({"fleet": {"layers": [0, 0]}}, "no client can train"),
         ({"fleet": {"ranks": 4}}, "fleet.ranks: Input should be a list, such as [4], not 4"),
+        ({"model": {"targets": "all_linear"}}, "model.targets: Input should be a list"),
         ({"model": {"targets": "key"}}, "model.targets: Input should be a list, such as [\"key\"], not 'key'"),
         ({"fleet": {"layers": [2, 4], "shares": [1]}}, "shares has 1 numbers for 2 groups"),
         ({"fleet": {"layers": [2, 4], "shares": [0, 0]}}, "shares must not be negative, nor all 0"),

@@ -118,10 +118,9 @@ class CostModel:
     wire: WireFormat = "fp32"  # how the update travels
     head_scales: int = 0  # that the head has as int8
     buffers_bytes: int = 0  # of the weights' bytes, what is lent as a copy
+    trains_below: bool = False  # something below the blocks trains whole: a gradient goes through all of them
     measured: bool = False  # counted in real steps, because the model's steps need values
-    passes: int = (
-        1  # forward and backward of each example in a step; one after the other, so that memory is that of one
-    )
+    passes: int = 1  # over each example in a step, one after the other, so that memory is that of one
 
     def as_record(self) -> dict[str, Any]:
         """Return JSON values, with the coefficients counted so far: those of 1, n, r and n·r by part and layer."""
@@ -268,7 +267,7 @@ class CostModel:
     def parts(self, ranks: Ranks) -> dict[Part, npt.NDArray[np.bool_]]:
         """Say which blocks play which part, (layers,) each. In a row that trains nothing all are off."""
         trains = ranks > 0
-        first = int(np.argmax(trains)) if trains.any() else len(ranks)
+        first = -1 if self.trains_below else int(np.argmax(trains)) if trains.any() else len(ranks)
         place = np.arange(len(ranks))
         return {
             "off": place < first,

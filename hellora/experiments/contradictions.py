@@ -52,6 +52,7 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
     check_ranks(experiment)
     check_budgets(experiment)
     check_start(experiment)
+    check_saved(experiment)
     if simulated:
         check_attention(experiment)
     method = experiment.method
@@ -88,6 +89,7 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     budgets = experiment.fleet.budgets(data.num_clients, experiment.run.seed)
     promised: set[Fact] = {PLANNER, *TRAINS[method.trains]}
     promised |= set() if language else {CLASSES, HEAD}
+    promised |= {HEAD} if experiment.model.modules_to_save else set()
     promised |= {PROXY_DATA} if data.proxy_examples > 0 else set()
     promised |= {PUBLIC_DATA} if data.public else set()
     promised |= {PLAIN_SGD} if train.optimizer == "sgd" and train.momentum == 0 else set()
@@ -141,6 +143,28 @@ def check_attention(experiment: Experiment) -> None:
         raise InputError(
             "model.attn_implementation = 'flex_attention' has no gradient on a CPU: remove it, choose sdpa, or set "
             "compute.device = 'cuda'"
+        )
+
+
+def check_saved(experiment: Experiment) -> None:
+    """Raise InputError where modules that train whole would not: they are averaged with the head, and like it."""
+    saved, method = list(experiment.model.modules_to_save), experiment.method
+    if not saved:
+        return
+    if method.head != "aggregate":
+        raise InputError(
+            f"model.modules_to_save = {saved} train and are averaged as a head is, and method.head = {method.head!r}: "
+            f"set method.head = 'aggregate', or remove one of them"
+        )
+    if method.start.passes or method.head_mean == "by_class":
+        raise InputError(
+            f"model.modules_to_save = {saved} are no part of a head that is solved, or averaged by class: remove them, "
+            f"or method.start and method.head_mean"
+        )
+    if experiment.policy.policy.prefix_cache != "none":
+        raise InputError(
+            f"policy.use with a prefix cache keeps what frozen blocks make of an example, and model.modules_to_save = "
+            f"{saved} may change what they are given: remove one of them"
         )
 
 

@@ -22,6 +22,7 @@ class ModelSettings:
     alpha: float | None = None  # scale = alpha / rank; None = rank, so that the scale is 1, or √rank with rslora
     rslora: bool = False  # scale = alpha / √rank, of this rank for every client, whatever ranks clients train
     targets: tuple[str, ...] | Literal["all-linear"] = ()  # module name endings; () = usual attention projections
+    modules_to_save: tuple[str, ...] = ()  # outside the blocks, that train whole: ["embed_tokens", "lm_head"]
     dropout: float = 0.0  # on the input of trained LoRA modules
     classes: int | None = None  # size of a classification head; None = the classes in the data
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"  # of the base weights; adapters are float32

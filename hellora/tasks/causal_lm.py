@@ -18,6 +18,7 @@ from hellora.model.normalise import blank_end, embedding_rows
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 from hellora.model.texts import encoded_texts, named
+from hellora.model.whole import saved_modules
 from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
 
 IGNORED = -100  # label of a token that is not supervised
@@ -46,7 +47,8 @@ class CausalLM(Task):
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
         net, _ = load_network(settings, self.kind(), (), seed, weights)
         processor = load_tokenizer(settings, embedding_rows(net)) if weights else None
-        base = BaseModel(net, adapter_spec(net, settings, language_model=True), processor, dropout=settings.dropout)
+        spec, saved = adapter_spec(net, settings, language_model=True), saved_modules(net, settings)
+        base = BaseModel(net, spec, processor, dropout=settings.dropout, saved=saved)
         if processor is not None and processor.eos_token_id is None:
             base.notices = ("the model's tokenizer has no end of text: answers are not taught to end",)
         return base

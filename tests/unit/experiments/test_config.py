@@ -373,6 +373,30 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({"eval_examples": 9, "method": {"head": "local", "scores": "clients"}}, "samples the test split"),
         ({"method": {"allocator": "fisher", "shares": "A"}}, "set method.scores = 'clients'"),
         ({"fleet": {"ranks": [2, [1, -1]]}}, "ranks must not be negative"),
+        (
+            {"model": {"modules_to_save": ["embeddings"]}, "method": {"head": "frozen"}},
+            "averaged as a head is, and method.head = 'frozen': set method.head = 'aggregate'",
+        ),
+        (
+            {"model": {"modules_to_save": ["embeddings"]}, "method": {"head": "local", "scores": "clients"}},
+            "averaged as a head is, and method.head = 'local': set method.head = 'aggregate'",
+        ),
+        (
+            {"model": {"modules_to_save": ["embeddings"]}, "method": {"start": "ridge"}},
+            "are no part of a head that is solved, or averaged by class: remove them",
+        ),
+        (
+            {"model": {"modules_to_save": ["embeddings"]}, "method": {"head_mean": "by_class"}},
+            "are no part of a head that is solved, or averaged by class: remove them",
+        ),
+        (
+            {
+                "model": {"modules_to_save": ["embeddings"]},
+                "policy": {"use": ["prefix_cache"]},
+                "train": {"same_batches": True},
+            },
+            "policy.use with a prefix cache keeps what frozen blocks make of an example",
+        ),
         ({"train": {"momentum": 0.9}}, "momentum is a setting of optimizer = 'sgd'"),
         ({"task": {"name": "causal_lm"}, "method": {"head": "frozen"}}, "which a language model has not: remove it"),
         ({"data": {"public": "train"}}, "public must not be the clients' training data"),

@@ -152,7 +152,7 @@ OUTSIDE = {
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # GPT-2's Conv1D
-@pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")  # Mixtral's experts
+@pytest.mark.filterwarnings("ignore:.*keys did not match any targeted module:RuntimeWarning")  # Mixtral's experts
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_all_linear_is_what_peft_takes_of_the_blocks(name: str) -> None:
     task, config = architectures.config_of(name)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hellora.client import not_finite
+from hellora.client.eight_bit import adamw_8bit
 from hellora.client.evaluation import autocast, to_device
 from hellora.client.rules import Rules
 from hellora.client.schedule import scheduled_batches
@@ -176,6 +177,8 @@ def make_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> t
         return torch.optim.SGD(
             parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
+    if settings.optimizer == "adamw_8bit":
+        return adamw_8bit(parameters, settings)
     return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
 
 

@@ -111,7 +111,7 @@ class TrainSettings:
     schedule: Schedule = "constant"  # after the warm-up it stays, or falls to 0 in a line or half a cosine
     warmup: float = 0.0  # share of the schedule's steps in which it rises from 0, below 1
     schedule_over: Literal["run", "round"] = "run"  # whose steps the schedule has: all rounds', or each round's own
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "adamw_8bit"] = "adamw"  # 8bit: its states, by bitsandbytes
     momentum: float = 0.0  # of sgd
     weight_decay: float = 0.01  # torch's default for AdamW
     batch_size: int = 16  # examples per step

@@ -23,7 +23,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hellora.budgets.cost import ActivationPolicy, BlockCoefficients, CostModel, Floats, Part, StepCoefficients
+from hellora.budgets.coefficients import ActivationPolicy, BlockCoefficients, Floats, Part, StepCoefficients
+from hellora.budgets.cost import CostModel
 from hellora.core.codec import num_scales
 from hellora.core.errors import InputError
 from hellora.core.exchange import Factors, TrainSettings, WireFormat
@@ -76,7 +77,9 @@ def calibrate(
         weight_item_bytes=width,
         head_parameters=sum(math.prod(shape) for shape in heads.values()),
         head_scales=sum(map(num_scales, heads.values())),
-        optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),
+        head_sizes=tuple(math.prod(shape) for shape in heads.values()),
+        optimizer_numbers=int(train.momentum > 0) if train.optimizer == "sgd" else 2,
+        states_in_8_bits=train.optimizer == "adamw_8bit",
         block_operations=found.operations[[found.sample.of_kind[block][-1] for block in found.sample.kinds]],
         head_operations=found.rest,
         hidden_bytes=found.hidden_bytes,

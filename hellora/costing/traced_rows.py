@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hellora.budgets.cost import ActivationPolicy, Floats
+from hellora.budgets.coefficients import ActivationPolicy, Floats
 from hellora.client.train import numerics
 from hellora.core.exchange import Policy, TrainSettings
 from hellora.core.types import Adapter, LoraPair, Mask, ModuleSpec

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from hellora.client.eight_bit import check_eight_bit
 from hellora.core.errors import InputError
 from hellora.experiments.devices import fully_known
 from hellora.experiments.experiment import Experiment
@@ -55,6 +56,7 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
     check_saved(experiment)
     if simulated:
         check_attention(experiment)
+        check_eight_bit(experiment.train, devices(experiment.compute.device)[0].partition(":")[0])
     method = experiment.method
     if experiment.run.eval_examples and method.personal:
         raise InputError(

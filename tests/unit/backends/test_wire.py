@@ -102,7 +102,7 @@ def named(draw: st.DrawFn) -> dict[str, Tensor]:
 
 @st.composite
 def train_settings(draw: st.DrawFn) -> TrainSettings:
-    optimizer = draw(st.sampled_from(["adamw", "sgd"]))
+    optimizer = draw(st.sampled_from(["adamw", "sgd", "adamw_8bit"]))
     return TrainSettings(
         lr=draw(st.floats(1e-300, 10)),
         schedule=draw(st.sampled_from(["constant", "linear", "cosine"])),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from factories import tiny_spec
 
-from hellora.budgets.cost import FLOAT, ActivationPolicy, BlockCoefficients, CostModel, StepCoefficients, Work
+from hellora.budgets.coefficients import ActivationPolicy, BlockCoefficients, StepCoefficients
+from hellora.budgets.cost import FLOAT, CostModel, Work
 from hellora.core.exchange import Declared, Policy, TensorSpec
 from hellora.core.types import Mask, Sent
 from hellora.methods.dispatchers.bypass import Bypass
@@ -143,7 +144,22 @@ def test_folding_holds_a_dense_update_twice_for_a_moment() -> None:
     light = replace(cost, steps={ActivationPolicy(): quiet})
     assert light.peak_bytes(ranks, Policy(), Work(1, 1)) == light.standing_bytes(ranks, Policy()) + 2 * FLOAT * largest
     beside = Policy(merge=False)
-    assert light.peak_bytes(ranks, beside, Work(1, 1)) == light.standing_bytes(ranks, beside)
+    stepping = 2 * FLOAT * 6  # two copies of the largest trained tensor, (6, 1)
+    assert light.peak_bytes(ranks, beside, Work(1, 1)) == light.standing_bytes(ranks, beside) + stepping
+
+
+def test_what_an_optimizer_holds_by_hand() -> None:
+    """Ranks 0, 0, 1: tensors of 5, 6, 5 and 3 numbers, and a head of 5000, whose states have 8 bits."""
+    ranks = np.array([0, 0, 1])
+    usual = model(head_parameters=5000, head_sizes=(5000,))
+    eight = replace(usual, states_in_8_bits=True)
+    assert eight.trained_sizes(ranks) == [5, 6, 5, 3, 5000]
+    saved = usual.standing_bytes(ranks, Policy()) - eight.standing_bytes(ranks, Policy())
+    assert saved == 2 * (5000 * FLOAT) - 2 * (5000 + 20 * FLOAT) - 2048
+    assert model(factors="A").trained_sizes(ranks) == [5, 5]
+    for cost, copies in ((usual, 2), (eight, 5)):
+        held = cost.peak_bytes(ranks, Policy(), Work(1, 1)) - cost.standing_bytes(ranks, Policy())
+        assert held == copies * FLOAT * 5000
 
 
 def test_standing_bytes_where_less_is_sent_or_trained() -> None:

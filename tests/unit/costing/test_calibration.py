@@ -16,7 +16,8 @@ from factories import method_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessor
 
-from hellora.budgets.cost import ActivationPolicy, CostModel, Work
+from hellora.budgets.coefficients import ActivationPolicy
+from hellora.budgets.cost import CostModel, Work
 from hellora.budgets.planner import RESERVE
 from hellora.client.train import train_client
 from hellora.core.codec import wire_bytes

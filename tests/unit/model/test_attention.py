@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch.testing import assert_close
 
-from hellora.budgets.cost import ActivationPolicy
+from hellora.budgets.coefficients import ActivationPolicy
 from hellora.core.errors import InputError
 from hellora.core.exchange import TrainSettings
 from hellora.costing.calibration import calibrate

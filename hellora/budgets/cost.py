@@ -67,7 +67,7 @@ class CostModel:
     steps: Mapping[ActivationPolicy, StepCoefficients]
     weights_bytes: int  # of the base, with its head
     weight_item_bytes: int  # of one number of an adapted weight, of which merging makes a copy
-    head_parameters: int  # that train
+    head_sizes: tuple[int, ...]  # numbers of each tensor that trains whole: of a head, of saved modules
     optimizer_numbers: int  # kept per trained parameter: 2 of AdamW, in whatever number of bits
     block_operations: Floats  # (layers,): forward of one example through each block
     head_operations: float  # forward of one example through all the rest
@@ -81,7 +81,6 @@ class CostModel:
     wire: WireFormat = "fp32"  # how the update travels
     head_scales: int = 0  # that the head has as int8
     buffers_bytes: int = 0  # of the weights' bytes, what is lent as a copy
-    head_sizes: tuple[int, ...] = ()  # numbers of each of its tensors
     states_in_8_bits: bool = False  # what AdamW keeps
     trains_below: bool = False  # something below the blocks trains whole: a gradient goes through all of them
     measured: bool = False  # counted in real steps, because the model's steps need values
@@ -136,6 +135,11 @@ class CostModel:
     def trained_parameters(self, ranks: Ranks, factors: Factors = "both") -> int:
         """Count the numbers in the trained components of all modules; of one factor only where one is asked for."""
         return int(ranks @ self.widths[factors])
+
+    @property
+    def head_parameters(self) -> int:
+        """Count the numbers that train besides the pairs."""
+        return sum(self.head_sizes)
 
     @cached_property
     def widths(self) -> Mapping[Factors, Ranks]:

@@ -60,10 +60,8 @@ def calibrate(
     device: str = "cpu",
     wire: WireFormat = "fp32",
 ) -> CostModel:
-    """Count the cost coefficients of a base without weights (meta device) for batches of `shape`, on a device of the
-    kind "cpu" or "cuda".
-
-    `base` is changed, and of no further use.
+    """Count the cost coefficients of a base without weights (meta device), which is changed and of no further use, for
+    batches of `shape`, on a device of the kind "cpu" or "cuda".
     """
     spec, weights, buffers = base.spec, base.num_bytes, base.buffers_bytes
     width = base.net.get_submodule(spec.modules[0].name).get_parameter("weight").element_size()
@@ -75,7 +73,6 @@ def calibrate(
         weights_bytes=weights,
         buffers_bytes=buffers,
         weight_item_bytes=width,
-        head_parameters=sum(math.prod(shape) for shape in heads.values()),
         head_scales=sum(map(num_scales, heads.values())),
         head_sizes=tuple(math.prod(shape) for shape in heads.values()),
         optimizer_numbers=int(train.momentum > 0) if train.optimizer == "sgd" else 2,

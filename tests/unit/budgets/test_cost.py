@@ -54,7 +54,7 @@ def model(**changes: Any) -> CostModel:
         "steps": {ActivationPolicy(): LAWS},
         "weights_bytes": 1000,
         "weight_item_bytes": 2,
-        "head_parameters": 8,
+        "head_sizes": (6, 2),
         "optimizer_numbers": 2,
         "block_operations": np.array([100.0, 200.0, 300.0]),
         "head_operations": 50.0,
@@ -151,12 +151,12 @@ def test_folding_holds_a_dense_update_twice_for_a_moment() -> None:
 def test_what_an_optimizer_holds_by_hand() -> None:
     """Ranks 0, 0, 1: tensors of 5, 6, 5 and 3 numbers, and a head of 5000, whose states have 8 bits."""
     ranks = np.array([0, 0, 1])
-    usual = model(head_parameters=5000, head_sizes=(5000,))
+    usual = model(head_sizes=(5000,))
     eight = replace(usual, states_in_8_bits=True)
     assert eight.trained_sizes(ranks) == [5, 6, 5, 3, 5000]
     saved = usual.standing_bytes(ranks, Policy()) - eight.standing_bytes(ranks, Policy())
     assert saved == 2 * (5000 * FLOAT) - 2 * (5000 + 20 * FLOAT) - 2048
-    assert model(factors="A").trained_sizes(ranks) == [5, 5]
+    assert model(factors="A").trained_sizes(ranks) == [5, 5, 6, 2]
     for cost, copies in ((usual, 2), (eight, 5)):
         held = cost.peak_bytes(ranks, Policy(), Work(1, 1)) - cost.standing_bytes(ranks, Policy())
         assert held == copies * FLOAT * 5000
@@ -179,7 +179,7 @@ def test_standing_bytes_where_less_is_sent_or_trained() -> None:
 def test_uplink_by_hand() -> None:
     ranks = np.array([4, 1, 0])
     assert model().uplink(ranks) == FLOAT * (5 * 19 + 8)
-    assert model(travels=("A",), head_parameters=0).uplink(ranks) == FLOAT * 5 * 10
+    assert model(travels=("A",), head_sizes=()).uplink(ranks) == FLOAT * 5 * 10
     assert model(travels=("A", "B"), sends_head=False).uplink(ranks) == FLOAT * 5 * 10, "the larger of alternate rounds"
     assert model().uplink(np.zeros(3, dtype=np.int64)) == FLOAT * 8
     assert model(wire="bf16").uplink(ranks) == 2 * (5 * 19 + 8)

@@ -50,7 +50,13 @@ def prepare(experiment: Experiment) -> Setup:
         parts, held_out = hold_out(parts, experiment.data, seed)
     base = load_base(experiment, corpus)
     work = ClientWork(
-        base, experiment.task, corpus.train, parts, experiment.method.local_training, experiment.method.start
+        base,
+        experiment.task,
+        corpus.train,
+        parts,
+        experiment.method.local_training,
+        experiment.method.start,
+        experiment.train,
     )
     tokens = longest(work)
     return assemble(

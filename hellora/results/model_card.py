@@ -145,6 +145,8 @@ def facts(trained: Trained) -> dict[str, str]:
         + f", {train.schedule}" * (train.schedule != "constant"),
         "seed": str(run.seed),
     }
+    if model.modules_to_save:
+        found["trained whole"] = ", ".join(model.modules_to_save)
     if model.quantization != "none":
         found["base weights"] = model.quantization
     return found

@@ -16,6 +16,7 @@ import hellora.client.train
 from hellora.budgets.optimizer_states import TABLES, states_in_8_bits, stepping_bytes
 from hellora.client.eight_bit import adamw_8bit, check_eight_bit
 from hellora.client.train import make_optimizer, train_client
+from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
 from hellora.core.exchange import TrainSettings
 from hellora.experiments.config import check
@@ -105,6 +106,18 @@ def test_a_client_trains_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert update.metrics["loss"] < before.metrics["loss"] - 0.05
     assert all(torch.equal(t, again.adapter.tensors()[name]) for name, t in update.adapter.tensors().items())
     assert {state["state1"].dtype for state in made[0].state.values()} == {torch.uint8, torch.float32}
+
+
+def test_it_is_loaded_before_memory_is_measured(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def noted(parameters: Any, settings: TrainSettings) -> torch.optim.Optimizer:
+        made.append(settings.optimizer)
+        return make_optimizer(parameters, settings)
+
+    monkeypatch.setattr("hellora.client.work.make_optimizer", noted)
+    ClientWork(bases.load(tiny_llama, CausalLM()), CausalLM(), None, (), settings=SETTINGS).warm_up()
+    assert made == ["adamw_8bit"]
 
 
 @pytest.mark.parametrize("device", ["mps", "hpu"])

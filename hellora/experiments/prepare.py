@@ -49,15 +49,8 @@ def prepare(experiment: Experiment) -> Setup:
     if experiment.method.personal:
         parts, held_out = hold_out(parts, experiment.data, seed)
     base = load_base(experiment, corpus)
-    work = ClientWork(
-        base,
-        experiment.task,
-        corpus.train,
-        parts,
-        experiment.method.local_training,
-        experiment.method.start,
-        experiment.train,
-    )
+    rules, start = experiment.method.local_training, experiment.method.start
+    work = ClientWork(base, experiment.task, corpus.train, parts, rules, start, experiment.train)
     tokens = longest(work)
     return assemble(
         experiment,

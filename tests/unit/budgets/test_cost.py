@@ -80,6 +80,15 @@ def test_parts_of_a_row(ranks: list[int], parts: list[str]) -> None:
     assert sum(where.sum() for where in found.values()) == 3
 
 
+@pytest.mark.parametrize(
+    ("ranks", "parts"),
+    [([0, 0, 0], ["frozen"] * 3), ([0, 2, 0], ["frozen", "trained", "frozen"]), ([1, 1, 1], ["trained"] * 3)],
+)
+def test_with_embeddings_a_gradient_goes_through_every_block(ranks: list[int], parts: list[str]) -> None:
+    found = model(trains_below=True).parts(np.array(ranks))
+    assert [next(name for name, where in found.items() if where[j]) for j in range(3)] == parts
+
+
 def test_peak_of_a_row_by_hand() -> None:
     """Ranks 0, 2, 0 on 3 examples: off, first, frozen. Every moment of the step:
 

@@ -932,3 +932,10 @@ def test_who_is_guarded_against_may_change_when_a_run_is_resumed() -> None:
 def test_an_unknown_wire_format() -> None:
     with pytest.raises(InputError, match=r"wire\.format: .*'fp32', 'bf16' or 'int8'"):
         check("one", {"wire": {"format": "int4"}})
+
+
+def test_a_language_model_whose_embeddings_train_has_something_like_a_head() -> None:
+    table: dict[str, Any] = {"task": {"name": "causal_lm"}, "method": {"allocator": "head_alone"}}
+    with pytest.raises(InputError, match="needs a model with a head of its own, which a language model has not"):
+        check("any", table)
+    check("any", {**table, "model": {"modules_to_save": ["embed_tokens"]}})

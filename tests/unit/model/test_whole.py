@@ -146,6 +146,14 @@ def replace_net(base: BaseModel, net: Any) -> BaseModel:
     return BaseModel(net, base.spec, base.processor)
 
 
+def test_a_client_may_train_nothing_else(tied: Path) -> None:
+    """As the allocator head_alone has it; the pairs act, and stay."""
+    base = load(tied, "embed_tokens")
+    update = train_client(bases.task_of(base, [], steps=2, lr=1e-2), base, KIND, rows())
+    assert update.adapter.pairs == {}
+    assert (update.adapter.head[EMBEDDING] - base.initial_head()[EMBEDDING]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("recompute", ["none", "frozen", "all"])
 def test_running_blocks_again_changes_nothing(recompute: Any, tied: Path) -> None:
     """Blocks below the shallowest trained one, too, for the embeddings need their gradients."""

@@ -414,7 +414,7 @@ def trajectory(rule: LocalTraining, rounds: int) -> list[float]:
                 carry = rule.gradients(local, carry)
                 with torch.no_grad():
                     weight -= train.lr * weight.grad
-                local.steps += 1
+                local.stepped()
             reports[client.id], kept[client.id] = rule.end(local, carry)
             trained.append(weight.detach())
         theta = torch.stack(trained).mean(dim=0)

@@ -87,6 +87,7 @@ def pack_task(task: ClientTask, format: WireFormat = "fp32") -> bytes:
     tensors = {name: tensor for name, tensor in tensors.items() if goes_down(name, task)}
     fields = {
         "round": task.round,
+        "rounds": task.rounds,
         "attempt": task.attempt,
         "sums": task.sums,
         "client": task.client,

@@ -21,55 +21,18 @@ whose coefficients are counted once per model, batch shape and precision (`calib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hellora.budgets.coefficients import ActivationPolicy, Floats, Part, StepCoefficients
+from hellora.budgets.optimizer_states import states_in_8_bits, stepping_bytes
 from hellora.core.codec import NUMBER_BYTES, SCALE_BYTES
-from hellora.core.exchange import Declared, Factors, Policy, Recompute, WireFormat
+from hellora.core.exchange import Declared, Factors, Policy, WireFormat
 from hellora.core.types import AdapterSpec, Mask, Ranks, Sent
 
-Part = Literal["off", "first", "frozen", "trained"]
-Floats = npt.NDArray[np.float64]
-
 FLOAT = 4  # bytes of an adapter's number
-
-
-@dataclass(frozen=True, eq=False)
-class BlockCoefficients:
-    """These coefficients, (4, layers), give the bytes that blocks hold in one part of a row."""
-
-    keep: Floats
-    forward: Floats
-    release: Floats
-    backward: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class StepCoefficients:
-    """These coefficients tell what a step holds under one way of keeping activations; all but blocks' are (4,)."""
-
-    blocks: Mapping[Part, BlockCoefficients]
-    start: Floats
-    enter: Floats
-    head: Floats
-    end: Floats
-    head_backward: Floats
-    refused: str = ""  # why the model cannot be trained so; the coefficients are then those of plain training
-
-
-@dataclass(frozen=True, slots=True)
-class ActivationPolicy:
-    """This part of a policy decides what is kept of an activation."""
-
-    recompute: Recompute = "none"
-    int8_activations: bool = False
-    bf16: bool = False
-
-    @staticmethod
-    def of(policy: Policy) -> "ActivationPolicy":
-        return ActivationPolicy(policy.recompute, policy.int8_activations, policy.bf16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +67,8 @@ class CostModel:
     steps: Mapping[ActivationPolicy, StepCoefficients]
     weights_bytes: int  # of the base, with its head
     weight_item_bytes: int  # of one number of an adapted weight, of which merging makes a copy
-    head_parameters: int  # that train
-    optimizer_numbers: int  # kept per trained parameter: 2 of AdamW
+    head_sizes: tuple[int, ...]  # numbers of each tensor that trains whole: of a head, of saved modules
+    optimizer_numbers: int  # kept per trained parameter: 2 of AdamW, in whatever number of bits
     block_operations: Floats  # (layers,): forward of one example through each block
     head_operations: float  # forward of one example through all the rest
     hidden_bytes: int  # of one example between two blocks
@@ -118,10 +81,10 @@ class CostModel:
     wire: WireFormat = "fp32"  # how the update travels
     head_scales: int = 0  # that the head has as int8
     buffers_bytes: int = 0  # of the weights' bytes, what is lent as a copy
+    states_in_8_bits: bool = False  # what AdamW keeps
+    trains_below: bool = False  # something below the blocks trains whole: a gradient goes through all of them
     measured: bool = False  # counted in real steps, because the model's steps need values
-    passes: int = (
-        1  # forward and backward of each example in a step; one after the other, so that memory is that of one
-    )
+    passes: int = 1  # over each example in a step, one after the other, so that memory is that of one
 
     def as_record(self) -> dict[str, Any]:
         """Return JSON values, with the coefficients counted so far: those of 1, n, r and n·r by part and layer."""
@@ -173,6 +136,11 @@ class CostModel:
         """Count the numbers in the trained components of all modules; of one factor only where one is asked for."""
         return int(ranks @ self.widths[factors])
 
+    @property
+    def head_parameters(self) -> int:
+        """Count the numbers that train besides the pairs."""
+        return sum(self.head_sizes)
+
     @cached_property
     def widths(self) -> Mapping[Factors, Ranks]:
         """Count the numbers of one rank component of all modules of each layer, (layers,)."""
@@ -205,7 +173,10 @@ class CostModel:
             copies = FLOAT * int((sent - ranks) @ self.widths["both"])
         moving = self.trained_parameters(ranks, self.factors) + self.head_parameters
         still = self.trained_parameters(ranks) - self.trained_parameters(ranks, self.factors)
-        trained = FLOAT * (still + moving * (2 + self.optimizer_numbers))
+        states = FLOAT * moving * self.optimizer_numbers
+        if self.states_in_8_bits:
+            states = states_in_8_bits(self.trained_sizes(ranks))
+        trained = FLOAT * (still + 2 * moving) + states
         named = self.declares(self.row(ranks)).bytes_held
         return self.weights_bytes + self.buffers_bytes + copies + received + trained + named
 
@@ -214,7 +185,14 @@ class CostModel:
         examples = min(policy.micro_batch or work.batch, work.batch)
         step = self.step_bytes(ranks, self.steps[self.activation_policy(ranks, policy)], examples)
         step = max(step + self.cached_bytes(ranks, policy, work), self.merging_bytes if policy.merge else 0)
+        step = max(step, stepping_bytes(self.trained_sizes(ranks), self.states_in_8_bits))
         return round(self.standing_bytes(ranks, policy) + step)
+
+    def trained_sizes(self, ranks: Ranks) -> list[int]:
+        """Return the numbers of each trained tensor of a client that trains `ranks` (layers,)."""
+        widths = {"A": ("d_in",), "B": ("d_out",), "both": ("d_in", "d_out")}[self.factors]
+        pairs = [int(ranks[m.layer]) * getattr(m, width) for m in self.spec.modules for width in widths]
+        return [size for size in pairs if size] + list(self.head_sizes)
 
     @cached_property
     def merging_bytes(self) -> int:
@@ -268,7 +246,7 @@ class CostModel:
     def parts(self, ranks: Ranks) -> dict[Part, npt.NDArray[np.bool_]]:
         """Say which blocks play which part, (layers,) each. In a row that trains nothing all are off."""
         trains = ranks > 0
-        first = int(np.argmax(trains)) if trains.any() else len(ranks)
+        first = -1 if self.trains_below else int(np.argmax(trains)) if trains.any() else len(ranks)
         place = np.arange(len(ranks))
         return {
             "off": place < first,

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from hellora.budgets.cost import FLOAT, ActivationPolicy, Cost, CostModel
+from hellora.budgets.coefficients import ActivationPolicy
+from hellora.budgets.cost import FLOAT, Cost, CostModel
 from hellora.core.exchange import Declared
 from hellora.core.sums import BATCH
 

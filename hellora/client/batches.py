@@ -1,5 +1,6 @@
 """Choose the examples that make a step."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,6 +27,13 @@ def training_batches(encoded: Encoded, settings: TrainSettings, seed: int) -> It
             yield indices
             done += 1
         epoch += 1
+
+
+def count_steps(encoded: Encoded, settings: TrainSettings) -> int:
+    """Count the batches that `training_batches` yields."""
+    if settings.steps is not None:
+        return settings.steps
+    return settings.epochs * math.ceil(len(encoded) / settings.batch_size)
 
 
 def shuffled_batches(

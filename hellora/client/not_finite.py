@@ -18,9 +18,7 @@ def in_base(base: BaseModel, besides: Iterable[nn.Parameter] = ()) -> str:
     """Name the first weight of the base that is not finite; those `besides` are none of its own."""
     others = {id(parameter) for parameter in besides}
     weights = ((name, weight) for name, weight in base.net.named_parameters() if id(weight) not in others)
-    return first_not_finite(
-        weights if base.head is not None else ((n, w) for n, w in weights if n not in base.head_names)
-    )
+    return first_not_finite((name, weight) for name, weight in weights if name not in base.places)
 
 
 def in_adapter(adapter: Adapter) -> str:

@@ -69,12 +69,11 @@ class Rules:
             rule.gradients(local, carry) for (rule, local), carry in zip(self.each(), self.carries, strict=True)
         ]
 
-    def stepped(self, loss: float, weight: float) -> None:
-        """Count a step, with the sum of its losses and how many examples (or supervised tokens) they were of."""
+    def stepped(self, loss: float, weight: float, share: float) -> None:
+        """Count a step, with the sum of its losses, how many examples (or supervised tokens) they were of, and its
+        share of the learning rate."""
         for local in self.locals:
-            local.steps += 1
-            local.loss_sum += loss
-            local.weight_sum += weight
+            local.stepped(loss, weight, share)
 
     @torch.no_grad()
     def end(self) -> tuple[Named, Named]:

@@ -7,13 +7,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import product
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from hellora.client import not_finite
+from hellora.client.eight_bit import adamw_8bit
 from hellora.client.batches import training_batches
 from hellora.client.evaluation import autocast, to_device
 from hellora.client.rules import Rules
+from hellora.client.schedule import scheduled_batches
 from hellora.core.exchange import ClientTask, ClientUpdate, Policy, TrainSettings
 from hellora.core.seeds import seed_for
 from hellora.methods.strategies import LocalTraining
@@ -105,13 +109,13 @@ def train_steps(
     settings, policy = task.train, task.policy
     rounding = torch.Generator(base.device).manual_seed(seed_for(task.seed, "int8"))
     optimizer = make_optimizer(adapted.parameters, settings)
-    steps, loss_sum, weight_sum = 0, 0.0, 0.0
-    for steps, indices in enumerate(training_batches(encoded, settings, task.seed), 1):
+    loss_sum = weight_sum = 0.0
+    for steps, (share, indices) in enumerate(scheduled_batches(optimizer, task, encoded), 1):
         parts, losses, sums = micro_batches(indices, policy.micro_batch), list[Tensor](), list[Tensor]()
         passes = list(product(parts, rules.rank_shares))
-        for part, share in passes:
+        for part, rank_share in passes:
             batch = to_device(kind.collate(base, [encoded.examples[i] for i in part]), base.device)
-            with truncated(adapted.lora.values(), share):  # in backward, too, which may run blocks again
+            with truncated(adapted.lora.values(), rank_share):  # in backward, too, which may run blocks again
                 with prefix.batch(part), numerics(base, policy, settings, rounding):
                     outputs = rules.outputs(kind.outputs(base, batch))
                 loss, of_examples, weights = outputs.loss_sums.sum(), outputs.loss_sums.detach(), outputs.weights.sum()
@@ -122,18 +126,31 @@ def train_steps(
         values = torch.stack(sums).tolist()  # of each pass; the step's only look at the device
         bad = next((i for i, (value, _) in enumerate(values) if not math.isfinite(value)), None)
         if bad is not None:
-            batch = kind.collate(base, [encoded.examples[i] for i in passes[bad][0]])
-            why = not_finite.in_step(base, adapted, task.adapter, batch, losses[bad], encoded.names(passes[bad][0]))
+            why = why_not_finite(task, base, kind, encoded, adapted, passes[bad][0], losses[bad])
             raise TrainingError(f"the loss became {values[bad][0]} at step {steps}: {why}")
         total, weight = (sum(each) for each in zip(*values, strict=True))
         scale_gradients(adapted.parameters, 1 / max(weight, 1.0))
         rules.change_gradients()
         step_clipped(optimizer, adapted.parameters, settings.clip_norm)
-        rules.stepped(total, weight)
+        rules.stepped(total, weight, share)
         loss_sum, weight_sum = loss_sum + total, weight_sum + weight
     if not weight_sum:
         raise TrainingError("none of its examples has a token to learn from: raise task.max_length")
     return {"loss": loss_sum / weight_sum, "steps": steps}
+
+
+def why_not_finite(
+    task: ClientTask,
+    base: BaseModel,
+    kind: Task,
+    encoded: Encoded,
+    adapted: AdaptedModel,
+    rows: npt.NDArray[np.int64],
+    losses: Tensor,
+) -> str:
+    """Say what was not finite first in a pass over these rows of a client's examples, which had these losses."""
+    batch = kind.collate(base, [encoded.examples[i] for i in rows])
+    return not_finite.in_step(base, adapted, task.adapter, batch, losses, encoded.names(rows))
 
 
 def labels_of(rows: Any) -> Tensor | None:
@@ -165,6 +182,8 @@ def make_optimizer(parameters: list[nn.Parameter], settings: TrainSettings) -> t
         return torch.optim.SGD(
             parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
+    if settings.optimizer == "adamw_8bit":
+        return adamw_8bit(parameters, settings)
     return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
 
 

@@ -54,6 +54,9 @@ class ClientWork:
     parts: Sequence[npt.NDArray[np.int64]] | None  # the rows of each client, by id; None: all rows are one client's
     rules: Sequence[LocalTraining] = ()  # of local training, in order
     start: Start = field(default_factory=Start)
+    settings: TrainSettings = field(
+        default_factory=TrainSettings
+    )  # by which tasks are expected to train: see `warm_up`
 
     def train(self, task: ClientTask) -> ClientUpdate:
         """Train one client on its own rows, or sum their features; raise what these raise."""
@@ -125,6 +128,6 @@ class ClientWork:
         try:
             with base.adapted(new_adapter(spec, base.initial_head(), 0), everything) as adapted:
                 torch.autograd.backward(self.kind.outputs(base, self.kind.blank_batch(base, 4, 32)).loss_sums.sum())
-                make_optimizer(adapted.parameters, TrainSettings()).step()
+                make_optimizer(adapted.parameters, self.settings).step()
         except Exception:  # a task that cannot say what its batches are like, a model that refuses an empty text
             return

@@ -14,6 +14,7 @@ from hellora.core.types import Adapter, Mask
 HeadPolicy = Literal["aggregate", "frozen", "local", "closed_form"]
 Factors = Literal["both", "A", "B"]  # which factors of its LoRA pairs a client trains
 Precision = Literal["auto", "fp32", "bf16"]
+Schedule = Literal["constant", "linear", "cosine"]  # how the learning rate falls after its warm-up
 Recompute = Literal["none", "frozen", "all"]
 WireFormat = Literal["fp32", "bf16", "int8"]  # how tensors travel: see codec.py
 Named = Mapping[str, Tensor]  # named tensors: a brief, a report, or what a client keeps
@@ -107,8 +108,11 @@ class Outputs:
 class TrainSettings:
     """These settings say how one client trains in one round."""
 
-    lr: float = 1e-3
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3  # the largest, where it follows a schedule
+    schedule: Schedule = "constant"  # after the warm-up it stays, or falls to 0 in a line or half a cosine
+    warmup: float = 0.0  # share of the schedule's steps in which it rises from 0, below 1
+    schedule_over: Literal["run", "round"] = "run"  # whose steps the schedule has: all rounds', or each round's own
+    optimizer: Literal["adamw", "sgd", "adamw_8bit"] = "adamw"  # 8bit: its states, by bitsandbytes
     momentum: float = 0.0  # of sgd
     weight_decay: float = 0.01  # torch's default for AdamW
     batch_size: int = 16  # examples per step
@@ -126,6 +130,8 @@ class TrainSettings:
         for name in ("momentum", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, but it is {getattr(self, name)}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is a share of the schedule's steps, 0 to below 1, not {self.warmup}")
         if self.momentum and self.optimizer != "sgd":
             raise ValueError("momentum is a setting of optimizer = 'sgd'; AdamW has its own")
 
@@ -176,6 +182,7 @@ class ClientTask:
     adapter: Adapter  # as dispatched
     trained: Mask  # (layers, max_rank): the client's row of the allocation
     train: TrainSettings
+    rounds: int = 1  # of the whole run, by which a schedule knows where in it the round is
     head: HeadPolicy = "aggregate"
     factors: Factors = "both"  # which it trains
     shares: Factors = "both"  # which of them are aggregated; another is the client's own, as a local head is

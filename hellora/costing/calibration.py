@@ -23,7 +23,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hellora.budgets.cost import ActivationPolicy, BlockCoefficients, CostModel, Floats, Part, StepCoefficients
+from hellora.budgets.coefficients import ActivationPolicy, BlockCoefficients, Floats, Part, StepCoefficients
+from hellora.budgets.cost import CostModel
 from hellora.core.codec import num_scales
 from hellora.core.errors import InputError
 from hellora.core.exchange import Factors, TrainSettings, WireFormat
@@ -59,10 +60,8 @@ def calibrate(
     device: str = "cpu",
     wire: WireFormat = "fp32",
 ) -> CostModel:
-    """Count the cost coefficients of a base without weights (meta device) for batches of `shape`, on a device of the
-    kind "cpu" or "cuda".
-
-    `base` is changed, and of no further use.
+    """Count the cost coefficients of a base without weights (meta device), which is changed and of no further use, for
+    batches of `shape`, on a device of the kind "cpu" or "cuda".
     """
     spec, weights, buffers = base.spec, base.num_bytes, base.buffers_bytes
     width = base.net.get_submodule(spec.modules[0].name).get_parameter("weight").element_size()
@@ -74,9 +73,10 @@ def calibrate(
         weights_bytes=weights,
         buffers_bytes=buffers,
         weight_item_bytes=width,
-        head_parameters=sum(math.prod(shape) for shape in heads.values()),
         head_scales=sum(map(num_scales, heads.values())),
-        optimizer_numbers=2 if train.optimizer == "adamw" else int(train.momentum > 0),
+        head_sizes=tuple(math.prod(shape) for shape in heads.values()),
+        optimizer_numbers=int(train.momentum > 0) if train.optimizer == "sgd" else 2,
+        states_in_8_bits=train.optimizer == "adamw_8bit",
         block_operations=found.operations[[found.sample.of_kind[block][-1] for block in found.sample.kinds]],
         head_operations=found.rest,
         hidden_bytes=found.hidden_bytes,
@@ -87,6 +87,7 @@ def calibrate(
         travels=travelling_factors(method),
         sends_head=method.head == "aggregate",
         wire=wire,
+        trains_below=base.trains_below and bool(heads),
         measured=found.measured,
         passes=len(rank_shares(method.local_training)),
     )
@@ -212,7 +213,7 @@ class CountedCoefficients(dict[ActivationPolicy, StepCoefficients]):
             "off": self.blocks([(none, j) for j in self.typical]),
             "first": self.firsts(how, whole),
             "frozen": self.frozen(how),
-            "trained": self.blocks([(whole, j) for j in self.typical]),
+            "trained": self.trained(whole),
         }
         # Autograd keeps nothing of blocks that are off; but whoever calls them may hold on to what goes into the first.
         blocks["off"].keep[:] = 0.0
@@ -226,23 +227,35 @@ class CountedCoefficients(dict[ActivationPolicy, StepCoefficients]):
         if how.recompute == "frozen":
             return replace(before, blocks={**before.blocks, "frozen": self.frozen(how)})
         whole = self.tracer.traced(self.every, how)
-        trained = self.blocks([(whole, j) for j in self.typical])
-        return replace(before, blocks={**before.blocks, "first": self.firsts(how, whole), "trained": trained})
+        blocks = {**before.blocks, "first": self.firsts(how, whole), "trained": self.trained(whole)}
+        return replace(before, blocks=blocks)
 
     def frozen(self, how: ActivationPolicy) -> BlockCoefficients:
         """Fit every block as one that only hands a gradient down: what it holds does not depend on the rank below it.
 
-        Nobody asks for block 0, which is never above one that trains.
+        Nobody asks for block 0, which is never above one that trains, unless something below it does.
         """
-        lowest = self.tracer.traced([0], how, by_rank=False)
-        return self.blocks([(lowest, j) for j in self.typical])
+        below = self.tracer.base.trains_below
+        lowest = self.tracer.traced([] if below else [0], how, by_rank=False)
+        found = self.blocks([(lowest, j) for j in self.typical])
+        return self.on_top(found, lowest) if below else found
+
+    def trained(self, whole: "Fit") -> BlockCoefficients:
+        """Fit every block as one that trains and hands a gradient down."""
+        found = self.blocks([(whole, j) for j in self.typical])
+        return self.on_top(found, whole) if self.tracer.base.trains_below else found
 
     def firsts(self, how: ActivationPolicy, whole: "Fit") -> BlockCoefficients:
         """Fit every block as the shallowest that trains. Only block 0 gets what the blocks' caller may hold on to."""
         coefficients = self.blocks([(self.tracer.traced([j], how) if j else whole, j) for j in self.typical])
-        for name in BY_BLOCK:
-            getattr(coefficients, name)[:, 0] = whole.coefficients(name)[:, 0]
-        return coefficients
+        return self.on_top(coefficients, whole)
+
+    def on_top(self, coefficients: BlockCoefficients, fit: "Fit") -> BlockCoefficients:
+        """Return coefficients with those of block 0 in a fit, for it has what is below it besides."""
+        found = {name: getattr(coefficients, name).copy() for name in BY_BLOCK}
+        for name, values in found.items():
+            values[:, 0] = fit.coefficients(name)[:, 0]
+        return BlockCoefficients(**found)
 
     def blocks(self, found: Sequence[tuple["Fit", int]]) -> BlockCoefficients:
         """Collect the coefficients of all layers from a trace and a block of the sample for each kind."""

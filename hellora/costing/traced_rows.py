@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hellora.budgets.cost import ActivationPolicy, Floats
+from hellora.budgets.coefficients import ActivationPolicy, Floats
 from hellora.client.train import numerics
 from hellora.core.exchange import Policy, TrainSettings
 from hellora.core.types import Adapter, LoraPair, Mask, ModuleSpec
@@ -44,9 +44,7 @@ class Tracer:
 
     def head(self) -> dict[str, Tensor]:
         """Return zeros in the place of the head's parameters, by name, in float32."""
-        base = self.base
-        parameters = dict((base.head if base.head is not None else base.net).named_parameters())
-        return {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in base.head_names}
+        return {name: torch.zeros_like(p, dtype=torch.float32) for name, p in self.base.head_parameters()}
 
     def adapter(self, rows: Mask, policy: Policy) -> Adapter:
         """Make what `rows` train, and nothing that would be merged: copies of weights are there before a step."""

@@ -221,7 +221,8 @@ class WithOwnData(Participant):
             origin = Origin.of(base, experiment.model)
             parts = TrainingRows(len(data), experiment.run.seed)
         self.owner = Owner(self.own.name, experiment, labels, origin, holds_turns(data))
-        return ClientWork(base, experiment.task, data, parts, experiment.method.local_training, experiment.method.start)
+        method, train = experiment.method, experiment.train
+        return ClientWork(base, experiment.task, data, parts, method.local_training, method.start, train)
 
     def check_same(self, contract: Contract, data: Any) -> None:
         """Raise InputError where the data of this client are not those with which it began the run. Nothing of this

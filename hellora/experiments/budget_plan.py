@@ -181,7 +181,7 @@ def measure(plan: BudgetPlan) -> dict[str, Measured]:
     device_check(experiment.compute.device)
     base = experiment.task.load(experiment.model, ("a", "b"), 0).to(devices(experiment.compute.device)[0])
     task = Blank(experiment.task, plan.planner.model.tokens)
-    ClientWork(base, experiment.task, None, ()).warm_up()
+    ClientWork(base, experiment.task, None, (), settings=experiment.train).warm_up()
     adapter = new_adapter(base.spec, base.initial_head(), 0)
     found = {}
     for choice in plan.choices:

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from hellora.client.eight_bit import check_eight_bit
 from hellora.core.errors import InputError
 from hellora.data.preferences import check_preference
 from hellora.data.settings import LANGUAGE
 from hellora.experiments.devices import fully_known
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.machine import devices
 from hellora.experiments.method_settings import MethodSettings
 from hellora.methods.demands import (
     AGGREGATES_HEAD,
@@ -55,6 +57,10 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
     check_start(experiment)
     if experiment.task.columns == "preference":
         check_preference(experiment.data)
+    check_saved(experiment)
+    if simulated:
+        check_attention(experiment)
+        check_eight_bit(experiment.train, devices(experiment.compute.device)[0].partition(":")[0])
     method = experiment.method
     if experiment.run.eval_examples and method.personal:
         raise InputError(
@@ -89,6 +95,7 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     budgets = experiment.fleet.budgets(data.num_clients, experiment.run.seed)
     promised: set[Fact] = {PLANNER, *TRAINS[method.trains]}
     promised |= set() if language else {CLASSES, HEAD}
+    promised |= {HEAD} if experiment.model.modules_to_save else set()
     promised |= {PROXY_DATA} if data.proxy_examples > 0 else set()
     promised |= {PUBLIC_DATA} if data.public else set()
     promised |= {PLAIN_SGD} if train.optimizer == "sgd" and train.momentum == 0 else set()
@@ -133,6 +140,38 @@ def check_start(experiment: Experiment) -> None:
     for name in ("head_begins", "head_rounds", "logit_scale", "projection"):
         if getattr(method, name) != getattr(usual, name):
             raise InputError(f"method.{name} is of a head that is solved: set method.start = 'ridge', or remove it")
+
+
+def check_attention(experiment: Experiment) -> None:
+    """Raise InputError where attention has no gradient on the device that simulated clients train on."""
+    device = devices(experiment.compute.device)[0]
+    if experiment.model.attn_implementation == "flex_attention" and device.startswith("cpu"):
+        raise InputError(
+            "model.attn_implementation = 'flex_attention' has no gradient on a CPU: remove it, choose sdpa, or set "
+            "compute.device = 'cuda'"
+        )
+
+
+def check_saved(experiment: Experiment) -> None:
+    """Raise InputError where modules that train whole would not: they are averaged with the head, and like it."""
+    saved, method = list(experiment.model.modules_to_save), experiment.method
+    if not saved:
+        return
+    if method.head != "aggregate":
+        raise InputError(
+            f"model.modules_to_save = {saved} train and are averaged as a head is, and method.head = {method.head!r}: "
+            f"set method.head = 'aggregate', or remove one of them"
+        )
+    if method.start.passes or method.head_mean == "by_class":
+        raise InputError(
+            f"model.modules_to_save = {saved} are no part of a head that is solved, or averaged by class: remove them, "
+            f"or method.start and method.head_mean"
+        )
+    if experiment.policy.policy.prefix_cache != "none":
+        raise InputError(
+            f"policy.use with a prefix cache keeps what frozen blocks make of an example, and model.modules_to_save = "
+            f"{saved} may change what they are given: remove one of them"
+        )
 
 
 def check_clients(experiment: Experiment) -> None:

@@ -51,9 +51,8 @@ def prepare(experiment: Experiment) -> Setup:
     if experiment.method.personal:
         parts, held_out = hold_out(parts, experiment.data, seed)
     base = load_base(experiment, corpus)
-    work = ClientWork(
-        base, experiment.task, corpus.train, parts, experiment.method.local_training, experiment.method.start
-    )
+    rules, start = experiment.method.local_training, experiment.method.start
+    work = ClientWork(base, experiment.task, corpus.train, parts, rules, start, experiment.train)
     tokens = work.row_tokens  # a row that cannot be encoded is named here; later it would be its client's fault
     if note := work.encoded.note(experiment.task.max_tokens):
         corpus = replace(corpus, notes=(*corpus.notes, note))

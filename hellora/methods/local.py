@@ -80,8 +80,21 @@ class Local:
     kept: Named = field(default_factory=dict)  # on the CPU; {} where it has kept nothing yet
     labels: Callable[[], Tensor | None] = lambda: None  # (examples,): the class of each; None where there are none
     steps: int = 0  # taken so far
+    rate_shares: float = 0.0  # the sum of what share of train.lr each of them had; `steps` without a schedule
     loss_sum: float = 0.0  # over all examples (or supervised tokens) of these steps, as the rules made them
     weight_sum: float = 0.0  # how many there were
+
+    def stepped(self, loss: float = 0.0, weight: float = 0.0, share: float = 1.0) -> None:
+        """Count a step, with the sum of its losses, the number of examples, and its share of the learning rate."""
+        self.steps += 1
+        self.loss_sum += loss
+        self.weight_sum += weight
+        self.rate_shares += share
+
+    @property
+    def rate_sum(self) -> float:
+        """Return the sum of the learning rates of all steps so far."""
+        return self.rate_shares * self.train.lr
 
     @property
     def spec(self) -> AdapterSpec:

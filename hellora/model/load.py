@@ -5,7 +5,6 @@ import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,15 @@ from transformers.utils import logging as transformers_logging
 
 from hellora.core.errors import InputError
 from hellora.core.types import AdapterSpec, ModuleSpec
+from hellora.model.attention_choice import attention, no_attention
 from hellora.model.chat import turn_ends
 from hellora.model.location import HOLDS_ADAPTER, check_minilm, resolve_name
+from hellora.model.memory import align, keep_unpacked
 from hellora.model.normalise import end_ids, settle_tokenizer, text_config
 from hellora.model.own_heads import OTHER_SIZE, class_names, match, own_head, settle_head, sizes_of
 from hellora.model.refusals import refuse_kernels, refuse_new_blocks, refuse_other_senses, refuse_other_shapes, why_not
 from hellora.model.settings import QUANTIZED_BYTES, Kind, ModelSettings, Quantization
-from hellora.model.targets import NUMBERED, default_targets
+from hellora.model.targets import ALL_LINEAR, NUMBERED, default_targets
 
 AUTO_CLASSES: dict[Kind, Any] = {
     "features": transformers.AutoModel,
@@ -36,8 +37,6 @@ QUANTIZATION: dict[Quantization, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
 }
-
-ALIGNED = 64  # bytes, at a multiple of which torch lets every tensor of its own begin
 
 transformers_logging.disable_progress_bar()
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of each layer's every call
@@ -107,9 +106,19 @@ def bare(settings: ModelSettings, kind: Kind, sizes: Mapping[str, Any]) -> Any:
     with loading(settings) as common:
         config = config_of(common, **sizes)
         config.architectures = config.architectures or []  # where a kind has two classes, transformers looks in there
+        return empty(settings, kind, config, weights=False).to(settings.torch_dtype)
+
+
+def empty(settings: ModelSettings, kind: Kind, config: Any, weights: bool) -> Any:
+    """Make the model of a config on the meta device; `weights` says whether its attention must be to be had here."""
+    how = attention(settings, weights)
+    try:
         with torch.device("meta"):
-            net = AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code)
-        return net.to(settings.torch_dtype)
+            return AUTO_CLASSES[kind].from_config(config, trust_remote_code=settings.trust_remote_code, **how)
+    except (ValueError, ImportError) as error:
+        if how:
+            raise no_attention(settings, error) from error
+        raise
 
 
 def pretrained(
@@ -125,11 +134,14 @@ def pretrained(
         theirs = config.id2label if classes else {}
         found = match([str(theirs[row]) for row in sorted(theirs)], classes, known)
         as_it_is = not found.drawn and len(theirs) != len(classes)  # some of its rows are taken
+        if how := attention(settings):
+            empty(settings, kind, config, weights=True)
         torch.manual_seed(seed)
         net, info = AUTO_CLASSES[kind].from_pretrained(
             **common,
             **({} if as_it_is else sizes),
             **quantized,
+            **how,
             dtype=settings.torch_dtype,
             weights_only=True,  # of a pickle, tensors and nothing that runs
             ignore_mismatched_sizes=bool(sizes),
@@ -187,26 +199,6 @@ def quantized_away(net: nn.Module, settings: ModelSettings) -> int:
     return int((whole - QUANTIZED_BYTES[settings.quantization]) * sum(numbers) - whole * max(numbers, default=0))
 
 
-def keep_unpacked(net: Any) -> None:
-    """Keep bitsandbytes from packing 4-bit weights anew when they are first used without gradients, as it does on some
-    processors; from then on they would give none."""
-    for module in net.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-def align(net: nn.Module) -> None:
-    """Copy weights of convolutions that begin at an odd place in memory, as they may where they lie in a mapped file.
-
-    There the kernels of some processors round otherwise (seen on AMD's with AVX2), so that a run in this process would
-    differ from one in workers, which have copies.
-    """
-    convolutions = (module for module in net.modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d))
-    for tensor in chain.from_iterable(module.parameters() for module in convolutions):
-        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNED:
-            tensor.data = tensor.data.clone()
-
-
 def task_of(settings: ModelSettings) -> str:
     """Return the task that a model's config names: by its architecture, else by what the model reads."""
     with loading(settings) as common:
@@ -252,7 +244,8 @@ def load_image_processor(settings: ModelSettings) -> Any:
 def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool = False) -> AdapterSpec:
     """Say where the adapter sits: in the targeted linear modules, each with the transformer block that it belongs to.
 
-    A module's layer is parsed from its name: see NUMBERED.
+    A module's layer is parsed from its name: see NUMBERED. "all-linear" takes every linear module of the blocks, as
+    peft does; what peft takes besides, such as a pooler, has no layer that a client could be allocated.
 
     Raises:
         InputError: nothing in the model matches the targets.
@@ -265,7 +258,8 @@ def adapter_spec(net: nn.Module, settings: ModelSettings, language_model: bool =
             f"transformer"
         )
     targets = settings.targets or default_targets(in_blocks, language_model)
-    chosen = [n for n in in_blocks if any(n == t or n.endswith(f".{t}") for t in targets)]
+    all_linear = ALL_LINEAR in targets
+    chosen = [n for n in in_blocks if all_linear or any(n == t or n.endswith(f".{t}") for t in targets)]
     if not chosen:
         leaves = ", ".join(sorted({name.rpartition(".")[2] for name in in_blocks}))
         raise InputError(f"model.targets: no linear module is named {' or '.join(targets)}: choose among {leaves}")

@@ -19,11 +19,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+ALIGNED = 64  # bytes, at a multiple of which torch lets every tensor of its own begin
 MAPPED = 16 * 1024  # bytes; a larger block is mapped by itself. With 64 KiB, gaps between small blocks took 3 MB
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 NEVER = -1  # no trimming
@@ -191,3 +194,23 @@ def weights_bytes(*modules: nn.Module | None) -> int:
 def held_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the storages of tensors, each once."""
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def keep_unpacked(net: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew when they are first used without gradients, as it does on some
+    processors; from then on they would give none."""
+    for module in net.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def align(net: nn.Module) -> None:
+    """Copy weights of convolutions that begin at an odd place in memory, as they may where they lie in a mapped file.
+
+    There the kernels of some processors round otherwise (seen on AMD's with AVX2), so that a run in this process would
+    differ from one in workers, which have copies.
+    """
+    convolutions = (module for module in net.modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d))
+    for tensor in chain.from_iterable(module.parameters() for module in convolutions):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNED:
+            tensor.data = tensor.data.clone()

@@ -4,6 +4,7 @@ peft itself is not imported: that takes seconds (11 of the processor with bitsan
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hellora.model.fingerprint import persistent
 from hellora.model.location import MINILM_HUB
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
+from hellora.model.whole import copies
 
 PEFT_PREFIX = "base_model.model."  # of the name of every tensor
 CONFIG_FILE, WEIGHTS_FILE, HEAD_FILE = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
@@ -43,7 +45,7 @@ PEFT_TASKS: dict[Kind, str | None] = {
 def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSettings, kind: Kind) -> None:
     """Write `adapter` as PEFT does: adapter_config.json and adapter_model.safetensors.
 
-    A head that is the network's own goes inside (modules_to_save); hellora's own goes beside, as head.safetensors. A
+    What trains whole of the network goes inside (modules_to_save); hellora's own head beside it, as head.safetensors. A
     residual becomes further rank components of its module. Modules of smaller rank get components of zeros up to the
     largest, for tools that take alpha / rank for the scale. Prototypes are adapters of their own, and not written.
     """
@@ -52,14 +54,16 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
     config = PLAIN_LORA | {
         "base_model_name_or_path": MINILM_HUB if settings.name == "minilm" else settings.name,
         "fan_in_fan_out": not isinstance(base.net.get_submodule(base.spec.modules[0].name), nn.Linear),
-        "lora_alpha": base.spec.scale * rank,  # a float works as well
+        "lora_alpha": base.spec.scale * rank,  # a float works as well; of rsLoRA, too, whose scale is that of any rank
         "lora_dropout": settings.dropout,
-        "modules_to_save": list(base.head_modules) or None,
+        "modules_to_save": to_save(base),
         "r": rank,
         "revision": getattr(base.net.config, "_commit_hash", None),
         "target_modules": sorted(module.name for module in base.spec.modules),
         "task_type": PEFT_TASKS[kind],
     }
+    if any(root is base.net and len(places) > 1 for places in base.places.values() for root, _ in places):
+        config["ensure_weight_tying"] = True  # else peft unties, with a warning; older ones do not know the setting
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True))
     tensors = {}
@@ -67,17 +71,44 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
         more = rank - pair.rank
         tensors[f"{PEFT_PREFIX}{module}.lora_A.weight"] = nn.functional.pad(pair.A, (0, 0, 0, more)).contiguous()
         tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = nn.functional.pad(pair.B, (0, more)).contiguous()
-    if base.head is None:
-        inside = tuple(f"{name}." for name in base.head_modules)
-        statistics = {n: b for n, b in persistent(base.net) if n.startswith(inside) and n not in base.head_names}
-        tensors |= {f"{PEFT_PREFIX}{n}": t.cpu().contiguous() for n, t in (*adapter.head.items(), *statistics.items())}
-    else:
-        save_head(adapter, folder)
+    tensors |= {f"{PEFT_PREFIX}{name}": tensor.contiguous() for name, tensor in of_network(adapter, base).items()}
+    if base.head is not None:
+        save_head(adapter, folder, base)
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def save_head(adapter: Adapter, folder: Path) -> None:
-    save_file({n: v.contiguous() for n, v in adapter.head.items()}, folder / HEAD_FILE)
+def of_network(adapter: Adapter, base: BaseModel) -> dict[str, torch.Tensor]:
+    """Return what trains whole of the network, with the statistics that stand in the same modules.
+
+    A tensor that is tied comes under each of its names: peft ties nothing that it is told to save.
+    """
+    inside = tuple(f"{name}." for name in base.head_modules)
+    trained = copies(base.places, base.net, adapter.head)
+    statistics = {n: b.cpu() for n, b in persistent(base.net) if n.startswith(inside) and n not in trained}
+    return trained | statistics
+
+
+def to_save(base: BaseModel) -> list[str] | None:
+    """Name the modules that train whole as peft finds them: by what their names end with, letter by letter."""
+    owners = {name.rpartition(".")[0] for places in base.places.values() for root, name in places if root is base.net}
+    modules = [*base.head_modules, *sorted(name for name in owners if not within(name, base.head_modules))]
+    every, found = [name for name, _ in base.net.named_modules()], list[str]()
+    for module in modules:
+        alike = [name for name in every if name != module and name.endswith(module)]
+        found += [name for name in sorted(owners) if within(name, [module])] if alike else [module]
+    return found or None
+
+
+def within(name: str, modules: Sequence[str]) -> bool:
+    """Return True if a module is one of these, or in one of them."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def save_head(adapter: Adapter, folder: Path, base: BaseModel) -> None:
+    """Write the part of the head that is hellora's own."""
+    assert base.head is not None
+    own = copies(base.places, base.head, adapter.head)
+    save_file({name: value.contiguous() for name, value in own.items()}, folder / HEAD_FILE)
 
 
 def load_peft(folder: Path, base: BaseModel) -> Adapter:
@@ -98,9 +129,11 @@ def load_peft(folder: Path, base: BaseModel) -> Adapter:
                     f"{module.name} maps {A.shape[1]} to {B.shape[0]}, not {module.d_in} to {module.d_out}"
                 )
             pairs[module.name] = LoraPair(A, B, base.spec.scale)
-        if base.head is not None:
-            return Adapter(pairs, load_head(folder))
-        return Adapter(pairs, {name: tensors[f"{PEFT_PREFIX}{name}"] for name in base.head_names})
+        head = load_head(folder) if base.head is not None else {}
+        for name, ((root, place), *_) in base.places.items():
+            if root is base.net:
+                head[name] = tensors[f"{PEFT_PREFIX}{place}"]
+        return Adapter(pairs, head)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         why = " ".join(str(error).split())[:300]
         raise InputError(
@@ -130,4 +163,4 @@ def save_merged(adapter: Adapter, folder: Path, base: BaseModel, settings: Model
         base.net.save_pretrained(str(folder))
     base.processor.save_pretrained(str(folder))
     if base.head is not None:
-        save_head(adapter, folder)
+        save_head(adapter, folder, base)

@@ -36,15 +36,16 @@ def micro_batches(indices: npt.NDArray[np.int64], size: int | None) -> list[npt.
 # ---------------------------------------------------------------------------------------------------------- run again
 
 
-def recomputed_layers(how: Literal["none", "frozen", "all"], trained: Mask) -> list[int]:
+def recomputed_layers(how: Literal["none", "frozen", "all"], trained: Mask, below: bool = False) -> list[int]:
     """Return the layers that keep only their input; `trained` is the client's row, (layers, max_rank).
 
-    None of them lies below the shallowest trained layer, where autograd keeps nothing anyway.
+    None of them lies below the shallowest trained layer, where autograd keeps nothing anyway, unless something `below`
+    all layers trains.
     """
     trains = [bool(row.any()) for row in trained]
-    if how == "none" or not any(trains):
+    if how == "none" or not (below or any(trains)):
         return []
-    return [j for j in range(trains.index(True), len(trains)) if how == "all" or not trains[j]]
+    return [j for j in range(0 if below else trains.index(True), len(trains)) if how == "all" or not trains[j]]
 
 
 @contextmanager

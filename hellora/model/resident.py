@@ -22,6 +22,7 @@ from hellora.model.memory import held_bytes, weights_bytes
 from hellora.model.output_layer import OutputLayer
 from hellora.model.policies import recasting, recomputed_layers, recomputing, with_frozen_statistics
 from hellora.model.stand_ins import Beside, Bypass, LoraLinear
+from hellora.model.whole import places_of, stands_below
 
 STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})  # buffers, of BatchNorm and its kind
 
@@ -54,7 +55,8 @@ class BaseModel:
     """The one model of a process has a Hugging Face network, the head on top of it, and what turns data into batches.
 
     `head` is a module of hellora's own (mean pooling's linear layer); where the network has its own head, `head` is
-    None and `head_modules` names its modules. `processor` is the tokenizer or image processor.
+    None. `head_modules` names the modules of the network's own head, and those that are `saved`, which train whole, too
+    (see `whole.py`). `processor` is the tokenizer or image processor.
     """
 
     notices: tuple[str, ...] = ()  # what a person should know of how it was loaded
@@ -69,28 +71,22 @@ class BaseModel:
         dropout: float = 0.0,
         head: nn.Module | None = None,
         head_modules: tuple[str, ...] = (),
+        saved: tuple[str, ...] = (),
     ) -> None:
         self.net, self.spec, self.processor, self.dropout, self.head = net, spec, processor, dropout, head
-        self.head_modules = head_modules
+        self.head_modules = (*head_modules, *(name for name in saved if name not in head_modules))
         self.output = OutputLayer()  # of a language model
-        inside = tuple(f"{name}." for name in head_modules)
-        self.head_names = tuple(
-            name
-            for name, _ in (head if head is not None else net).named_parameters()
-            if head is not None or name.startswith(inside)
-        )
+        self.places = places_of(net, head, self.head_modules)
+        self.head_names = tuple(self.places)
+        self.drawn = frozenset(places_of(net, None, head_modules))  # of the network's own head
+        self.trains_below = stands_below(net, saved)  # what trains whole needs gradients through all blocks
+        self.dtype: torch.dtype = next(net.parameters()).dtype  # of the weights; adapters and heads are float32
 
     @property
     def device(self) -> torch.device:
         """Return the device that the weights are on."""
         device: torch.device = next(self.net.parameters()).device
         return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Return the dtype of the weights; adapters and heads are float32."""
-        dtype: torch.dtype = next(self.net.parameters()).dtype
-        return dtype
 
     @property
     def num_bytes(self) -> int:
@@ -108,8 +104,7 @@ class BaseModel:
         Two sides of a deployment that load different weights by mistake tell so by it, and so does whoever uses an
         adapter later.
         """
-        head = frozenset(self.head_names) if self.head is None else frozenset()
-        drawn = head.union(getattr(self.net, "drawn_names", ()))
+        drawn = self.drawn.union(getattr(self.net, "drawn_names", ()))
         return fingerprint((name, weight) for name, weight in persistent(self.net) if name not in drawn)
 
     def to(self, device: torch.device | str) -> "BaseModel":
@@ -128,8 +123,12 @@ class BaseModel:
 
     def initial_head(self) -> dict[str, Tensor]:
         """Copy the head as it was loaded or drawn, in float32, to the CPU."""
-        parameters = dict((self.head if self.head is not None else self.net).named_parameters())
-        return {name: to_cpu(parameters[name]).float() for name in self.head_names}
+        return {name: to_cpu(parameter).float() for name, parameter in self.head_parameters()}
+
+    def head_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what trains whole, by name, as it is in the model now."""
+        for name, ((root, place), *_) in self.places.items():
+            yield name, root.get_parameter(place)
 
     @contextmanager
     def adapted(
@@ -167,16 +166,17 @@ class BaseModel:
                 loan.put_bypasses(trained)
             if copies is None:
                 self.train_mode(trained, train_head)
-            with self.keeping(policy, trained):
+            with self.keeping(policy, trained, self.trains_below and train_head):
                 yield AdaptedModel(loan.lora, loan.head)
         finally:
             loan.undo()
             self.net.eval()
 
     @contextmanager
-    def keeping(self, policy: Policy, trained: Mask | None) -> Iterator[None]:
-        """Make forward passes keep for backward what `policy` says, of a model that trains `trained`."""
-        layers = [] if trained is None else recomputed_layers(policy.recompute, trained)
+    def keeping(self, policy: Policy, trained: Mask | None, below: bool = False) -> Iterator[None]:
+        """Make forward passes keep for backward what `policy` says, of a model that trains `trained`, and what is
+        `below` all blocks."""
+        layers = [] if trained is None else recomputed_layers(policy.recompute, trained, below)
         blocks = [self.net.get_submodule(self.spec.layers[layer]) for layer in layers]
         recast = recasting(self.net) if policy.bf16 else nullcontext()
         with recomputing(self.net, blocks), recast, with_frozen_statistics(self.net):
@@ -265,10 +265,10 @@ class Loan:
 
     def put_head(self, head: Mapping[str, Tensor], trains: bool) -> None:
         """Put the adapter's head on the model."""
-        base = self.base
-        for name in base.head_names:
-            self.head[name] = nn.Parameter(head[name].to(base.device, copy=True), requires_grad=trains)
-            self.put(base.head if base.head is not None else base.net, name, self.head[name])
+        for name, places in self.base.places.items():
+            self.head[name] = nn.Parameter(head[name].to(self.base.device, copy=True), requires_grad=trains)
+            for root, place in places:
+                self.put(root, place, self.head[name])
 
     def put_bypasses(self, trained: Mask) -> None:
         """Leave out every block that trains nothing."""

@@ -1,5 +1,6 @@
 """The settings of the [model] table."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,11 +19,14 @@ class ModelSettings:
 
     name: str = "minilm"  # hub id, local folder, or "minilm"
     rank: int = 8
-    alpha: float | None = None  # scale = alpha / rank; None = rank, so that the scale is 1
-    targets: tuple[str, ...] = ()  # module name endings; () = the attention projections usual for the model
+    alpha: float | None = None  # scale = alpha / rank; None = rank, so that the scale is 1, or √rank with rslora
+    rslora: bool = False  # scale = alpha / √rank, of this rank for every client, whatever ranks clients train
+    targets: tuple[str, ...] | Literal["all-linear"] = ()  # module name endings; () = usual attention projections
+    modules_to_save: tuple[str, ...] = ()  # outside the blocks, that train whole: ["embed_tokens", "lm_head"]
     dropout: float = 0.0  # on the input of trained LoRA modules
     classes: int | None = None  # size of a classification head; None = the classes in the data
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"  # of the base weights; adapters are float32
+    attn_implementation: str = ""  # eager, sdpa, flash_attention_2, flex_attention …; "" = transformers' choice
     quantization: Quantization = "none"  # of the linear modules inside the blocks; needs the extra `quantized`
     trust_remote_code: bool = False
 
@@ -32,9 +36,21 @@ class ModelSettings:
         if self.alpha is not None and not self.alpha > 0:
             raise ValueError(f"alpha must be greater than 0, not {self.alpha}")
 
+        if "/" in self.attn_implementation and not self.trust_remote_code:
+            raise ValueError(
+                f"attn_implementation = {self.attn_implementation!r} is code to be fetched and run: to let it run, set "
+                f"trust_remote_code = true"
+            )
+
     @property
     def scale(self) -> float:
-        return 1.0 if self.alpha is None else self.alpha / self.rank
+        """Return the scale of every pair, alpha / rank; alpha / √rank of rsLoRA (Kalajdzievski, arXiv 2312.03732).
+
+        The rank is that of the global adapter. Without alpha these are 1 and √rank.
+        """
+        if self.alpha is None:
+            return math.sqrt(self.rank) if self.rslora else 1.0
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def torch_dtype(self) -> torch.dtype:

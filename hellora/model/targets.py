@@ -19,6 +19,7 @@ ATTENTION_NAMES: tuple[tuple[str, ...], ...] = (
     ("c_attn",),  # GPT-2
     ("Wqkv",),  # ModernBERT
 )
+ALL_LINEAR = "all-linear"  # peft's name for all of them
 LANGUAGE_MODEL_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 

@@ -191,4 +191,4 @@ def load_adapter(folder: Path, usage: Usage, base: BaseModel) -> Adapter:
         head = load_head(folder)
     except Exception as error:  # safetensors raises an error of its own
         raise InputError(f"{folder / HEAD_FILE} cannot be read ({error}): export it again") from error
-    return Adapter({}, head)
+    return Adapter({}, base.initial_head() | head)

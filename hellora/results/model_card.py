@@ -145,11 +145,14 @@ def facts(trained: Trained) -> dict[str, str]:
         "task": experiment.table["task"]["name"] + (f", {len(trained.labels)} classes" if trained.labels else ""),
         "rounds": f"{len(trained.lines)} of {run.rounds}, {run.cohort} of {data.num_clients} clients in each",
         "method": ", ".join(f"{part} {method[part]}" for part in ("allocator", "dispatcher", "aggregator")),
-        "adapter": f"rank {model.rank}, scale {model.scale:g}, on {len(trained.base.spec.modules)} modules of "
-        f"{trained.base.spec.num_layers} layers",
-        "local training": f"{length}, batches of {train.batch_size}, {train.optimizer}, learning rate {train.lr:g}",
+        "adapter": f"rank {model.rank}, scale {model.scale:g}{' (rsLoRA)' * model.rslora}, on "
+        f"{len(trained.base.spec.modules)} modules of {trained.base.spec.num_layers} layers",
+        "local training": f"{length}, batches of {train.batch_size}, {train.optimizer}, learning rate {train.lr:g}"
+        + f", {train.schedule}" * (train.schedule != "constant"),
         "seed": str(run.seed),
     }
+    if model.modules_to_save:
+        found["trained whole"] = ", ".join(model.modules_to_save)
     if model.quantization != "none":
         found["base weights"] = model.quantization
     return found

@@ -56,6 +56,7 @@ class Outbox:
         shapes = self.shapes(row)
         return ClientTask(
             round=state.round,
+            rounds=run.rounds,
             client=client.id,
             seed=seed_for(run.seed, "train", state.round, client.id),
             adapter=adapter,

@@ -25,6 +25,7 @@ from hellora.model.output_layer import chunk_rows, classes_of, layer_of
 from hellora.model.packed_attention import allow_packing, check_packing
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
+from hellora.model.whole import saved_modules
 from hellora.tasks import Batch, Encoded, Example, Task, length_limit
 
 
@@ -56,7 +57,8 @@ class CausalLM(Task):
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
         net, _ = load_network(settings, self.kind(), (), seed, weights)
         processor = load_tokenizer(settings, embedding_rows(net)) if weights else None
-        base = BaseModel(net, adapter_spec(net, settings, language_model=True), processor, dropout=settings.dropout)
+        spec, saved = adapter_spec(net, settings, language_model=True), saved_modules(net, settings)
+        base = BaseModel(net, spec, processor, dropout=settings.dropout, saved=saved)
         if processor is not None:
             settle_template(processor, self.chat_template)
         if self.packing:

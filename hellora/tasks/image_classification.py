@@ -14,6 +14,7 @@ from hellora.data.settings import Columns
 from hellora.model.load import adapter_spec, load_image_processor, load_network
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
+from hellora.model.whole import saved_modules
 from hellora.tasks import Batch, Encoded, Example, Task, classification_metrics, classification_outputs
 
 
@@ -33,7 +34,8 @@ class ImageClassification(Task):
         if processor is not None:
             fit_channels(processor, channels(net.config))
         spec = adapter_spec(net, settings)
-        base = BaseModel(net, spec, processor, dropout=settings.dropout, head_modules=head_modules)
+        saved = saved_modules(net, settings)
+        base = BaseModel(net, spec, processor, dropout=settings.dropout, head_modules=head_modules, saved=saved)
         base.notices = tuple(notices)
         return base
 

@@ -17,6 +17,7 @@ from hellora.model.padding import refuse_padding, settle_padding
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 from hellora.model.texts import encoded_texts, named
+from hellora.model.whole import saved_modules
 from hellora.tasks import (
     Batch,
     Encoded,
@@ -60,7 +61,15 @@ class SequenceClassification(Task):
         if processor is not None and self.head_type == "own":
             settle_own_head(net, processor)
         spec = adapter_spec(net, settings)
-        base = BaseModel(net, spec, processor, dropout=settings.dropout, head=head, head_modules=head_modules)
+        base = BaseModel(
+            net,
+            spec,
+            processor,
+            dropout=settings.dropout,
+            head=head,
+            head_modules=head_modules,
+            saved=saved_modules(net, settings),
+        )
         base.notices = tuple(notices)
         if weights:
             limit = length_limit(base, self.max_length)

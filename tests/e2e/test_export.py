@@ -65,9 +65,12 @@ class TensorStore:
 
     def inputs(self, case: str) -> Path:
         """What the cards try, as a file."""
-        return self.folder / {"image": "pictures", "language": "prompts.jsonl", "pairs": "pairs.csv"}.get(
-            case, "texts.csv"
-        )
+        return self.folder / {
+            "image": "pictures",
+            "language": "prompts.jsonl",
+            "tied": "prompts.jsonl",
+            "pairs": "pairs.csv",
+        }.get(case, "texts.csv")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> TensorSt
     bert = tiny_models.save_bert(folder / "bert", hidden_dropout_prob=0.1)
     wide = tiny_models.save_bert(folder / "wide", own_head=True, hidden_size=64)
     vit, llama = tiny_models.save_vit(folder / "vit"), tiny_models.save_llama(folder / "llama")
+    tied = tiny_models.save_llama(folder / "tied_llama", tie_word_embeddings=True)
     save_inputs(folder)
     base = {
         "rounds": 2, "cohort": 3, "model.name": bert, "model.rank": 4, "data.name": sentences, "data.clients": 6,
@@ -84,15 +88,19 @@ def store(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> TensorSt
         "compute.threads": 1,
     }  # fmt: skip
     three = {"fleet.layers": [1, 2, 3], "data.partitioner": "iid"}
+    language = {
+        "task.name": "causal_lm", "task.answer_tokens": 5, "model.name": llama, "data.name": folder / "orders",
+        "data.prompt": "we saw {instruction}: ", **three,
+    }  # fmt: skip
+    whole = {"model.rslora": True, "model.targets": "all-linear", "train.schedule": "linear", "train.warmup": 0.1}
     cases: dict[str, dict[str, Any]] = {
         "mean_pooling": {},
+        "embeddings": {**whole, "model.modules_to_save": ["embeddings"]},
         "own_head": {"task.head_type": "own", "model.classes": 5},
         "pairs": {"data.text_pair": "text"},
         "image": {"task.name": "image_classification", "model.name": vit, "data.name": folder / "colours", **three},
-        "language": {
-            "task.name": "causal_lm", "task.answer_tokens": 5, "model.name": llama, "data.name": folder / "orders",
-            "data.prompt": "we saw {instruction}: ", **three,
-        },
+        "language": language,
+        "tied": {**language, **whole, "model.name": tied, "model.modules_to_save": ["lm_head"]},
         "ranks": {**UNEQUAL, "fleet.ranks": [[1, 1, 2, 2], [4, 4, 4, 4], [0, 0, 0, 3]]},
         "residual": {**UNEQUAL, "method.aggregator": "stack", "method.dispatcher": "truncate"},
         "prototypes": {
@@ -145,7 +153,7 @@ def save_inputs(folder: Path) -> None:
     (folder / "prompts.jsonl").write_text(json.dumps({"instruction": "What is federated learning?"}) + "\n")
 
 
-CASES = ["mean_pooling", "own_head", "pairs", "image", "ranks", "residual", "prototypes"]
+CASES = ["mean_pooling", "embeddings", "own_head", "pairs", "image", "ranks", "residual", "prototypes"]
 
 
 @pytest.mark.parametrize(
@@ -169,21 +177,24 @@ def test_plain_libraries_predict_what_hellora_predicts(store: TensorStore, case:
     assert (plain - 1 / plain.shape[1]).abs().max() > 1e-3
 
 
-def test_a_language_model_answers_as_its_card_says(store: TensorStore) -> None:
-    (of_run,) = hellora.predict(store.run("language"), store.inputs("language"))
+@pytest.mark.parametrize("run", ["language", "tied"])
+def test_a_language_model_answers_as_its_card_says(store: TensorStore, run: str) -> None:
+    (of_run,) = hellora.predict(store.run(run), store.inputs(run))
     assert of_run["prompt"] == "we saw What is federated learning?: "
     assert 0 < len(of_run["answer"].split()) <= 5
-    for form, case in (("adapter", "language"), ("merged", "language merged")):
+    for form, case in (("adapter", run), ("merged", f"{run} merged")):
         assert store.said[case]["answer"] == of_run["answer"]
-        (of_folder,) = hellora.predict(store.folder / f"language-{form}", store.inputs("language"))
+        (of_folder,) = hellora.predict(store.folder / f"{run}-{form}", store.inputs(run))
         assert of_folder == of_run
     torch.testing.assert_close(
-        torch.tensor(store.said["language"]["logits"]), torch.tensor(store.said["language merged"]["logits"]),
+        torch.tensor(store.said[run]["logits"]), torch.tensor(store.said[f"{run} merged"]["logits"]),
         atol=1e-4, rtol=0,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ["mean_pooling", "own_head", "image", "language", "residual", "quantised"])
+@pytest.mark.parametrize(
+    "case", ["mean_pooling", "embeddings", "own_head", "image", "language", "tied", "residual", "quantised"]
+)
 def test_evaluate_measures_what_the_run_measured(store: TensorStore, case: str) -> None:
     """On the run's own test file; a run without proxy data tests on all of it."""
     final = json.loads((store.run(case) / "summary.json").read_text())["final"]
@@ -223,6 +234,13 @@ def test_every_prototype_predicts_by_itself(store: TensorStore) -> None:
 
 
 # -------------------------------------------------------------------------------- the card
+
+
+def test_the_card_says_what_trained_whole_and_by_what_scale(store: TensorStore) -> None:
+    card = (store.folder / "tied-adapter" / "README.md").read_text()
+    assert "| adapter | rank 4, scale 2 (rsLoRA), on 21 modules of 3 layers |" in card
+    assert "| trained whole | lm_head |" in card
+    assert "learning rate 0.03, linear |" in card
 
 
 def head_of(card: str) -> dict[str, Any]:

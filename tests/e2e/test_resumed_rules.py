@@ -56,6 +56,15 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         },
         {"strategies/allocator", "strategies/server_optimizer", "reports/layer_scores"},
     ),
+    "a schedule over the run": (
+        {
+            "method.local_training": ["scaffold"],
+            "train.schedule": "cosine",
+            "train.warmup": 0.2,
+            **SGD,
+        },
+        {"strategies/local_training/scaffold", "reports/scaffold", "kept/scaffold"},
+    ),
     "hetlora": (
         {
             "method.allocator": "self_pruning",

@@ -35,7 +35,7 @@ class Variates(LocalTraining):
     def end(self, local: Local, carry: Any) -> tuple[Named, Named]:
         before, after, kept = part_of(local.kept, local.shapes), {}, dict(local.kept)
         for name, parameter in local.parameters.items():
-            moved = (local.received[name] - parameter.detach()).cpu() / (local.steps * local.train.lr)
+            moved = (local.received[name] - parameter.detach()).cpu() / local.rate_sum
             after[name] = before[name] - local.brief[name].cpu() + moved
             whole = kept.get(name, torch.zeros(local.shapes.all_tensors()[name].shape))
             kept[name] = put_back(whole, after[name], name, local.shapes.rows(name))

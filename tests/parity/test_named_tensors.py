@@ -18,6 +18,8 @@ ROUNDS = 3
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "scaffold": ({"local_training": ["scaffold"]}, {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0}),
     "fed_prox": ({"local_training": ["fed_prox"], "mu": 0.5}, {"lr": 0.03}),
+    "schedule": ({"local_training": ["plain"]}, {"lr": 0.03, "schedule": "cosine", "warmup": 0.2}),
+    "embeddings": ({"local_training": ["scaffold"]}, {"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0}),
     "fed_dyn+prelort": (
         {
             "sampler": "power_of_choice",
@@ -47,7 +49,11 @@ def experiment(method: str, model: Path, data: Path, **changes: Any) -> Experime
     table = {
         "rounds": ROUNDS,
         "cohort": 3,
-        "model": {"name": str(model), "rank": 4},
+        "model": {
+            "name": str(model),
+            "rank": 4,
+            "modules_to_save": ["embeddings"] if method == "embeddings" else [],
+        },
         "data": {"name": str(data), "clients": 4},
         "fleet": {"layers": [2, 4, 1, 3], "ranks": [4, 2, 4, 3]},
         "train": {"batch_size": 8, **train},
@@ -79,6 +85,10 @@ def facts(run: Path, method: str) -> None:
         assert all(name.startswith("scaffold/") for kept in state.kept.values() for name in kept)
         assert any(name.startswith("local_training/scaffold/") for name in state.strategies)
         assert all(bool(kept["scaffold/head.bias"].any()) for kept in state.kept.values())
+    if method == "embeddings":
+        name = "embeddings.word_embeddings.weight"
+        assert state.adapter.head.keys() > {"weight", "bias", name}
+        assert all(bool(kept[f"scaffold/head.{name}"].any()) for kept in state.kept.values())
     if method == "fed_dyn+prelort":
         assert all(bool(kept["fed_dyn/head.bias"].any()) for kept in state.kept.values())
         assert all("local_loss/loss" in told for told in state.reports.values())
@@ -93,6 +103,9 @@ def facts(run: Path, method: str) -> None:
     ("method", "format"),
     [
         ("scaffold", "fp32"),
+        ("schedule", "fp32"),
+        ("embeddings", "fp32"),
+        pytest.param("embeddings", "int8", marks=pytest.mark.slow),
         ("fed_dyn+prelort", "fp32"),
         pytest.param("scaffold", "bf16", marks=pytest.mark.slow),
         pytest.param("fed_prox", "fp32", marks=pytest.mark.slow),

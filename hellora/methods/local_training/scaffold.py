@@ -1,13 +1,14 @@
 """SCAFFOLD (Karimireddy et al., ICML 2020, arXiv 1910.06378, option II): variates correct the drift of clients.
 
     every step          g ← g − c_k + c
-    client's end        c_k⁺ = c_k − c + (θ^t − θ_k) / (K η)         it keeps c_k⁺ and reports c_k⁺ − c_k
+    client's end        c_k⁺ = c_k − c + (θ^t − θ_k) / Σ η           it keeps c_k⁺ and reports c_k⁺ − c_k
     server's end        c ← c + (1/N) Σ_k (c_k⁺ − c_k)
 
-K are the client's steps, η its learning rate. N counts, for each layer, the clients whose budget can ever train it:
-over all clients c would be diluted where few can. Of components that a client does not train, c_k stays as
-it is, and c moves by the others alone; so c is at all times the mean of the c_k. The variates live in the coordinates
-of the global adapter: a method that factorises it anew is refused.
+Σ η is the sum of the learning rates of the client's steps, K η without a schedule; where it is 0, c_k stays as it is.
+N counts, for each layer, the clients whose budget can ever train it: over all clients c would be diluted where few can.
+Of components that a client does not train, c_k stays as it is, and c moves by the others alone; so c is at all times
+the mean of the c_k. The variates live in the coordinates of the global adapter: a method that factorises it anew is
+refused.
 """
 
 from dataclasses import dataclass, replace
@@ -66,7 +67,9 @@ class Scaffold(LocalTraining):
         return carry
 
     def end(self, local: Local, carry: Any) -> tuple[Named, Named]:
-        report, kept, scale = {}, dict(local.kept), 1 / (local.steps * local.train.lr)
+        if local.rate_sum == 0:  # the only step of the round is the first of a run's warm-up
+            return {name: torch.zeros_like(value.cpu()) for name, value in local.parameters.items()}, local.kept
+        report, kept, scale = {}, dict(local.kept), 1 / local.rate_sum
         whole = local.shapes.all_tensors()
         for name, parameter in local.parameters.items():
             before = self.own(local.kept, name, local.shapes)

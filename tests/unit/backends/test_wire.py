@@ -102,9 +102,12 @@ def named(draw: st.DrawFn) -> dict[str, Tensor]:
 
 @st.composite
 def train_settings(draw: st.DrawFn) -> TrainSettings:
-    optimizer = draw(st.sampled_from(["adamw", "sgd"]))
+    optimizer = draw(st.sampled_from(["adamw", "sgd", "adamw_8bit"]))
     return TrainSettings(
         lr=draw(st.floats(1e-300, 10)),
+        schedule=draw(st.sampled_from(["constant", "linear", "cosine"])),
+        warmup=draw(st.floats(0, 0.99)),
+        schedule_over=draw(st.sampled_from(["run", "round"])),
         optimizer=optimizer,  # type: ignore[arg-type]
         momentum=draw(st.floats(0, 1)) if optimizer == "sgd" else 0.0,
         weight_decay=draw(st.floats(0, 1)),
@@ -122,6 +125,7 @@ def tasks(draw: st.DrawFn) -> ClientTask:
     mask = np.random.default_rng(draw(IDS)).random((draw(SIZES), draw(SIZES))) < 0.5
     return ClientTask(
         round=draw(IDS),
+        rounds=draw(IDS),
         client=draw(IDS),
         seed=draw(st.integers(0, 2**63 - 1)),
         adapter=draw(adapters()),

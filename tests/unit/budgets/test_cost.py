@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from factories import tiny_spec
 
-from hellora.budgets.cost import FLOAT, ActivationPolicy, BlockCoefficients, CostModel, StepCoefficients, Work
+from hellora.budgets.coefficients import ActivationPolicy, BlockCoefficients, StepCoefficients
+from hellora.budgets.cost import FLOAT, CostModel, Work
 from hellora.core.exchange import Declared, Policy, TensorSpec
 from hellora.core.types import Mask, Sent
 from hellora.methods.dispatchers.bypass import Bypass
@@ -53,7 +54,7 @@ def model(**changes: Any) -> CostModel:
         "steps": {ActivationPolicy(): LAWS},
         "weights_bytes": 1000,
         "weight_item_bytes": 2,
-        "head_parameters": 8,
+        "head_sizes": (6, 2),
         "optimizer_numbers": 2,
         "block_operations": np.array([100.0, 200.0, 300.0]),
         "head_operations": 50.0,
@@ -77,6 +78,15 @@ def test_parts_of_a_row(ranks: list[int], parts: list[str]) -> None:
     found = model().parts(np.array(ranks))
     assert [next(name for name, where in found.items() if where[j]) for j in range(3)] == parts
     assert sum(where.sum() for where in found.values()) == 3
+
+
+@pytest.mark.parametrize(
+    ("ranks", "parts"),
+    [([0, 0, 0], ["frozen"] * 3), ([0, 2, 0], ["frozen", "trained", "frozen"]), ([1, 1, 1], ["trained"] * 3)],
+)
+def test_with_embeddings_a_gradient_goes_through_every_block(ranks: list[int], parts: list[str]) -> None:
+    found = model(trains_below=True).parts(np.array(ranks))
+    assert [next(name for name, where in found.items() if where[j]) for j in range(3)] == parts
 
 
 def test_peak_of_a_row_by_hand() -> None:
@@ -143,7 +153,22 @@ def test_folding_holds_a_dense_update_twice_for_a_moment() -> None:
     light = replace(cost, steps={ActivationPolicy(): quiet})
     assert light.peak_bytes(ranks, Policy(), Work(1, 1)) == light.standing_bytes(ranks, Policy()) + 2 * FLOAT * largest
     beside = Policy(merge=False)
-    assert light.peak_bytes(ranks, beside, Work(1, 1)) == light.standing_bytes(ranks, beside)
+    stepping = 2 * FLOAT * 6  # two copies of the largest trained tensor, (6, 1)
+    assert light.peak_bytes(ranks, beside, Work(1, 1)) == light.standing_bytes(ranks, beside) + stepping
+
+
+def test_what_an_optimizer_holds_by_hand() -> None:
+    """Ranks 0, 0, 1: tensors of 5, 6, 5 and 3 numbers, and a head of 5000, whose states have 8 bits."""
+    ranks = np.array([0, 0, 1])
+    usual = model(head_sizes=(5000,))
+    eight = replace(usual, states_in_8_bits=True)
+    assert eight.trained_sizes(ranks) == [5, 6, 5, 3, 5000]
+    saved = usual.standing_bytes(ranks, Policy()) - eight.standing_bytes(ranks, Policy())
+    assert saved == 2 * (5000 * FLOAT) - 2 * (5000 + 20 * FLOAT) - 2048
+    assert model(factors="A").trained_sizes(ranks) == [5, 5, 6, 2]
+    for cost, copies in ((usual, 2), (eight, 5)):
+        held = cost.peak_bytes(ranks, Policy(), Work(1, 1)) - cost.standing_bytes(ranks, Policy())
+        assert held == copies * FLOAT * 5000
 
 
 def test_standing_bytes_where_less_is_sent_or_trained() -> None:
@@ -163,7 +188,7 @@ def test_standing_bytes_where_less_is_sent_or_trained() -> None:
 def test_uplink_by_hand() -> None:
     ranks = np.array([4, 1, 0])
     assert model().uplink(ranks) == FLOAT * (5 * 19 + 8)
-    assert model(travels=("A",), head_parameters=0).uplink(ranks) == FLOAT * 5 * 10
+    assert model(travels=("A",), head_sizes=()).uplink(ranks) == FLOAT * 5 * 10
     assert model(travels=("A", "B"), sends_head=False).uplink(ranks) == FLOAT * 5 * 10, "the larger of alternate rounds"
     assert model().uplink(np.zeros(3, dtype=np.int64)) == FLOAT * 8
     assert model(wire="bf16").uplink(ranks) == 2 * (5 * 19 + 8)

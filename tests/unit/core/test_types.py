@@ -139,6 +139,8 @@ def test_layer_of() -> None:
         (lambda: TrainSettings(clip_norm=-1), "clip_norm must be greater than 0"),
         (lambda: TrainSettings(weight_decay=-0.1), "must not be negative"),
         (lambda: TrainSettings(optimizer="sgd", momentum=-0.1), "must not be negative"),
+        (lambda: TrainSettings(warmup=-0.1), "warmup is a share of the schedule's steps"),
+        (lambda: TrainSettings(warmup=1.0), "warmup is a share of the schedule's steps"),
         (lambda: TrainSettings(momentum=0.9), "momentum is a setting of optimizer = 'sgd'"),
     ],
 )

@@ -16,7 +16,8 @@ from factories import method_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import SwinConfig, SwinForImageClassification, ViTImageProcessor
 
-from hellora.budgets.cost import ActivationPolicy, CostModel, Work
+from hellora.budgets.coefficients import ActivationPolicy
+from hellora.budgets.cost import CostModel, Work
 from hellora.budgets.planner import RESERVE
 from hellora.client.train import train_client
 from hellora.core.codec import wire_bytes
@@ -200,6 +201,34 @@ def test_peak_of_real_training(tiny_bert: Path) -> None:
         assert predicted == pytest.approx(held_in_training(task, base, rows), rel=0.03)
 
 
+@pytest.mark.parametrize(("name", "tied"), [("embed_tokens", True), ("lm_head", False)])
+def test_modules_that_train_whole(name: str, tied: bool, tmp_path: Path) -> None:
+    """Embeddings want a gradient through all blocks, whatever row trains; an output layer does not. Both are trained,
+    stepped on and sent whole, and what is tied is so once."""
+    folder = tiny_models.save_llama(tmp_path, tie_word_embeddings=tied, num_hidden_layers=5, vocab_size=200)
+    task = CausalLM()
+
+    def load() -> BaseModel:
+        return bases.load(folder, task, rank=RANK, modules_to_save=(name,))
+
+    base, rows = load(), bases.instructions(["we saw the boat"] * 8, ["a wave is near"] * 8)
+    lengths = task.encode(base, rows).lengths
+    assert lengths is not None
+    model, rng = known(load, task, int(lengths.max())), np.random.default_rng(2)
+    assert model.cost.head_parameters == 200 * 32
+    assert model.cost.trains_below == tied
+    for policy, most in ((Policy(), 0.05), (Policy(recompute="frozen"), 0.08)):
+        for _ in range(2):
+            ranks = random_ranks(rng, 5)
+            assert -most < model.error(ranks, policy, int(rng.integers(1, 9))) < most, (ranks, policy)
+    asked, cost = bases.task_of(base, [3], batch_size=8, steps=2), model.cost
+    predicted = cost.peak_bytes(np.array([0, 0, 0, RANK, 0]), Policy(), Work(8, 8)) - cost.weights_bytes
+    held = held_in_training(asked, base, rows, task)
+    assert held <= predicted < 1.12 * held, "logits of prompts are counted, and not all there"
+    update = train_client(asked, base, task, rows)
+    assert cost.uplink(np.array([0, 0, 0, RANK, 0])) == answered_bytes(update, "both", METHOD, "fp32")
+
+
 @pytest.mark.parametrize("how", [Policy(), Policy(int8_activations=True)], ids=["plain", "int8"])
 def test_parts_of_a_batch_and_a_prefix_cache_stay_within_the_prediction(how: Policy, tmp_path: Path) -> None:
     """Two epochs: the second is fed from the cache. Texts of one length: the prediction can be close."""
@@ -216,12 +245,12 @@ def test_parts_of_a_batch_and_a_prefix_cache_stay_within_the_prediction(how: Pol
         assert held <= predicted < 1.08 * held, policy
 
 
-def held_in_training(task: ClientTask, base: BaseModel, rows: Dataset) -> int:
+def held_in_training(task: ClientTask, base: BaseModel, rows: Dataset, kind: Task = bases.MEAN_POOLING) -> int:
     """The most bytes of tensors that the client holds besides the base."""
-    assert base.head is not None
-    weights = [*base.net.parameters(), *base.net.buffers(), *base.head.parameters()]
+    modules = [base.net] if base.head is None else [base.net, base.head]
+    weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
     with HeldBytes([*weights, *task.adapter.tensors().values()]) as held:
-        train_client(task, base, bases.MEAN_POOLING, rows)
+        train_client(task, base, kind, rows)
     return held.peak + task.adapter.num_bytes
 
 

@@ -36,7 +36,7 @@ def by_hand(*rules: LocalTraining) -> CostModel:
     spec, method = tiny_spec(2, 4), method_of(Everything(), Whole(), ParticipantMean(), local_training=rules)
     head = {"weight": (2, 3), "bias": (2,)}
     return CostModel(
-        spec, {}, 0, 4, head_parameters=8, optimizer_numbers=0, block_operations=np.zeros(2), head_operations=0.0,
+        spec, {}, 0, 4, head_sizes=(8,), optimizer_numbers=0, block_operations=np.zeros(2), head_operations=0.0,
         hidden_bytes=0, tokens=1, declares=lambda row: method.declares(Shapes(spec, row, "both", head)),
     )  # fmt: skip
 

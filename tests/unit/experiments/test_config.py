@@ -340,6 +340,7 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({"data": {"train_split": "a", "test_split": "a"}}, "train_split and test_split must differ"),
         ({"fleet": {"layers": [0, 0]}}, "no client can train"),
         ({"fleet": {"ranks": 4}}, "fleet.ranks: Input should be a list, such as [4], not 4"),
+        ({"model": {"targets": "all_linear"}}, "model.targets: Input should be a list"),
         ({"model": {"targets": "key"}}, "model.targets: Input should be a list, such as [\"key\"], not 'key'"),
         ({"fleet": {"layers": [2, 4], "shares": [1]}}, "shares has 1 numbers for 2 groups"),
         ({"fleet": {"layers": [2, 4], "shares": [0, 0]}}, "shares must not be negative, nor all 0"),
@@ -372,6 +373,30 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ({"eval_examples": 9, "method": {"head": "local", "scores": "clients"}}, "samples the test split"),
         ({"method": {"allocator": "fisher", "shares": "A"}}, "set method.scores = 'clients'"),
         ({"fleet": {"ranks": [2, [1, -1]]}}, "ranks must not be negative"),
+        (
+            {"model": {"modules_to_save": ["embeddings"]}, "method": {"head": "frozen"}},
+            "averaged as a head is, and method.head = 'frozen': set method.head = 'aggregate'",
+        ),
+        (
+            {"model": {"modules_to_save": ["embeddings"]}, "method": {"head": "local", "scores": "clients"}},
+            "averaged as a head is, and method.head = 'local': set method.head = 'aggregate'",
+        ),
+        (
+            {"model": {"modules_to_save": ["embeddings"]}, "method": {"start": "ridge"}},
+            "are no part of a head that is solved, or averaged by class: remove them",
+        ),
+        (
+            {"model": {"modules_to_save": ["embeddings"]}, "method": {"head_mean": "by_class"}},
+            "are no part of a head that is solved, or averaged by class: remove them",
+        ),
+        (
+            {
+                "model": {"modules_to_save": ["embeddings"]},
+                "policy": {"use": ["prefix_cache"]},
+                "train": {"same_batches": True},
+            },
+            "policy.use with a prefix cache keeps what frozen blocks make of an example",
+        ),
         ({"train": {"momentum": 0.9}}, "momentum is a setting of optimizer = 'sgd'"),
         ({"task": {"name": "causal_lm"}, "method": {"head": "frozen"}}, "which a language model has not: remove it"),
         ({"data": {"public": "train"}}, "public must not be the clients' training data"),
@@ -907,3 +932,10 @@ def test_who_is_guarded_against_may_change_when_a_run_is_resumed() -> None:
 def test_an_unknown_wire_format() -> None:
     with pytest.raises(InputError, match=r"wire\.format: .*'fp32', 'bf16' or 'int8'"):
         check("one", {"wire": {"format": "int4"}})
+
+
+def test_a_language_model_whose_embeddings_train_has_something_like_a_head() -> None:
+    table: dict[str, Any] = {"task": {"name": "causal_lm"}, "method": {"allocator": "head_alone"}}
+    with pytest.raises(InputError, match="needs a model with a head of its own, which a language model has not"):
+        check("any", table)
+    check("any", {**table, "model": {"modules_to_save": ["embed_tokens"]}})

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import architectures
 import bases
 import pytest
 import safetensors.torch
@@ -16,7 +17,7 @@ import torch
 import transformers
 from datasets import Dataset
 from factories import bits
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -29,7 +30,7 @@ from hellora.client.train import train_client
 from hellora.core.algebra import components, delta_weight
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter, LoraPair
-from hellora.model.load import adapter_spec, load_network, load_tokenizer
+from hellora.model.load import AUTO_CLASSES, adapter_spec, load_network, load_tokenizer
 from hellora.model.location import resolve_name
 from hellora.model.peft_files import load_peft, save_peft
 from hellora.model.resident import BaseModel
@@ -139,6 +140,31 @@ def test_layers_10_and_11_are_not_layer_1() -> None:
 def test_targets_name_endings(targets: tuple[str, ...], expected: list[str]) -> None:
     spec = adapter_spec(built(*BERT[:2]), ModelSettings(targets=targets))
     assert [m.name for m in spec.modules] == [f"encoder.layer.{j}.{name}" for j in range(3) for name in expected]
+
+
+# By architecture, what peft takes besides: outside the blocks.
+OUTSIDE = {
+    **{name: set[str]() for name in ("llama", "qwen2", "mistral", "gpt2", "mixtral", "gpt_neox", "opt")},
+    "bert": {"pooler.dense"},
+    "vit": {"classifier"},
+    "t5": {"classification_head.dense", "classification_head.out_proj"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # GPT-2's Conv1D
+@pytest.mark.filterwarnings("ignore:.*keys did not match any targeted module:RuntimeWarning")  # Mixtral's experts
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_all_linear_is_what_peft_takes_of_the_blocks(name: str) -> None:
+    task, config = architectures.config_of(name)
+    net = AUTO_CLASSES[task.kind()].from_config(config)
+    alone, in_list = (
+        [m.name for m in adapter_spec(net, ModelSettings(targets=targets)).modules]
+        for targets in ("all-linear", ("all-linear",))
+    )
+    theirs = set(get_peft_model(net, LoraConfig(target_modules="all-linear")).targeted_module_names)
+    assert set(alone) == theirs - OUTSIDE[name]
+    assert theirs >= OUTSIDE[name]
+    assert in_list == alone == list(dict.fromkeys(alone))
 
 
 def test_a_target_may_be_one_module() -> None:
@@ -415,6 +441,20 @@ def test_peft_reads_a_llama_adapter(tiny_llama: Path, tmp_path: Path) -> None:
 
 
 @by_peft
+def test_peft_reads_rslora_and_so_does_its_own(tiny_llama: Path, tmp_path: Path) -> None:
+    """The scale is written as alpha / r. With use_rslora and the alpha of the settings peft has the same one."""
+    settings: dict[str, Any] = {"rank": 4, "alpha": 3.0, "rslora": True}
+    base = bases.load(tiny_llama, CausalLM(), **settings)
+    assert base.spec.scale == 1.5
+    plain = transformers.AutoModelForCausalLM.from_pretrained(str(tiny_llama))
+    rows = bases.instructions(["the boat"] * 8, ["a wave"] * 8)
+    forward = lambda net: net(input_ids=IDS).logits  # noqa: E731
+    check_peft(base, CausalLM(), rows, tmp_path, str(tiny_llama), plain, forward, **settings)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["lora_alpha"] / config["r"] == LoraConfig(r=4, lora_alpha=3).lora_alpha / 4**0.5
+
+
+@by_peft
 def test_peft_reads_a_gpt2_adapter(tmp_path: Path) -> None:
     """Its Conv1D stores weights the other way round."""
     torch.manual_seed(0)
@@ -450,6 +490,7 @@ def with_residual(base: BaseModel, ranks: Sequence[int]) -> Adapter:
 
 
 @by_peft
+@pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize(
     ("ranks", "residual", "written"),
     [
@@ -460,9 +501,10 @@ def with_residual(base: BaseModel, ranks: Sequence[int]) -> Adapter:
     ],
 )
 def test_peft_reads_mixed_ranks_and_a_residual(
-    ranks: tuple[int, ...], residual: bool, written: set[int], tiny_bert: Path, tmp_path: Path
+    ranks: tuple[int, ...], residual: bool, written: set[int], rslora: bool, tiny_bert: Path, tmp_path: Path
 ) -> None:
-    base = bases.load(tiny_bert, rank=3, alpha=7.0)
+    base = bases.load(tiny_bert, rank=3, alpha=7.0, rslora=rslora)
+    assert base.spec.scale == pytest.approx(7 / (3**0.5 if rslora else 3))
     adapter = with_residual(base, ranks) if residual else uneven(base, ranks)
     save_peft(adapter, tmp_path, base, ModelSettings(name=str(tiny_bert), rank=3, alpha=7.0), "features")
     with torch.no_grad():
@@ -530,6 +572,12 @@ def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
 def test_the_scale_is_alpha_over_rank() -> None:
     assert ModelSettings(rank=4).scale == 1
     assert ModelSettings(rank=4, alpha=8.0).scale == 2
+
+
+def test_the_scale_of_rslora_is_alpha_over_the_root_of_the_rank() -> None:
+    assert ModelSettings(rank=4, rslora=True).scale == 2
+    assert ModelSettings(rank=4, alpha=3.0, rslora=True).scale == 1.5
+    assert ModelSettings(rank=9, alpha=6.0, rslora=True).scale == 2
 
 
 def test_a_checkpoint_without_a_block_is_refused(tmp_path: Path, tiny_bert: Path) -> None:

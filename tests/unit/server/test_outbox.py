@@ -66,6 +66,15 @@ def test_a_task_is_made_when_it_is_sent_and_once() -> None:
     assert made == [2, 1, 3]
 
 
+def test_a_task_knows_where_in_the_run_it_is() -> None:
+    """So that a learning rate can follow a schedule over all rounds."""
+    run = federation()
+    later = replace(START, round=2)
+    context, allocation, _ = allocate(run, later, None)
+    (task, *_) = [order.make() for order in Outbox(run, later, context, allocation, {}).orders]
+    assert (task.round, task.rounds) == (2, 3)
+
+
 @pytest.mark.parametrize("dispatcher", [Whole(), Truncate(), Bypass()], ids=repr)
 @pytest.mark.parametrize("head", ["aggregate", "frozen", "local"])
 @pytest.mark.parametrize("wire", ["fp32", "int8"])

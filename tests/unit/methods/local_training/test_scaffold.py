@@ -63,7 +63,7 @@ class Quadratic(Backend):
                 for parameter in local.parameters.values():
                     assert parameter.grad is not None
                     parameter -= task.train.lr * parameter.grad
-            local.steps += 1
+            local.stepped()
         with torch.no_grad():
             report, kept = rule.end(local, carry)
         pairs = {name: LoraPair(p.A.detach(), p.B.detach(), p.scale) for name, p in local.pairs.items()}

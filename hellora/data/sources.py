@@ -1,4 +1,4 @@
-"""Load a data set (hub, local files, the embedded corpus) into the columns that a task reads.
+"""Load a data set (hub, local files, what is embedded) into the columns that a task reads.
 
     text         text, text_pair where there is one, label      image    image (decoded when read), label
     instruction  prompt, response, label where there is one

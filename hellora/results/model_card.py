@@ -11,6 +11,7 @@ from typing import Any
 import tomli_w
 
 from hellora.core.types import Adapter
+from hellora.data.loading import EMBEDDED as EMBEDDED_DATA
 from hellora.experiments.experiment import Experiment
 from hellora.model.location import EMBEDDED
 from hellora.results.card_code import code, packages
@@ -126,7 +127,7 @@ def front_matter(trained: Trained, merged: bool) -> str:
         head |= {"base_model": model, "base_model_relation": "merge" if merged else "adapter"}
     head |= {"library_name": "transformers" if merged else "peft", "pipeline_tag": PIPELINES[experiment.task.columns]}
     head["tags"] = ["lora", "federated-learning", "hellora"]
-    if data.name != "stdlib_docs" and not is_local(data.name):
+    if data.name not in EMBEDDED_DATA and not is_local(data.name):
         head["datasets"] = [data.name]
     head["metrics"] = [METRICS[name] for name in measured(trained)[-1][1] if name in METRICS]
     return "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items())

@@ -45,6 +45,7 @@ class Corpus:
     public_source: str  # likewise
     notes: tuple[str, ...] = ()  # what was read, what not, and why; each a line for a person
     fingerprint: str = ""  # sha256 of all rows as they were read
+    validation: Dataset | None = None  # examples that were held out to look at while a method is chosen
 
 
 def load_corpus(settings: DataSettings, columns: Columns, seed: int, natural: str | None = None) -> Corpus:
@@ -80,6 +81,7 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, natural: st
         if not len(train) or not len(validation):
             raise InputError(f"data.validation: {settings.name} has too few examples to hold out a validation split")
         say_copies(validation, train, "validation", reader)
+        own = replace(own, validation=validation)
         own = replace(own, test=validation) if settings.evaluate_on == "validation" else own
     return replace(own, train=train, notes=tuple(reader.notes), fingerprint=print_of)
 

@@ -83,6 +83,8 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
     experiment, rounds = trained.experiment, trained.experiment.run.rounds
     done, data = len(trained.lines), experiment.data
     on = "the clients' held-out examples" if experiment.method.personal else f"the {data.evaluate_on} split"
+    if data.validation and data.evaluate_on == "test" and getattr(experiment.task, "answers", 0):
+        on += " (rouge_l: of answers to prompts of the validation split)"
     results = measured(trained)
     names = list(results[-1][1])
     shown = code(trained, folder, merged)

@@ -67,6 +67,16 @@ class Selected(Sequence[Example]):
         return self.examples[int(self.rows[place])]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A prompt was answered: that of which row, and what was to be said."""
+
+    row: int
+    prompt: str
+    reference: str
+    answer: str
+
+
 class Task(ABC):
     """A task is a kind of problem. It has no state: the model, tokenizer and head are the BaseModel's."""
 
@@ -128,8 +138,17 @@ class Task(ABC):
         """
         raise InputError(f"task {type(self).__name__} has no answer(), which predictions need: write it")
 
-    def answer_metrics(self, base: BaseModel, rows: Any) -> dict[str, float]:
-        """Return the metrics of generated answers, for tasks that have them."""
+    def asks(self, round: int, rounds: int, evaluated: bool) -> bool:
+        """Say whether prompts are answered after `round` of the `rounds`; `evaluated` says if the state is evaluated
+        then."""
+        return evaluated
+
+    def answered(self, base: BaseModel, rows: Any) -> list[Answered]:
+        """Answer the prompts of the first rows, for tasks that show answers as a run goes."""
+        return []
+
+    def answer_metrics(self, answers: Sequence[Answered]) -> dict[str, float]:
+        """Return the metrics of answers; {} of none."""
         return {}
 
 

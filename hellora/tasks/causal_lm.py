@@ -18,23 +18,26 @@ from hellora.model.normalise import blank_end, embedding_rows
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 from hellora.model.texts import encoded_texts, named
-from hellora.tasks import Batch, Columns, Encoded, Example, Task, length_limit
+from hellora.tasks import Answered, Batch, Columns, Encoded, Example, Task, length_limit
 
 IGNORED = -100  # label of a token that is not supervised
 
 
 @dataclass(frozen=True)
 class CausalLM(Task):
-    """Answers prompts; each evaluation answers `answers` test prompts greedily and scores them by ROUGE-L."""
+    """Answers prompts; `answers` of them are answered greedily as a run goes, and scored by ROUGE-L."""
 
     max_length: int = 512  # tokens of prompt and response together
-    answers: int = 0
+    answers: int = 0  # prompts, of the validation data where there are any, else of the test data
+    answers_every: int = 0  # rounds between answers; 0 = answers with each evaluation
     answer_tokens: int = 64
     columns: ClassVar[Columns] = "instruction"
 
     def __post_init__(self) -> None:
         if self.max_length < 4 or self.answers < 0 or self.answer_tokens < 1:
             raise ValueError("max_length must be at least 4 tokens, answer_tokens 1, and answers not negative")
+        if self.answers_every < 0 or (self.answers_every and not self.answers):
+            raise ValueError("answers_every must be 0 or a number of rounds, after which some answers are asked for")
 
     @property
     def max_tokens(self) -> int:
@@ -109,15 +112,26 @@ class CausalLM(Task):
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
-    def answer_metrics(self, base: BaseModel, rows: Any) -> dict[str, float]:
-        if self.answers == 0:
+    def asks(self, round: int, rounds: int, evaluated: bool) -> bool:
+        if not self.answers_every:
+            return evaluated
+        return round % self.answers_every == 0 or round == rounds
+
+    def answered(self, base: BaseModel, rows: Any) -> list[Answered]:
+        rows = rows.select(range(min(self.answers, len(rows))))
+        if not len(rows):
+            return []
+        prompts, references = rows["prompt"][:], rows["response"][:]
+        said = zip(prompts, references, self.answer(base, prompts), strict=True)
+        return [Answered(row, *each) for row, each in enumerate(said)]
+
+    def answer_metrics(self, answers: Sequence[Answered]) -> dict[str, float]:
+        if not answers:
             return {}
         from rouge_score.rouge_scorer import RougeScorer  # it takes a sixth of a second, and few runs need it
 
-        rows = rows.select(range(min(self.answers, len(rows))))
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
-        answers = zip(rows["response"], self.answer(base, rows["prompt"]), strict=True)
-        scores = [scorer.score(response, answer)["rougeL"].fmeasure for response, answer in answers]
+        scores = [scorer.score(each.reference, each.answer)["rougeL"].fmeasure for each in answers]
         return {"rouge_l": sum(scores) / len(scores)}
 
     def new_tokens(self, base: BaseModel) -> int:

@@ -68,7 +68,7 @@ class Predictor:
         rows = read_rows(file, data, task.columns, self.usage.labels, labelled=False)
         if task.columns == "instruction":
             with torch.no_grad(), self.base.adapted(self.adapter):
-                answers = task.answer(self.base, rows.data["prompt"][:])
+                answers = task.answer(self.base, rows.data["prompt"][:], task.generation)
             prompts = rows.data["prompt"][:]
             return [
                 {"row": row, "prompt": prompt, "answer": answer}

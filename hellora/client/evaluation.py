@@ -19,7 +19,7 @@ from hellora.methods.local import add_squared_norms
 from hellora.model.bf16 import has_bf16
 from hellora.model.resident import BaseModel
 from hellora.model.stand_ins import PerExampleError
-from hellora.tasks import Batch, Encoded, Example, Task, class_recall
+from hellora.tasks import Answered, Batch, Encoded, Example, Task, class_recall
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,7 @@ class Evaluation:
     rows: Mapping[int, int] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     sampled: tuple[int, int] | None = None
+    answers: Sequence[Answered] = ()  # of a language model, where prompts were answered
 
     @staticmethod
     def of_clients(clients: Mapping[int, Mapping[str, float]], rows: Mapping[int, int]) -> "Evaluation":
@@ -73,17 +74,26 @@ def evaluate(
     batch_size: int,
     precision: Precision = "fp32",
     encoded: Encoded | None = None,
+    asked: Any = None,
 ) -> Evaluation:
     """Evaluate an adapter on rows (a `datasets.Dataset` with the columns of `kind`), `batch_size` at a time.
 
     The whole adapter is merged in. Losses are in nats, per example or, of language, per supervised token. `encoded` are
-    the rows, where they are encoded already.
+    the rows, where they are encoded already; of `asked`, or else of the rows, the first prompts are answered.
     """
     encoded = kind.encode(base, rows) if encoded is None else encoded
     kind.before(base, encoded, range(len(encoded)))
     with torch.no_grad(), base.adapted(adapter):
         found = measure(lambda batch: kind.outputs(base, batch), base, kind, encoded, batch_size, precision)
-        return replace(found, metrics={**found.metrics, **kind.answer_metrics(base, rows)})
+        answers = kind.answered(base, rows if asked is None else asked)
+        return replace(found, metrics={**found.metrics, **kind.answer_metrics(answers)}, answers=answers)
+
+
+@torch.no_grad()
+def answered(adapter: Adapter, base: BaseModel, kind: Task, rows: Any) -> Sequence[Answered]:
+    """Answer the first prompts of rows with an adapter, as an evaluation does."""
+    with base.adapted(adapter):
+        return kind.answered(base, rows)
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hellora.client import not_finite
-from hellora.client.eight_bit import adamw_8bit
 from hellora.client.batches import training_batches
+from hellora.client.eight_bit import adamw_8bit
 from hellora.client.evaluation import autocast, to_device
 from hellora.client.rules import Rules
 from hellora.client.schedule import scheduled_batches

@@ -1,4 +1,4 @@
-"""Load the splits of a source by its name (hub id, local file, local folder, the embedded corpus), just as they are.
+"""Load the splits of a source by its name (hub id, local file, local folder, what is embedded), just as they are.
 
 hellora decides what is a split, a class, a row (`layout`), and hands lists of files to the readers. Only a hub id goes
 to `datasets.load_dataset` whole.
@@ -15,11 +15,13 @@ import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, concatenate_datasets
 
 from hellora.core.errors import InputError, one_line
-from hellora.data import stdlib_docs
+from hellora.data import stdlib_docs, stdlib_questions
 from hellora.data.file_names import COMPRESSIONS, FORMATS, Layout, folder_split, format_of, split_of, stem_of
 from hellora.data.labels import as_written, in_order
 from hellora.data.layout import layout_of
 from hellora.data.tables import Table, read_table
+
+EMBEDDED = {"stdlib_docs": stdlib_docs.load, "stdlib_questions": stdlib_questions.load}  # they need no download
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def load_splits(name: str, subset: str, train: str, others: Sequence[str], colum
         InputError: there is no such source, it cannot be read, or it cannot be told what its splits are.
     """
     path = Path(name).expanduser()
-    if name == "stdlib_docs":
-        source = whole(stdlib_docs.load(), name, (train, *others))
+    if name in EMBEDDED:
+        source = whole(EMBEDDED[name](), name, (train, *others))
     elif path.is_file():
         source = of_file(path, train)
     elif path.is_dir():

@@ -11,7 +11,7 @@ LANGUAGE: tuple[Columns, ...] = ("instruction", "preference")  # what language m
 class DataSettings:
     """The [data] table says which data is read and how; the partitioner's own settings are not among these."""
 
-    name: str = "stdlib_docs"  # or a hub id, a local file, a local folder
+    name: str = "stdlib_docs"  # or stdlib_questions, a hub id, a local file, a local folder
     subset: str = ""  # configuration of a hub data set
     train_split: str = "train"  # of a folder: the name of its files, or of the folder that they are in
     test_split: str = "test"  # where it is "test" and absent, "validation" or "dev" stands in

@@ -1,4 +1,4 @@
-"""Load a data set (hub, local files, the embedded corpus) into the columns that a task reads.
+"""Load a data set (hub, local files, what is embedded) into the columns that a task reads.
 
     text         text, text_pair where there is one, label      image    image (decoded when read), label
     instruction  messages, prompt and response, or text (`forms.py` says which); label where there is one
@@ -47,6 +47,7 @@ class Corpus:
     public_source: str  # likewise
     notes: tuple[str, ...] = ()  # what was read, what not, and why; each a line for a person
     fingerprint: str = ""  # sha256 of all rows as they were read
+    validation: Dataset | None = None  # examples that were held out to look at while a method is chosen
 
     @property
     def has_turns(self) -> bool:
@@ -87,6 +88,7 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, natural: st
         if not len(train) or not len(validation):
             raise InputError(f"data.validation: {settings.name} has too few examples to hold out a validation split")
         say_copies(validation, train, "validation", reader)
+        own = replace(own, validation=validation)
         own = replace(own, test=validation) if settings.evaluate_on == "validation" else own
     return replace(own, train=train, notes=tuple(reader.notes), fingerprint=print_of)
 

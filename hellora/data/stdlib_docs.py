@@ -17,6 +17,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hellora.core.errors import InputError
 
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
 MIN_WORDS = 5
 TESTS = frozenset({"test", "tests", "idle_test"})  # folders that hold tests, not the library
 
@@ -54,7 +56,7 @@ def load() -> DatasetDict:
     """Load the splits train, proxy and test (80, 5, 15 %), each with text, label (a topic) and module (top-level)."""
     splits: dict[str, list[dict[str, Any]]] = {"train": [], "proxy": [], "test": []}
     for key, example in _distinct(Path(sysconfig.get_path("stdlib"))).items():
-        splits[_split_of(key)].append(example)
+        splits[split_of(key)].append(example)
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(TOPICS)), "module": Value("string")})
     return DatasetDict(
         {
@@ -81,20 +83,32 @@ def _distinct(stdlib: Path) -> dict[str, dict[str, Any]]:
 
 def _paragraphs(stdlib: Path, module: str) -> Iterator[str]:
     """Yield the first paragraph of every docstring of a module, or of all files of a package, whitespace normalised."""
-    for path in [stdlib / f"{module}.py", *sorted((stdlib / module).rglob("*.py"))]:
-        if TESTS.intersection(path.relative_to(stdlib).parts) or not path.is_file():
-            continue
-        with warnings.catch_warnings():  # the library's own invalid escapes are not the user's concern
-            warnings.simplefilter("ignore")
-            tree = ast.parse(path.read_bytes())
+    for _, tree in parsed(stdlib, module):
         for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                words = (ast.get_docstring(node) or "").split("\n\n")[0].split()
+            if isinstance(node, Documented):
+                words = first_paragraph(node).split()
                 if len(words) >= MIN_WORDS:
                     yield " ".join(words)
 
 
-def _split_of(key: str) -> str:
+def parsed(stdlib: Path, module: str) -> Iterator[tuple[Path, ast.Module]]:
+    """Parse a module, or all files of a package but its tests; yield each with its path from `stdlib`."""
+    for path in [stdlib / f"{module}.py", *sorted((stdlib / module).rglob("*.py"))]:
+        place = path.relative_to(stdlib)
+        if TESTS.intersection(place.parts) or not path.is_file():
+            continue
+        with warnings.catch_warnings():  # the library's own invalid escapes are not the user's concern
+            warnings.simplefilter("ignore")
+            tree = ast.parse(path.read_bytes())
+        yield place, tree
+
+
+def first_paragraph(node: Documented) -> str:
+    """Return the first paragraph of what the docstring says; "" where there is none."""
+    return (ast.get_docstring(node) or "").split("\n\n")[0]
+
+
+def split_of(key: str) -> str:
     """Return the split of a text, by its hash: the same on every machine."""
     percent = int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) % 100
     return "train" if percent < 80 else "proxy" if percent < 85 else "test"

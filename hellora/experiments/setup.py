@@ -1,6 +1,6 @@
 """A prepared experiment lends its model to strategies, and evaluates a state."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hellora.client.distillation import Distillation, evaluate_ensemble
 from hellora.client.encoding import encode_rows
-from hellora.client.evaluation import Evaluation, evaluate, fisher_scores
+from hellora.client.evaluation import Evaluation, answered, evaluate, fisher_scores
 from hellora.client.sample import stratified_rows
 from hellora.client.train import labels_of
 from hellora.client.work import ClientWork
@@ -25,7 +25,7 @@ from hellora.methods.sharing import with_private
 from hellora.model.resident import BaseModel
 from hellora.server.backend import Backend
 from hellora.server.federation import Federation
-from hellora.tasks import Encoded
+from hellora.tasks import Answered, Encoded
 
 FISHER_BATCH = 16  # examples with a copy of the adapter each
 
@@ -70,6 +70,11 @@ class Setup:
         return stratified_rows(classes, run.eval_examples, run.seed)
 
     @property
+    def asked(self) -> Any:
+        """Return the rows whose first prompts are answered as the run goes: always the same ones."""
+        return self.corpus.test if self.corpus.validation is None else self.corpus.validation
+
+    @property
     def base(self) -> BaseModel:
         """Return the model, resident in this process, whose own weights are never written to."""
         return self.work.base
@@ -98,31 +103,43 @@ class Setup:
         """Return True where clients elsewhere have models of their own, which only they can evaluate."""
         return bool(self.clients) and self.experiment.method.personal
 
-    def evaluate(self, state: ServerState, whole: bool = True) -> Evaluation:
+    def evaluate(self, state: ServerState, whole: bool = True, asks: bool = True) -> Evaluation:
         """Evaluate on the test split, or on the sample of it that `eval_examples` asks for, if not on the `whole`;
-        where clients have models of their own, each on its own held-out rows, and their mean."""
+        where clients have models of their own, each on its own held-out rows, and their mean. `asks`: prompts are
+        answered, too."""
+        asked = self.asked if asks else self.asked.select(())
         if not self.held_out and not whole and self.sample is not None:
             rows, encoded = self.corpus.test.select(self.sample), self.test.select(self.sample)
-            found = self.evaluate_adapter(state.adapter, rows, encoded)
+            found = self.evaluate_adapter(state.adapter, rows, encoded, asked)
             return replace(found, sampled=(len(rows), len(self.test)))
         if not self.held_out:
-            return self.evaluate_on_test(state.adapter)
+            return self.evaluate_adapter(state.adapter, self.corpus.test, self.test, asked)
         clients = {}
         for client, rows in enumerate(self.held_out):
             if len(rows):
                 adapter = with_private(state.adapter, state.private.get(client, {}))
-                own = self.work.data.select(rows), self.work.encoded.select(rows)
-                clients[client] = self.evaluate_adapter(adapter, *own).metrics
+                own, encoded = self.work.data.select(rows), self.work.encoded.select(rows)
+                asked = own if asks else own.select(())
+                clients[client] = self.evaluate_adapter(adapter, own, encoded, asked).metrics
         return Evaluation.of_clients(clients, {client: len(rows) for client, rows in enumerate(self.held_out)})
 
     def evaluate_on_test(self, adapter: Adapter) -> Evaluation:
         """Evaluate one adapter on the test split."""
-        return self.evaluate_adapter(adapter, self.corpus.test, self.test)
+        return self.evaluate_adapter(adapter, self.corpus.test, self.test, self.asked)
 
-    def evaluate_adapter(self, adapter: Adapter, rows: Any, encoded: Encoded | None = None) -> Evaluation:
-        """Evaluate one adapter on rows of a `datasets.Dataset`; `encoded` are the same rows, where they are already."""
+    def answered(self, state: ServerState) -> Sequence[Answered]:
+        """Answer prompts without an evaluation; none where clients have models of their own."""
+        if self.held_out:
+            return ()
+        return answered(state.adapter, self.base, self.experiment.task, self.asked)
+
+    def evaluate_adapter(
+        self, adapter: Adapter, rows: Any, encoded: Encoded | None = None, asked: Any = None
+    ) -> Evaluation:
+        """Evaluate one adapter on rows of a `datasets.Dataset`; `encoded` are the same rows, where they are already. Of
+        `asked`, or else of the rows, the first prompts are answered."""
         size, precision = self.experiment.compute.eval_batch_size, self.experiment.train.precision
-        return evaluate(adapter, self.base, self.experiment.task, rows, size, precision, encoded)
+        return evaluate(adapter, self.base, self.experiment.task, rows, size, precision, encoded, asked)
 
     def evaluate_prototypes(self, state: ServerState) -> dict[str, Any]:
         """Evaluate every prototype, by its rank, and their ensemble on the test split; return {} for a lone adapter."""

@@ -9,14 +9,21 @@ from torch import Tensor
 from hellora.model.load import greedy
 from hellora.model.padding import HALF_ROUNDED, ROUNDED
 from hellora.model.resident import BaseModel
+from hellora.model.sampling import GREEDY, Generation
 
 Tokens = list[int]
 AT_ONCE = 32  # prompts on a GPU; a CPU takes one after the other, whose answers are then the same on any number of them
 
 
 @torch.no_grad()
-def answers(base: BaseModel, prompts: Sequence[Tokens], new_tokens: int, at_once: int | None = None) -> list[Tokens]:
-    """Choose the likeliest token at each place after each prompt, up to the end of text or `new_tokens`.
+def answers(
+    base: BaseModel,
+    prompts: Sequence[Tokens],
+    new_tokens: int,
+    at_once: int | None = None,
+    how: Generation = GREEDY,
+) -> list[Tokens]:
+    """Choose a token at each place after each prompt, as `how` says, up to the end of text or `new_tokens`.
 
     Prompts of a batch are padded on the left, the shortest first; one by one where that moves what the model says.
     `at_once` is the size of a batch; None = AT_ONCE on a GPU and 1 on a CPU.
@@ -32,8 +39,9 @@ def answers(base: BaseModel, prompts: Sequence[Tokens], new_tokens: int, at_once
                 at_once = 1
         for start in range(0, len(order), at_once):
             rows = order[start : start + at_once]
-            out = generated(base, [prompts[row] for row in rows], max_new_tokens=new_tokens)
             width = max(len(prompts[row]) for row in rows)
+            more = how.more(base.processor, rows, width)
+            out = generated(base, [prompts[row] for row in rows], max_new_tokens=new_tokens, **more)
             found |= {row: ended(base, tokens) for row, tokens in zip(rows, out[:, width:].tolist(), strict=True)}
     return [found[row] for row in range(len(prompts))]
 

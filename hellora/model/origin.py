@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hellora.core.errors import InputError
-from hellora.model.location import resolve_name
+from hellora.model.location import EMBEDDED, resolve_name
 from hellora.model.resident import BaseModel
 from hellora.model.settings import ModelSettings
 
@@ -29,7 +29,7 @@ class Origin:
     def of(base: BaseModel, settings: ModelSettings) -> "Origin":
         """Describe a base that is loaded."""
         folder = Path(resolve_name(settings.name))
-        local = settings.name != "minilm" and folder.is_dir()
+        local = settings.name not in EMBEDDED and folder.is_dir()
         return Origin(
             name=settings.name,
             path=str(folder.resolve()) if local else None,

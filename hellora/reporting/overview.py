@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hellora.core.errors import InputError
 from hellora.core.units import in_bytes
+from hellora.reporting.answers import answers
 from hellora.reporting.clients import drift, failures, labels, served
 from hellora.reporting.page import write
 from hellora.reporting.parts import Page
@@ -43,6 +44,7 @@ def page_of_run(run: RunRecord) -> Page:
         return Page(run.name, facts(run), [labels(run)], [note], ended=run.summary is not None)
     sections = [
         *quality_sections(run),
+        *answers(run),
         allocation(run),
         layer_scores(run),
         spectrum(run),

@@ -12,6 +12,10 @@ let content = JSON.parse(document.getElementById("content").textContent);
 function frame(section) {
   const made = element("section", "", { id: section.id, "aria-labelledby": `${section.id}-title` });
   made.append(element("h2", "", { id: `${section.id}-title` }), element("p", "", { class: "lead" }));
+  if (section.texts) {
+    made.append(element("div", "", { class: "table texts", tabindex: "0", role: "group" }));
+    return made;
+  }
   made.append(element("fieldset"));
   if (section.steps) made.append(sliderOf(section));
   made.append(element("div", "", { class: "plot", role: "img" }));
@@ -49,7 +53,8 @@ function describe(section) {
   here.querySelector("h2").textContent = section.title;
   here.querySelector(".lead").textContent = section.lead;
   here.querySelector(".lead").hidden = !section.lead;
-  here.querySelector(".table").setAttribute("aria-label", `${section.title}: the numbers`);
+  here.querySelector(".table").setAttribute("aria-label", `${section.title}: ${section.texts ? "the texts" : "the numbers"}`);
+  if (section.texts) return;
   offerViews(section, here.querySelector("fieldset"));
   if (section.steps) {
     const input = here.querySelector(".slider input");
@@ -91,7 +96,7 @@ function show() {
     return pair;
   });
   document.getElementById("facts").replaceChildren(...facts);
-  const drawn = content.sections.filter((section) => section.views.length);
+  const drawn = content.sections.filter((section) => section.views.length || section.texts);
   const main = document.getElementById("main");
   const wide = wholeRows(drawn);
   drawn.forEach((section, i) => {
@@ -102,10 +107,10 @@ function show() {
     here.classList.toggle("wide", wide.has(section));
     describe(section);
     draw(section);
-    if (before !== wide.has(section)) Plotly.Plots.resize(here.querySelector(".plot"));
+    if (before !== wide.has(section) && !section.texts) Plotly.Plots.resize(here.querySelector(".plot"));
   });
   listContents(drawn);
-  const absent = content.sections.filter((section) => !section.views.length);
+  const absent = content.sections.filter((section) => !section.views.length && !section.texts);
   const box = document.getElementById("left-out");
   box.hidden = !absent.length;
   box.querySelector("ul").replaceChildren(...absent.map(({ title, why }) => element("li", `${title}: ${why}`)));

@@ -62,6 +62,13 @@ def section_content(section: Section) -> dict[str, Any]:
             }
             for view in section.views
         ],
+        "texts": None
+        if section.texts is None
+        else {
+            "columns": list(section.texts.columns),
+            "rows": [list(row) for row in section.texts.rows],
+            "leftOut": section.texts.left_out,
+        },
         "steps": None if section.steps is None else steps_content(section.steps),
     }
 

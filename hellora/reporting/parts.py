@@ -40,13 +40,16 @@ class Steps:
 
 @dataclass(frozen=True)
 class Section:
-    """A section shows one subject. Without views it is left out of the page, but for a line that says `why`."""
+    """A section shows one subject: in plots or, where its subject are texts, in a table alone. Without either it is
+    left out of the page, but for a line that says `why`.
+    """
 
     id: str
     title: str
     lead: str
     views: Sequence[View] = ()
     steps: Steps | None = None
+    texts: Table | None = None
     why: str = ""
     wide: bool = False  # its plot needs the whole width of a screen
 

@@ -20,6 +20,10 @@ function colour(name) {
 
 function draw(section) {
   const here = document.getElementById(section.id);
+  if (section.texts) {
+    showRows(here.querySelector(".table"), section.texts, section.texts.rows);
+    return;
+  }
   const choice = chosen[section.id];
   const view = section.views[choice.view];
   let data = view.figure.data;
@@ -106,13 +110,16 @@ function fillTable(section) {
   if (!details.open) return;
   const view = section.views[chosen[section.id].view];
   const rows = section.steps ? rankRows(section.steps, place(section)) : view.rows;
+  showRows(details.querySelector(".table"), view, rows);
+}
+
+function showRows(box, view, rows) {
   const table = element("table");
   const head = element("thead");
   head.append(rowOf("th", view.columns, { scope: "col" }));
   const body = element("tbody");
   body.append(...rows.map((row) => rowOf("td", row)));
   table.append(head, body);
-  const box = details.querySelector(".table");
   const { scrollTop, scrollLeft } = box;
   box.replaceChildren(table);
   if (view.leftOut) box.append(element("p", `… and ${view.leftOut} more rows.`));

@@ -13,7 +13,7 @@ from typing import Any
 from hellora.core.errors import InputError
 
 Line = Mapping[str, Any]  # of rounds.jsonl
-FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "summary.json")
+FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "answers.jsonl", "summary.json")
 ERROR = "error.log"  # why the run had to stop, until it goes on
 NUMBER, NONE = (int, float), type(None)
 # What a page cannot do without, and of what kind it is.
@@ -28,6 +28,7 @@ OF_LINE = {
     "downlink_bytes": NUMBER,
     "seconds": NUMBER,
 }
+OF_ANSWER = {"round": (int, NONE), "row": int, "prompt": str, "reference": str, "answer": str}
 OF_SUMMARY = {
     "initial": dict,
     "final": dict,
@@ -63,6 +64,7 @@ class RunRecord:
     initial: Mapping[str, float]
     clients: Sequence[Client]  # by id; [] of a run that did not record them
     summary: Mapping[str, Any] | None  # None until it has ended
+    answers: Sequence[Line] = ()  # of answers.jsonl
     error: str = ""  # why it had to stop, where it has not gone on since
 
     @property
@@ -113,12 +115,13 @@ def read_run(folder: Path) -> RunRecord:
     table = read_table(folder / "experiment.toml")
     clients = read_clients(folder / "clients.json")
     lines = read_lines(folder / "rounds.jsonl")
+    answers = read_answers(folder / "answers.jsonl")
     summary = read_summary(folder / "summary.json")
     saved = read_initial(last_state(folder))
     with blamed(folder / ERROR):
         error = last_line(folder / ERROR)
     initial = saved if summary is None else summary["initial"]
-    return RunRecord(folder.resolve().name, table, lines, initial, clients, summary, error)
+    return RunRecord(folder.resolve().name, table, lines, initial, clients, summary, answers, error)
 
 
 @contextmanager
@@ -155,6 +158,15 @@ def read_lines(file: Path) -> list[Line]:
         lines: list[Line] = read(file) or []
         for number, line in enumerate(lines, 1):
             check_line(line, f"line {number}: ")
+        return lines
+
+
+def read_answers(file: Path) -> list[Line]:
+    """Read what the model answered."""
+    with blamed(file):
+        lines: list[Line] = read(file) or []
+        for number, line in enumerate(lines, 1):
+            checked(line, OF_ANSWER, f"line {number}: ")
         return lines
 
 

@@ -13,7 +13,7 @@ from hellora.model.chat import TODAY, turn_ends
 from hellora.model.chat import template_of as template_of_chat
 from hellora.model.learned import without_end
 from hellora.model.load import QUANTIZATION, outside_blocks
-from hellora.model.location import MINILM_HUB, resolve_name
+from hellora.model.location import EMBEDDED, resolve_name
 from hellora.model.normalise import borrows_padding, end_ids, inseparable, text_config
 from hellora.results.trained import Trained
 from hellora.tasks import Task, length_limit
@@ -206,7 +206,8 @@ def packages(code: str) -> str:
 
 def also_on_hub(name: str) -> str:
     """Write a comment for a base that has a name on the hub, and is taken from this machine."""
-    return f"  # on the Hub: {MINILM_HUB}" if name == "minilm" and resolve_name(name) != MINILM_HUB else ""
+    hub = EMBEDDED.get(name)
+    return f"  # on the Hub: {hub}" if hub and resolve_name(name) != hub else ""
 
 
 def quantization(trained: Trained) -> str:

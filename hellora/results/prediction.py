@@ -70,7 +70,7 @@ class Predictor:
         rows = read_rows(file, data, task.columns, self.usage.labels, labelled=False)
         if task.columns in LANGUAGE:
             with torch.no_grad(), self.base.adapted(self.adapter):
-                answers = task.answer(self.base, rows.data)
+                answers = task.answer(self.base, rows.data, task.generation)
             prompts = prompts_of(rows.data)
             return [
                 {"row": row, "prompt": prompt, "answer": answer}

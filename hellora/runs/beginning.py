@@ -14,6 +14,7 @@ from hellora.core.state import Attempt, RoundReport, ServerState
 from hellora.experiments.setup import Setup
 from hellora.model.origin import Origin
 from hellora.model.resident import BaseModel
+from hellora.record.answers import write_answers
 from hellora.record.checkpoint import save_state
 from hellora.record.run_folder import RunFolder
 from hellora.server.backend import Backend
@@ -25,11 +26,12 @@ def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState,
     state = setup.initial_state()
     labels = list(setup.corpus.labels)  # so that what was trained can be used without the data
     try:
-        initial = setup.evaluate(state).metrics
+        found = setup.evaluate(state)
     except HelloraError:
         raise
     except Exception as error:  # whatever a model's code raises
         raise InputError(f"model.name: {setup.experiment.model.name!r} {why_it_fails(setup.base, error)}") from error
+    initial = found.metrics
     if not math.isfinite(initial.get("loss", 0.0)):
         why = (
             not_finite.in_model(setup.base, state.adapter)
@@ -48,6 +50,8 @@ def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState,
         "base": origin.to_json(),
         "lines": hashlib.sha256().hexdigest(),
     }
+    if found.answers:
+        write_answers(folder.answers, None, [asdict(answer) for answer in found.answers])
     save_state(folder.checkpoint, state, record)
     return state, record
 
@@ -71,7 +75,7 @@ def with_solved_head(
     after, waves = solved_first(setup.federation, state, backend)
     if not waves:
         return state, dict(record)
-    metrics = {} if setup.measured_by_clients else setup.evaluate(after).metrics
+    metrics = {} if setup.measured_by_clients else setup.evaluate(after, asks=False).metrics
     found = {"metrics": metrics, "waves": [asdict(wave) for wave in waves]}
     record = {**record, "solved": found}
     save_state(folder.checkpoint, after, record)

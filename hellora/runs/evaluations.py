@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from hellora.client.evaluation import Evaluation
 from hellora.core.held_out import HeldOut
@@ -17,6 +18,7 @@ class Evaluations:
 
     setup: Setup
     last: Evaluation | None = None  # of the last state, if it was due
+    answers: Sequence[Mapping[str, Any]] = ()  # of the last state, if prompts were due to be answered
 
     def problem_with(self, state: ServerState) -> str:
         """Evaluate a state if it is due; say why a run cannot go on from it, "" where it can."""
@@ -24,7 +26,10 @@ class Evaluations:
         if self.setup.measured_by_clients:
             return ""
         due = state.round % run.eval_every == 0 or state.round == run.rounds
-        self.last = self.setup.evaluate(state, whole=state.round == run.rounds) if due else None
+        asks = self.setup.experiment.task.asks(state.round, run.rounds, due)
+        self.last = self.setup.evaluate(state, whole=state.round == run.rounds, asks=asks) if due else None
+        answers = self.last.answers if self.last else self.setup.answered(state) if asks else ()
+        self.answers = [asdict(answer) for answer in answers]
         loss = self.last.metrics.get("loss", 0.0) if self.last else 0.0
         return "" if math.isfinite(loss) else f"the loss on {self.setup.experiment.data.evaluate_on} examples is {loss}"
 

@@ -1,6 +1,6 @@
 """A terminal shows how a run goes: bars for rounds and clients with the time left, one line per round."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +19,9 @@ from hellora.core.units import in_bytes
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import arithmetic
 from hellora.experiments.setup import Setup
+from hellora.record.answers import AnswerLine
 from hellora.record.round_line import Line
+from hellora.runs.answering import shown_answers
 from hellora.runs.tracking import train_loss
 from hellora.server.simulation import in_seconds
 
@@ -97,6 +99,10 @@ class TerminalProgress:
     def client_answered(self, answer: ClientUpdate | ClientFailure) -> None:
         if self.clients is not None:
             self.bars.advance(self.clients)
+
+    def answered(self, round: int | None, answers: Sequence[AnswerLine]) -> None:
+        for line in shown_answers(self.console, round, answers):
+            self.console.print(line, highlight=False, markup=False)
 
     def round_finished(self, line: Line) -> None:
         if self.rounds is not None:

@@ -22,6 +22,7 @@ from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
 from hellora.model.location import resolve_name
 from hellora.model.origin import Origin
+from hellora.record.answers import AnswerLine, read_answers, write_answers
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import save_state
 from hellora.record.last_good import last_good
@@ -61,6 +62,9 @@ class Progress(Protocol):
 
     def client_answered(self, answer: ClientUpdate | ClientFailure) -> None:
         """Note that a client trained, or failed."""
+
+    def answered(self, round: int | None, answers: Sequence[AnswerLine]) -> None:
+        """Note what the model answers to the same prompts after a round, None before training; there are some."""
 
     def round_finished(self, line: Line) -> None:
         """Note that a round's line of `rounds.jsonl` is written, and its checkpoint."""
@@ -141,14 +145,13 @@ def run_in(
     check_data(setup, before)
     origin = origin_of(setup, before)
     folder.begin(experiment, lines, back=found is not None and found.back)
-    write_atomically(folder.clients, json.dumps(fleet_record(setup)).encode())
-    if (planner := setup.federation.planner) is not None:
-        write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
+    record_fleet(folder, setup)
     evaluations = Evaluations(setup)
     digest = hashlib.sha256(b"".join(map(encoded, lines)))
     with tracking(experiment, folder.path, lines) as tracked, setup.backend() as backend:
         state, record = (found.state, found.record) if found else start(setup, folder, origin)
         progress.started(setup, record["initial"], state.round)
+        tell_first(progress, [] if found else read_answers(folder.answers))
         clock = time.perf_counter()
         reporting = ReportingBackend(backend, progress)
         state, record = with_solved_head(setup, folder, state, record, reporting)
@@ -163,11 +166,32 @@ def run_in(
             lines.append(round_line(report, metrics, now - clock, previous, sample))
             clock = now
             folder.append(lines[-1])
+            answers = write_answers(folder.answers, report.round, evaluations.answers)
             digest.update(encoded(lines[-1]))
             save_state(folder.checkpoint, state, record | {"lines": digest.hexdigest()}, experiment.run.keep)
             tracked.tell(lines)
-            progress.round_finished(lines[-1])
+            tell_round(progress, lines[-1], answers)
     return finish(setup, folder, state, evaluations.final(state, lines), record, lines, origin)
+
+
+def record_fleet(folder: RunFolder, setup: Setup) -> None:
+    """Write who takes part and, where budgets ask for it, what training was counted to cost."""
+    write_atomically(folder.clients, json.dumps(fleet_record(setup)).encode())
+    if (planner := setup.federation.planner) is not None:
+        write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
+
+
+def tell_first(progress: Progress, answers: Sequence[AnswerLine]) -> None:
+    """Tell what is answered before training."""
+    if answers:
+        progress.answered(None, answers)
+
+
+def tell_round(progress: Progress, line: Line, answers: Sequence[AnswerLine]) -> None:
+    """Tell that a round is finished, and what was answered after it."""
+    progress.round_finished(line)
+    if answers:
+        progress.answered(line["round"], answers)
 
 
 def check_data(setup: Setup, record: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from hellora.data.labels import UNLABELLED
 from hellora.data.settings import Columns
 from hellora.model.normalise import position_limit
 from hellora.model.resident import BaseModel
+from hellora.model.sampling import GREEDY, Generation
 from hellora.model.settings import Kind, ModelSettings
 
 Example = dict[str, Any]
@@ -93,6 +94,16 @@ class Selected(Sequence[Example]):
         return self.examples[int(self.rows[place])]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A prompt was answered: that of which row, and what was to be said."""
+
+    row: int
+    prompt: str
+    reference: str
+    answer: str
+
+
 class Task(ABC):
     """A task is a kind of problem. It has no state: the model, tokenizer and head are the BaseModel's."""
 
@@ -162,17 +173,31 @@ class Task(ABC):
         """Return the metrics of a whole evaluation; `loss` is the mean loss."""
         return {"loss": loss}
 
-    def answer(self, base: BaseModel, rows: Any) -> list[str]:
+    @property
+    def generation(self) -> Generation:
+        """Say how `hellora predict` chooses tokens. Runs always take the likeliest one."""
+        return GREEDY
+
+    def answer(self, base: BaseModel, rows: Any, how: Generation = GREEDY) -> list[str]:
         """Return what the model answers to each row, for tasks of language; rows have the task's columns, or those of
-        what is asked alone.
+        what is asked alone, and `how` says how tokens are chosen.
 
         Raises:
             InputError: the task does not say how to answer.
         """
         raise InputError(f"task {type(self).__name__} has no answer(), which predictions need: write it")
 
-    def answer_metrics(self, base: BaseModel, rows: Any) -> dict[str, float]:
-        """Return the metrics of generated answers, for tasks that have them."""
+    def asks(self, round: int, rounds: int, evaluated: bool) -> bool:
+        """Say whether prompts are answered after `round` of the `rounds`; `evaluated` says if the state is evaluated
+        then."""
+        return evaluated
+
+    def answered(self, base: BaseModel, rows: Any) -> list[Answered]:
+        """Answer the prompts of the first rows, for tasks that show answers as a run goes."""
+        return []
+
+    def answer_metrics(self, answers: Sequence[Answered]) -> dict[str, float]:
+        """Return the metrics of answers; {} of none."""
         return {}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hellora.core.exchange import Outputs
-from hellora.data.forms import references_of
+from hellora.data.forms import prompts_of, references_of
 from hellora.data.packing import PackedRows, packed
 from hellora.data.settings import Columns
 from hellora.model.answers import answers
@@ -24,21 +24,27 @@ from hellora.model.normalise import blank_end, embedding_rows
 from hellora.model.output_layer import chunk_rows, classes_of, layer_of
 from hellora.model.packed_attention import allow_packing, check_packing
 from hellora.model.resident import BaseModel
+from hellora.model.sampling import GREEDY, Generation
 from hellora.model.settings import Kind, ModelSettings
 from hellora.model.whole import saved_modules
-from hellora.tasks import Batch, Encoded, Example, Task, length_limit
+from hellora.tasks import Answered, Batch, Encoded, Example, Task, length_limit
 
 
 @dataclass(frozen=True)
 class CausalLM(Task):
-    """Answers prompts; each evaluation answers `answers` test prompts greedily and scores them by ROUGE-L."""
+    """Answers prompts; `answers` of them are answered greedily as a run goes, and scored by ROUGE-L."""
 
     max_length: int = 512  # tokens of an example, all its turns together
     chat_template: str = ""  # a file with one, or its text; "" = the tokenizer's own
     loss_on: Literal["answers", "all"] = "answers"  # of plain texts every token is learned
-    answers: int = 0
-    answer_tokens: int = 64
     packing: bool = False  # a row of a step is several examples, up to max_length; none attends to another
+    answers: int = 0  # prompts, of the validation data where there are any, else of the test data
+    answers_every: int = 0  # rounds between answers; 0 = answers with each evaluation
+    answer_tokens: int = 64
+    temperature: float = 0.0  # of `hellora predict`; 0 = the likeliest token, which runs always take
+    top_p: float = 1.0  # draw among the likeliest tokens that together have this probability
+    stop: tuple[str, ...] = ()  # texts before which an answer of `hellora predict` ends
+    sampling_seed: int = 0
     columns: ClassVar[Columns] = "instruction"
 
     def __post_init__(self) -> None:
@@ -46,6 +52,13 @@ class CausalLM(Task):
             raise ValueError("max_length must be at least 4 tokens, answer_tokens 1, and answers not negative")
         if self.chat_template and "{" not in self.chat_template:
             object.__setattr__(self, "chat_template", template_in(self.chat_template))  # a run's file has all it needs
+        if self.answers_every < 0 or (self.answers_every and not self.answers):
+            raise ValueError("answers_every must be 0 or a number of rounds, after which some answers are asked for")
+        _ = self.generation  # which checks its part
+
+    @property
+    def generation(self) -> Generation:
+        return Generation(self.temperature, self.top_p, self.stop, self.sampling_seed)
 
     @property
     def max_tokens(self) -> int:
@@ -169,28 +182,38 @@ class CausalLM(Task):
     def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
 
-    def answer_metrics(self, base: BaseModel, rows: Any) -> dict[str, float]:
-        if self.answers == 0:
+    def asks(self, round: int, rounds: int, evaluated: bool) -> bool:
+        if not self.answers_every:
+            return evaluated
+        return round % self.answers_every == 0 or round == rounds
+
+    def answered(self, base: BaseModel, rows: Any) -> list[Answered]:
+        rows = rows.select(range(min(self.answers, len(rows))))
+        if not len(rows):
+            return []
+        said = zip(prompts_of(rows), references_of(rows), self.answer(base, rows), strict=True)
+        return [Answered(row, *each) for row, each in enumerate(said)]
+
+    def answer_metrics(self, answers: Sequence[Answered]) -> dict[str, float]:
+        if not answers:
             return {}
         from rouge_score.rouge_scorer import RougeScorer  # it takes a sixth of a second, and few runs need it
 
-        rows = rows.select(range(min(self.answers, len(rows))))
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
-        answers = zip(references_of(rows), self.answer(base, rows), strict=True)
-        scores = [scorer.score(reference, answer)["rougeL"].fmeasure for reference, answer in answers]
+        scores = [scorer.score(each.reference, each.answer)["rougeL"].fmeasure for each in answers]
         return {"rouge_l": sum(scores) / len(scores)}
 
     def new_tokens(self, base: BaseModel) -> int:
         """Count the tokens that an answer may have: at most half of the limit."""
         return min(self.answer_tokens, length_limit(base, self.max_length) // 2)
 
-    def answer(self, base: BaseModel, rows: Any) -> list[str]:
-        """Choose the likeliest token at each place, up to the end of text or of the turn. As in training, a prompt that
-        is too long loses its beginning."""
+    def answer(self, base: BaseModel, rows: Any, how: Generation = GREEDY) -> list[str]:
+        """Choose a token at each place, up to the end of text or of the turn. As in training, a prompt that is too long
+        loses its beginning."""
         room = length_limit(base, self.max_length) - self.new_tokens(base)
         asked = asked_tokens(base, rows, room) if len(rows) else []
-        said = answers(base, asked, self.new_tokens(base)) if asked else []
-        return [base.processor.decode(tokens, skip_special_tokens=True) for tokens in said]
+        said = answers(base, asked, self.new_tokens(base), how=how) if asked else []
+        return [how.cut(base.processor.decode(tokens, skip_special_tokens=True)) for tokens in said]
 
 
 def template_in(file: str) -> str:

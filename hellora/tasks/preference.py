@@ -10,7 +10,7 @@ depends, in its last bits, on those beside it; so a run that is resumed asks ane
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,8 +23,9 @@ from hellora.core.exchange import Outputs
 from hellora.data.settings import Columns
 from hellora.model.learned import IGNORED, Learned, preferred_tokens
 from hellora.model.resident import BaseModel
+from hellora.model.sampling import GREEDY, Generation
 from hellora.model.settings import Kind, ModelSettings
-from hellora.tasks import Batch, Encoded, Example, Task, length_limit
+from hellora.tasks import Answered, Batch, Encoded, Example, Task, length_limit
 from hellora.tasks.causal_lm import CausalLM, inputs_of
 
 SIDES = ("chosen", "rejected")
@@ -39,7 +40,13 @@ class Preference(Task):
     chat_template: str = ""  # a file with one, or its text; "" = the tokenizer's own
     beta: float = 0.1  # β: how much a step away from the reference costs
     label_smoothing: float = 0.0  # ε: the part of pairs that may be the wrong way round
-    answer_tokens: int = 64  # of an answer of `hellora predict`
+    answers: int = 0  # these as of `causal_lm`
+    answers_every: int = 0
+    answer_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    sampling_seed: int = 0
     columns: ClassVar[Columns] = "preference"
 
     def __post_init__(self) -> None:
@@ -50,7 +57,8 @@ class Preference(Task):
     @property
     def language(self) -> CausalLM:
         """Return the task that loads such models and lets them answer."""
-        return CausalLM(self.max_length, self.chat_template, answer_tokens=self.answer_tokens)
+        own = {field.name for field in fields(CausalLM)} & {field.name for field in fields(self)}
+        return CausalLM(**{name: getattr(self, name) for name in own})
 
     @property
     def max_tokens(self) -> int:
@@ -127,8 +135,23 @@ class Preference(Task):
         """Count the tokens that an answer may have."""
         return self.language.new_tokens(base)
 
-    def answer(self, base: BaseModel, rows: Any) -> list[str]:
-        return self.language.answer(base, rows)
+    @property
+    def generation(self) -> Generation:
+        return self.language.generation
+
+    def answer(self, base: BaseModel, rows: Any, how: Generation = GREEDY) -> list[str]:
+        return self.language.answer(base, rows, how)
+
+    def asks(self, round: int, rounds: int, evaluated: bool) -> bool:
+        return self.language.asks(round, rounds, evaluated)
+
+    def answered(self, base: BaseModel, rows: Any) -> list[Answered]:
+        """Answer prompts; what is to be said is the chosen answer."""
+        name = "response" if "prompt" in rows.column_names else "messages"
+        return self.language.answered(base, rows.rename_column("chosen", name))
+
+    def answer_metrics(self, answers: Sequence[Answered]) -> dict[str, float]:
+        return self.language.answer_metrics(answers)
 
 
 def log_probabilities(base: BaseModel, batch: Batch) -> Tensor:

@@ -283,6 +283,21 @@ def test_names_and_reasons_are_shown_as_they_are(opened: Callable[..., Watching]
 # -------------------------------------------------------------------------------------------------- several runs
 
 
+def test_answers_are_a_table_of_texts(opened: Callable[..., Watching], tmp_path: Path) -> None:
+    write_run(tmp_path, [line(0)], task={"name": "causal_lm"})
+    answer = {"row": 0, "prompt": "What is it?", "reference": "A boat.", "answer": "<b>one</b>\nand " + "two " * 60}
+    later = {**answer, "round": 0, "answer": "A ship."}
+    (tmp_path / "answers.jsonl").write_text(json.dumps({**answer, "round": None}) + "\n" + json.dumps(later) + "\n")
+    (tmp_path / "report.html").write_text(html(content_of(page_of([tmp_path]))))
+    for width in (360, 1280):
+        page = opened((tmp_path / "report.html").as_uri(), width=width).page
+        cells = page.locator("#answers td")
+        assert cells.all_text_contents() == ["What is it?", answer["answer"], "A ship.", "A boat."]
+        expect(page.locator("#answers .plot, #answers details")).to_have_count(0)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "only the table scrolls"
+        assert page.locator("#answers.wide").count() == 1
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_comparison_switches_what_it_compares(
     opened: Callable[..., Watching], comparison: Path, tmp_path: Path, width: int

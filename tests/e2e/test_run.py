@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tiny_models import sentences as tiny_sentences
 from transformers import BertModel
 
+import hellora.runs.run as running
 from hellora.client.evaluation import fisher_scores
 from hellora.client.work import ClientWork
 from hellora.core.exchange import ClientTask, ClientUpdate
@@ -505,6 +506,44 @@ def test_packed_rows_in_worker_processes_and_within_budgets(
     assert one == two
     summary = summary_of(tmp_path / "one")
     assert summary["final"]["loss"] < summary["initial"]["loss"]
+
+
+def test_answers_are_kept_shown_and_never_twice(
+    hellora: Command, llama_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds 0 to 3, evaluated after the last; answers every 2 rounds; killed before round 1 is saved."""
+    often = [*changed("rounds", 4), *changed("eval_every", 4), *changed("task.answers_every", 2)]
+    out = tmp_path / "out"
+    command = [*llama_run, *often, *changed("data.validation", 0.2), "--out", str(out)]
+    save, rounds = running.save_state, iter(range(3))
+
+    def killed(*args: Any) -> None:
+        if next(rounds) == 1:
+            raise KeyboardInterrupt
+        save(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "save_state", killed)
+        assert hellora(*command).status != 0
+    before = (out / "answers.jsonl").read_bytes()
+    told = hellora(*command, "--resume")
+    assert told.status == 0
+    lines = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert [(line["round"], line["row"]) for line in lines] == [(r, row) for r in (None, 1, 3) for row in (0, 1)]
+    assert (out / "answers.jsonl").read_bytes().startswith(before[: len(before) // 2])
+    assert "  answers  after round 3, 2 of 2 (all are in answers.jsonl)" in told.out
+    assert "before training" not in told.out, "that was shown when it began"
+    assert [line["metrics"] is None for line in lines_of(out)] == [True, True, True, False]
+    setup = prepare(read_experiment(str(out / "experiment.toml")))
+    assert setup.corpus.validation is not None
+    assert [line["prompt"] for line in lines[:2]] == setup.corpus.validation["prompt"][:2], "no test example is shown"
+    assert (
+        "On the test split (rouge_l: of answers to prompts of the validation split):"
+        in (out / "adapter" / "README.md").read_text()
+    )
+    hellora(*command, "--resume", "--from-round", "2")
+    assert [json.loads(line)["round"] for line in (out / "answers-after-2.jsonl").read_text().splitlines()] == [3, 3]
+    assert (out / "answers.jsonl").read_text().count("\n") == 6
 
 
 # -------------------------------------------------------------------------------------------- the README of the adapter

@@ -39,10 +39,20 @@ LLAMA_1B = {
     "vocab_size": 128256,
     "tie_word_embeddings": True,
 }
+SMOLLM2 = {
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 # By preset: the config of the model that it names, the number of layers, and of adapted modules in each.
 ARCHITECTURES: dict[str, tuple[PretrainedConfig, int, int]] = {
     "quickstart": (BertConfig(**MINILM), 6, 2),
+    "llm_quickstart": (LlamaConfig(**SMOLLM2), 30, 4),
     "vit_cifar100": (ViTConfig(), 12, 2),
     "vit_domainnet": (ViTConfig(), 12, 2),
     "bert_ledgar": (BertConfig(), 12, 2),
@@ -137,11 +147,11 @@ def test_a_preset_uses_every_capacity_up_to_the_whole_model(name: str) -> None:
         layers, capacities = ARCHITECTURES[name][1], {budget.layers for budget in budgets}
         assert capacities == set(map(parse_layers, experiment.fleet.layers))
         assert max(Budget(layers=capacity).capacity(layers) for capacity in capacities) == layers
-        assert PROXY_DATA in experiment.method.allocator.demands.needs
+        assert (PROXY_DATA in experiment.method.allocator.demands.needs) == (name != "llm_quickstart")
     assert resolve_name(experiment.model.name)  # a hub id, never somebody's folder
 
 
-@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"quickstart", "distilbert_imdb"}))
+@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"quickstart", "llm_quickstart", "distilbert_imdb"}))
 def test_fed_hello_s_own_experiments_have_its_mean_and_its_capacities(name: str) -> None:
     """Eq. 3 counts every client that trained a layer alike; capacities are a half, three quarters and all (6/9/12)."""
     experiment = read_experiment(name)

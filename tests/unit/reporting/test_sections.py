@@ -1,5 +1,6 @@
 """The sections of one run, by their data; and the line that stands for one that a run cannot have."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from run_folders import ended_run, line, summary_of, write_run
 
-from hellora.reporting import clients, training
+from hellora.core.errors import InputError
+from hellora.reporting import answers, clients, training
 from hellora.reporting.clients import MOST_REASONS
 from hellora.reporting.overview import page_of_run
+from hellora.reporting.page import section_content
 from hellora.reporting.record import RunRecord, read_run
 
 
@@ -215,3 +218,46 @@ def test_what_one_wants_to_know_first(tmp_path: Path) -> None:
     assert facts["sent"] == "200 B up, 400 B down"
     assert facts["simulated time"] == "20 s"
     assert facts["worst client"] == "0.250"
+
+
+def answer(round: int | None, row: int, said: str) -> dict[str, Any]:
+    return {"round": round, "row": row, "prompt": f"What is {row}?", "reference": f"It is {row}.", "answer": said}
+
+
+def with_answers(folder: Path, *answers: dict[str, Any]) -> RunRecord:
+    write_run(folder, [line(0), line(1)], task={"name": "causal_lm"})
+    (folder / "answers.jsonl").write_text("".join(json.dumps(each) + "\n" for each in answers))
+    return read_run(folder)
+
+
+def test_answers_before_and_after_stand_beside_the_reference(tmp_path: Path) -> None:
+    first = [answer(None, 0, "a"), answer(None, 1, "b")]
+    (section,) = answers.answers(
+        with_answers(tmp_path, *first, answer(0, 0, "c"), answer(1, 0, "d"), answer(1, 1, "e"))
+    )
+    assert section.texts is not None
+    assert section.texts.columns == ["prompt", "before training", "after round 1", "reference"]
+    assert section.texts.rows == [["What is 0?", "a", "d", "It is 0."], ["What is 1?", "b", "e", "It is 1."]]
+    (section,) = answers.answers(with_answers(tmp_path, *first))
+    assert section.texts is not None
+    assert section.texts.columns == ["prompt", "before training", "reference"]
+    content = section_content(section)
+    assert content["texts"]["rows"][1] == ["What is 1?", "b", "It is 1."]
+    assert section.id in [each.id for each in page_of_run(read_run(tmp_path)).sections]
+
+
+def test_many_answers_have_an_end(tmp_path: Path) -> None:
+    (section,) = answers.answers(with_answers(tmp_path, *(answer(None, row, "a") for row in range(130))))
+    assert section.texts is not None
+    assert (len(section.texts.rows), section.texts.left_out) == (100, 30)
+
+
+def test_a_language_model_that_was_not_asked_says_so_and_others_do_not(run_of: Any) -> None:
+    (section,) = answers.answers(run_of(line(0), task={"name": "causal_lm"}))
+    assert section.why == "The run was not asked to answer prompts: set task.answers."
+    assert answers.answers(run_of(line(0))) == []
+
+
+def test_a_damaged_answer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"answers\.jsonl is damaged: line 2: answer is missing"):
+        with_answers(tmp_path, answer(None, 0, "a"), {k: v for k, v in answer(0, 0, "b").items() if k != "answer"})

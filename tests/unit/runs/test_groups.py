@@ -53,9 +53,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Adapter]:
     seen: list[Adapter] = []
     plain = Setup.evaluate_adapter
 
-    def counting(self: Setup, adapter: Adapter, rows: Any, encoded: Any = None) -> Evaluation:
+    def counting(self: Setup, adapter: Adapter, rows: Any, encoded: Any = None, asked: Any = None) -> Evaluation:
         seen.append(adapter)
-        return plain(self, adapter, rows, encoded)
+        return plain(self, adapter, rows, encoded, asked)
 
     monkeypatch.setattr(Setup, "evaluate_adapter", counting)
     return seen

@@ -143,17 +143,34 @@ def test_rouge_l_by_hand(llama: BaseModel, monkeypatch: pytest.MonkeyPatch) -> N
     answers = {"wave": "is the boat near", "star": "old moon", "rain": "a worm"}
     monkeypatch.setattr(llama.net, "generate", answering(llama, answers, seen))
     task = CausalLM(answers=3, answer_tokens=5)
-    assert task.answer_metrics(llama, rows) == {"rouge_l": pytest.approx((2 / 3 + 1 + 0) / 3)}
+    assert task.answer_metrics(task.answered(llama, rows)) == {"rouge_l": pytest.approx((2 / 3 + 1 + 0) / 3)}
     assert [call["prompt"] for call in seen] == ["the wave", "a star", "rain"]
     assert all(call["max_new_tokens"] == 5 and call["do_sample"] is False for call in seen)
-    assert TASK.answer_metrics(llama, rows) == {}, "off by default"
+    assert TASK.answer_metrics(TASK.answered(llama, rows)) == {}, "off by default"
+
+
+@pytest.mark.parametrize(
+    ("every", "asked"),
+    [(0, {0, 3, 6, 7}), (2, {0, 2, 4, 6, 7}), (9, {0, 7})],  # of 7 rounds, evaluated every 3 and at the end
+)
+def test_when_prompts_are_answered(every: int, asked: set[int]) -> None:
+    task = CausalLM(answers=2, answers_every=every)
+    assert {round for round in range(8) if task.asks(round, 7, evaluated=round in (0, 3, 6, 7))} == asked
+
+
+@pytest.mark.parametrize("settings", [{"answers_every": 2}, {"answers": 2, "answers_every": -1}])
+def test_answers_every_some_rounds_need_prompts(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="answers_every must be 0 or a number of rounds"):
+        CausalLM(**settings)
 
 
 def test_a_real_model_answers_greedily(llama: BaseModel) -> None:
     rows = instructions(("the wave", "we saw the boat"))
-    before = CausalLM(answers=1, answer_tokens=4).answer_metrics(llama, rows)
-    assert 0 <= before["rouge_l"] <= 1
-    assert CausalLM(answers=1, answer_tokens=4).answer_metrics(llama, rows) == before
+    task = CausalLM(answers=1, answer_tokens=4)
+    (before,) = task.answered(llama, rows)
+    assert (before.row, before.prompt, before.reference) == (0, "the wave", "we saw the boat")
+    assert 0 <= task.answer_metrics([before])["rouge_l"] <= 1
+    assert task.answered(llama, rows) == [before]
 
 
 @pytest.mark.parametrize(("answer_tokens", "prompt", "answer"), [(4, 9, 4), (6, 6, 6), (12, 6, 6), (200, 6, 6)])
@@ -165,7 +182,7 @@ def test_answers_take_half_of_the_limit_at_most(
     monkeypatch.setattr(llama.net, "generate", answering(llama, {"wave": "boat"}, seen))
     rows = instructions(("we saw the old boat near a new wave", "boat"))
     limit = prompt + answer
-    CausalLM(max_length=limit, answers=1, answer_tokens=answer_tokens).answer_metrics(llama, rows)
+    CausalLM(max_length=limit, answers=1, answer_tokens=answer_tokens).answered(llama, rows)
     assert (seen[0]["attention_mask"].shape[1], seen[0]["max_new_tokens"]) == (prompt, answer)
 
 

@@ -1,0 +1,34 @@
+"""The first few of a run's answers are shown on the terminal: the prompt, and what is answered, in up to two lines."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from hellora.record.answers import AnswerLine
+
+SHOWN, LINES = 3, 2  # answers at a time, and lines of each
+WIDTH = 80  # columns, of which the first 11 are free
+
+
+def shown_answers(console: Console, round: int | None, answers: Sequence[AnswerLine]) -> Iterator[str]:
+    """Yield the lines that show the first of the answers after a round, each of at most 80 columns."""
+    when = "before training" if round is None else f"after round {round}"
+    yield f"  answers  {when}, {min(SHOWN, len(answers))} of {len(answers)} (all are in answers.jsonl)"
+    for answer in answers[:SHOWN]:
+        for mark, text, lines in (("?", answer["prompt"], 1), (">", answer["answer"], LINES)):
+            for line, part in enumerate(broken(console, text, lines)):
+                yield f"{'' if line else mark:>9}  {part}"
+
+
+def broken(console: Console, text: str, most: int) -> list[str]:
+    """Break a text into lines that fit, at most so many of them; what cannot be printed, such as what would steer a
+    terminal, is left out."""
+    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    room = WIDTH - 11
+    lines = [line.plain.rstrip() for line in Text(plain or "(nothing)").wrap(console, room)]
+    if len(lines) <= most:
+        return lines
+    last = Text(f"{lines[most - 1]} {lines[most]}")
+    last.truncate(room, overflow="ellipsis")
+    return [*lines[: most - 1], last.plain]

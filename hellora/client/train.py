@@ -65,8 +65,7 @@ def train_encoded(
         TrainingError: the loss is nan or infinite; ValueError: a rule was told, or tells, what it did not declare.
     """
     started = time.perf_counter()
-    rows = kind.training_rows(base, encoded, task.seed)
-    kind.before(base, rows, (int(row) for batch in training_batches(rows, task.train, task.seed) for row in batch))
+    rows = rows_of_steps(task, base, kind, encoded)
     with (
         peak_memory(base.device, task.spare_bytes) as peak,
         seeded(task.seed, base.device),
@@ -81,6 +80,13 @@ def train_encoded(
         metrics["peak_bytes"] = base.num_bytes + task.num_bytes + peak.bytes
     examples, tokens = len(encoded), encoded.num_tokens
     return ClientUpdate(task.round, task.client, examples, adapter, metrics, tokens, *named, task.attempt)
+
+
+def rows_of_steps(task: ClientTask, base: BaseModel, kind: Task, encoded: Encoded) -> Encoded:
+    """Return the rows that steps are made of, when the bare base has said what the task wants to know of them."""
+    rows = kind.training_rows(base, encoded, task.seed)
+    kind.before(base, rows, (int(row) for batch in training_batches(rows, task.train, task.seed) for row in batch))
+    return rows
 
 
 def lent_for(task: ClientTask, base: BaseModel) -> AbstractContextManager[AdaptedModel]:
@@ -134,9 +140,14 @@ def train_steps(
         step_clipped(optimizer, adapted.parameters, settings.clip_norm)
         rules.stepped(total, weight, share)
         loss_sum, weight_sum = loss_sum + total, weight_sum + weight
+    return {"loss": mean_loss(loss_sum, weight_sum), "steps": steps}
+
+
+def mean_loss(loss_sum: float, weight_sum: float) -> float:
+    """Return the mean of losses. Raise TrainingError where nothing was learned from."""
     if not weight_sum:
         raise TrainingError("none of its examples has a token to learn from: raise task.max_length")
-    return {"loss": loss_sum / weight_sum, "steps": steps}
+    return loss_sum / weight_sum
 
 
 def why_not_finite(

@@ -59,18 +59,8 @@ class Reader:
         UNLABELLED with `may_lack_labels`; else one that is no class is an error. With `prompts_alone`, answers of a
         language task are not read.
         """
-        settings, cells, features = self.settings, dict[str, Sequence[Any]](), Features()
-        faults: Faults = {}
-        if self.columns == "text":
-            cells["text"] = texts(cells_of(split, settings.text, "text"), split, "text", faults)
-            if settings.text_pair:
-                pairs = cells_of(split, settings.text_pair, "text_pair")
-                cells["text_pair"] = texts(pairs, split, "text_pair", faults)
-        features.update({name: Value("string") for name in cells})
-        if self.columns == "preference" and not prompts_alone:
-            cells, features = read_preferences(split, settings, faults, self.notes)
-        elif self.columns in LANGUAGE:
-            cells, features = read_form(split, settings, faults, self.notes, prompts_alone)
+        settings, faults = self.settings, Faults()
+        cells, features = self._said(split, faults, prompts_alone)
         if self.index_of is not None:
             free = may_lack_labels or self.columns in LANGUAGE  # there a label only says who gets a row
             labels = self._labels_if_any(split) if free else self._labels(split, faults)
@@ -88,6 +78,18 @@ class Reader:
         if note := check_faults(faults, split, Tolerance(settings.strict, settings.unusable)):
             self.notes.append(note)
         return data.select([row for row in range(len(data)) if row not in faults]) if faults else data
+
+    def _said(self, split: Split, faults: Faults, prompts_alone: bool) -> tuple[dict[str, Sequence[Any]], Features]:
+        """Read what examples say, in columns of texts or of conversations; images are decoded when they are read."""
+        settings = self.settings
+        if self.columns == "preference" and not prompts_alone:
+            return read_preferences(split, settings, faults, self.notes)
+        if self.columns in LANGUAGE:
+            return read_form(split, settings, faults, self.notes, prompts_alone)
+        names = ("text", "text_pair") if self.columns == "text" else ()
+        named = {name: getattr(settings, name) for name in names if getattr(settings, name)}
+        cells = {name: texts(cells_of(split, column, name), split, name, faults) for name, column in named.items()}
+        return {**cells}, Features(dict.fromkeys(cells, Value("string")))
 
     def check_vanished(self, train: Dataset) -> None:
         """Raise InputError where no row of a class of the training split can be used."""

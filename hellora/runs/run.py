@@ -228,19 +228,7 @@ def finish(
     draft = folder.path / "adapter.draft"
     for old in (draft, folder.adapter):
         shutil.rmtree(old, ignore_errors=True)
-    corpus, clients = setup.corpus, tuple(setup.clients)
-    trained = Trained(
-        setup.experiment,
-        setup.base,
-        corpus.labels,
-        state,
-        record["initial"],
-        lines,
-        clients,
-        origin,
-        corpus.has_turns,
-    )
-    save_adapter(draft, trained, folder.adapter)
+    save_adapter(draft, trained_by(setup, state, record["initial"], lines, origin), folder.adapter)
     draft.rename(folder.adapter)
     summary = {
         "experiment": setup.experiment.name,
@@ -262,6 +250,15 @@ def finish(
     }
     write_atomically(folder.summary, sealed_json(summary))
     return summary
+
+
+def trained_by(
+    setup: Setup, state: ServerState, initial: Mapping[str, float], lines: Sequence[Line], origin: Origin
+) -> Trained:
+    """Say what a run has come to."""
+    corpus, clients = setup.corpus, tuple(setup.clients)
+    of_run = (setup.experiment, setup.base, corpus.labels, state, initial, lines, clients, origin)
+    return Trained(*of_run, turns=corpus.has_turns)
 
 
 def data_record(setup: Setup) -> dict[str, Any]:

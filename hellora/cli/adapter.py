@@ -1,4 +1,4 @@
-"""These commands use what a run has trained: export, predict, evaluate."""
+"""These commands use what a run has trained: export, push, predict, evaluate."""
 
 import sys
 from pathlib import Path
@@ -38,6 +38,24 @@ def export(
 
     folder = export_run(run, out, merged, client, allow or ())
     plain_console().print(f"{folder} (its README shows how to use it)", highlight=False)
+
+
+@app.command()
+def push(
+    source: Trained,
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="on the Hugging Face Hub, such as me/my-adapter")],
+    private: Annotated[bool, typer.Option("--private", help="nobody else can see it")] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="of a run: the whole model, for plain transformers")] = False,
+    allow: Allow = None,
+) -> None:
+    """Put an adapter on the Hugging Face Hub, with its model card.
+
+    The token is that of `hf auth login`, or HF_TOKEN in the environment.
+    """
+    quieten()
+    from hellora.results.pushing import push
+
+    plain_console().print(push(source, repo, private, merged, allow or ()), highlight=False)
 
 
 @app.command()

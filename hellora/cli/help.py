@@ -14,6 +14,7 @@ EXAMPLES = {
     "report": "hellora report runs/quickstart",
     "watch": "hellora watch runs/quickstart",
     "export": "hellora export runs/quickstart --out my-adapter",
+    "push": "hellora push my-adapter me/my-adapter --private",
     "predict": "hellora predict runs/quickstart texts.csv --out predictions.csv",
     "evaluate": "hellora evaluate my-adapter test.csv --set data.text=body --set data.label=topic",
     "list": "hellora list",

@@ -42,12 +42,14 @@ ELSEWHERE = {
     r"--install-completion": "would write into the shell's own files",
     r"org/|meta-llama/|google/": "needs the hub",
     r"(run|plan) (vit_cifar100|vit_domainnet|bert_ledgar|distilbert_imdb|llama_\w+)": "needs the hub",
+    r"run llm_quickstart": "takes minutes",
+    r"hellora push ": "needs the hub: test_push.py",
     r"compare cifar100.toml": "needs the hub",
 }
 # Other programs; their commands are not run.
 OTHERS = (
     "cd", "cp", "curl", "docker", "git", "pip", "python3", "ray", "source", "ssh", "ssh-keygen", "sudo", "systemctl",
-    "tar", "tensorboard", "unzip",
+    "tar", "tensorboard", "unzip", "vllm", "llama-cli",
 )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ ELSEWHERE = {
     r"--install-completion": "would write into the shell's own files",
     r"org/|meta-llama/|google/": "needs the hub",
     r"(run|plan) (vit_cifar100|vit_domainnet|bert_ledgar|distilbert_imdb|llama_\w+)": "needs the hub",
+    r"(run|plan) (smollm2_\w+|qwen_chat)": "needs the hub",
     r"run llm_quickstart": "takes minutes",
     r"hellora push ": "needs the hub: test_push.py",
     r"compare cifar100.toml": "needs the hub",

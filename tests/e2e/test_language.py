@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import chat_formats
 import pytest
 import tiny_models
+import tomli_w
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 Command = Callable[..., Any]
 # Of a tokenizer that knows no words of a chat: turns end with [SEP].
@@ -62,16 +66,13 @@ def begin(hellora: Command, model: Path, data: Path, out: Path, **changes: Any) 
         "data.partitioner": "iid", "fleet.layers": [1, 2, 3], "rounds": 2, "cohort": 3, "train.lr": 0.03,
         "train.batch_size": 4, "train.steps": 4, "compute.threads": 1, "task.max_length": 64, **changes,
     }  # fmt: skip
-    dropped = ("alpha", "min_examples")
     file = out.with_suffix(".toml")
     table: dict[str, Any] = {}
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
         place = table.setdefault(section, {}) if section else table
         place[name] = str(value) if isinstance(value, Path) else value
-    import tomli_w
-
-    file.write_text(tomli_w.dumps({k: v for k, v in table.items() if k not in dropped}))
+    file.write_text(tomli_w.dumps(table))
     return hellora("run", file, "--out", out)
 
 
@@ -132,3 +133,30 @@ def test_a_run_of_chats_has_its_template_in_its_folder(hellora: Command, tiny_ll
     asked = tmp_path / "asked.jsonl"
     asked.write_text(json.dumps({"messages": turns("we saw the boat")[:1]}) + "\n")
     assert hellora("predict", tmp_path / "out", asked).status == 0
+
+
+def test_qwen_chat_trains_a_step_on_a_config_made_by_hand(hellora: Command, tmp_path: Path) -> None:
+    """As the preset has it but for the sizes: 24 layers, rsLoRA on all linear modules, several turns, ChatML."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen2Config(vocab_size=300, num_hidden_layers=24, tie_word_embeddings=True, **sizes)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "qwen")
+    chatml = next(format for format in chat_formats.FORMATS if format.name == "qwen")
+    chat_formats.tokenizer_of(chatml).save_pretrained(tmp_path / "qwen")
+    talks = [chat_formats.conversation(chatml, seed) for seed in range(24)]
+    for name, part in (("train_sft", talks[:16]), ("test_sft", talks[16:])):
+        rows = [json.dumps({"messages": talk, "prompt": "x", "prompt_id": "y"}) for talk in part]
+        (tmp_path / "data" / f"{name}.jsonl").parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    small = {
+        "model.name": tmp_path / "qwen", "data.name": tmp_path / "data", "data.clients": 3, "cohort": 3, "rounds": 1,
+        "train.steps": 1, "train.batch_size": 2, "task.max_length": 256, "task.answers": 1, "task.answer_tokens": 2,
+        "compute.threads": 1, "model.rank": 2,
+    }  # fmt: skip
+    changes = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
+    ran = hellora("run", "qwen_chat", *changes, "--out", tmp_path / "out")
+    assert ran.status == 0, ran.err
+    assert "holds conversations ('messages'); not read: 'prompt'" in " ".join(ran.out.split())
+    table = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert len(table["target_modules"]) == 24 * 7
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["final"]["loss"] > 0

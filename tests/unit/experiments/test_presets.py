@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from factories import method_of
-from transformers import BertConfig, DistilBertConfig, LlamaConfig, PretrainedConfig, ViTConfig
+from transformers import BertConfig, DistilBertConfig, LlamaConfig, PretrainedConfig, Qwen2Config, ViTConfig
 
 from hellora.core.types import Budget
 from hellora.core.units import parse_layers
@@ -48,6 +48,15 @@ SMOLLM2 = {
     "vocab_size": 49152,
     "tie_word_embeddings": True,
 }
+QWEN_HALF_B = {
+    "hidden_size": 896,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "intermediate_size": 4864,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 # By preset: the config of the model that it names, the number of layers, and of adapted modules in each.
 ARCHITECTURES: dict[str, tuple[PretrainedConfig, int, int]] = {
@@ -59,7 +68,11 @@ ARCHITECTURES: dict[str, tuple[PretrainedConfig, int, int]] = {
     "distilbert_imdb": (DistilBertConfig(), 6, 2),
     "llama_dolly": (LlamaConfig(**LLAMA_1B), 16, 4),
     "llama_natural_instructions": (LlamaConfig(**LLAMA_1B), 16, 4),
+    "smollm2_dolly": (LlamaConfig(**SMOLLM2), 30, 4),
+    "smollm2_natural_instructions": (LlamaConfig(**SMOLLM2), 30, 4),
+    "qwen_chat": (Qwen2Config(**QWEN_HALF_B), 24, 7),
 }
+OURS = {"quickstart", "llm_quickstart", "smollm2_dolly", "smollm2_natural_instructions", "qwen_chat"}  # no paper's
 
 
 def read_offline(name: str, folder: Path, **settings: Any) -> Experiment:
@@ -151,7 +164,7 @@ def test_a_preset_uses_every_capacity_up_to_the_whole_model(name: str) -> None:
     assert resolve_name(experiment.model.name)  # a hub id, never somebody's folder
 
 
-@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"quickstart", "llm_quickstart", "distilbert_imdb"}))
+@pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - OURS - {"distilbert_imdb"}))
 def test_fed_hello_s_own_experiments_have_its_mean_and_its_capacities(name: str) -> None:
     """Eq. 3 counts every client that trained a layer alike; capacities are a half, three quarters and all (6/9/12)."""
     experiment = read_experiment(name)

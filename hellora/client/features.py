@@ -19,8 +19,16 @@ from hellora.core.exchange import ClientTask, ClientUpdate, Declared, Named, pro
 from hellora.core.state import owned, select
 from hellora.core.sums import BATCH, Grid, exponents
 from hellora.core.types import Adapter
-from hellora.methods.closed_form import HeadRows, HeadShape, losses_of, projected, projection, with_constant
-from hellora.methods.passes import EXPONENTS, LOSSES, declared
+from hellora.methods.closed_form import (
+    HeadRows,
+    HeadShape,
+    left_out_of,
+    losses_of,
+    projected,
+    projection,
+    with_constant,
+)
+from hellora.methods.passes import EXPONENTS, LEFT_OUT, LOSSES, declared
 from hellora.methods.strategies import Start
 from hellora.model.linear_head import head_inputs, linear_head
 from hellora.model.resident import BaseModel
@@ -81,6 +89,8 @@ def sum_features(task: ClientTask, base: BaseModel, start: Start, features: Tens
         report = {EXPONENTS: exponents(x)}
     elif task.sums == LOSSES:
         report = losses_of(rows, brief["weight"])
+    elif task.sums == LEFT_OUT:
+        report = left_out_of(rows, brief["weight"], brief["inverse"])
     else:
         report = start.sums(task.sums, rows, brief)
     return ClientUpdate(
@@ -97,7 +107,7 @@ def asked_for(task: ClientTask, base: BaseModel, start: Start, examples: int) ->
     _, module = linear_head(base)
     if not start.passes:
         raise ValueError("the run solves no head, so that nothing is summed")
-    if task.sums not in (EXPONENTS, LOSSES, *start.passes):
+    if task.sums not in (EXPONENTS, LOSSES, LEFT_OUT, *start.passes):
         raise ValueError(f"{start.name} has no pass {task.sums[:40]!r}")
     columns = module.in_features
     if (told := select(task.brief, "start").get("projection")) is not None:

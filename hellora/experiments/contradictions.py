@@ -128,6 +128,15 @@ def check_start(experiment: Experiment) -> None:
     method, usual = experiment.method, MethodSettings()
     if method.head_mean == "by_class" and method.head != "aggregate":
         raise InputError(f"method.head_mean = 'by_class' with method.head = {method.head!r}: no head is aggregated")
+    if method.ends_with == "better" and not (
+        method.start.leaves_out
+        and method.head_begins == "solved"
+        and (method.head_rounds or method.head == "closed_form")
+    ):
+        raise InputError(
+            "method.ends_with = 'better' compares heads that a ridge regression solves before and after training: set "
+            "method.start = 'ridge' and method.head = 'closed_form', or remove it"
+        )
     if method.start.passes:
         if method.head_begins == "drawn" and not (method.head_rounds or method.head == "closed_form"):
             raise InputError(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hellora.core.exchange import Factors, HeadPolicy
-from hellora.methods.strategies import HeadBegins, HeadMean, Trains
+from hellora.methods.strategies import EndsWith, HeadBegins, HeadMean, Trains
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class MethodSettings:
     )
     logit_scale: float | Literal["auto"] = "auto"  # of a solved head; auto: the one of 1, 2 … 64 with the least loss
     projection: int = 0  # numbers that features are projected to before they are summed; 0 = they are not
+    ends_with: EndsWith = (
+        "last"  # better: the adapter is put back where its head is right about fewer left-out examples
+    )
     trains: Trains = "both"  # the factors that clients train: both, B (FFA-LoRA), A, alternate (RoLoRA)
     shares: Factors = "both"  # the factors that are aggregated: both, A (FedSA-LoRA), B
 

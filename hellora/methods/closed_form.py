@@ -147,6 +147,25 @@ def losses_of(rows: HeadRows, weight: Tensor) -> dict[str, Tensor]:
     return {"losses": on_grid.sum(1)}
 
 
+def left_out_spec(examples: int) -> dict[str, TensorSpec]:
+    """Declare how many examples there are, and about how many the head is right without them."""
+    return {name: TensorSpec((), torch.int64, 0, examples) for name in ("right", "examples")}
+
+
+def left_out_of(rows: HeadRows, weight: Tensor, inverse: Tensor) -> dict[str, Tensor]:
+    """Count the examples that a ridge head would be right about, had each been left out when it was solved.
+
+    ŷ⁽⁻ⁱ⁾ = (ŷ_i − h_i y_i) / (1 − h_i),   h_i = x_iᵀ (G + λ I)⁻¹ x_i     (leave-one-out in closed form)
+
+    `weight` is (classes, columns), `inverse` (G + λ I)⁻¹.
+    """
+    leverage = ((rows.x @ inverse) * rows.x).sum(1, keepdim=True)
+    own = torch.zeros(len(rows.x), rows.shape.classes, dtype=rows.x.dtype).scatter_(1, rows.labels[:, None], 1.0)
+    scores = (rows.x @ weight.double().T - leverage * own) / (1 - leverage).clamp(min=1e-9)
+    right = (scores.argmax(1) == rows.labels).sum()
+    return {"right": right, "examples": torch.tensor(len(rows.x))}
+
+
 # ------------------------------------------------------------------------------------------- what is made of the sums
 
 
@@ -183,14 +202,29 @@ def ridge_solution(gram: Tensor, moments: Tensor, relative: float) -> Tensor:
     Raises:
         RunError: G + λ I is not positive definite, as it is for features, whosever they are; or there is no such W.
     """
+    solution = torch.cholesky_solve(moments, penalised_factor(gram, relative))
+    if not solution.isfinite().all():
+        raise RunError("the head that was solved from what clients summed is not finite: raise the penalty")
+    return solution.T.contiguous()
+
+
+def ridge_inverse(gram: Tensor, relative: float) -> Tensor:
+    """Return (G + λ I)⁻¹ (columns, columns). Raise RunError where G is that of no features."""
+    return torch.cholesky_inverse(penalised_factor(gram, relative))
+
+
+def penalised_factor(gram: Tensor, relative: float) -> Tensor:
+    """Return the Cholesky factor of G + λ I.
+
+    Raises:
+        RunError: it is not positive definite.
+    """
     penalty = relative * float(gram.diagonal().sum()) / len(gram)
+    factor: Tensor
     factor, problem = torch.linalg.cholesky_ex(gram + penalty * torch.eye(len(gram), dtype=gram.dtype))
     if int(problem):
         raise RunError(
             "the head cannot be solved from what clients summed: these are no sums of features (G is not positive "
             "definite); raise the penalty or, if that does not help, look for a client that sends something else"
         )
-    solution = torch.cholesky_solve(moments, factor)
-    if not solution.isfinite().all():
-        raise RunError("the head that was solved from what clients summed is not finite: raise the penalty")
-    return solution.T.contiguous()
+    return factor

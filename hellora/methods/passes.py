@@ -2,23 +2,25 @@
 
 exponents    how large features are, so that there is a grid for them: before the passes of a start that is exact
 losses       what the head costs at each of LOGIT_SCALES: after them, where no logit scale is given
+left_out     how many examples it is right about that it was not solved for: last, where a run ends with the better of
+             what it trained and what it began with
 """
 
 import torch
 
 from hellora.core.exchange import Declared, TensorSpec
 from hellora.core.sums import FIRST, LAST, MOST_BITS, Grid
-from hellora.methods.closed_form import HeadShape, losses_spec
+from hellora.methods.closed_form import HeadShape, left_out_spec, losses_spec
 from hellora.methods.local import prefixed
 from hellora.methods.strategies import Method, Start
 
-EXPONENTS, LOSSES = "exponents", "losses"
+EXPONENTS, LOSSES, LEFT_OUT = "exponents", "losses", "left_out"
 
 
 def passes_of(method: Method) -> list[str]:
     """Return the passes in which a method solves a head, in order."""
-    start = method.start
-    return [*[EXPONENTS] * start.exact, *start.passes, *[LOSSES] * (method.logit_scale == "auto")]
+    start, auto, compared = method.start, method.logit_scale == "auto", method.ends_with == "better"
+    return [*[EXPONENTS] * start.exact, *start.passes, *[LOSSES] * auto, *[LEFT_OUT] * compared]
 
 
 def declared(start: Start, step: str, shape: HeadShape, examples: int, grid: Grid, projected: bool) -> Declared:
@@ -31,8 +33,15 @@ def declared(start: Start, step: str, shape: HeadShape, examples: int, grid: Gri
         counts = TensorSpec((shape.columns, LAST - FIRST + 1), torch.int64, 0, examples)
         own = Declared(report={EXPONENTS: counts})
     elif step == LOSSES:
-        weight = TensorSpec((shape.classes, shape.columns), torch.float64)
-        own = Declared(brief={"weight": weight}, report=losses_spec(examples))
+        own = Declared(brief={"weight": weight_spec(shape)}, report=losses_spec(examples))
+    elif step == LEFT_OUT:
+        square = TensorSpec((shape.columns, shape.columns), torch.float64)
+        own = Declared(brief={"weight": weight_spec(shape), "inverse": square}, report=left_out_spec(examples))
     else:
         own = start.declares(step, shape, examples, grid)
     return prefixed({"start": Declared({**brief, **own.brief}, own.report)})
+
+
+def weight_spec(shape: HeadShape) -> TensorSpec:
+    """Declare a solved head, before its logit scale."""
+    return TensorSpec((shape.classes, shape.columns), torch.float64)

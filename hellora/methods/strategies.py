@@ -31,6 +31,7 @@ from hellora.methods.local import Local, Shapes, prefixed
 
 Trains = Literal["both", "A", "B", "alternate"]
 HeadBegins = Literal["solved", "drawn"]
+EndsWith = Literal["last", "better"]
 HeadMean = Literal["by_client", "by_class"]  # whose examples weigh a row of the head: a client's, or its of that class
 Answers = Sequence[tuple[ClientTask, ClientUpdate]]  # what was sent beside what came back, by client id
 
@@ -57,6 +58,7 @@ class Start(Strategy):
     """
 
     passes: ClassVar[tuple[str, ...]] = ()  # in order; none = there is nothing to solve
+    leaves_out: ClassVar[bool] = False  # what its head says of an example without it can be told: see `inverse`
     exact: ClassVar[bool] = True  # it sums integers on a grid, so that nothing depends on who has which example
 
     @property
@@ -74,6 +76,10 @@ class Start(Strategy):
     def sums(self, step: str, rows: HeadRows, brief: Named) -> Named:
         """Return what a client reports of its rows in a pass."""
         return {}
+
+    def inverse(self, shape: HeadShape, grid: Grid, found: Sums) -> Tensor:
+        """Return (G + λ I)⁻¹ (columns, columns), of a head that is a ridge regression."""
+        raise TypeError(f"{self.name} is no ridge regression")
 
     def gather(self, step: str, reports: Mapping[int, Named]) -> Named:
         """Return what a pass brought, of the reports by client."""
@@ -233,6 +239,7 @@ class Method:
     head_mean: HeadMean = "by_client"
     logit_scale: float | Literal["auto"] = "auto"  # of a head that is solved; auto: that of the least loss
     projection: int = 0  # numbers that features are projected to before they are summed; 0 = they are not
+    ends_with: EndsWith = "last"  # better: with the adapter, or with none, whichever head is right more often
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:

@@ -43,6 +43,7 @@ def round_line(
             report.allocation, report.counted.updated, before["idle_rounds"] if before else None
         ),
         "layer_scores": new_layer_scores(report),
+        "left_out": left_out(report),
         "uplink_bytes": report.uplink_bytes,
         "downlink_bytes": report.downlink_bytes,
         "seconds": round(seconds, 3),
@@ -69,6 +70,15 @@ def new_layer_scores(report: RoundReport) -> list[float | None] | None:
     if "scores" not in scores or int(scores.get("refreshed", -1)) != report.round:
         return None
     return [float(f"{score:.6g}") if math.isfinite(score) else None for score in scores["scores"].tolist()]
+
+
+def left_out(report: RoundReport) -> list[float] | None:
+    """Return about which part of all examples the heads were right without them: the first, and the one that was solved
+    after this round. None where that was not asked."""
+    start = select(report.state.strategies, "start")
+    if "right" not in start or int(start["solved"]) <= report.round:
+        return None
+    return [round(part, 6) for part in start["right"].tolist()]
 
 
 def attempt_fields(attempt: Attempt) -> Line:

@@ -118,6 +118,14 @@ class TerminalProgress:
         if line["simulated_clock"] is not None:
             parts.append(f"simulated {in_seconds(line['simulated_clock'])}")
         self.console.print("  ".join(parts), highlight=False)
+        if line["left_out"] is not None:
+            first, last = line["left_out"]
+            found = "the adapter is put back" if last < first else "the adapter stays"
+            self.console.print(
+                f"{'head':>9}  right about {first:.3f} of the examples without each, {last:.3f} with what was trained: "
+                f"{found}",
+                highlight=False,
+            )
         for kind in ("missing", "rejected"):
             failed = [*line[kind].items(), *(item for wave in line["sums"] for item in wave[kind].items())]
             for client, reason in dict.fromkeys(failed):

@@ -30,7 +30,7 @@ from hellora.methods.closed_form import (
     projection,
     summed,
 )
-from hellora.methods.passes import EXPONENTS, LOSSES, declared, passes_of
+from hellora.methods.passes import EXPONENTS, LEFT_OUT, LOSSES, declared, passes_of
 from hellora.methods.sharing import Crossing, crossing_bytes
 from hellora.server.answers import Gathered, gather
 from hellora.server.backend import Backend, Order
@@ -39,6 +39,8 @@ from hellora.server.naming import naming
 from hellora.server.simulation import simulate
 
 SOLVED = "start/solved"  # of a state's strategies: the round before which its head was solved last
+RIGHT = "start/right"  # (2,): about which part of the examples it was right without them, first and last (or −1)
+FIRST = "start/first/"  # the head that was solved first
 
 Solved = tuple[ServerState, tuple[Attempt, ...]]  # the state, and who was asked, wave by wave
 
@@ -69,7 +71,27 @@ def solved(run: Federation, state: ServerState, backend: Backend) -> Solved:
     parts = (weight[:, : head[names[0]].shape[1]], weight[:, -1])
     head |= {name: part.to(head[name].dtype).contiguous() for name, part in zip(names, parts, strict=False)}
     strategies = {**state.strategies, SOLVED: torch.tensor(state.round)}
-    return replace(state, adapter=replace(state.adapter, head=head), strategies=strategies), tuple(solving.attempts)
+    after = replace(state, adapter=replace(state.adapter, head=head), strategies=strategies)
+    if LEFT_OUT in solving.found:
+        counts = solving.found[LEFT_OUT]
+        after = with_the_better(run, after, int(counts["right"]) / int(counts["examples"]))
+    return after, tuple(solving.attempts)
+
+
+def with_the_better(run: Federation, state: ServerState, right: float) -> ServerState:
+    """Remember about which part of the examples a head is right without them. After the last round, put back what the
+    run began with (an adapter that does nothing, and the head that was solved first) where that was right more often.
+    """
+    known, adapter = state.strategies, state.adapter
+    if RIGHT not in known:
+        first = owned(adapter.head, FIRST.rstrip("/"))
+        rates = torch.tensor([right, -1.0], dtype=torch.float64)
+        return replace(state, strategies={**known, RIGHT: rates, **first})
+    rates = torch.tensor([float(known[RIGHT][0]), right], dtype=torch.float64)
+    if state.round == run.rounds and rates[1] < rates[0]:
+        pairs = {name: replace(pair, B=torch.zeros_like(pair.B)) for name, pair in adapter.pairs.items()}
+        adapter = replace(adapter, pairs=pairs, residual={}, head=select(known, FIRST.rstrip("/")))
+    return replace(state, adapter=adapter, strategies={**known, RIGHT: rates})
 
 
 def names_of(head: Named) -> tuple[str, ...]:
@@ -139,7 +161,7 @@ class Solving:
         """Return the head, (classes, features + 1) in float64; without the last column where it has no bias."""
         method, weight, _ = self.run.method, torch.empty(0), self.examples
         for step in [*passes_of(method), ""]:
-            if step in (LOSSES, ""):  # all sums are there
+            if step in (LOSSES, LEFT_OUT, ""):  # all sums are there
                 weight = method.start.solve(self.shape, self.grid, self.found)
             if step:
                 self.found[step] = self.asked(step, weight)
@@ -162,7 +184,8 @@ class Solving:
         brief |= {"projection": torch.tensor([self.projection_seed, self.columns])} if self.columns else {}
         if EXPONENTS in self.found:
             brief |= {"bits": torch.tensor(self.grid.bits), "scales": self.grid.scales}
-        brief |= {"weight": weight} if step == LOSSES else {}
+        brief |= {"weight": weight} if step in (LOSSES, LEFT_OUT) else {}
+        brief |= {"inverse": start.inverse(self.shape, self.grid, self.found)} if step == LEFT_OUT else {}
         clients = [client for client in run.fleet if client.num_examples]
         for first in range(0, len(clients), run.cohort):
             reports |= self.wave(step, clients[first : first + run.cohort], owned(brief, "start"))

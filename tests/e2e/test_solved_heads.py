@@ -25,7 +25,7 @@ from hellora.experiments.prepare import prepare
 from hellora.model.linear_head import linear_head
 from hellora.record.checkpoint import load_state
 from hellora.runs.run import run_experiment
-from hellora.server.heads import solved, solved_first
+from hellora.server.heads import solved, solved_first, with_the_better
 from hellora.server.rounds import federate
 
 
@@ -343,3 +343,72 @@ def test_sums_for_a_state_that_was_not_accepted_are_on_record(tiny_bert: Path, s
         (report,) = federate(state, run, backend, setup, lambda _: next(said))
     assert len(report.attempts) == 2
     assert [wave.cohort for wave in report.sums] == [(0, 1, 2), (3, 4, 5)] * 3 * 2
+
+
+# ------------------------------------------------------------------------------------- the better of what was trained
+
+
+BETTER = {"start": "ridge", "head": "closed_form", "ends_with": "better"}
+
+
+def test_an_adapter_that_is_no_worse_stays(tiny_bert: Path, sentences: Path, tmp_path: Path) -> None:
+    run_experiment(experiment(tiny_bert, sentences, method=BETTER), tmp_path / "out", Silent())
+    first, last = (line["left_out"] for line in lines_of(tmp_path / "out"))
+    assert first is None
+    assert last[1] >= last[0] > 0.5
+    state, _ = load_state(tmp_path / "out" / "checkpoint")
+    assert any(bool(pair.B.any()) for pair in state.adapter.pairs.values())
+
+
+def test_an_adapter_that_is_worse_is_put_back_and_what_ridge_made_is_left(tiny_bert: Path, sentences: Path) -> None:
+    setup = prepare(experiment(tiny_bert, sentences, method=BETTER))
+    run, adapter = setup.federation, bases.acting_adapter(setup.base)
+    with setup.backend() as backend:
+        begun, _ = solved_first(run, setup.initial_state(), backend)
+    first = float(begun.strategies["start/right"][0])
+    other = {name: tensor + 1 for name, tensor in begun.adapter.head.items()}
+    trained = replace(begun, round=run.rounds, adapter=replace(adapter, head=other))
+    for right, round, stays in ((first - 0.01, run.rounds, False), (first, run.rounds, True), (0.0, 1, True)):
+        state = with_the_better(run, replace(trained, round=round), right)
+        assert state.strategies["start/right"].tolist() == [first, right]
+        assert any(bool(pair.B.any()) for pair in state.adapter.pairs.values()) == stays
+        assert bits(state.adapter.head) == bits(other if stays else begun.adapter.head)
+
+
+def test_what_is_compared_is_what_a_head_says_of_an_example_without_it(tiny_bert: Path, sentences: Path) -> None:
+    """Against as many heads as examples, each solved without one of them."""
+    run = experiment(tiny_bert, sentences, method={**BETTER, "logit_scale": 1.0, "penalty": 1e-2})
+    setup = prepare(run)
+    with setup.backend() as backend:
+        state, _ = solved_first(setup.federation, setup.initial_state(), backend)
+    adapter = new_adapter(setup.base.spec, setup.base.initial_head(), 0)
+    phi = features_of(adapter, setup.base, run.task, setup.work.encoded).double()
+    x = torch.cat([phi, torch.ones(len(phi), 1)], dim=1)
+    every = torch.tensor(setup.work.data["label"][:])
+    y = torch.nn.functional.one_hot(every, 3).double()
+    penalty = 1e-2 * torch.trace(x.T @ x) / x.shape[1]  # λ stays that of all examples
+    right = 0
+    for row in range(len(x)):
+        rest = torch.arange(len(x)) != row
+        gram = x[rest].T @ x[rest] + penalty * torch.eye(x.shape[1])
+        scores = torch.linalg.solve(gram, x[rest].T @ y[rest]).T @ x[row]
+        right += int(scores.argmax() == every[row])
+    assert float(state.strategies["start/right"][0]) == pytest.approx(right / len(x), abs=1e-12)
+
+
+def test_the_comparison_is_the_same_for_every_partition(tiny_bert: Path, sentences: Path) -> None:
+    found = []
+    for way in ({"partitioner": "iid"}, {"partitioner": "classes_per_client", "k": 1}):
+        setup = prepare(experiment(tiny_bert, sentences, method=BETTER, data=way))
+        with setup.backend() as backend:
+            state, _ = solved_first(setup.federation, setup.initial_state(), backend)
+        found.append(bits(state.strategies))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("wrong", [{"start": "class_means"}, {"head": "frozen"}, {"head_begins": "drawn"}])
+def test_only_ridge_heads_before_and_after_are_compared(
+    wrong: dict[str, Any], tiny_bert: Path, sentences: Path
+) -> None:
+    with pytest.raises(InputError, match=r"method.ends_with = 'better' compares heads"):
+        experiment(tiny_bert, sentences, method={**BETTER, **wrong})

@@ -21,6 +21,7 @@ from hellora.methods.closed_form import (
     gram_in_numbers,
     gram_of,
     gram_spec,
+    ridge_inverse,
     ridge_solution,
 )
 from hellora.methods.strategies import Start
@@ -33,6 +34,7 @@ class Ridge(Start):
     penalty: float = 1e-3  # λ_rel: the penalty λ in mean squares of a column
 
     passes: ClassVar[tuple[str, ...]] = ("sums",)
+    leaves_out: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_penalty(self.penalty)
@@ -45,3 +47,7 @@ class Ridge(Start):
 
     def solve(self, shape: HeadShape, grid: Grid, found: Sums) -> Tensor:
         return ridge_solution(*gram_in_numbers(found["sums"], shape, grid), self.penalty)
+
+    def inverse(self, shape: HeadShape, grid: Grid, found: Sums) -> Tensor:
+        gram, _ = gram_in_numbers(found["sums"], shape, grid)
+        return ridge_inverse(gram, self.penalty)

@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils._validators import validate_repo_id
 
-from hellora.core.errors import InputError, RunError, one_line
+from hellora.core.errors import HelloraError, InputError, RunError, one_line
 from hellora.model.location import EMBEDDED
 from hellora.record.run_folder import RunFolder
 from hellora.results.adapter_folder import USAGE_FILE
@@ -68,6 +67,8 @@ def telling(repo: str) -> Iterator[None]:
     """Turn what the Hub, or the way to it, raises into one line."""
     try:
         yield
+    except HelloraError:
+        raise
     except OfflineModeIsEnabled as error:
         raise InputError("push: HF_HUB_OFFLINE keeps this machine from the Hub: unset it") from error
     except HFValidationError as error:
@@ -79,7 +80,7 @@ def telling(repo: str) -> Iterator[None]:
                 f"push: the Hub refuses the token for {repo} ({status}): `hf auth login` with one that may write there"
             ) from error
         raise RunError(f"push: the Hub answers {status}: {one_line(error.server_message or error)[:200]}") from error
-    except (httpx.HTTPError, ValueError, OSError, RuntimeError) as error:  # the last two: of clients for large files
+    except Exception as error:  # huggingface_hub has had two network libraries, and has a third for large files
         why = one_line(error.__cause__ or error)[:200]
         raise RunError(f"push: the Hub cannot be reached, or gives no sense: {why}") from error
 

@@ -84,6 +84,12 @@ class ClientWork:
         """Encode all rows, once for all clients and rounds."""
         return encode_rows(self.kind, self.base, self.data)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what a person should know of the rows as they are encoded."""
+        note = self.encoded.note()
+        return (note,) if note else ()
+
     @cached_property
     def labels(self) -> Tensor | None:
         """Return the class of each row, (rows,), for rules that ask for it; None where there are none."""

@@ -211,8 +211,6 @@ class WithOwnData(Participant):
     def load(self, contract: Contract, experiment: Experiment) -> ClientWork:
         split = own_split(experiment.data, experiment.task.columns, self.own.columns)
         data, notes = read_own(split, experiment.data, experiment.task.columns, contract.classes)
-        for note in notes:
-            self.log(f"data: {note}")
         self.check_same(contract, data)
         labels = () if contract.classes is None else contract.classes.values
         base = experiment.task.load(experiment.model, labels, 0)
@@ -222,7 +220,10 @@ class WithOwnData(Participant):
             parts = TrainingRows(len(data), experiment.run.seed)
         self.owner = Owner(self.own.name, experiment, labels, origin, holds_turns(data))
         method, train = experiment.method, experiment.train
-        return ClientWork(base, experiment.task, data, parts, method.local_training, method.start, train)
+        work = ClientWork(base, experiment.task, data, parts, method.local_training, method.start, train)
+        for note in (*notes, *work.notes):
+            self.log(f"data: {note}")
+        return work
 
     def check_same(self, contract: Contract, data: Any) -> None:
         """Raise InputError where the data of this client are not those with which it began the run. Nothing of this

@@ -54,8 +54,7 @@ def prepare(experiment: Experiment) -> Setup:
     rules, start = experiment.method.local_training, experiment.method.start
     work = ClientWork(base, experiment.task, corpus.train, parts, rules, start, experiment.train)
     tokens = work.row_tokens  # a row that cannot be encoded is named here; later it would be its client's fault
-    if note := work.encoded.note(experiment.task.max_tokens):
-        corpus = replace(corpus, notes=(*corpus.notes, note))
+    corpus = replace(corpus, notes=(*corpus.notes, *work.notes))
     return assemble(
         experiment,
         corpus,

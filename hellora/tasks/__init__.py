@@ -53,16 +53,16 @@ class Encoded:
         """Count the supervised tokens of all examples; None where the task is no language task."""
         return None if self.tokens is None else int(self.tokens.sum())
 
-    def note(self, limit: int) -> str:
-        """Say how many examples were cut to `limit` tokens, and how many of them have nothing left to learn; "" where
-        there are none.
+    def note(self) -> str:
+        """Say how many examples were cut, and how many of them have nothing left to learn; "" where there are none.
 
         Raises:
             InputError: none has anything left.
         """
-        if not self.cut or self.tokens is None:
+        if not self.cut or self.lengths is None:
             return ""
-        lost = int((self.tokens == 0).sum())
+        limit = int(self.lengths.max())  # as long as what was cut is
+        lost = 0 if self.tokens is None else int((self.tokens == 0).sum())
         if lost == len(self):
             raise InputError(
                 f"task.max_length: no example has a token to learn from among its first {limit} tokens: raise it"

@@ -1,7 +1,8 @@
 """One client's training of SmolLM2 beside TRL's own trainer: `PYTHONPATH=.:WHERE_TRL_IS python benchmarks/sft.py`.
 
 Both train LoRA of rank 8 on all attention projections, on the same conversations (Dolly's instructions as turns), in
-float32, so many steps of 4 rows of at most 256 tokens, with AdamW. A turn is the preparation of the rows and all steps; the model is loaded before, TRL's
+float32, so many steps of 4 rows of at most 256 tokens, with AdamW. A turn is the preparation of the rows and all steps;
+the model is loaded before, TRL's
 anew for every turn, because peft changes it. TRL runs in a process of its own (`bare_sft.py`), which takes turns with
 ours; a ratio is ours over the mean of its turns just before and just after. TRL is no dependency: install it elsewhere
 (`pip install --no-deps --target FOLDER trl`) and name the folder.

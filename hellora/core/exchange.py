@@ -182,7 +182,6 @@ class ClientTask:
     adapter: Adapter  # as dispatched
     trained: Mask  # (layers, max_rank): the client's row of the allocation
     train: TrainSettings
-    rounds: int = 1  # of the whole run, by which a schedule knows where in it the round is
     head: HeadPolicy = "aggregate"
     factors: Factors = "both"  # which it trains
     shares: Factors = "both"  # which of them are aggregated; another is the client's own, as a local head is
@@ -196,6 +195,7 @@ class ClientTask:
     kept_version: int | None = None  # the round of that task, where clients keep it themselves; None = nothing is kept
     attempt: int = 0  # at the round; an answer to another attempt does not count
     sums: str = ""  # the pass of the start that the client sums its features for, instead of training; "" = it trains
+    rounds: int = 1  # of the whole run, by which a schedule knows where in it the round is
     declared: Declared = Declared()  # what its named tensors must be; known to both sides, so that it does not travel
 
     @property

@@ -78,7 +78,7 @@ def small_setup(experiment: Experiment, evaluate: Callable[[ServerState], Mappin
         experiment=experiment,
         federation=run,
         base=SimpleNamespace(spec=SPEC),
-        corpus=SimpleNamespace(fingerprint="f" * 64, labels=("a", "b")),
+        corpus=SimpleNamespace(fingerprint="f" * 64, labels=("a", "b"), has_turns=False),
         clients={},
         measured_by_clients=False,
         run_id="run",
@@ -108,7 +108,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(running, "LIBRARIES", ())
     monkeypatch.setattr(running, "resolve_name", lambda name: name)
-    monkeypatch.setattr(running, "Trained", lambda *parts: SimpleNamespace(lines=parts[5]))
+    monkeypatch.setattr(running, "Trained", lambda *parts, **_: SimpleNamespace(lines=parts[5]))
     monkeypatch.setattr(running, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=time.monotonic))
 
 

@@ -6,7 +6,7 @@ when their row is read.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -100,7 +100,7 @@ def small(encoded: Encoded) -> Encoded:
     examples = encoded.examples
     if not isinstance(examples, list) or not examples or any(each.keys() != examples[0].keys() for each in examples):
         return encoded
-    return Encoded(Packed(examples), encoded.lengths, encoded.tokens, cut=encoded.cut)
+    return replace(encoded, examples=Packed(examples))
 
 
 def joined(blocks: Sequence[Encoded]) -> Encoded:
@@ -112,4 +112,6 @@ def joined(blocks: Sequence[Encoded]) -> Encoded:
         np.concatenate(lengths) if lengths else None,
         np.concatenate(tokens) if tokens else None,
         cut=sum(block.cut for block in blocks),
+        lost=sum(block.lost for block in blocks),
+        refused=tuple(why for block in blocks for why in block.refused),
     )

@@ -146,7 +146,9 @@ def measure(
         right = sum(one == other for one, other in zip(predictions, references, strict=True))
         intervals["accuracy"] = accuracy_interval(right, len(references))
     metrics = kind.metrics(loss, predictions, references)
-    metrics |= {name: float(torch.cat(in_doubles(values)).mean()) for name, values in numbers.items()}
+    weighed = torch.cat(counts)
+    for name, told in numbers.items():
+        metrics[name] = float((torch.cat(in_doubles(told)) * weighed).sum() / weighed.sum())
     return Evaluation(metrics, class_recall(predictions, references), intervals=intervals)
 
 

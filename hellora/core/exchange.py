@@ -101,7 +101,7 @@ class Outputs:
     predictions: Tensor | None = None  # (batch,) class indices
     logits: Tensor | None = None  # (rows, classes)
     labels: Tensor | None = None  # (rows,): the class of each row
-    numbers: Named = field(default_factory=dict)  # (batch,) each: further metrics, of which evaluations tell the mean
+    numbers: Named = field(default_factory=dict)  # (batch,) each: more metrics, as weighted means
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,29 @@ class TrainSettings:
             raise ValueError(f"warmup is a share of the schedule's steps, 0 to below 1, not {self.warmup}")
         if self.momentum and self.optimizer != "sgd":
             raise ValueError("momentum is a setting of optimizer = 'sgd'; AdamW has its own")
+
+    def share(self, step: int, total: int) -> float:
+        """Return the share of `lr` that step `step` of `total` has, 0 to 1; as transformers' `get_scheduler`.
+
+        s of T steps, w of them warm-up          s/w                          below w
+                                                 1                            constant
+                                                 (T − s) / (T − w)            linear
+                                                 (1 + cos π(s−w)/(T−w)) / 2   cosine
+        """
+        warmup = math.ceil(self.warmup * total) if total > 1 else 0  # a lone step would have a rate of 0
+        if step < warmup:
+            return step / warmup
+        if self.schedule == "constant":
+            return 1.0
+        done = min(1.0, (step - warmup) / max(1, total - warmup))
+        return 1.0 - done if self.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def share_of_round(self, round: int, rounds: int, steps: int = 10) -> float:
+        """Return the mean share of `lr` over a round of the run, of clients that take so many steps in it."""
+        if self.schedule_over == "round":
+            return 1.0  # the same in every round
+        steps = self.steps or steps
+        return sum(self.share(round * steps + step, rounds * steps) for step in range(steps)) / steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,11 @@ Settings go before names: `data.messages`, the templates `data.prompt` and `data
 `data.text` say what is read.
 """
 
+import json
+import string
 from collections import Counter
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +22,7 @@ from hellora.core.errors import InputError
 from hellora.data.cells import Faults, cells_of, filled, texts
 from hellora.data.loading import Split
 from hellora.data.settings import DataSettings
-from hellora.data.turns import Fault, Turn, as_turns, asked, learned, turns_of, with_system
+from hellora.data.turns import Fault, Turn, as_turns, asked, is_empty, learned, turns_of, with_system
 
 Kind = Literal["conversations", "pairs", "completions", "texts"]
 CONVERSATIONS = ("messages", "conversations", "conversation")
@@ -87,6 +90,11 @@ def form_of(split: Split, settings: DataSettings, prompts_alone: bool = False) -
             return Form("pairs", f"{{{prompt}}}", f"{{{response}}}" if response in names else "", below)
     if settings.text in names:
         return Form("texts", settings.text)
+    if {settings.chosen, settings.rejected} <= set(names):
+        raise InputError(
+            f"task.name: {split.where} has answers of which one is preferred ('{settings.chosen}', "
+            f"'{settings.rejected}'): set task.name = 'preference'"
+        )
     raise InputError(
         f"data.prompt: {split.where} has no conversations (messages, conversations), no prompts with responses "
         f"(prompt and completion, instruction and response, …) and no '{settings.text}' (it has {', '.join(names)}): "
@@ -97,6 +105,9 @@ def form_of(split: Split, settings: DataSettings, prompts_alone: bool = False) -
 def holds_lists(split: Split, column: str) -> bool:
     """Say whether a column has lists of turns, and no texts."""
     first = next((cell for cell in split.data[column] if cell is not None), None)
+    if isinstance(first, str) and first.lstrip().startswith("[{"):  # CSV has lists as JSON
+        with suppress(ValueError):
+            first = json.loads(first)
     return isinstance(first, list | dict)
 
 
@@ -111,9 +122,12 @@ def read_form(
     """
     form = form_of(split, settings, prompts_alone)
     notes.append(f"{split.where} holds {form.described()}{unread(split, form, settings)}")
-    if form.kind == "texts":
+    check_chat_settings(form, settings, prompts_alone)
+    if form.kind == "texts" and not (prompts_alone and settings.as_chat):
         found = texts(cells_of(split, form.prompt, "text"), split, "text", faults)
         return {"text": found}, Features({"text": Value("string")})
+    if form.kind == "texts":  # asked of a model that learned turns
+        form = Form("pairs", f"{{{form.prompt}}}")
     if form.kind == "pairs":
         prompts = texts(below(form, split), split, "prompt", faults)
         responses = [""] * len(prompts)
@@ -148,7 +162,7 @@ def conversations(split: Split, form: Form, faults: Faults, notes: list[str], pr
     beside = {name: split.data[name][:] for name in BESIDE if name in split.data.column_names}
     for row, (cell, completion) in enumerate(zip(first, second, strict=True)):
         try:
-            if there := next((name for name, cells in beside.items() if cells[row]), None):
+            if there := next((name for name, cells in beside.items() if not is_empty(cells[row])), None):
                 raise Fault(f"it has {there!r}, and only turns of text are learned")
             turns = turns_of(cell, ignored)
             if form.kind == "completions":
@@ -170,12 +184,39 @@ def conversations(split: Split, form: Form, faults: Faults, notes: list[str], pr
 def system_column(split: Split, settings: DataSettings, read: Container[str]) -> list[str]:
     """Return the system prompt of each row: of a column that is not `read` as something else, or of the template or
     text that `data.system` is."""
-    if "{" in settings.system:
+    if is_template(settings.system, split):
         return filled(settings.system, split, "system")
     if settings.system:
-        return [settings.system] * len(split.data)
+        return [written_out(settings.system)] * len(split.data)
     column = next((name for name in SYSTEM if name in split.data.column_names and name not in read), None)
     return [""] * len(split.data) if column is None else filled(f"{{{column}}}", split, "system")
+
+
+def is_template(text: str, split: Split) -> bool:
+    """Say whether a text has names of columns in braces, and is no text that has braces itself."""
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+    except ValueError:
+        return False
+    return bool(names) and all(name in split.data.column_names for name in names)
+
+
+def written_out(text: str) -> str:
+    """Return a text without columns as a template has it, in which a brace is doubled; one that is none as it is."""
+    with suppress(ValueError, IndexError, KeyError):
+        return text.format()
+    return text
+
+
+def check_chat_settings(form: Form, settings: DataSettings, prompts_alone: bool) -> None:
+    """Raise InputError where settings are of conversations, and the data are none."""
+    if form.kind == "texts" and settings.as_chat and not prompts_alone:
+        raise InputError("data.as_chat: plain texts have no turns: remove it, or set data.prompt and data.response")
+    if settings.system and not settings.as_chat and form.kind in ("texts", "pairs"):
+        raise InputError(
+            "data.system is for conversations: set data.as_chat = true, which makes turns of prompts and responses, or "
+            "remove it"
+        )
 
 
 def unread(split: Split, form: Form, settings: DataSettings) -> str:

@@ -11,7 +11,7 @@ from hellora.data.cells import Faults, cells_of, images, is_unlabelled, label_ce
 from hellora.data.forms import read_form
 from hellora.data.labels import UNLABELLED, in_order
 from hellora.data.loading import Split
-from hellora.data.preferences import read_preferences
+from hellora.data.preferences import asked_of, read_preferences
 from hellora.data.settings import LANGUAGE, Columns, DataSettings
 from hellora.data.usable import Tolerance, check_faults
 
@@ -82,8 +82,10 @@ class Reader:
     def _said(self, split: Split, faults: Faults, prompts_alone: bool) -> tuple[dict[str, Sequence[Any]], Features]:
         """Read what examples say, in columns of texts or of conversations; images are decoded when they are read."""
         settings = self.settings
+        if self.columns == "preference" and settings.chosen in split.data.column_names:
+            return (asked_of if prompts_alone else read_preferences)(split, settings, faults, self.notes)
         if self.columns == "preference" and not prompts_alone:
-            return read_preferences(split, settings, faults, self.notes)
+            return read_preferences(split, settings, faults, self.notes)  # which says what is absent
         if self.columns in LANGUAGE:
             return read_form(split, settings, faults, self.notes, prompts_alone)
         names = ("text", "text_pair") if self.columns == "text" else ()

@@ -21,6 +21,7 @@ from hellora.data.loading import Split, load_splits
 from hellora.data.natural import Groups, cut_within, kept_within, largest
 from hellora.data.reader import Reader
 from hellora.data.server_data import (
+    SAID,
     copies,
     described,
     fingerprint,
@@ -133,6 +134,7 @@ def read_test(
             reader.notes.append(f"{NO_TEST}{splits[name].where} (it has no labels)")
             continue
         test = reader.read(splits[name])
+        check_same_form(reader, train, test, "test_split")
         say_copies(test, train, "test", reader)
         return test, name, train
     if settings.test_split != "test":
@@ -152,6 +154,16 @@ def lacks_labels(split: Split, reader: Reader) -> bool:
     """Say whether no example of a test split has a label, or it has no column for it."""
     column = reader.settings.label
     return column not in split.data.column_names or is_unlabelled(split, column, reader.index_of or ())
+
+
+def check_same_form(reader: Reader, train: Dataset, other: Dataset, setting: str) -> None:
+    """Raise InputError where a language model would be measured on examples of another form than it learns from."""
+    mine, theirs = (sorted({*SAID} & {*rows.column_names}) for rows in (train, other))
+    if reader.columns in LANGUAGE and len(other) and mine != theirs:
+        raise InputError(
+            f"data.{setting}: its examples are {' and '.join(theirs)}, and those that are learned from "
+            f"{' and '.join(mine)}: bring both into one form, such as with data.as_chat = true"
+        )
 
 
 def say_copies(held_out: Dataset, train: Dataset, name: str, reader: Reader) -> None:

@@ -150,6 +150,10 @@ def json_table(file: TextIO, lines: bool) -> Table:
         try:
             columns.append(pyarrow.array(cells))
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+            if all(cell is None or isinstance(cell, list | dict) for cell in cells):  # such as texts and lists of parts
+                written = [None if cell is None else json.dumps(cell, ensure_ascii=False) for cell in cells]
+                columns.append(pyarrow.array(written, pyarrow.string()))
+                continue
             raise ValueError(f"'{name}' is now a text, now something else: {one_kind(cells, numbers)}") from error
         except UnicodeEncodeError as error:
             raise ValueError(f"'{name}' has half of a character in it, such as \\ud83d") from error

@@ -60,11 +60,16 @@ def as_list(cell: Any) -> Sequence[Any]:
     return cell
 
 
+def is_empty(value: Any) -> bool:
+    """Say whether a cell says nothing, also where it is JSON."""
+    return value in (None, "", [], {}) or (isinstance(value, str) and value.strip() in ("[]", "{}", "null"))
+
+
 def turn_of(each: Any, place: int, ignored: Counter[str]) -> Turn:
     """Read one turn, the `place`-th of its conversation."""
     if not isinstance(each, Mapping):
         raise Fault(f"its turn {place} is {shown(each)}, and no object with a role and a text")
-    said = {key: value for key, value in each.items() if value not in (None, "", [], {})}
+    said = {key: value for key, value in each.items() if not is_empty(value)}
     if meant := next((key for key in NO_TEXT if key in said), None):
         raise Fault(f"its turn {place} has {meant!r}, and only turns of text are learned")
     written = next((said[key] for key in ROLE_KEYS if key in said), None)
@@ -73,7 +78,7 @@ def turn_of(each: Any, place: int, ignored: Counter[str]) -> Turn:
     role = ROLES.get(str(written).strip().lower())
     if role is None:
         raise Fault(f"its turn {place} has the role {shown(written)}, which is none of system, user and assistant")
-    text = text_of(next((each[key] for key in TEXT_KEYS if key in each), None), place)
+    text = text_of(next((said[key] for key in TEXT_KEYS if key in said), None), place)
     if not text.strip() and role != "system":
         raise Fault(f"its turn {place} ({role}) is empty")
     ignored.update(key for key in said if key not in (*ROLE_KEYS, *TEXT_KEYS, "weight"))
@@ -121,10 +126,11 @@ def learned(turns: Sequence[Turn]) -> bool:
 
 
 def with_system(turns: Sequence[Turn], system: str) -> list[Turn]:
-    """Put a system prompt before a conversation that has none; "" puts nothing."""
-    if not system or turns[0]["role"] == "system":
+    """Put a system prompt before a conversation that has none, or an empty one; "" puts nothing."""
+    first = turns[0]["role"] == "system"
+    if not system or (first and turns[0]["content"].strip()):
         return list(turns)
-    return [{"role": "system", "content": system, "weight": 1}, *turns]
+    return [{"role": "system", "content": system, "weight": 1}, *turns[first:]]
 
 
 def asked(turns: Sequence[Turn]) -> list[Turn]:

@@ -1,5 +1,6 @@
 """Rows that cannot be used are left out, counted by reason and named; too many of them stop the run."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from hellora.core.errors import InputError
 from hellora.data.loading import Split
 
 SHOWN = 3  # places of one reason
+PARTICULAR = re.compile(r"\d+|'(?:[^'\\\\]|\\\\.)*'…?|\"[^\"]*\"…?")  # of one row alone
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ def check_faults(faults: Mapping[int, str], split: Split, tolerance: Tolerance) 
 
 
 def by_reason(faults: Mapping[int, str], split: Split) -> str:
-    """Count faults by their reason, and name the first few places of each."""
+    """Count faults by their reason, of which numbers and what is quoted are no part; give one and a few places."""
     rows: dict[str, list[int]] = {}
     for row, why in sorted(faults.items()):
-        rows.setdefault(why, []).append(row)
+        rows.setdefault(PARTICULAR.sub("_", why), []).append(row)
     return "; ".join(
-        f"{len(found)}: {why}, {', '.join(map(split.place, found[:SHOWN]))}{' …' if found[SHOWN:] else ''}"
-        for why, found in rows.items()
+        f"{len(found)}: {faults[found[0]]}, {', '.join(map(split.place, found[:SHOWN]))}{' …' if found[SHOWN:] else ''}"
+        for found in rows.values()
     )

@@ -97,7 +97,8 @@ class Plan:
     def of(tokenizer: Any, turns: Turns, marks: bool, everything: bool) -> "Plan":
         whole = render(tokenizer, turns)
         answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
-        to_learn = [place for place in answers if turns[place].get("weight", 1)]
+        # What nobody asked for has no beginning that a template could write alone.
+        to_learn = [place for place in answers if turns[place].get("weight", 1) and place > 0]
         by_marks = marks and len(to_learn) == len(answers)  # marks do not tell one answer from another
         texts = [whole]
         for place in to_learn if not (by_marks or everything) else ():
@@ -191,7 +192,10 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 def as_text(tokenizer: Any, turns: Turns) -> list[dict[str, Any]]:
     """Return the same turns, with spaces in what would become a special token: what somebody writes is text."""
-    written = specials(tuple(token for token in special_tokens(tokenizer) if len(token) > 1))
+    # An unknown word's token, which `special_tokens` leaves out, may be that which ends texts, as GPT-2's is.
+    words = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    found = sorted({*special_tokens(tokenizer), *words}, key=lambda token: (-len(token), token))
+    written = specials(tuple(token for token in found if len(token) > 1))
     if written is None:
         return [dict(turn) for turn in turns]
     return [{**turn, "content": written.sub(lambda found: " ".join(found[0]), turn["content"])} for turn in turns]

@@ -28,6 +28,7 @@ class Learned:
     input_ids: list[int]
     labels: list[int]
     cut: bool  # it was longer
+    refused: str = ""  # the row and why the chat template does not take it; there is nothing of it then
 
     @property
     def supervised(self) -> int:
@@ -51,7 +52,7 @@ def learned_tokens(base: BaseModel, rows: Any, limit: int, everything: bool = Fa
     else:
         examples = of_pairs(base, rows, limit, everything) if column == "prompt" else of_texts(base, rows, limit)
     for row, example in enumerate(examples):
-        if not example.supervised and not example.cut:
+        if not (example.supervised or example.cut or example.refused):
             raise InputError(
                 f"data.{'response' if column == 'prompt' else column}: "
                 f"{named(rows, row, 'response' if column == 'prompt' else column)} has no token to learn from: leave "
@@ -70,7 +71,8 @@ def of_conversations(base: BaseModel, rows: Any, limit: int, everything: bool) -
     found = []
     for row, each in enumerate(chat.rendered(base.processor, rows["messages"][:], everything)):
         if isinstance(each, chat.Refusal):
-            raise refused(rows, row, each)
+            found.append(Learned([0], [IGNORED], cut=False, refused=f"{named(rows, row, 'messages')} ({each})"))
+            continue
         check_known(base, rows, row, each.ids)
         labels = [token if own else IGNORED for token, own in zip(each.ids, each.supervised, strict=True)]
         found.append(Learned(each.ids[:limit], labels[:limit], len(each.ids) > limit))
@@ -102,26 +104,36 @@ def of_texts(base: BaseModel, rows: Any, limit: int) -> list[Learned]:
 
 def preferred_tokens(base: BaseModel, rows: Any, limit: int) -> list[tuple[Learned, Learned]]:
     """Encode the chosen and the rejected answer of each row, a `datasets.Dataset` with these columns: as lists of turns
-    or, with a `prompt`, as texts.
+    or, with a `prompt`, as texts. Both answers to a text have as much of it before them.
 
     Raises:
-        InputError: a row cannot be encoded, or nothing of one of its answers is left; it is named.
+        InputError: a row cannot be encoded; it is named.
     """
+    if "prompt" in rows.column_names:
+        return pairs_of_texts(base, rows, limit)
     sides = []
     for side in ("chosen", "rejected"):
-        if "prompt" in rows.column_names:
-            pairs = rows.select_columns(["prompt", side]).rename_column(side, "response")
-            sides.append(of_pairs(base, pairs, limit, everything=False))
-        else:
-            turns = rows.select_columns([side]).rename_column(side, "messages")
-            sides.append(of_conversations(base, turns, limit, everything=False))
-    for row, pair in enumerate(zip(*sides, strict=True)):
-        if not all(each.supervised for each in pair):
-            raise InputError(
-                f"data.chosen: an answer of {named(rows, row, 'chosen')} has no token among the first {limit}: raise "
-                f"task.max_length, or leave the row out"
-            )
+        turns = rows.select_columns([side]).rename_column(side, "messages")
+        sides.append(of_conversations(base, turns, limit, everything=False))
     return list(zip(*sides, strict=True))
+
+
+def pairs_of_texts(base: BaseModel, rows: Any, limit: int) -> list[tuple[Learned, Learned]]:
+    """Encode prompts with two answers each. Of what is too long, an answer keeps up to half of the limit, and the
+    prompt loses its beginning."""
+    tokenizer, end = base.processor, end_of(base.processor)
+    prompts = without_end(tokenizer, encoded_texts(base, rows, ("prompt",))["input_ids"])
+    sides = ("chosen", "rejected")
+    both = [encoded_texts(base, rows, (side,), add_special_tokens=False)["input_ids"] for side in sides]
+    found = []
+    for prompt, *answers in zip(prompts, *both, strict=True):
+        whole = [answer + end for answer in answers]
+        kept = [answer[: max(limit // 2, limit - len(prompt))] for answer in whole]
+        question = shortened(tokenizer, prompt, limit - max(map(len, kept)))
+        cut = len(question) < len(prompt) or kept != whole
+        one, other = (Learned(question + own, [IGNORED] * len(question) + own, cut) for own in kept)
+        found.append((one, other))
+    return found
 
 
 def asked_tokens(base: BaseModel, rows: Any, room: int) -> list[list[int]]:

@@ -43,9 +43,12 @@ class GuardSettings:
             raise ValueError(f"max_weight must be at least 1, or 'off', not {self.max_weight}")
 
 
-def norms_of(answers: Answers, spec: AdapterSpec) -> dict[int, float]:
-    """Return the L2 norm of each update's whole delta, by client; what stays with a client is no part of it."""
-    return {update.client: delta_norm(update.adapter, answer_part(task, spec), task) for task, update in answers}
+def norms_of(answers: Answers, spec: AdapterSpec, share: float = 1.0) -> dict[int, float]:
+    """Return the L2 norm of each update's whole delta, by client, over `share`: of the learning rate that a schedule
+    gives the round. What stays with a client is no part of it."""
+    return {
+        update.client: delta_norm(update.adapter, answer_part(task, spec), task) / share for task, update in answers
+    }
 
 
 def too_far(norms: Norms, earlier: Sequence[float]) -> dict[int, str]:

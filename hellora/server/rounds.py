@@ -266,14 +266,15 @@ def settled(
         RunError: the next state is not one to go on from, and nobody trained anything.
     """
     auto, factors = run.max_norm == "auto", run.method.factors(state.round)
-    norms = guard.norms_of(tried.gathered.answers, run.spec) if auto else {}
+    share = run.train.share_of_round(state.round, run.rounds)  # of lr: norms are compared as if all had the whole
+    norms = guard.norms_of(tried.gathered.answers, run.spec, share) if auto and share else {}
     tried, asked = tried.without(guard.too_far(norms, state.norms.get(factors, ()))), list[Attempt]()
     while not tried.outbox.orders or len(tried.gathered.answers) >= run.min_clients:
         answers = tried.gathered.answers
         after, sums = solved_after(run, fold(run, state, tried.outbox.context, answers, tried.states, lent), backend)
         asked += sums
         if not (why := guard.not_finite(after) or accept(after)):
-            counted = {update.client: norms[update.client] for _, update in answers} if auto else {}
+            counted = {update.client: norms[update.client] for _, update in answers} if norms else {}
             return tried, replace(after, norms=guard.remembered(state, factors, counted)), asked
         problem = f"with what {run.method.aggregator.name} makes of round {state.round} {why}"
         if not answers:

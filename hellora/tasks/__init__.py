@@ -23,6 +23,7 @@ from hellora.model.resident import BaseModel
 from hellora.model.sampling import GREEDY, Generation
 from hellora.model.settings import Kind, ModelSettings
 
+REFUSED = 0.05  # of the conversations that a chat template may not take, as of other rows that cannot be used
 Example = dict[str, Any]
 Batch = dict[str, Tensor]
 
@@ -37,6 +38,8 @@ class Encoded:
         tokens: (examples,) how many are supervised, of a language task; None for others
         members: of packed rows, which examples are in each; None where a row is an example
         cut: how many were longer than the task allows, and lost their rest
+        lost: of how many nothing is left to learn, because they were cut
+        refused: of each that a chat template does not take, its row and why; it is there, and nothing is learned of it
     """
 
     examples: Sequence[Example]
@@ -44,6 +47,8 @@ class Encoded:
     tokens: npt.NDArray[np.int64] | None = None
     members: Sequence[npt.NDArray[np.int64]] | None = None
     cut: int = 0
+    lost: int = 0
+    refused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -54,21 +59,31 @@ class Encoded:
         return None if self.tokens is None else int(self.tokens.sum())
 
     def note(self) -> str:
-        """Say how many examples were cut, and how many of them have nothing left to learn; "" where there are none.
+        """Say how many examples were cut, how many of them have nothing left to learn, and how many are refused by a
+        chat template; "" where there are none.
 
         Raises:
-            InputError: none has anything left.
+            InputError: nothing is left to learn, or a template does not take more than REFUSED of them.
         """
-        if not self.cut or self.lengths is None:
-            return ""
-        limit = int(self.lengths.max())  # as long as what was cut is
-        lost = 0 if self.tokens is None else int((self.tokens == 0).sum())
-        if lost == len(self):
+        if len(self.refused) > REFUSED * len(self):
             raise InputError(
-                f"task.max_length: no example has a token to learn from among its first {limit} tokens: raise it"
+                f"data.messages: the chat template does not take {len(self.refused)} of {len(self)} conversations, as "
+                f"{self.refused[0]}: mend the data, or name another template (task.chat_template)"
             )
-        left = f"; {lost} of them kept no token to learn from" if lost else ""
-        return f"{self.cut} of {len(self)} examples are longer than {limit} tokens and are cut{left} (task.max_length)"
+        found = []
+        if self.refused:
+            left_out = f"left out: {len(self.refused)} of {len(self)} conversations"
+            found.append(f"{left_out}, which the chat template does not take, such as {self.refused[0]}")
+        if self.cut and self.lengths is not None:
+            limit = int(self.lengths.max())  # as long as what was cut is
+            if self.lost == len(self):
+                raise InputError(
+                    f"task.max_length: no example has a token to learn from among its first {limit} tokens: raise it"
+                )
+            left = f"; {self.lost} of them kept no token to learn from" if self.lost else ""
+            cut = f"{self.cut} of {len(self)} examples are longer than {limit} tokens and are cut{left}"
+            found.append(f"{cut} (task.max_length)")
+        return "; ".join(found)
 
     def names(self, rows: npt.NDArray[np.int64]) -> list[str]:
         """Name some rows by the places of their examples, such as "3", or "3 + 8" of a packed row."""

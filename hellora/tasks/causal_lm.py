@@ -17,7 +17,7 @@ from hellora.data.forms import prompts_of, references_of
 from hellora.data.packing import PackedRows, packed
 from hellora.data.settings import Columns
 from hellora.model.answers import answers
-from hellora.model.chat import settle_template
+from hellora.model.chat import settle_template, turn_ends
 from hellora.model.learned import IGNORED, asked_tokens, learned_tokens
 from hellora.model.load import adapter_spec, load_network, load_tokenizer
 from hellora.model.normalise import blank_end, embedding_rows
@@ -81,7 +81,7 @@ class CausalLM(Task):
                 check_packing(
                     base, settings.name, limit, lambda texts, packed: self.logits_of_texts(base, texts, packed)
                 )
-        if processor is not None and processor.eos_token_id is None:
+        if processor is not None and processor.eos_token_id is None and not turn_ends(processor):
             base.notices = ("the model's tokenizer has no end of text: answers are not taught to end",)
         return base
 
@@ -91,7 +91,9 @@ class CausalLM(Task):
         examples = [{"input_ids": each.input_ids, "labels": each.labels} for each in found]
         lengths = np.array([len(each.input_ids) for each in found])
         supervised = np.array([each.supervised for each in found])
-        return Encoded(examples, lengths, supervised, cut=sum(each.cut for each in found))
+        refused = tuple(each.refused for each in found if each.refused)
+        lost = sum(each.cut and not each.supervised for each in found)
+        return Encoded(examples, lengths, supervised, cut=sum(each.cut for each in found), lost=lost, refused=refused)
 
     def training_rows(self, base: BaseModel, encoded: Encoded, seed: int) -> Encoded:
         if not self.packing:

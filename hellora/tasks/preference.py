@@ -74,17 +74,18 @@ class Preference(Task):
         found = preferred_tokens(base, rows, length_limit(base, self.max_length))
         examples = [self.example(*pair) for pair in found]
         lengths = np.array([max(len(one.input_ids), len(other.input_ids)) for one, other in found])
-        return Encoded(examples, lengths, cut=sum(one.cut or other.cut for one, other in found))
+        refused = tuple(one.refused or other.refused for one, other in found if one.refused or other.refused)
+        cut, lost = sum(one.cut or other.cut for one, other in found), sum(not each["counts"][0] for each in examples)
+        return Encoded(examples, lengths, cut=cut, lost=lost - len(refused), refused=refused)
 
     def example(self, chosen: Learned, rejected: Learned) -> Example:
-        """Make an example; its `reference` is one list for good, in which `before` writes what it heard."""
+        """Make an example; its `reference` is one list for good, in which `before` writes what it heard. It does not
+        count where a cut left nothing of an answer, or made both the same."""
+        counts = bool(chosen.supervised and rejected.supervised) and chosen.input_ids != rejected.input_ids
         both = {"chosen": chosen, "rejected": rejected}
         ids = {f"{side}_ids": learned.input_ids for side, learned in both.items()}
-        return {
-            **ids,
-            **{f"{side}_labels": learned.labels for side, learned in both.items()},
-            "reference": [UNKNOWN] * 2,
-        }
+        labels = {f"{side}_labels": learned.labels for side, learned in both.items()}
+        return {**ids, **labels, "reference": [UNKNOWN] * 2, "counts": [int(counts)]}
 
     @torch.no_grad()
     def before(self, base: BaseModel, encoded: Encoded, rows: Iterable[int]) -> None:
@@ -103,11 +104,13 @@ class Preference(Task):
             for example in examples
         ]
         references = torch.tensor([example["reference"] for example in examples])
-        return {**self.language.collate(base, rows), "reference": references.T.flatten()}
+        counts = torch.tensor([float(example["counts"][0]) for example in examples])
+        return {**self.language.collate(base, rows), "reference": references.T.flatten(), "counts": counts}
 
     def blank_batch(self, base: BaseModel, examples: int, tokens: int) -> Batch:
         batch = self.language.blank_batch(base, 2 * examples, tokens)
-        return {**batch, "reference": torch.zeros(2 * examples, device=base.device)}
+        counts = torch.ones(examples, device=base.device)
+        return {**batch, "reference": torch.zeros(2 * examples, device=base.device), "counts": counts}
 
     def even_from(self, base: BaseModel, tokens: int) -> int:
         return math.ceil(self.language.even_from(base, tokens) / 2)
@@ -129,7 +132,8 @@ class Preference(Task):
             "chosen_reward": chosen,
             "rejected_reward": rejected,
         }
-        return Outputs(losses, torch.ones_like(losses), numbers={name: n.detach() for name, n in numbers.items()})
+        counts = batch["counts"].to(losses.dtype)
+        return Outputs(losses * counts, counts, numbers={name: n.detach() for name, n in numbers.items()})
 
     def new_tokens(self, base: BaseModel) -> int:
         """Count the tokens that an answer may have."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import get_scheduler
 
 import hellora.client.train
-from hellora.client.schedule import share, shares
+from hellora.client.schedule import shares
 from hellora.client.train import train_client
 from hellora.core.exchange import ClientTask, TrainSettings
 from hellora.core.types import Adapter
@@ -46,7 +46,7 @@ def theirs(settings: TrainSettings, total: int) -> list[float]:
 @pytest.mark.parametrize("total", [2, 3, 10, 61])
 def test_every_step_has_the_rate_of_transformers(schedule: Any, warmup: float, total: int) -> None:
     settings = TrainSettings(lr=0.7, schedule=schedule, warmup=warmup)
-    assert [0.7 * share(settings, step, total) for step in range(total)] == pytest.approx(
+    assert [0.7 * settings.share(step, total) for step in range(total)] == pytest.approx(
         theirs(settings, total), abs=1e-12
     )
 
@@ -82,7 +82,7 @@ def test_a_lone_step_has_no_warmup() -> None:
 
 def test_beyond_the_end_nothing_rises_again() -> None:
     """A task that says it is in round 5 of 4."""
-    assert [share(TrainSettings(schedule=s), 9, 8) for s in ("linear", "cosine")] == [0.0, 0.0]
+    assert [TrainSettings(schedule=s).share(9, 8) for s in ("linear", "cosine")] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("length", [{"epochs": 2}, {"steps": 10}])
@@ -133,3 +133,13 @@ def test_scaffold_learns_nothing_of_a_step_without_a_rate(base: BaseModel) -> No
     update = train_client(replace(task, brief=blank(base, task)), base, KIND, bases.texts(4), (Scaffold(),))
     assert all(not tensor.any() for tensor in update.report.values())
     assert not update.kept
+
+
+@pytest.mark.parametrize("schedule", NAMES)
+def test_a_round_has_the_mean_share_of_its_steps(schedule: Any) -> None:
+    settings = TrainSettings(schedule=schedule, warmup=0.2, steps=4)
+    for round in range(5):
+        own = shares(task_in(round, 5, schedule=schedule, warmup=0.2, steps=4), 4)
+        assert settings.share_of_round(round, 5) == pytest.approx(sum(own) / 4)
+    assert TrainSettings(schedule=schedule, schedule_over="round").share_of_round(3, 5) == 1.0
+    assert TrainSettings().share_of_round(3, 5) == 1.0

@@ -153,3 +153,50 @@ def test_references_are_what_rows_answer(tmp_path: Path) -> None:
     assert set(references_of(corpus(tmp_path, {"messages": CHAT}).train)) == {"hi"}
     assert set(references_of(corpus(tmp_path, {"prompt": "a", "completion": "b"}).train)) == {"b"}
     assert set(references_of(corpus(tmp_path, {"text": "a"}).train)) == {""}
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "message"),
+    [
+        ({"prompt": "q", "completion": "a"}, {"system": "be brief"}, "data.system is for conversations"),
+        ({"text": "q"}, {"system": "be brief"}, "data.system is for conversations"),
+        ({"text": "q"}, {"as_chat": True}, "data.as_chat: plain texts have no turns"),
+        ({"chosen": "a", "rejected": "b"}, {}, "set task.name = 'preference'"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(
+    tmp_path: Path, row: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        corpus(tmp_path, row, **settings)
+
+
+def test_lists_in_the_cells_of_a_csv_are_turns(tmp_path: Path) -> None:
+    cells = {"prompt": json.dumps([{"role": "user", "content": "hello"}]), "completion": json.dumps([CHAT[1]])}
+    assert corpus(tmp_path, cells).train[0]["messages"][0]["content"] == "hello"
+
+
+def test_parts_stand_beside_texts(tmp_path: Path) -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "hello"}]}
+    assert corpus(tmp_path, {"messages": [parts, CHAT[1]], "meta": {"a": [1, {}]}}).train[0] == {"messages": HELLO}
+
+
+def test_many_faults_of_one_kind_are_one_line(tmp_path: Path) -> None:
+    rows = [{"messages": f"the text {i} 'quoted {i}'"} for i in range(20)]
+    with pytest.raises(InputError) as refused:
+        corpus(tmp_path, *rows)
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("system", "said"), [('Reply as {"a": 1}', 'Reply as {"a": 1}'), ('{{"a": 1}}', '{"a": 1}'), ("{x} {", "{x} {")]
+)
+def test_a_system_prompt_may_have_braces(tmp_path: Path, system: str, said: str) -> None:
+    assert corpus(tmp_path, {"messages": CHAT}, system=system).train[0]["messages"][0]["content"] == said
+
+
+def test_a_test_split_of_another_form_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text((json.dumps({"messages": CHAT}) + "\n") * 9)
+    (tmp_path / "test.jsonl").write_text((json.dumps({"prompt": "q", "completion": "a"}) + "\n") * 3)
+    with pytest.raises(InputError, match=r"data.test_split: its examples are prompt and response, and those that are"):
+        load_corpus(DataSettings(name=str(tmp_path)), "instruction", seed=0)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from hellora.core.errors import InputError
+from hellora.data.forms import prompts_of
+from hellora.data.one_file import read_rows
 from hellora.data.preferences import shared_text
 from hellora.data.settings import DataSettings
 from hellora.data.sources import Corpus, load_corpus
@@ -101,3 +103,43 @@ def test_pairs_that_compare_nothing_are_named(tmp_path: Path, row: dict[str, Any
 )
 def test_what_two_texts_share_ends_with_a_space(one: str, other: str, shared: str) -> None:
     assert shared_text(one, other) == shared
+
+
+@pytest.mark.parametrize(
+    ("prompt", "lead"),
+    [
+        ("", []),
+        ("hello\n", []),
+        ([{"role": "user", "content": "hi"}, answer("ho"), ASKED], [{"role": "user", "content": "hi"}, answer("ho")]),
+        ([ASKED], [{"role": "system", "content": "be brief"}]),
+    ],
+)
+def test_a_prompt_beside_whole_conversations_is_not_asked_twice(tmp_path: Path, prompt: Any, lead: list[Any]) -> None:
+    row = {side: [*lead, ASKED, answer(side)] for side in ("chosen", "rejected")}
+    turns = spoken(corpus(tmp_path, {**row, "prompt": prompt}).train[0]["chosen"])
+    assert [text for _, text, _ in turns] == [*(turn["content"] for turn in lead), "hello", "chosen"]
+    with pytest.raises(InputError, match="its prompt is not how its two conversations begin"):
+        corpus(tmp_path, {**row, "prompt": "something else"}, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"question": "tea?", "chosen": "yes", "rejected": "no"}, "tea?"),
+        ({"instruction": "add", "input": "1, 2", "chosen": "3", "rejected": "4"}, "add\n\n1, 2"),
+        ({"prompt": "say: ", "chosen": "say: yes", "rejected": "say: no"}, "say: "),
+        ({"chosen": "H: tea?\n\nA:\nDrink.", "rejected": "H: tea?\n\nA:\nNo."}, "H: tea?\n\nA:\n"),
+    ],
+)
+def test_a_question_is_read_wherever_it_stands(tmp_path: Path, row: dict[str, Any], prompt: str) -> None:
+    found = corpus(tmp_path, row).train[0]
+    assert found["prompt"] == prompt
+    assert not found["chosen"].startswith("say")
+    with pytest.raises(InputError, match="nothing is asked before its two answers"):
+        corpus(tmp_path, {"chosen": "yes", "rejected": "no"}, strict=True)
+
+
+def test_what_trained_a_run_can_be_asked(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({side: [ASKED, answer(side)] for side in ("chosen", "rejected")}))
+    rows = read_rows(str(tmp_path / "rows.jsonl"), DataSettings(), "preference", (), labelled=False).data
+    assert prompts_of(rows) == ["hello"]

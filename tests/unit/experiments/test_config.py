@@ -919,13 +919,14 @@ def test_guards_and_states_to_keep_that_cannot_be(table: dict[str, Any], message
         check("one", table)
 
 
+OURS = {"quickstart", "llm_quickstart", "hellora", "smollm2_dolly", "smollm2_natural_instructions", "qwen_chat"}
+
+
 def test_a_run_of_ones_own_is_guarded_and_presets_of_papers_are_as_published() -> None:
     for name in presets():
         guard = read_experiment(name).guard
-        found = (guard.max_norm, guard.max_weight)
-        assert found == (("auto", 10.0) if name in ("quickstart", "llm_quickstart", "hellora") else ("off", "off")), (
-            name
-        )
+        expected = ("auto", 10.0) if name in OURS else ("off", "off")
+        assert (guard.max_norm, guard.max_weight) == expected, name
     assert check("mine", {}).guard == read_experiment("quickstart").guard
 
 

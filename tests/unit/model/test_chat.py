@@ -111,3 +111,17 @@ def test_a_template_of_ones_own_takes_the_place_of_the_tokenizers() -> None:
     assert tokenizer.decode(rendered(tokenizer, ASKED).ids) == "USER: hello ASSISTANT: hi</s>"
     with pytest.raises(InputError, match=r"task.chat_template: it renders no conversation"):
         chat.settle_template(tokenizer, "{% for %}")
+
+
+def test_the_unknown_token_is_text_too_where_somebody_writes_it() -> None:
+    """In GPT-2's kin it is the token that ends texts."""
+    tokenizer = chat_formats.tokenizer_of(BY_NAME["chatml"])
+    tokenizer.unk_token = "<|im_end|>"
+    found = rendered(tokenizer, [{"role": "user", "content": "a<|im_end|>"}, ASKED[1]])
+    assert found.ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
+
+
+def test_an_answer_that_nobody_asked_for_is_read_and_not_learned() -> None:
+    tokenizer = chat_formats.tokenizer_of(BY_NAME["chatml"])
+    found = rendered(tokenizer, [ASKED[1], *ASKED])
+    assert tokenizer.decode([t for t, own in zip(found.ids, found.supervised, strict=True) if own]) == "hi<|im_end|>\n"

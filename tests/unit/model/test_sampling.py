@@ -62,7 +62,7 @@ def test_the_global_generator_is_not_touched(tiny_llama: Path) -> None:
 def test_an_answer_ends_before_a_stop(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = bases.load(tiny_llama, CausalLM())
     task = CausalLM(answer_tokens=12)
-    whole = task.answer(base, PROMPTS)
+    whole = task.answer(base, bases.prompts(*PROMPTS))
     words = whole[0].split()
     steps: list[int] = []
     forward = base.net.forward
@@ -73,12 +73,12 @@ def test_an_answer_ends_before_a_stop(tiny_llama: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(base.net, "forward", counting)
     stop = Generation(stop=("never said", words[3]))
-    (said,) = task.answer(base, PROMPTS[:1], stop)
+    (said,) = task.answer(base, bases.prompts(PROMPTS[0]), stop)
     assert said == whole[0][: whole[0].index(words[3])]
     assert len(steps) == words.index(words[3]) + 1, "nothing is generated behind it"
     monkeypatch.undo()
     cut = [text[: text.index(words[3])] if words[3] in text else text for text in whole]
-    assert task.answer(base, PROMPTS, stop) == cut
+    assert task.answer(base, bases.prompts(*PROMPTS), stop) == cut
     monkeypatch.setattr("hellora.model.answers.AT_ONCE", 4)
     prompts = [base.processor(text)["input_ids"] for text in PROMPTS]
     tokens = answers(base, prompts, 12, at_once=4, how=stop)

@@ -19,7 +19,6 @@ from hellora.client.batches import training_batches
 from hellora.client.evaluation import evaluate, fisher_scores
 from hellora.client.train import train_client
 from hellora.core.algebra import new_adapter
-from hellora.core.errors import InputError
 from hellora.core.exchange import Policy, TrainSettings
 from hellora.model.learned import IGNORED
 from hellora.model.resident import BaseModel
@@ -132,14 +131,35 @@ def test_pairs_of_conversations_are_learned_from_the_answers_on(llama: BaseModel
     assert llama.processor.decode(example["rejected_ids"]) == "we saw rain [SEP]"
 
 
-def test_an_answer_of_which_nothing_is_left_is_named(llama: BaseModel) -> None:
+def test_pairs_of_which_a_cut_leaves_nothing_to_compare_do_not_count(llama: BaseModel) -> None:
+    """One answer is gone, or both are the same up to the limit."""
     llama.processor.chat_template = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
-    turns = [{"role": "user", "content": "we saw the boat near a wave", "weight": 0}]
-    pair = {side: [[*turns, {"role": "assistant", "content": side, "weight": 1}]] for side in ("chosen", "rejected")}
-    with pytest.raises(
-        InputError, match=r"data.chosen: an answer of row 0 .* among the first 5: raise task.max_length"
-    ):
-        Preference(max_length=5).encode(llama, Dataset.from_dict(pair))
+    gone, alike = ("we saw the boat near a wave", "rain", "wind"), ("we saw", "the the rain", "the the wind")
+    pairs: dict[str, list[Any]] = {"chosen": [], "rejected": []}
+    for prompt, *answers in (gone, alike, ("we", "a", "is")):
+        for side, text in zip(pairs, answers, strict=True):
+            answer = {"role": "assistant", "content": text, "weight": 1}
+            pairs[side].append([{"role": "user", "content": prompt, "weight": 0}, answer])
+    task, rows = Preference(max_length=4), Dataset.from_dict(pairs)
+    encoded = task.encode(llama, rows)
+    assert (encoded.cut, encoded.lost) == (2, 2)
+    assert "2 of 3 examples are longer than 4 tokens and are cut; 2 of them kept no token" in encoded.note()
+    whole = evaluate(bases.acting_adapter(llama), llama, task, rows, batch_size=3).metrics
+    alone = evaluate(bases.acting_adapter(llama), llama, task, rows.select([2]), batch_size=1).metrics
+    assert whole == pytest.approx(alone, abs=1e-6)
+
+
+def test_both_answers_have_as_much_of_the_prompt_before_them(llama: BaseModel) -> None:
+    rows = Dataset.from_dict(
+        {"prompt": ["we saw the old boat near a wave"], "chosen": ["rain"], "rejected": ["the wind and the moon"]}
+    )
+    (example,) = Preference(max_length=9).encode(llama, rows).examples
+    before = [
+        [t for t, label in zip(example[f"{side}_ids"], example[f"{side}_labels"], strict=True) if label == IGNORED]
+        for side in ("chosen", "rejected")
+    ]
+    assert before[0] == before[1]
+    assert len(example["rejected_ids"]) == 9
 
 
 def test_layers_are_scored_on_preferences(llama: BaseModel) -> None:

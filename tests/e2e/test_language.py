@@ -163,7 +163,7 @@ def test_qwen_chat_trains_a_step_on_a_config_made_by_hand(hellora: Command, tmp_
 
 
 def test_warm_up_makes_no_honest_client_look_too_far(hellora: Command, tiny_llama: Path, tmp_path: Path) -> None:
-    """Deltas of the first rounds are small; those of later ones are held against what they would be at the whole rate."""
+    """Deltas of the first rounds are small; all are held against each other as if they had the whole rate."""
     data = save(tmp_path / "data", texts)
     rates = {"train.schedule": "cosine", "train.warmup": 0.5, "train.steps": 1, "rounds": 8, "eval_every": 8}
     assert begin(hellora, tiny_llama, data, tmp_path / "out", **rates).status == 0

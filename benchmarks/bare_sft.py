@@ -1,12 +1,14 @@
 """TRL's own trainer, in a process of its own: it trains the same rows once, when it is its turn (`sft.py`).
 
-It imports nothing of hellora. Arguments: the model's folder, a file of rows (`messages`), steps, rows a step, tokens.
+It imports nothing of hellora. Arguments: the model's folder, a file of rows (`messages`), steps, rows a step, tokens,
+threads, clock.
 """
 
 import json
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 
 import torch
 from datasets import load_dataset
@@ -20,12 +22,13 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 def main() -> None:
     folder, file, steps, batch_size, max_length = sys.argv[1:6]
     torch.set_num_threads(int(sys.argv[6]))
+    clock = time.process_time if sys.argv[7] == "cpu" else time.perf_counter
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = load_dataset("json", data_files=file, split="train")
     for _ in sys.stdin:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        with tempfile.TemporaryDirectory() as out:
-            start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as out, redirect_stdout(sys.stderr):  # it prints on its own
+            start = clock()
             config = SFTConfig(
                 output_dir=out, max_steps=int(steps), per_device_train_batch_size=int(batch_size),
                 max_length=int(max_length), learning_rate=1e-4, lr_scheduler_type="constant", report_to=[],
@@ -37,7 +40,8 @@ def main() -> None:
                 model=model, args=config, train_dataset=rows, processing_class=tokenizer, peft_config=lora
             )
             trainer.train()
-            print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+            seconds = clock() - start
+        print(json.dumps({"seconds": seconds}), flush=True)
 
 
 if __name__ == "__main__":

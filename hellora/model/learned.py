@@ -137,7 +137,8 @@ def pairs_of_texts(base: BaseModel, rows: Any, limit: int) -> list[tuple[Learned
 
 
 def asked_tokens(base: BaseModel, rows: Any, room: int) -> list[list[int]]:
-    """Encode what comes before the answer of each row, `room` tokens of it at most: its end.
+    """Encode what comes before the answer of each row, in at most `room` tokens: a text loses its beginning, and of a
+    conversation the longest turn its end, so that the template stays whole.
 
     Raises:
         InputError: the tokenizer finds no token in a row, or the template refuses it.
@@ -146,7 +147,7 @@ def asked_tokens(base: BaseModel, rows: Any, room: int) -> list[list[int]]:
     asked: Sequence[list[int] | chat.Refusal]
     if column == "messages":
         check_template(base)
-        asked = chat.asking(tokenizer, [turns_asked(turns) for turns in rows["messages"][:]])
+        asked = [asked_within(tokenizer, turns_asked(turns), room) for turns in rows["messages"][:]]
     else:
         asked = without_end(tokenizer, encoded_texts(base, rows, (column,))["input_ids"])
     found = []
@@ -159,6 +160,21 @@ def asked_tokens(base: BaseModel, rows: Any, room: int) -> list[list[int]]:
             )
         found.append(shortened(tokenizer, ids, room))
     return found
+
+
+def asked_within(tokenizer: Any, turns: Sequence[Any], room: int) -> list[int] | chat.Refusal:
+    """Encode a conversation up to where the assistant answers, in at most `room` tokens, if cutting its longest turn
+    again and again can do that."""
+    (ids,) = chat.asking(tokenizer, [turns])
+    while not isinstance(ids, chat.Refusal) and len(ids) > room:
+        longest = max(range(len(turns)), key=lambda place: len(turns[place]["content"]))
+        text = turns[longest]["content"]
+        kept = min(len(text) - 1, int(len(text) * room / len(ids)))
+        if kept < 1:
+            break
+        turns = [*turns[:longest], {**turns[longest], "content": text[:kept]}, *turns[longest + 1 :]]
+        (ids,) = chat.asking(tokenizer, [turns])
+    return ids
 
 
 def turns_asked(turns: Sequence[Any]) -> Sequence[Any]:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.testing import assert_close
 
-from hellora.model.learned import IGNORED
+from hellora.model.learned import IGNORED, asked_tokens
 from hellora.model.resident import BaseModel
 from hellora.tasks.causal_lm import CausalLM
 
@@ -212,3 +212,15 @@ def test_logits_are_those_that_predict_supervised_tokens(ending: BaseModel) -> N
         everything = ending.net(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     assert found.shape == (4 + 8, ending.net.config.vocab_size)
     assert_close(found, torch.cat([everything[0, 5:9], everything[1, 3:11]]))
+
+
+def test_of_a_conversation_that_is_too_long_the_longest_turn_loses_its_end(llama: BaseModel) -> None:
+    """What was asked first, and what the template puts around it, stay."""
+    llama.processor.chat_template = "{% for m in messages %}{{ '[CLS] ' + m.content + ' [SEP] ' }}{% endfor %}"
+    turns = [("user", "we saw"), ("assistant", "a star"), ("user", "the old boat near a wave and the new moon")]
+    rows = Dataset.from_dict({"messages": [[{"role": role, "content": said, "weight": 1} for role, said in turns]]})
+    (whole,), (cut,) = asked_tokens(llama, rows, 99), asked_tokens(llama, rows, 13)
+    assert len(whole) == 20
+    assert len(cut) <= 13
+    assert text(llama, cut).startswith("[CLS] we saw [SEP] [CLS] a star [SEP] [CLS] the old")
+    assert text(llama, cut).endswith("[SEP]")

@@ -47,7 +47,7 @@ def arithmetic(experiment: Experiment) -> str:
         return f"arithmetic on {device}: {'bf16' if native else 'float32, for it has no bf16'} (train.precision = auto)"
     if precision == "bf16":
         return f"arithmetic on {device}: bf16" + ("" if native else ", which it has not, so that float32 is faster")
-    return f"arithmetic on {device}: float32; train.precision = auto would take bf16, which is faster" * native
+    return f"arithmetic on {device}: float32; train.precision = auto would take bf16, which is often faster" * native
 
 
 def kind_of(name: str) -> str:

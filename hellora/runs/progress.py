@@ -120,10 +120,9 @@ class TerminalProgress:
         self.console.print("  ".join(parts), highlight=False)
         if line["left_out"] is not None:
             first, last = line["left_out"]
-            found = "the adapter is put back" if last < first else "the adapter stays"
             self.console.print(
                 f"{'head':>9}  right about {first:.3f} of the examples without each, {last:.3f} with what was trained: "
-                f"{found}",
+                f"the run ends with the better",
                 highlight=False,
             )
         for kind in ("missing", "rejected"):

@@ -8,6 +8,7 @@ Conversations become `chosen` and `rejected` as whole lists of turns, in which t
 weight 0; texts become `prompt`, `chosen` and `rejected`.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from hellora.data.settings import DataSettings
 from hellora.data.turns import Fault, Turn, as_turns, asked, is_empty, turns_of, with_system
 
 NAMES = ("prompt", "chosen", "rejected")
+SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 PROMPTS = {prompt: more for prompt, _, more in PAIRS}  # columns of prompts, and what may stand below each
 
 
@@ -53,7 +55,7 @@ def read_preferences(split: Split, settings: DataSettings, faults: Faults, notes
         left = [name for name in SYSTEM if name in split.data.column_names]
         notes.extend([f"not read: {', '.join(map(repr, left))} of {split.where} (data.as_chat)"] if left else [])
         return found, Features(dict.fromkeys(NAMES, Value("string")))
-    turns = [[as_turns(prompt, answer) for answer in pair] for prompt, *pair in zip(*found.values(), strict=True)]
+    turns = [[transcribed(prompt, answer) for answer in pair] for prompt, *pair in zip(*found.values(), strict=True)]
     return as_cells(turns, split, settings)
 
 
@@ -74,6 +76,20 @@ def answers(split: Split, settings: DataSettings, faults: Faults) -> Cells:
         elif not (one.strip() and other.strip()):
             faults.setdefault(row, "one of its answers is empty")
     return {name: list(column) for name, column in cells.items()}
+
+
+def transcribed(prompt: str, answer: str) -> list[Turn]:
+    """Make a conversation of a text and its answer; of a transcript, as hh-rlhf has them ("Human: … Assistant:"), each
+    of its turns.
+    """
+    before, *said = SPEAKER.split(prompt)
+    speakers, words = said[::2], said[1::2]
+    alternates = speakers == ["Human", "Assistant"] * (len(speakers) // 2)
+    if before.strip() or not said or not alternates or words[-1].strip():
+        return as_turns(prompt, answer)
+    pairs = zip(words[::2], [*words[1:-1:2], answer], strict=True)
+    turns = [turn for asked, answered in pairs for turn in as_turns(asked.strip(), answered.strip())]
+    return [*({**turn, "weight": 0} for turn in turns[:-1]), turns[-1]]
 
 
 def prompt_form(split: Split, settings: DataSettings) -> Form | None:

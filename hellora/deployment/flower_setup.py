@@ -87,7 +87,10 @@ class Deployed:
         run_id = record.get("run") or uuid4().hex
         contract = Contract(experiment.name, experiment.table, classes, base.fingerprint(), run_id).to_json()
         self.load(roster, contract, said, length_limit(base, kind.max_tokens))
-        profiles = tuple(each.profile(client) for client, each in enumerate(who.values()))
+        profiles = tuple(
+            replace(each.profile(client), num_rows=said[name].get("rows"))
+            for client, (name, each) in enumerate(who.items())
+        )
         return assemble(
             experiment,
             corpus,
@@ -138,8 +141,8 @@ class Deployed:
         return {name: {**before[name], **roster.said.get(name, {})} for name in before}
 
     def load(self, roster: Roster, contract: str, said: dict[str, dict[str, Any]], limit: int) -> None:
-        """Let all clients that are here load data and model; note in `said` how long their longest example is, in
-        tokens, at most `limit`.
+        """Let all clients that are here load data and model; note in `said` how long their longest row is, in tokens,
+        at most `limit`, and how many rows each packed its examples into, None where it did not.
         """
         here = {roster.nodes[name]: name for name in said if name in roster.nodes}
         self.log(f"{', '.join(here.values())}: loading data and model …")
@@ -148,10 +151,13 @@ class Deployed:
             self.grid, dict.fromkeys(here, hello_of(contract)), "query.prepare", LOAD_SECONDS
         ).items():
             try:
-                longest = understood(reply).get("longest")
+                found = understood(reply)
+                longest, rows = found.get("longest"), found.get("rows")
                 if type(longest) is not int or not 1 <= longest <= limit:
                     raise ValueError(f"its longest example has {longest!r} tokens, of at most {limit}")
-                said[here[node]] = {**said[here[node]], "longest": longest}
+                if rows is not None and (type(rows) is not int or not 1 <= rows <= said[here[node]]["examples"]):
+                    raise ValueError(f"it has {rows!r} packed rows of {said[here[node]]['examples']} examples")
+                said[here[node]] = {**said[here[node]], "longest": longest, "rows": rows}
             except ValueError as error:
                 problems.append(plain(f"client {here[node]}: {error}"))
         if problems:

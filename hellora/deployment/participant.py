@@ -115,8 +115,9 @@ class Participant(ABC):
         return self.work
 
     def prepare(self, contract: Contract) -> dict[str, Any]:
-        """Load everything, and return the longest example in tokens (1 where they have no length)."""
-        return {"longest": self.ready(contract).row_tokens}
+        """Load everything; return the longest row in tokens (1 where they have no length), and how many it packs."""
+        work = self.ready(contract)
+        return {"longest": work.row_tokens, "rows": work.rows(0)}
 
     def train(self, contract: Contract, data: bytes) -> bytes:
         """Answer a packed task, packed."""
@@ -129,9 +130,7 @@ class Participant(ABC):
         return pack_answer(answer, task, work.base.spec, contract.experiment.wire.format)
 
     def attempt(self, work: ClientWork, contract: Contract, task: ClientTask) -> ClientUpdate | ClientFailure:
-        """Train. What the client keeps came with the task, and goes back with the answer: a simulation's server has
-        it.
-        """
+        """Train. What the client keeps came with the task, and goes back with the answer to a simulation's server."""
         return work.attempt(task)
 
 

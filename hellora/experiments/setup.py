@@ -47,8 +47,20 @@ class Setup:
 
     @cached_property
     def test(self) -> Encoded:
-        """Encode the test split, once."""
-        return encode_rows(self.experiment.task, self.base, self.corpus.test)
+        """Encode the test split, once.
+
+        Raises:
+            InputError: nothing of it is left to measure on.
+        """
+        found = encode_rows(self.experiment.task, self.base, self.corpus.test)
+        found.note(f"{self.experiment.data.evaluate_on} ")
+        return found
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what a person should know of the data: as they were read, and as they are encoded."""
+        said = "" if self.experiment.method.personal else self.test.note(f"{self.experiment.data.evaluate_on} ")
+        return (*self.corpus.notes, said) if said else self.corpus.notes
 
     @cached_property
     def proxy(self) -> Encoded:

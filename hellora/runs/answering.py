@@ -16,9 +16,15 @@ def shown_answers(console: Console, round: int | None, answers: Sequence[AnswerL
     when = "before training" if round is None else f"after round {round}"
     yield f"  answers  {when}, {min(SHOWN, len(answers))} of {len(answers)} (all are in answers.jsonl)"
     for answer in answers[:SHOWN]:
-        for mark, text, lines in (("?", answer["prompt"], 1), (">", answer["answer"], LINES)):
+        for mark, text, lines in (("?", last_asked(answer["prompt"]), 1), (">", answer["answer"], LINES)):
             for line, part in enumerate(broken(console, text, lines)):
                 yield f"{'' if line else mark:>9}  {part}"
+
+
+def last_asked(prompt: str) -> str:
+    """Return what the user says last in a prompt of several turns, as `forms.spoken` writes them; else all of it."""
+    before, turn, last = prompt.rpartition("\nuser: ")
+    return f"… {last}" if turn and before.startswith(("system: ", "user: ")) else prompt
 
 
 def broken(console: Console, text: str, most: int) -> list[str]:

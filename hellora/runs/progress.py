@@ -75,7 +75,7 @@ class TerminalProgress:
         )
         if said := arithmetic(setup.experiment):
             self.console.print(said, highlight=False, markup=False)
-        for note in corpus.notes:
+        for note in setup.notes:
             self.console.print(f"data: {note}", highlight=False, markup=False)
         for notice in setup.base.notices:
             self.console.print(notice, highlight=False, style="yellow", markup=False)

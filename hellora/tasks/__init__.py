@@ -58,30 +58,31 @@ class Encoded:
         """Count the supervised tokens of all examples; None where the task is no language task."""
         return None if self.tokens is None else int(self.tokens.sum())
 
-    def note(self) -> str:
+    def note(self, what: str = "") -> str:
         """Say how many examples were cut, how many of them have nothing left to learn, and how many are refused by a
-        chat template; "" where there are none.
+        chat template; "" where there are none. `what` names them, such as "test ".
 
         Raises:
             InputError: nothing is left to learn, or a template does not take more than REFUSED of them.
         """
         if len(self.refused) > REFUSED * len(self):
             raise InputError(
-                f"data.messages: the chat template does not take {len(self.refused)} of {len(self)} conversations, as "
-                f"{self.refused[0]}: mend the data, or name another template (task.chat_template)"
+                f"data.messages: the chat template does not take {len(self.refused)} of {len(self)} {what}conversations, "
+                f"as {self.refused[0]}: mend the data, or name another template (task.chat_template)"
             )
         found = []
         if self.refused:
-            left_out = f"left out: {len(self.refused)} of {len(self)} conversations"
+            left_out = f"left out: {len(self.refused)} of {len(self)} {what}conversations"
             found.append(f"{left_out}, which the chat template does not take, such as {self.refused[0]}")
         if self.cut and self.lengths is not None:
             limit = int(self.lengths.max())  # as long as what was cut is
             if self.lost == len(self):
                 raise InputError(
-                    f"task.max_length: no example has a token to learn from among its first {limit} tokens: raise it"
+                    f"task.max_length: no {what}example has a token to learn from among its first {limit} tokens: "
+                    f"raise it"
                 )
             left = f"; {self.lost} of them kept no token to learn from" if self.lost else ""
-            cut = f"{self.cut} of {len(self)} examples are longer than {limit} tokens and are cut{left}"
+            cut = f"{self.cut} of {len(self)} {what}examples are longer than {limit} tokens and are cut{left}"
             found.append(f"{cut} (task.max_length)")
         return "; ".join(found)
 

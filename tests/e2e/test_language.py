@@ -112,6 +112,7 @@ def test_what_is_cut_is_said(hellora: Command, tiny_llama: Path, tmp_path: Path)
     assert ran.status == 0, ran.err
     assert "examples are longer than 6 tokens and are cut; " in ran.out
     assert "kept no token to learn from (task.max_length)" in " ".join(ran.out.split())
+    assert sum("test examples are longer than 6 tokens" in line for line in ran.out.splitlines()) == 1
     ran = begin(hellora, tiny_llama, data, tmp_path / "other", **given, **{"task.max_length": 4})
     assert ran.status != 0
     assert "task.max_length: no example has a token to learn from among its first 4 tokens: raise it" in ran.err

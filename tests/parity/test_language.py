@@ -19,6 +19,7 @@ from hellora.deployment.participant import WithOwnData
 from hellora.deployment.trainer import serve
 from hellora.experiments.config import check
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.prepare import prepare
 from hellora.runs.run import Prepare, run_experiment
 
 CLIENTS = {"clinic": 1, "hospital": 3, "phone": 2}  # layers, in order of ids
@@ -101,3 +102,13 @@ def test_three_worlds_end_with_the_same_bits(case: str, tiny_llama: Path, tmp_pa
     for other in (on_grid, deployed):
         assert other.keys() == local.keys()
         assert all(torch.equal(tensor, other[name]) for name, tensor in local.items())
+
+
+def test_a_server_knows_how_many_rows_its_clients_pack(tiny_llama: Path, tmp_path: Path, trainers: FakeGrid) -> None:
+    """By which it tells how long they take."""
+    case = "chat, packed"
+    deployed = Deployed(trainers, lambda _: None).prepare(experiment(tiny_llama, tmp_path / "server", case), {})
+    together = prepare(experiment(tiny_llama, tmp_path / "whole", case, fleet={"layers": [1, 2, 3]}))
+    rows = [client.num_rows for client in deployed.federation.fleet]
+    assert rows == [client.num_rows for client in together.federation.fleet]
+    assert all(found < 12 for found in rows)

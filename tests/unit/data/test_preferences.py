@@ -44,6 +44,17 @@ def test_texts_are_asked_and_answered(tmp_path: Path, row: dict[str, Any]) -> No
     assert any(note.endswith("holds pairs of answers ('chosen', 'rejected')") for note in found.notes)
 
 
+def test_transcripts_become_the_turns_that_they_write(tmp_path: Path) -> None:
+    """As in hh-rlhf, whose texts differ in the last answer."""
+    begins = "\n\nHuman: hello\n\nAssistant: hi\n\nHuman: say\n\nAssistant:"
+    found = corpus(tmp_path, {"chosen": f"{begins} yes, Human: please", "rejected": f"{begins} no"}, as_chat=True)
+    before = [("user", "hello", 0), ("assistant", "hi", 0), ("user", "say", 0)]
+    assert spoken(found.train[0]["chosen"]) == [*before, ("assistant", "yes, Human: please", 1)]
+    assert spoken(found.train[0]["rejected"]) == [*before, ("assistant", "no", 1)]
+    odd = corpus(tmp_path, {"prompt": "\n\nHuman: a\n\nHuman: b", "chosen": "yes", "rejected": "no"}, as_chat=True)
+    assert spoken(odd.train[0]["chosen"]) == [("user", "\n\nHuman: a\n\nHuman: b", 0), ("assistant", "yes", 1)]
+
+
 @pytest.mark.parametrize(
     "row",
     [

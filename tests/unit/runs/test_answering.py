@@ -21,6 +21,13 @@ def test_a_prompt_and_its_answer() -> None:
     assert shown("What?", " ")[2] == "        >  (nothing)"
 
 
+def test_of_several_turns_the_last_question_is_shown() -> None:
+    assert shown("system: Be short.\nuser: Hello.\nassistant: Yes?\nuser: What is it?", "A boat.")[1] == (
+        "        ?  … What is it?"
+    )
+    assert shown("Which is right?\nuser: a\nuser: b", "a")[1] == "        ?  Which is right? user: a user: b"
+
+
 def test_three_at_most_in_eighty_columns() -> None:
     long = "several words that go on " * 20
     lines = shown(long, long, count=5)

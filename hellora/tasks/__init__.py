@@ -67,8 +67,8 @@ class Encoded:
         """
         if len(self.refused) > REFUSED * len(self):
             raise InputError(
-                f"data.messages: the chat template does not take {len(self.refused)} of {len(self)} {what}conversations, "
-                f"as {self.refused[0]}: mend the data, or name another template (task.chat_template)"
+                f"data.messages: the chat template does not take {len(self.refused)} of {len(self)} {what}conversations"
+                f", as {self.refused[0]}: mend the data, or name another template (task.chat_template)"
             )
         found = []
         if self.refused:

@@ -4,7 +4,8 @@ base = "quickstart"                  a preset or an experiment file; [experiment
 seeds = [0, 1, 2]
 [methods.NAME]                       "section.key" = value; preset = "…" lays another one's method over the base
 [settings.NAME]                      "section.key" = value
-[tune]                               grid = {"train.lr" = […]}, tried for every method alike on a validation split
+[tune]                               grid = {"train.lr" = […]}, tried for every method alike on a validation split;
+                                     settings = ["NAME"]: in these, for all
 budget = "uplink"                    or a number of bytes: runs count up to equal uplink
 ridge_head = true                    with the frozen network and a head in closed form as a method, too
 memory = ["2GiB", "6GiB"]            every method with these groups of clients, in place of layers and ranks
@@ -39,6 +40,7 @@ class Tuning:
     grid: dict[str, tuple[Any, ...]]
     validation: float = 0.1  # part of the training data that is held out, in tuning runs and all others
     seeds: tuple[int, ...] = ()  # () = the first seed that the comparison began with
+    settings: tuple[str, ...] = ()  # in which the grid is tried, for all of them together; () = in each, for itself
 
     def __post_init__(self) -> None:
         if not self.grid or not all(self.grid.values()):
@@ -73,6 +75,8 @@ class Comparison:
                 raise InputError(f"{name!r} must also name a folder: use letters, digits, and . _ + - inside")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"seeds must be one or more, each once, not {list(self.seeds)}")
+        if self.tune and (unknown := set(self.tune.settings) - self.settings.keys()):
+            raise InputError(f"tune.settings: {sorted(unknown)[0]!r} is none of {', '.join(self.settings)}: correct it")
         if self.budget not in (None, "uplink") and (isinstance(self.budget, str | bool | float) or self.budget < 1):
             raise InputError(f"budget must be 'uplink' or a whole number of bytes, not {self.budget!r}")
 
@@ -90,7 +94,14 @@ class Comparison:
     def tuning_cells(self) -> list[Cell]:
         """Return the runs of each point of the grid."""
         seeds = (self.tune.seeds or self.seeds[:1]) if self.tune else ()
-        return [Cell(s, m, seed) for s, m, seed in product(self.settings, self.methods, seeds)]
+        tried = [name for names in self.tuned_together for name in names]
+        return [Cell(s, m, seed) for s, m, seed in product(tried, self.methods, seeds)]
+
+    @property
+    def tuned_together(self) -> list[tuple[str, ...]]:
+        """Return the settings in which the grid is tried, those together for which one point is chosen."""
+        together = self.tune.settings if self.tune else ()
+        return [together] if together else [(name,) for name in self.settings]
 
     @property
     def tuning_runs(self) -> int:

@@ -13,6 +13,7 @@ import tomllib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -164,16 +165,17 @@ def named(cell: Cell) -> str:
 
 
 def tuned_values(comparison: Comparison, out: Path, tally: Tally) -> tuple[Chosen, list[str]]:
-    """Find the point of the grid with the best mean metric on the validation split, per setting and method; the first
-    of equals. A point at which a run failed is not chosen; None where that leaves none. Also return why runs failed.
+    """Find the point of the grid with the best mean metric on the validation split, per method, in each setting or in
+    those that are tuned together; the first of equals. A point at which a run failed is not chosen; None where that
+    leaves none. Also return why runs failed.
     """
-    keys = [(setting, method) for setting in comparison.settings for method in comparison.methods]
+    settings, methods = comparison.settings, comparison.methods
     if not comparison.tune:
-        return {key: {} for key in keys}, []
+        return {key: {} for key in product(settings, methods)}, []
     chosen: Chosen = {}
     lost = []
-    for key in keys:
-        cells = [cell for cell in comparison.tuning_cells if (cell.setting, cell.method) == key]
+    for tried, method in product(comparison.tuned_together, methods):
+        cells = [cell for cell in comparison.tuning_cells if cell.method == method and cell.setting in tried]
         scores: list[tuple[float, Table]] = []
         for point in comparison.points:
             runs = []
@@ -189,7 +191,8 @@ def tuned_values(comparison: Comparison, out: Path, tally: Tally) -> tuple[Chose
             if len(ended) == len(runs):
                 sign = -1 if ended[0].metric in LOWER_IS_BETTER else 1
                 scores.append((sign * float(np.mean([run.summary["final"][run.metric] for run in ended])), point))
-        chosen[key] = max(scores, key=lambda score: score[0])[1] if scores else None
+        best = max(scores, key=lambda score: score[0])[1] if scores else None
+        chosen |= {(setting, method): best for setting in (settings if comparison.tune.settings else tried)}
     return chosen, lost
 
 
@@ -258,9 +261,10 @@ def remarks(comparison: Comparison) -> list[str]:
     if comparison.tune:
         grid = "; ".join(f"{key} in {list(values)}" for key, values in comparison.tune.grid.items())
         seeds = sorted({cell.seed for cell in comparison.tuning_cells})
+        within = f", in {' and '.join(comparison.tune.settings)} together" if comparison.tune.settings else ""
         lines.append(
             f"tuned: the best on a validation split ({comparison.tune.validation:g} of the training data, which no run "
-            f"trains on), the same grid for every method ({grid}), seeds {seeds}."
+            f"trains on), the same grid for every method ({grid}), seeds {seeds}{within}."
         )
     return lines
 

@@ -21,7 +21,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, float]]:
     """Every run that is asked for, as (setting, method, rate); it comes to what ACCURACY says."""
     asked: list[tuple[str, str, float]] = []
 
-    def run_cell(experiment: Experiment, folder: Path, cell: Cell, *_: Any) -> Run:
+    def run_cell(experiment: Experiment, _: Path, cell: Cell, *_more: Any) -> Run:
         asked.append((cell.setting, cell.method, experiment.train.lr))
         return Run({"final": {"accuracy": ACCURACY[cell.setting, experiment.train.lr]}}, [])
 

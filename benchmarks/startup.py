@@ -23,6 +23,7 @@ GATES: dict[str, tuple[int, float]] = {  # the command, how it ends, and its gat
     "run quickstart --set train.learning=1": (2, AT_ONCE),
     "run quickstrt": (2, AT_ONCE),
     "run quickstart --set method.allocator=fedhello": (2, AT_ONCE),
+    "compare quickstart --method a=train.learning=1": (2, AT_ONCE),
     "plan quickstart": (0, PLAN),
 }
 

@@ -65,11 +65,12 @@ def compare(
     """
     quieten()
     from hellora.comparing.plan import read_comparison
-    from hellora.comparing.run import run_comparison
     from hellora.experiments.own_code import allowing, named_code
 
     said = changes(overrides, methods, settings, seeds, tune, budget, memory, ridge_head)
     comparison = read_comparison(source, said, allow or ())
+    from hellora.comparing.run import run_comparison  # it imports torch, and a wrong name is told without
+
     folder = out or default_folder(f"compare-{Path(source).stem}", resume)
     print_line(f"{extent(comparison)} → {folder}")
     again = ["hellora", "compare", str(folder / "comparison.toml"), "--out", str(folder), "--resume"]

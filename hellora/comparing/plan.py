@@ -16,17 +16,19 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
 from hellora.comparing.statistics import HEAD_ALONE, Cell
 from hellora.core.errors import InputError
 from hellora.experiments.config import as_written, check, override, own_table, whole_table
-from hellora.experiments.experiment import Experiment
 from hellora.experiments.overrides import parse_value
 from hellora.experiments.own_code import named_code
 from hellora.experiments.tables import Table, build, field_names, plain, settings_of
+
+if TYPE_CHECKING:
+    from hellora.experiments.experiment import Experiment
 
 CARRIED = ("method", "server", "train")  # of a preset, what is its method's and not its data's
 NAME = re.compile(r"\w[\w.+-]*")
@@ -113,7 +115,7 @@ class Comparison:
             return self
         return replace(self, tune=replace(self.tune, seeds=tuple(begun) or self.seeds[:1]))
 
-    def of(self, cell: Cell, point: Table, evaluate_on: str = "test") -> Experiment:
+    def of(self, cell: Cell, point: Table, evaluate_on: str = "test") -> "Experiment":
         """Make a cell's experiment: the base; over it the method's preset, the setting, the method, the tuned values.
 
         Raises:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from hellora.core.units import in_bytes
 
@@ -74,6 +73,8 @@ class Row:
 
 def interval_of(values: Sequence[float]) -> Interval:
     """Compute the mean and Student's 95 % interval; one value has none."""
+    from scipy.stats import t as student  # its import takes longer than a wrong name may take to be told
+
     n = len(values)
     half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None
     return Interval(float(np.mean(values)), half, n)

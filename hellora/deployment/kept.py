@@ -16,6 +16,7 @@ from torch import Tensor
 from hellora.core.errors import InputError
 from hellora.core.exchange import Named
 from hellora.record.atomic import write_atomically
+from hellora.record.sealed import sealed_bytes, unsealed_bytes
 
 SUFFIX = ".safetensors"
 
@@ -38,7 +39,7 @@ class KeptTensors:
         if version is None:
             return {}
         try:
-            tensors: dict[str, Tensor] = load(self.file(version).read_bytes())
+            tensors: dict[str, Tensor] = load(unsealed_bytes(self.file(version).read_bytes()))
             return tensors
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(
@@ -49,7 +50,8 @@ class KeptTensors:
     def save(self, version: int, tensors: Named) -> None:
         """Keep the tensors of a round, and of the older versions the last ones."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.file(version), save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        write_atomically(self.file(version), sealed_bytes(data))
         for old in self.versions()[: -self.versions_kept]:
             self.file(old).unlink()
 

@@ -23,6 +23,7 @@ from hellora.experiments.experiment import Experiment
 from hellora.experiments.own_code import refuse_unnamed_code
 from hellora.model.origin import Origin
 from hellora.record.atomic import write_atomically
+from hellora.record.sealed import sealed_bytes, unsealed_bytes
 from hellora.results.adapter_folder import save_one
 from hellora.results.exporting import check_new, drafted
 from hellora.results.trained import Trained
@@ -70,12 +71,12 @@ class OwnModel:
             "base": owner.origin.to_json(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, to_bytes(tensors, fields))
+        write_atomically(self.path, sealed_bytes(to_bytes(tensors, fields)))
 
     def read(self) -> tuple[Adapter, dict[str, Any]]:
         """Return the adapter, and what is written with it. Raise InputError where the file is not there, whole."""
         try:
-            tensors, fields = from_bytes(self.path.read_bytes())
+            tensors, fields = from_bytes(unsealed_bytes(self.path.read_bytes()))
             return unflatten(tensors, fields.pop("scales")), fields
         except Exception as error:  # whatever can be wrong with bytes
             why = " ".join(str(error).split())[:200]

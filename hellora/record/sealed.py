@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+SHA256 = 32  # bytes
 MARK = b"# sha256 "  # opens the last line of a sealed text, a comment in TOML
 
 
@@ -40,3 +41,15 @@ def check_sealed_text(data: bytes) -> None:
     text, mark, said = data.rpartition(MARK)
     if mark and said.strip() != hashlib.sha256(text).hexdigest().encode():
         raise ValueError("its sha256 differs")
+
+
+def sealed_bytes(data: bytes) -> bytes:
+    """Return bytes with their sha256 behind them."""
+    return data + hashlib.sha256(data).digest()
+
+
+def unsealed_bytes(data: bytes) -> bytes:
+    """Return what `sealed_bytes` was given. Raise ValueError where it was something else."""
+    if hashlib.sha256(data[:-SHA256]).digest() != data[-SHA256:]:
+        raise ValueError("its sha256 differs")
+    return data[:-SHA256]

@@ -110,10 +110,18 @@ def shortened(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:20])
 
 
+def flipped(file: Path) -> None:
+    """One bit of a number: a safetensors file with it is as good as any."""
+    data = bytearray(file.read_bytes())
+    data[-40] ^= 1
+    file.write_bytes(data)
+
+
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "absent": Path.unlink,
     "empty": lambda file: file.write_bytes(b""),
     "truncated": truncated,
+    "one bit": flipped,
     "a piece of it": shortened,
     "other bytes": lambda file: file.write_bytes(b"\xff" * 400),
     "a text": lambda file: file.write_text("no tensors at all\n" * 9),

@@ -35,6 +35,7 @@ from hellora.methods.dispatchers.truncate import Truncate
 from hellora.methods.dispatchers.whole import Whole
 from hellora.methods.sharing import private_part, with_private
 from hellora.methods.strategies import Dispatcher
+from hellora.record.sealed import sealed_bytes, unsealed_bytes
 from hellora.results.adapter_folder import load_adapter, read_usage
 from hellora.results.prediction import predict_file
 
@@ -366,10 +367,10 @@ def test_what_is_written_names_code_that_runs_only_if_it_is_allowed(
     client = fedsa.client()
     fedsa.told(client, fedsa.task(client, 0, None))
     file = fedsa.state / "own" / "f00d.safetensors"
-    tensors, fields = from_bytes(file.read_bytes())
+    tensors, fields = from_bytes(unsealed_bytes(file.read_bytes()))
     table = json.loads(json.dumps(fields["table"]))
     table["method"]["allocator"] = "trap.py:Trap"
-    file.write_bytes(to_bytes(tensors, {**fields, "table": table}))
+    file.write_bytes(sealed_bytes(to_bytes(tensors, {**fields, "table": table})))
     with pytest.raises(InputError, match=r"f00d.safetensors names code .*\(trap\.py:Trap\)"):
         export_own(fedsa.state, fedsa.folder / "out")
     assert not (fedsa.folder / "ran").exists()

@@ -11,6 +11,7 @@ import tiny_models
 import torch
 from datasets import Dataset
 
+from hellora.client.inference import batch_logits
 from hellora.core.algebra import new_adapter
 from hellora.core.exchange import ClientTask, TrainSettings
 from hellora.core.types import Adapter, Mask
@@ -107,3 +108,9 @@ def with_dense_weights(base: BaseModel, adapter: Adapter) -> Any:
             delta = pair.scale * torch.einsum("or,ri->oi", pair.B, pair.A)
             linear.weight += delta if isinstance(linear, torch.nn.Linear) else delta.T
     return net
+
+
+def logits(adapter: Adapter, base: BaseModel, task: Task, rows: Dataset, batch_size: int) -> torch.Tensor:
+    """(rows, classes), of rows of one class each, in their order."""
+    found = list(batch_logits(adapter, base, task, task.encode(base, rows), batch_size))
+    return torch.cat([of_batch for _, of_batch in found])[np.argsort(np.concatenate([rows for rows, _ in found]))]

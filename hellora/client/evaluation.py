@@ -14,6 +14,7 @@ from torch import Tensor
 from hellora.client.sample import Interval, accuracy_interval, loss_interval
 from hellora.core.exchange import Outputs, Precision
 from hellora.core.types import Adapter
+from hellora.data.settings import ONE_CLASS
 from hellora.methods.context import Scores
 from hellora.methods.local import add_squared_norms
 from hellora.model.bf16 import has_bf16
@@ -96,25 +97,6 @@ def answered(adapter: Adapter, base: BaseModel, kind: Task, rows: Any) -> Sequen
         return kind.answered(base, rows)
 
 
-@torch.no_grad()
-def predict(
-    adapter: Adapter, base: BaseModel, kind: Task, rows: Any, batch_size: int, precision: Precision = "fp32"
-) -> Tensor:
-    """Return what an adapter says of each row, in their order: logits (rows, classes), in float32 on the CPU.
-
-    This is for classification; language models answer by `Task.answer`.
-    """
-    encoded = kind.encode(base, rows)
-    batches = evaluation_batches(encoded, batch_size)
-    logits: list[Tensor] = []
-    with base.adapted(adapter):
-        for indices in batches:
-            batch = to_device(kind.collate(base, [encoded.examples[i] for i in indices]), base.device)
-            with autocast(base, precision):
-                logits.append(kind.logits(base, batch).float())
-    return torch.cat(logits).cpu()[np.argsort(np.concatenate(batches))]
-
-
 def measure(
     outputs_of: Callable[[Batch], Outputs],
     base: BaseModel,
@@ -126,7 +108,7 @@ def measure(
     """Measure what `outputs_of` says of each batch, the shortest texts first. The caller switches gradients off."""
     losses, weights, said = list[Tensor](), list[Tensor](), list[Tensor]()  # of each batch, on the device till the end
     numbers: dict[str, list[Tensor]] = {}
-    references: list[int] = []
+    references: list[Any] = []
     for indices in evaluation_batches(encoded, batch_size):
         batch = kind.collate(base, [encoded.examples[i] for i in indices])
         with autocast(base, precision):
@@ -137,19 +119,29 @@ def measure(
             numbers.setdefault(name, []).append(values)
         if outputs.predictions is not None:
             said.append(outputs.predictions)
-            references += batch["labels"].tolist()
+            references += kind.references(batch)
     loss_sums, counts = in_doubles(losses), in_doubles(weights)
-    predictions = torch.cat(said).tolist() if said else []
+    predictions = listed(said)
     loss = sum(float(part.sum()) for part in loss_sums) / sum(float(part.sum()) for part in counts)
     intervals = {"loss": loss_interval(torch.cat(loss_sums).numpy(), torch.cat(counts).numpy())}
-    if references:
+    recall: Mapping[int, float] = {}
+    if references and kind.columns in ONE_CLASS:
+        recall = class_recall(predictions, references)
         right = sum(one == other for one, other in zip(predictions, references, strict=True))
         intervals["accuracy"] = accuracy_interval(right, len(references))
     metrics = kind.metrics(loss, predictions, references)
     weighed = torch.cat(counts)
     for name, told in numbers.items():
         metrics[name] = float((torch.cat(in_doubles(told)) * weighed).sum() / weighed.sum())
-    return Evaluation(metrics, class_recall(predictions, references), intervals=intervals)
+    return Evaluation(metrics, recall, intervals=intervals)
+
+
+def listed(batches: Sequence[Tensor]) -> list[Any]:
+    """List what is said of each example, of tensors of one device, (batch, …): at once where batches are alike."""
+    if len({batch.shape[1:] for batch in batches}) == 1:
+        together: list[Any] = torch.cat(list(batches)).tolist()
+        return together
+    return [row for batch in batches for row in batch.tolist()]
 
 
 def in_doubles(batches: Sequence[Tensor]) -> list[Tensor]:

@@ -20,9 +20,10 @@ import numpy as np
 from rich.console import Console
 
 from hellora.comparing.plan import Comparison
-from hellora.comparing.statistics import LOWER_IS_BETTER, Cell, Row, Run, rows_of, uplink_budgets
+from hellora.comparing.statistics import Cell, Row, Run, rows_of, uplink_budgets
 from hellora.comparing.table import as_csv, as_markdown, as_table, footnotes
 from hellora.core.errors import HelloraError, InputError, RunError
+from hellora.core.metrics import LOWER_IS_BETTER
 from hellora.core.units import in_bytes
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.tables import Table

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from hellora.core.metrics import LOWER_IS_BETTER, main_metric
 from hellora.core.units import in_bytes
 
 REFERENCE, HEAD_ALONE, IID = "random_layers", "ridge_head", "iid"  # methods and a setting with a meaning by their names
-LOWER_IS_BETTER = ("loss",)
 CLIENTS_OWN = "the clients' held-out examples"  # what runs.finish says of models that belong to one client
 
 
@@ -41,7 +41,7 @@ class Run:
     @property
     def metric(self) -> str:
         """Return the main metric of the run's task."""
-        return "accuracy" if "accuracy" in self.summary["final"] else "loss"
+        return main_metric(self.summary["final"])
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,14 @@ def rows_of(
     found = {cell: numbers(run, budgets.get(cell) if budgets else None) for cell, run in runs.items()}
     for cell, values in found.items():
         at_home = found.get(Cell(IID, cell.method, cell.seed))
-        if cell.setting != IID and at_home and at_home.get("accuracy") and "accuracy" in values:
-            values["kept"] = values["accuracy"] / at_home["accuracy"]
+        metric = runs[cell].metric
+        if cell.setting != IID and metric != "loss" and at_home and at_home.get(metric):
+            values["kept"] = values[metric] / at_home[metric]
         alone = found.get(Cell(cell.setting, HEAD_ALONE, cell.seed))
         if cell.method == HEAD_ALONE:
             values.pop("lora_adds", None)
-        elif alone and "accuracy" in values and "accuracy" in alone:
-            values.setdefault("lora_adds", values["accuracy"] - alone["accuracy"])
+        elif alone and metric != "loss" and metric in alone:
+            values.setdefault("lora_adds", values[metric] - alone[metric])
     rows = []
     for setting, method in dict.fromkeys((cell.setting, cell.method) for cell in runs):
         cells = sorted(cell for cell in runs if (cell.setting, cell.method) == (setting, method))

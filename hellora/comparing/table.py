@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hellora.comparing.statistics import CLIENTS_OWN, HEAD_ALONE, REFERENCE, Row
+from hellora.core.metrics import in_words
 from hellora.core.units import in_bytes
 
 
 def headings(rows: Sequence[Row]) -> dict[str, str]:
     """Return the columns of one setting's rows, with their headings."""
-    shown = {name: name.replace("_", " ") for row in rows for name in (row.metric, "worst_client")}
+    shown = {name: in_words(name) for row in rows for name in (row.metric, "worst_client")}
     shown |= {"spread": "best − worst"}
     shown |= group_headings(list(dict.fromkeys(n for row in rows for n in row.values if n.startswith("group "))))
     shown |= {

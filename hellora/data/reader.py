@@ -12,7 +12,7 @@ from hellora.data.forms import read_form
 from hellora.data.labels import UNLABELLED, in_order
 from hellora.data.loading import Split
 from hellora.data.preferences import asked_of, read_preferences
-from hellora.data.settings import LANGUAGE, Columns, DataSettings
+from hellora.data.settings import LANGUAGE, TEXTS, Columns, DataSettings
 from hellora.data.usable import Tolerance, check_faults
 
 
@@ -88,7 +88,7 @@ class Reader:
             return read_preferences(split, settings, faults, self.notes)  # which says what is absent
         if self.columns in LANGUAGE:
             return read_form(split, settings, faults, self.notes, prompts_alone)
-        names = ("text", "text_pair") if self.columns == "text" else ()
+        names = ("text", "text_pair") if self.columns in TEXTS else ()
         named = {name: getattr(settings, name) for name in names if getattr(settings, name)}
         cells = {name: texts(cells_of(split, column, name), split, name, faults) for name, column in named.items()}
         return {**cells}, Features(dict.fromkeys(cells, Value("string")))

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Columns = Literal["text", "image", "instruction", "preference"]
+Columns = Literal["text", "image", "instruction", "preference", "text_numbers", "text_labels", "tokens"]
+TEXTS: tuple[Columns, ...] = ("text", "text_numbers", "text_labels")  # a text or a pair of texts, and what it is
+ONE_CLASS: tuple[Columns, ...] = ("text", "image")  # whose examples have a class each
 LANGUAGE: tuple[Columns, ...] = ("instruction", "preference")  # what language models learn from
 
 

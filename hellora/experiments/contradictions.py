@@ -7,7 +7,7 @@ import numpy as np
 from hellora.client.eight_bit import check_eight_bit
 from hellora.core.errors import InputError
 from hellora.data.preferences import check_preference
-from hellora.data.settings import LANGUAGE
+from hellora.data.settings import LANGUAGE, ONE_CLASS
 from hellora.experiments.devices import fully_known
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import devices
@@ -91,10 +91,11 @@ def of_strategies(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
 def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     """Yield the same of the settings beside the strategies."""
     method, data, train = experiment.method, experiment.data, experiment.train
-    language = experiment.task.columns in LANGUAGE
+    columns = experiment.task.columns
     budgets = experiment.fleet.budgets(data.num_clients, experiment.run.seed)
     promised: set[Fact] = {PLANNER, *TRAINS[method.trains]}
-    promised |= set() if language else {CLASSES, HEAD}
+    promised |= {CLASSES} if columns in ONE_CLASS else set()
+    promised |= set() if columns in LANGUAGE else {HEAD}
     promised |= {HEAD} if experiment.model.modules_to_save else set()
     promised |= {PROXY_DATA} if data.proxy_examples > 0 else set()
     promised |= {PUBLIC_DATA} if data.public else set()

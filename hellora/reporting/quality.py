@@ -7,11 +7,13 @@ from typing import Literal
 import numpy as np
 
 from hellora.comparing.statistics import interval_of
+from hellora.core.metrics import LOWER_IS_BETTER, SHARES, in_words
 from hellora.reporting.charts import FEW, Curve, line_chart
 from hellora.reporting.parts import Section, Table, View, missing
 from hellora.reporting.record import Line, RunRecord
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
+BESIDE = {"accuracy": "macro_f1", "micro_f1": "macro_f1", "pearson": "spearman"}  # shown in one plot with a main one
 NOT_TIMED = "There is no simulated time: the speed or link of a client is not known."
 
 
@@ -68,11 +70,12 @@ def training_loss(line: Line) -> float | None:
 
 
 def quality_sections(run: RunRecord) -> list[Section]:
-    """Show accuracy, where the task has it, and loss, of one run."""
+    """Show the main metric, where it is not the loss, with its companion, and the loss, of one run."""
     found = []
-    if run.metric == "accuracy":
-        series = {"accuracy": measured(run, "accuracy"), "macro F1": measured(run, "macro_f1")}
-        found.append(quality_section("accuracy", "Accuracy", "accuracy", run, series))
+    if (metric := run.metric) != "loss":
+        title, beside = in_words(metric), BESIDE.get(metric, metric)
+        series = {in_words(name): measured(run, name) for name in (metric, beside)}
+        found.append(quality_section(metric, title[0].upper() + title[1:], title, run, series))
     training = [None, *(training_loss(line) for line in run.lines)]
     series = {"on the test data": measured(run, "loss"), "while training": training}
     return [*found, quality_section("loss", "Loss", "loss", run, series)]
@@ -125,7 +128,10 @@ def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis) -
 def plausible(metric: str, curves: Sequence[Curve]) -> tuple[float, float]:
     """Say between which values a metric is, or is worth showing: a loss as far above the means as they reach apart."""
     means = [mean for curve in curves for mean in curve.y]
-    return (0.0, 1.0) if metric == "accuracy" else (0.0, 2 * max(means) - min(means))
+    if metric in SHARES:
+        return 0.0, 1.0
+    lowest = 0.0 if metric in LOWER_IS_BETTER else min(0.0, *means)
+    return lowest, 2 * max(means) - min(means)
 
 
 def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequence[RunRecord]]) -> Section:

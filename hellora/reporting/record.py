@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hellora.core.errors import InputError
+from hellora.core.metrics import main_metric
 
 Line = Mapping[str, Any]  # of rounds.jsonl
 FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "answers.jsonl", "summary.json")
@@ -71,7 +72,7 @@ class RunRecord:
     def metric(self) -> str:
         """Return the main metric of the run's task."""
         measured = [line["metrics"] for line in self.lines if line["metrics"]]
-        return "accuracy" if any("accuracy" in metrics for metrics in (self.initial, *measured)) else "loss"
+        return main_metric(name for metrics in (self.initial, *measured) for name in metrics)
 
     @cached_property
     def names(self) -> Mapping[int, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from hellora.comparing.statistics import CLIENTS_OWN, Cell, Row, Run, rows_of
 from hellora.comparing.table import cell_text, footnotes, headings
 from hellora.core.errors import InputError
+from hellora.core.metrics import SHARES, in_words
 from hellora.reporting.charts import FEW, Bars, bar_chart, lying_bars
 from hellora.reporting.parts import Page, Section, Table, View, missing
 from hellora.reporting.quality import byte_unit, compared_quality
@@ -140,10 +141,10 @@ def named(id: str, title: str, setting: str) -> tuple[str, str]:
 
 
 def curves(setting: str, groups: Groups) -> list[Section]:
-    """Show accuracy, where there is any, and loss on the way."""
-    accuracy = any(run.metric == "accuracy" for runs in groups.values() for run in runs)
-    metrics = ["accuracy", "loss"] if accuracy else ["loss"]
-    return [compared_quality(*named(metric, metric.capitalize(), setting), metric, groups) for metric in metrics]
+    """Show the runs' main metrics, and the loss on the way."""
+    metrics = dict.fromkeys([*(run.metric for runs in groups.values() for run in runs), "loss"])
+    titles = {metric: in_words(metric)[0].upper() + in_words(metric)[1:] for metric in metrics}
+    return [compared_quality(*named(metric, titles[metric], setting), metric, groups) for metric in metrics]
 
 
 def rows_of_groups(by_setting: Settings) -> list[Row]:
@@ -186,7 +187,7 @@ def bars_of(name: str, heading: str, rows: Sequence[Row]) -> Any:
         size, unit = byte_unit(max(each.mean for each in found))
     methods = [row.method + " †" * (row.evaluated_on == CLIENTS_OWN) for row in shown]
     halves = [None if each.half is None else each.half / size for each in found]
-    is_share = name in ("accuracy", "worst_client") or (name.startswith("group ") and shown[0].metric == "accuracy")
+    is_share = name in SHARES or name == "worst_client" or (name.startswith("group ") and shown[0].metric in SHARES)
     within = (0.0, 1.0 if is_share else math.inf)
     bars = Bars(heading, methods, [each.mean / size for each in found], halves, within)
     return lying_bars(bars, unit) if len(methods) > FEW else bar_chart([bars], "", unit)

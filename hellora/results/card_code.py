@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hellora.data.images import eight_bit
+from hellora.data.settings import LANGUAGE
 from hellora.model.chat import TODAY, turn_ends
 from hellora.model.chat import template_of as template_of_chat
 from hellora.model.learned import without_end
@@ -16,88 +17,10 @@ from hellora.model.load import QUANTIZATION, outside_blocks
 from hellora.model.location import EMBEDDED, resolve_name
 from hellora.model.normalise import borrows_padding, end_ids, inseparable, text_config
 from hellora.results.trained import Trained
-from hellora.tasks import Task, length_limit
+from hellora.tasks import length_limit
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import channels
 from hellora.tasks.preference import Preference
-from hellora.tasks.sequence_classification import SequenceClassification
-
-MEAN_POOLING = """\
-import json
-{imports}from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer{quantizer}
-
-{places}
-{texts}
-
-{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{sides}{trust})
-{padding}model = AutoModel.from_pretrained({source}, {arguments})
-{wrapped}head = load_file({folder} + "/head.safetensors")
-{splitting}batch = tokenizer(
-    {inputs}, padding=True, truncation=True, max_length={max_length}, split_special_tokens=True, return_tensors="pt"
-)
-with torch.no_grad():
-    hidden = model(**batch).last_hidden_state
-mask = batch["attention_mask"].unsqueeze(-1)
-logits = (hidden * mask).sum(1).float() / mask.sum(1).clamp(min=1) @ head["weight"].T + head["bias"]
-{answers}"""
-
-OWN_HEAD = """\
-import json
-{imports}from transformers import AutoModelForSequenceClassification, AutoTokenizer{quantizer}
-
-{places}
-{texts}
-
-{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{sides}{trust})
-{padding}model = AutoModelForSequenceClassification.from_pretrained(
-    {source}, {arguments}
-)
-model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-{wrapped}{splitting}batch = tokenizer(
-    {inputs}, padding=True, truncation=True, max_length={max_length}, split_special_tokens=True, return_tensors="pt"
-)
-with torch.no_grad():
-    logits = model(**batch).logits
-{answers}"""
-
-IMAGES = """\
-import json
-
-import numpy as np
-{imports}from PIL import Image, ImageOps
-from transformers import AutoImageProcessor, AutoModelForImageClassification{quantizer}
-
-{places}
-
-
-{eight_bit}
-
-images = [eight_bit(Image.new("RGB", (32, 32), "red"), {channels})]  # or Image.open("a file") in its place
-
-{quantization}processor = AutoImageProcessor.from_pretrained({source}{trust})
-model = AutoModelForImageClassification.from_pretrained(
-    {source}, {arguments}
-)
-{wrapped}with torch.no_grad():
-    logits = model(**processor(images, return_tensors="pt")).logits
-{answers}"""
-
-LANGUAGE = """\
-{imports}from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig{quantizer}
-
-{places}
-{asked}
-
-{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{sides}{trust})
-{padding}model = AutoModelForCausalLM.from_pretrained({source}, {arguments})
-model.generation_config = GenerationConfig(eos_token_id={ends})  # no beams, no penalties
-{wrapped}{encoding}with torch.no_grad():
-    logits = model(**batch).logits
-    tokens = model.generate(
-        **batch, max_new_tokens={new_tokens}, do_sample=False, pad_token_id=tokenizer.pad_token_id
-    )
-answer = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)"""
 
 OF_PROMPT = """\
 batch = tokenizer(
@@ -115,6 +38,7 @@ ANSWERS = """\
 with open({folder} + "/labels.json") as file:
     labels = json.load(file)
 answers = [labels[i] for i in logits.argmax(-1).tolist()]"""
+CLASSIFIES = ("sequence_classification", "image_classification")  # kinds of models with a head of their own
 QUESTION = "What is federated learning?"
 PACKAGES = {name: name for name in ("torch", "transformers", "peft", "safetensors", "numpy")} | {"PIL": "pillow"}
 
@@ -123,20 +47,22 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
     """Write Python that loads what is in `folder` and uses it. `merged`: the weights are whole, peft is not needed."""
     experiment, base = trained.experiment, trained.base
     task, model = experiment.task, experiment.model
-    template = template_of(task)
+    if not task.usage:
+        return f"# hellora predict {folder} FILE"
+    language = task.columns in LANGUAGE
     pairs, where = bool(experiment.data.text_pair), "model_folder" if merged else "adapter"
     trust = ", trust_remote_code=True" if model.trust_remote_code else ""
     quantized = model.quantization != "none"
     arguments = f"dtype=torch.{model.dtype}{trust}"
     arguments += ', quantization_config=quantization, device_map={"": "cpu"}' if quantized else ""
-    if template in (OWN_HEAD, IMAGES) and not merged:
+    if task.kind() in CLASSIFIES and not merged:
         arguments += f", num_labels={len(trained.classes)}, ignore_mismatched_sizes=True"
-    texts = ("prompt",) if template is LANGUAGE else ("texts", "pairs")[: 1 + pairs]
+    texts = ("prompt",) if language else ("texts", "pairs")[: 1 + pairs]
     sides = tokenizing(base.processor, () if trained.turns else texts)
     places = f"{where} = {str(folder)!r}"
     if not merged:
         places = f"base = {trained.origin.path or resolve_name(model.name)!r}{also_on_hub(model.name)}\n{places}"
-    return template.format(
+    return task.usage.format(
         imports="import torch\n" + ("" if merged else "from peft import PeftModel\n"),
         quantizer=", BitsAndBytesConfig" if quantized else "",
         quantization=f"quantization = {quantization(trained)}\n" if quantized else "",
@@ -146,25 +72,18 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
         trust=trust,
         arguments=arguments,
         wrapped="model = model.eval()\n" if merged else f"model = PeftModel.from_pretrained(model, {where}).eval()\n",
-        max_length=length_limit(base, task.max_length) if isinstance(task, SequenceClassification) else None,
+        max_length=length_limit(base, task.max_tokens) if task.max_tokens > 1 else None,
         texts=example_texts(pairs, base.one_length),
         inputs="texts, pairs" if pairs else "texts",
         **sides,
         answers=ANSWERS.format(folder=where),
-        **(of_language(trained, sides["splitting"]) if template is LANGUAGE else {}),
+        **(of_language(trained, sides["splitting"]) if language else {}),
         **(
             {"eight_bit": inspect.getsource(eight_bit), "channels": channels(base.net.config)}
-            if template is IMAGES
+            if task.columns == "image"
             else {}
         ),
     )
-
-
-def template_of(task: Task) -> str:
-    """Return the code that a task's models need."""
-    if isinstance(task, SequenceClassification):
-        return MEAN_POOLING if task.head_type == "mean_pooling" else OWN_HEAD
-    return IMAGES if task.columns == "image" else LANGUAGE
 
 
 def of_language(trained: Trained, splitting: str) -> dict[str, Any]:

@@ -18,12 +18,6 @@ from hellora.model.location import EMBEDDED
 from hellora.results.card_code import code, packages
 from hellora.results.trained import Trained
 
-PIPELINES = {
-    "text": "text-classification",
-    "image": "image-classification",
-    "instruction": "text-generation",
-    "preference": "text-generation",
-}
 METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity", "rouge_l": "rouge"}  # on the Hub
 LOCAL = ("name", "proxy", "public", "table")  # settings that may be a path on this machine
 
@@ -133,7 +127,7 @@ def front_matter(trained: Trained, merged: bool) -> str:
     head: dict[str, Any] = {}
     if not is_local(experiment.model.name):  # a folder of this machine is no model of the Hub
         head |= {"base_model": model, "base_model_relation": "merge" if merged else "adapter"}
-    head |= {"library_name": "transformers" if merged else "peft", "pipeline_tag": PIPELINES[experiment.task.columns]}
+    head |= {"library_name": "transformers" if merged else "peft", "pipeline_tag": experiment.task.pipeline}
     head["tags"] = ["lora", "federated-learning", "hellora"]
     if data.name not in EMBEDDED_DATA and not is_local(data.name):
         head["datasets"] = [data.name]

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from hellora.client import not_finite
-from hellora.client.evaluation import evaluate, predict
+from hellora.client.evaluation import evaluate
+from hellora.client.inference import predict
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter
 from hellora.data.forms import prompts_of
@@ -21,14 +21,13 @@ from hellora.data.one_file import read_rows
 from hellora.data.settings import LANGUAGE
 from hellora.experiments.machine import device_check, devices
 from hellora.experiments.own_code import named_code
-from hellora.model.own_heads import class_names
 from hellora.model.resident import BaseModel
 from hellora.record.atomic import write_atomically
 from hellora.record.run_folder import RunFolder
 from hellora.results.adapter_folder import USAGE_FILE, Usage, load_adapter, read_usage
 from hellora.results.exporting import Saved
+from hellora.tasks import Prediction
 
-Prediction = dict[str, Any]  # a row of the output
 WRITERS = (".jsonl", ".csv")
 
 
@@ -65,7 +64,8 @@ class Predictor:
         return Predictor(usage, ready(usage), saved.state.adapter)
 
     def predict(self, file: str) -> list[Prediction]:
-        """Make one prediction per row: a label with the probability of each class, or an answer."""
+        """Make one prediction per row: what the task says, such as a label with the probability of each class, or an
+        answer."""
         task, data = self.usage.task, self.usage.data
         rows = read_rows(file, data, task.columns, self.usage.labels, labelled=False)
         if task.columns in LANGUAGE:
@@ -77,25 +77,10 @@ class Predictor:
                 for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
             ]
         compute = self.usage.compute
-        logits = predict(self.adapter, self.base, task, rows.data, compute.eval_batch_size, self.usage.train.precision)
-        probabilities = logits.double().softmax(-1)
-        if (diverged := probabilities.isnan().any(-1)).any():
-            why = (
-                not_finite.in_model(self.base, self.adapter)
-                or "its weights and the adapter are finite, not so its sums"
-            )
-            raise InputError(f"row {int(diverged.nonzero()[0])}: the model says nan, no label: {why}")
-        names = class_names(self.usage.labels, logits.shape[1])
-        files = [{"file": name} for name in rows.files] or [{}] * len(logits)
-        return [
-            {
-                "row": row,
-                **file,
-                "label": names[int(p.argmax())],
-                "probabilities": dict(zip(names, p.tolist(), strict=True)),
-            }
-            for row, (file, p) in enumerate(zip(files, probabilities, strict=True))
-        ]
+        labels, precision = self.usage.labels, self.usage.train.precision
+        said = predict(self.adapter, self.base, task, rows.data, compute.eval_batch_size, labels, precision)
+        files = [{"file": name} for name in rows.files] or [{}] * len(said)
+        return [{"row": row, **file, **each} for row, (file, each) in enumerate(zip(files, said, strict=True))]
 
     def evaluate(self, file: str) -> dict[str, float]:
         """Compute the metrics of the task, as a run measures them."""

@@ -25,6 +25,7 @@ from hellora.model.settings import Kind, ModelSettings
 
 REFUSED = 0.05  # of the conversations that a chat template may not take, as of other rows that cannot be used
 Example = dict[str, Any]
+Prediction = dict[str, Any]  # what a task says of an example, by name
 Batch = dict[str, Tensor]
 
 
@@ -124,11 +125,17 @@ class Task(ABC):
     """A task is a kind of problem. It has no state: the model, tokenizer and head are the BaseModel's."""
 
     columns: ClassVar[Columns]  # which columns of the data it reads
+    pipeline: ClassVar[str] = "other"  # as the Hub names such tasks
 
     @property
     def max_tokens(self) -> int:
         """Return the most tokens of an example; 1 where examples are no texts."""
         return 1
+
+    @property
+    def usage(self) -> str:
+        """Return the Python of a model card, with {names} that `results/card_code.py` fills in; "" = there is none."""
+        return ""
 
     @abstractmethod
     def kind(self) -> Kind:
@@ -185,9 +192,23 @@ class Task(ABC):
         """Run one forward pass, and score it."""
         return self.score(self.logits(base, batch), batch)
 
-    def metrics(self, loss: float, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        """Return the metrics of a whole evaluation; `loss` is the mean loss."""
+    def references(self, batch: Batch) -> list[Any]:
+        """Return what is right of each example of a batch on the CPU, in the form of `Outputs.predictions`."""
+        found: list[Any] = batch["labels"].tolist()
+        return found
+
+    def metrics(self, loss: float, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+        """Return the metrics of a whole evaluation, of each example's prediction beside what is right (see
+        `references`); `loss` is the mean loss."""
         return {"loss": loss}
+
+    def predictions(self, logits: Tensor, examples: Sequence[Example], names: Sequence[str]) -> list[Prediction]:
+        """Say for a person what logits (rows, classes) in float32 mean of each example; `names` are the classes'."""
+        probabilities = logits.double().softmax(-1)
+        return [
+            {"label": names[int(p.argmax())], "probabilities": dict(zip(names, p.tolist(), strict=True))}
+            for p in probabilities
+        ]
 
     @property
     def generation(self) -> Generation:

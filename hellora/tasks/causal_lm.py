@@ -29,6 +29,22 @@ from hellora.model.settings import Kind, ModelSettings
 from hellora.model.whole import saved_modules
 from hellora.tasks import Answered, Batch, Encoded, Example, Task, length_limit
 
+LANGUAGE = """\
+{imports}from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig{quantizer}
+
+{places}
+{asked}
+
+{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{sides}{trust})
+{padding}model = AutoModelForCausalLM.from_pretrained({source}, {arguments})
+model.generation_config = GenerationConfig(eos_token_id={ends})  # no beams, no penalties
+{wrapped}{encoding}with torch.no_grad():
+    logits = model(**batch).logits
+    tokens = model.generate(
+        **batch, max_new_tokens={new_tokens}, do_sample=False, pad_token_id=tokenizer.pad_token_id
+    )
+answer = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)"""
+
 
 @dataclass(frozen=True)
 class CausalLM(Task):
@@ -46,6 +62,7 @@ class CausalLM(Task):
     stop: tuple[str, ...] = ()  # texts before which an answer of `hellora predict` ends
     sampling_seed: int = 0
     columns: ClassVar[Columns] = "instruction"
+    pipeline: ClassVar[str] = "text-generation"
 
     def __post_init__(self) -> None:
         if self.max_length < 4 or self.answers < 0 or self.answer_tokens < 1:
@@ -63,6 +80,10 @@ class CausalLM(Task):
     @property
     def max_tokens(self) -> int:
         return self.max_length
+
+    @property
+    def usage(self) -> str:
+        return LANGUAGE
 
     def kind(self) -> Kind:
         return "causal_lm"

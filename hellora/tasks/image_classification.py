@@ -17,12 +17,39 @@ from hellora.model.settings import Kind, ModelSettings
 from hellora.model.whole import saved_modules
 from hellora.tasks import Batch, Encoded, Example, Task, classification_metrics, classification_outputs
 
+IMAGES = """\
+import json
+
+import numpy as np
+{imports}from PIL import Image, ImageOps
+from transformers import AutoImageProcessor, AutoModelForImageClassification{quantizer}
+
+{places}
+
+
+{eight_bit}
+
+images = [eight_bit(Image.new("RGB", (32, 32), "red"), {channels})]  # or Image.open("a file") in its place
+
+{quantization}processor = AutoImageProcessor.from_pretrained({source}{trust})
+model = AutoModelForImageClassification.from_pretrained(
+    {source}, {arguments}
+)
+{wrapped}with torch.no_grad():
+    logits = model(**processor(images, return_tensors="pt")).logits
+{answers}"""
+
 
 @dataclass(frozen=True)
 class ImageClassification(Task):
     """Classifies images, which are decoded and processed batch by batch."""
 
     columns: ClassVar[Columns] = "image"
+    pipeline: ClassVar[str] = "image-classification"
+
+    @property
+    def usage(self) -> str:
+        return IMAGES
 
     def kind(self) -> Kind:
         return "image_classification"

@@ -48,6 +48,7 @@ class Preference(Task):
     stop: tuple[str, ...] = ()
     sampling_seed: int = 0
     columns: ClassVar[Columns] = "preference"
+    pipeline: ClassVar[str] = "text-generation"
 
     def __post_init__(self) -> None:
         if not self.beta > 0 or not 0 <= self.label_smoothing < 0.5:
@@ -63,6 +64,10 @@ class Preference(Task):
     @property
     def max_tokens(self) -> int:
         return self.max_length
+
+    @property
+    def usage(self) -> str:
+        return self.language.usage
 
     def kind(self) -> Kind:
         return "causal_lm"

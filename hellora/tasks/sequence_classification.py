@@ -28,6 +28,45 @@ from hellora.tasks import (
     length_limit,
 )
 
+MEAN_POOLING = """\
+import json
+{imports}from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer{quantizer}
+
+{places}
+{texts}
+
+{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{sides}{trust})
+{padding}model = AutoModel.from_pretrained({source}, {arguments})
+{wrapped}head = load_file({folder} + "/head.safetensors")
+{splitting}batch = tokenizer(
+    {inputs}, padding=True, truncation=True, max_length={max_length}, split_special_tokens=True, return_tensors="pt"
+)
+with torch.no_grad():
+    hidden = model(**batch).last_hidden_state
+mask = batch["attention_mask"].unsqueeze(-1)
+logits = (hidden * mask).sum(1).float() / mask.sum(1).clamp(min=1) @ head["weight"].T + head["bias"]
+{answers}"""
+
+OWN_HEAD = """\
+import json
+{imports}from transformers import AutoModelForSequenceClassification, AutoTokenizer{quantizer}
+
+{places}
+{texts}
+
+{quantization}tokenizer = AutoTokenizer.from_pretrained({source}{sides}{trust})
+{padding}model = AutoModelForSequenceClassification.from_pretrained(
+    {source}, {arguments}
+)
+model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+{wrapped}{splitting}batch = tokenizer(
+    {inputs}, padding=True, truncation=True, max_length={max_length}, split_special_tokens=True, return_tensors="pt"
+)
+with torch.no_grad():
+    logits = model(**batch).logits
+{answers}"""
+
 
 @dataclass(frozen=True)
 class SequenceClassification(Task):
@@ -36,6 +75,7 @@ class SequenceClassification(Task):
     head_type: Literal["mean_pooling", "own"] = "mean_pooling"
     max_length: int = 128  # tokens; longer texts are cut
     columns: ClassVar[Columns] = "text"
+    pipeline: ClassVar[str] = "text-classification"
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
@@ -44,6 +84,10 @@ class SequenceClassification(Task):
     @property
     def max_tokens(self) -> int:
         return self.max_length
+
+    @property
+    def usage(self) -> str:
+        return MEAN_POOLING if self.head_type == "mean_pooling" else OWN_HEAD
 
     def kind(self) -> Kind:
         return "features" if self.head_type == "mean_pooling" else "sequence_classification"

@@ -389,7 +389,8 @@ def test_what_diverged_is_no_prediction(hellora: Command, store: TensorStore, tm
     rows = tmp_path / "rows.csv"
     rows.write_text("text,label\nthe boat,sea\nthe moon,sky\n")
     check_refusal(
-        hellora("predict", adapter, rows), "row 0: the model says nan, no label: the adapter is not finite (head"
+        hellora("predict", adapter, rows),
+        "row 0: the model says nan, and predicts nothing: the adapter is not finite (head",
     )
     assert hellora("evaluate", adapter, rows, "--out", tmp_path / "metrics.json").status == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))

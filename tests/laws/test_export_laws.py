@@ -10,7 +10,6 @@ import torch
 from architectures import EVERY, IMAGE, LANGUAGE, OWN, TEXT, config_of, save_model, targets_of
 from datasets import Dataset
 
-from hellora.client.evaluation import predict
 from hellora.core.algebra import components
 from hellora.core.state import ServerState
 from hellora.experiments.config import check
@@ -70,6 +69,6 @@ def test_an_export_says_what_the_run_says(name: str, tmp_path: Path) -> None:
             else:
                 got = None
         if got is None:
-            got = predict(pairs, model, task, rows_of(names), 8)
+            got = bases.logits(pairs, model, task, rows_of(names), 8)
         torch.testing.assert_close(names["logits"], got, atol=1e-5, rtol=1e-5)
     assert base.fingerprint() == found.base.fingerprint()

@@ -1,4 +1,4 @@
-"""`client.predict`: logits in the order of the rows, whatever the batches; and reading back what was exported."""
+"""`client.inference`: logits in the order of the rows, whatever the batches; and reading back what was exported."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import torch
 from datasets import Dataset
 from factories import bits
 
-from hellora.client.evaluation import predict
 from hellora.core.errors import InputError
 from hellora.model.peft_files import load_peft, save_peft
 from hellora.model.resident import BaseModel
@@ -39,10 +38,10 @@ def rows_of(texts: list[str]) -> Dataset:
 def test_predictions_come_in_the_order_of_the_rows(base: BaseModel) -> None:
     """Batches go by length: 10, 2, 7, 1 and 4 words."""
     adapter = bases.acting_adapter(base)
-    alone = torch.cat([predict(adapter, base, TASK, rows_of([text]), 1) for text in TEXTS])
+    alone = torch.cat([bases.logits(adapter, base, TASK, rows_of([text]), 1) for text in TEXTS])
     assert len({tuple(row) for row in alone.tolist()}) == len(TEXTS)
     for size in (1, 2, 8):
-        together = predict(adapter, base, TASK, rows_of(TEXTS), size)
+        together = bases.logits(adapter, base, TASK, rows_of(TEXTS), size)
         assert (together.shape, together.dtype) == ((5, len(bases.LABELS)), torch.float32)
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 

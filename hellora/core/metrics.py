@@ -1,0 +1,27 @@
+"""Of a run's metrics one is the main one: tables compare it, plots show it first, tuning goes by it."""
+
+from collections.abc import Iterable
+
+MAIN = ("accuracy", "pearson", "entity_f1", "micro_f1")  # the first that a run has; else its loss
+SHARES = frozenset({"accuracy", "entity_f1", "micro_f1", "macro_f1", "mean_average_precision"})  # from 0 to 1
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "rmse"})
+IN_WORDS = {
+    "entity_f1": "entity F1",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "rouge_l": "ROUGE-L",
+    "rmse": "RMSE",
+    "pearson": "Pearson's r",
+    "spearman": "Spearman's ρ",
+}
+
+
+def main_metric(metrics: Iterable[str]) -> str:
+    """Return the name of the main one of some metrics."""
+    known = set(metrics)
+    return next((name for name in MAIN if name in known), "loss")
+
+
+def in_words(metric: str) -> str:
+    """Return a metric's name as a person reads it."""
+    return IN_WORDS.get(metric, metric.replace("_", " "))

@@ -17,7 +17,7 @@ import torch
 
 from hellora.backends.wire import pack_answer, unpack_task
 from hellora.budgets.planner import Estimate, Planner
-from hellora.client.features import asked_for
+from hellora.client.features import asked_for, targets_of
 from hellora.client.own_part import attempt_with_own
 from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
@@ -295,6 +295,6 @@ class WithOwnData(Participant):
         examples, rows = work.size(task.client), work.rows(task.client)
         profile = ClientProfile(task.client, examples, self.limits.budget, self.own.speed, num_rows=rows)
         if task.sums:
-            shape, named = asked_for(task, work.base, work.start, work.size(task.client))
+            shape, named = asked_for(task, work.base, work.start, work.size(task.client), targets_of(work.kind))
             return planner.estimate_of_sums(profile, named, shape.columns)
         return planner.estimate_of(profile, task.trained.sum(axis=1), task.policy)

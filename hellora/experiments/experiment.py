@@ -73,6 +73,15 @@ class Experiment:
         """Return the same experiment with the number of its natural clients, which its data tell."""
         return replace(self, data=replace(self.data, clients=clients))
 
+    def with_task(self, task: Task) -> "Experiment":
+        """Return the same experiment with what its task has found of the data."""
+        return replace(self, task=task, table={**self.table, "task": {**self.table["task"], **plain(asdict(task))}})
+
+    @property
+    def task_settings(self) -> Table:
+        """Return the task's own settings, as a table has them."""
+        return plain(asdict(self.task))
+
     def with_threads(self, threads: int) -> "Experiment":
         """Return the same experiment with `compute.threads` settled."""
         compute = replace(self.compute, threads=threads)

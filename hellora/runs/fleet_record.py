@@ -36,10 +36,15 @@ def given(budget: Budget, num_layers: int) -> dict[str, Any]:
 
 
 def label_counts(setup: Setup) -> list[dict[str, int]]:
-    """Count each simulated client's training examples of each class, by id; [] where there is nothing to count."""
-    names, parts = setup.corpus.labels, setup.work.parts
-    if parts is None or not names:
+    """Count each simulated client's training examples of each class or label, by id; [] where there is nothing to
+    count."""
+    names, parts, columns = setup.corpus.labels, setup.work.parts, setup.experiment.task.columns
+    if parts is None or not names or columns == "text_numbers":
         return []
-    labels = np.asarray(setup.work.data["label"][:])
-    counts = [np.bincount(labels[part], minlength=len(names)).tolist() for part in parts]
+    if columns == "text_labels":
+        has = np.asarray(setup.work.data["targets"][:])  # (rows, labels)
+        counts = [has[part].sum(0).tolist() for part in parts]
+    else:
+        labels = np.asarray(setup.work.data["label"][:])
+        counts = [np.bincount(labels[part], minlength=len(names)).tolist() for part in parts]
     return [{name: n for name, n in zip(names, row, strict=True) if n} for row in counts]

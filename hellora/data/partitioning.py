@@ -66,4 +66,5 @@ def tenth(numbers: npt.NDArray[np.float64]) -> Indices:
 def rarest(has: npt.NDArray[np.int64]) -> Indices:
     """Return which of the labels that each row has, (rows, labels), the fewest rows have; their number for none."""
     counts = np.where(has > 0, has.sum(0), len(has) + 1)
-    return np.where(has.any(1), counts.argmin(1), has.shape[1])
+    found: Indices = np.where(has.any(1), counts.argmin(1), has.shape[1])
+    return found

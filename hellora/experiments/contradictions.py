@@ -60,6 +60,7 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
     if experiment.task.columns == "preference":
         check_preference(experiment.data)
     check_saved(experiment)
+    check_targets(experiment)
     if simulated:
         check_attention(experiment)
         check_eight_bit(experiment.train, devices(experiment.compute.device)[0].partition(":")[0])
@@ -158,6 +159,15 @@ def check_start(experiment: Experiment) -> None:
     for name in ("head_begins", "head_rounds", "logit_scale", "projection"):
         if getattr(method, name) != getattr(usual, name):
             raise InputError(f"method.{name} is of a head that is solved: set method.start = 'ridge', or remove it")
+
+
+def check_targets(experiment: Experiment) -> None:
+    """Raise InputError where settings of [data] say how targets are written that the task does not have."""
+    data, columns = experiment.data, experiment.task.columns
+    if data.separator and columns != "text_labels":
+        raise InputError("data.separator is of labels in one text: set task.name = 'multi_label', or remove it")
+    if data.labels and columns not in ("text_numbers", "text_labels"):
+        raise InputError("data.labels are of regression and multi_label, and one class has data.label: remove it")
 
 
 def check_attention(experiment: Experiment) -> None:

@@ -1,6 +1,7 @@
 """Define a checked experiment, and compare it with another."""
 
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import tomli_w
 
@@ -75,12 +76,14 @@ class Experiment:
 
     def with_task(self, task: Task) -> "Experiment":
         """Return the same experiment with what its task has found of the data."""
-        return replace(self, task=task, table={**self.table, "task": {**self.table["task"], **plain(asdict(task))}})
+        found = replace(self, task=task)
+        return replace(found, table={**self.table, "task": {**self.table["task"], **found.task_settings}})
 
     @property
     def task_settings(self) -> Table:
         """Return the task's own settings, as a table has them."""
-        return plain(asdict(self.task))
+        task: Any = self.task  # each is a dataclass
+        return plain(asdict(task))
 
     def with_threads(self, threads: int) -> "Experiment":
         """Return the same experiment with `compute.threads` settled."""

@@ -109,7 +109,7 @@ def rounded(statistic: float) -> float:
 def of_number(said: Numbers, right: Numbers) -> dict[str, float]:
     """Return the correlations (Pearson's, Spearman's) of predictions (rows,) with what is right, 0 where either is
     constant, and the root of their mean squared error."""
-    from scipy.stats import pearsonr, spearmanr  # type: ignore[import-untyped]  # its import takes as long as a plan
+    from scipy.stats import pearsonr, spearmanr  # its import takes as long as a plan
 
     constant = len(right) < 2 or not np.ptp(said) or not np.ptp(right)
     return {

@@ -80,7 +80,7 @@ def column_without_cells(split: Split, columns: Sequence[str]) -> str | None:
     """Name the first of some columns that is not there, or has nothing in any row: each is empty, or -1."""
     for column in columns:
         cells = split.data[column] if column in split.data.column_names else ()
-        if all(cell in (*NO_LABEL, "-1.0", -1, []) or cell != cell for cell in cells):
+        if all(cell in (*NO_LABEL, "-1.0", -1) or cell != cell for cell in cells):
             return column
     return None
 

@@ -135,17 +135,19 @@ def of_lists(cells: Sequence[Any], split: Split, column: str) -> LabelSets:
 
 
 def written_lists(cells: Sequence[Any]) -> list[Any] | None:
-    """Return lists that CSV has as JSON; None where some text is none."""
+    """Return lists that CSV has as JSON; None where no cell is one, or some text is none."""
     found: list[Any] = []
+    lists = 0
     for cell in cells:
-        value = cell
-        if isinstance(cell, str):
+        value = [] if isinstance(cell, str) and not cell.strip() else cell
+        if isinstance(value, str):
             with suppress(ValueError):
-                value = json.loads(cell, parse_int=str, parse_float=str)
+                value = json.loads(value, parse_int=str, parse_float=str)
+            lists += isinstance(value, list)
         if value is not None and not isinstance(value, list):
             return None
         found.append(None if value is None else [as_written(each) if each is not None else "" for each in value])
-    return found if any(found) else None
+    return found if lists else None
 
 
 def of_texts(cells: Sequence[Any], split: Split, settings: DataSettings) -> LabelSets:

@@ -162,6 +162,8 @@ def head_check(experiment: Experiment, corpus: Corpus) -> None:
     classes, columns = experiment.model.classes, experiment.task.columns
     if columns in ONE_CLASS and len(corpus.labels) < 2:
         raise InputError(f"data.label: {experiment.data.name} has one class only: name a column with two or more")
+    if columns == "text_labels" and not corpus.labels:
+        raise InputError(f"data.label: no example of {experiment.data.name} has a label: name another column")
     if columns == "text_numbers" and classes not in (None, len(corpus.labels)):
         raise InputError(f"model.classes = {classes}: a regression has no classes: remove it")
     if columns not in LANGUAGE and classes is not None and len(corpus.labels) > classes:

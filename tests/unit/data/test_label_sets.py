@@ -38,7 +38,7 @@ def test_every_form_is_read_alike(tmp_path: Path) -> None:
     written, texts, columns = (tmp_path / name for name in ("written", "texts", "columns"))
     for folder in (written, texts, columns):
         folder.mkdir()
-    in_csv(written, [json.dumps(labels) for labels in SETS])
+    in_csv(written, [json.dumps(labels) if labels or i else "" for i, labels in enumerate(SETS)])
     in_csv(texts, [" ; ".join(labels) for labels in SETS])
     (columns / "train.csv").write_text("text,sea,sky,soil\na,1,true,0\nb,0,0,0\nc,0,False,1.0\nd,0,1,0\n")
     ways: list[tuple[Path, dict[str, Any]]] = [
@@ -71,6 +71,14 @@ def test_a_sources_own_names_are_the_labels_in_its_order(tmp_path: Path) -> None
     )
     assert classes is not None
     assert (classes.values, classes.present, classes.declared) == (("joy", "anger", "fear"), ("fear", "joy"), True)
+
+
+def test_examples_that_all_have_no_label_are_labelled(tmp_path: Path) -> None:
+    """Those of one client may be so."""
+    settings = DataSettings(name=str(in_csv(tmp_path, ["[]", "[]"])), label="labels")
+    classes = own_classes(own_split(settings, "text_labels"), settings, "text_labels")
+    assert classes is not None
+    assert classes.values == ()
 
 
 @pytest.mark.parametrize(

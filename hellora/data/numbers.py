@@ -27,6 +27,15 @@ def names_of(settings: DataSettings) -> tuple[str, ...]:
     return settings.labels or (VALUE,)
 
 
+def check_names(settings: DataSettings, names: tuple[str, ...]) -> None:
+    """Raise InputError where the settings read other numbers than those that are learned, or in another order."""
+    if (own := names_of(settings)) != names:
+        raise InputError(
+            f"data.labels: the numbers are {', '.join(names)}, and these settings read {', '.join(own)}: name the "
+            f"columns alike, in this order"
+        )
+
+
 def read_numbers(split: Split, settings: DataSettings, faults: Faults, may_lack_labels: bool) -> list[list[float]]:
     """Read the numbers of each row. A row that lacks one is a fault or, with `may_lack_labels`, has UNKNOWN there."""
     found: list[list[float]] = [[] for _ in range(len(split.data))]

@@ -21,7 +21,7 @@ from hellora.data.forms import read_form
 from hellora.data.label_sets import LABELS, label_sets, read_label_sets
 from hellora.data.labels import UNLABELLED, in_order
 from hellora.data.loading import Split
-from hellora.data.numbers import NUMBERS, names_of, read_numbers
+from hellora.data.numbers import NUMBERS, check_names, names_of, read_numbers
 from hellora.data.preferences import asked_of, read_preferences
 from hellora.data.settings import LANGUAGE, ONE_CLASS, TEXTS, Columns, DataSettings
 from hellora.data.usable import Tolerance, check_faults
@@ -82,6 +82,7 @@ class Reader:
         settings, faults = self.settings, Faults()
         cells, features = self._said(split, faults, prompts_alone)
         if self.columns == "text_numbers":
+            check_names(settings, self.labels)
             cells["targets"], features["targets"] = read_numbers(split, settings, faults, may_lack_labels), NUMBERS
         elif self.columns == "text_labels":
             names, notes = self.labels, self.notes

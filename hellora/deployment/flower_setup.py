@@ -82,7 +82,8 @@ class Deployed:
         classes = classes_of(list(who.values()))
         kind = experiment.task
         corpus = server_corpus(experiment.data, kind.columns, seed_for(experiment.run.seed, "data"), classes)
-        experiment = experiment.with_task(kind.fitted(None, corpus.labels))
+        told = [each.number_sums() for each in who.values()]
+        experiment = experiment.with_task(kind.fitted(told, corpus.labels))
         kind = experiment.task
         check_corpus(experiment, corpus)
         base = load_base(experiment, corpus)
@@ -171,7 +172,6 @@ def connected(roster: Roster, names: Sequence[str], contract: str, setup: Setup)
 def check_deployed(experiment: Experiment) -> None:
     """Refuse what needs all data in one place."""
     data = experiment.data
-    experiment.task.fitted(None, ())
     if data.validation or data.max_examples is not None:
         raise InputError(
             "data.validation and data.max_examples cut the training data, which the server of a deployment does not "

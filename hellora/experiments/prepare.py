@@ -71,7 +71,8 @@ def read_data(experiment: Experiment) -> tuple[Experiment, Corpus]:
     """Read the data; return the experiment with what they tell: the number of natural clients, settings of the task."""
     seed = seed_for(experiment.run.seed, "data")
     corpus = load_corpus(experiment.data, experiment.task.columns, seed, experiment.natural)
-    experiment = experiment.with_task(experiment.task.fitted(corpus.train, corpus.labels))
+    told = experiment.task.number_sums(corpus.train)
+    experiment = experiment.with_task(experiment.task.fitted([told], corpus.labels))
     if experiment.natural is not None:
         experiment = experiment.with_clients(len(values_of(corpus.train, experiment.natural)[0]))
         check_clients(experiment)

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
+from hellora.core.number_sums import NumberSums
 from hellora.data.labels import UNLABELLED
 from hellora.data.settings import Columns
 from hellora.model.normalise import position_limit
@@ -131,9 +132,13 @@ class Task(ABC):
         """Return the most tokens of an example; 1 where examples are no texts."""
         return 1
 
-    def fitted(self, rows: Any, labels: Sequence[str]) -> "Task":
-        """Return the task with the settings that it finds out of the training rows, once for all sides of a run; `rows`
-        are None where nobody sees them all.
+    def number_sums(self, rows: Any) -> NumberSums | None:
+        """Return the sums of training rows that `fitted` needs of everybody; None where it needs none."""
+        return None
+
+    def fitted(self, told: Sequence[NumberSums | None], labels: Sequence[str]) -> "Task":
+        """Return the task with the settings that it finds out of the training data, once for all sides of a run; `told`
+        are the sums of everybody who has some.
 
         Raises:
             InputError: they cannot be found, or do not fit the data.

@@ -2,7 +2,7 @@
 
     z = (y − mean) / deviation      loss = mean over the numbers of (ẑ − z)²
 
-Mean and deviation are public statistics of the training data. Predictions and metrics are in the unit of the data.
+Mean and deviation are those of everybody's training data, which sums tell. Predictions and metrics are in their unit.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
+from hellora.core.number_sums import NumberSums
 from hellora.data.settings import Columns
 from hellora.tasks import Batch, Example, Prediction
 from hellora.tasks.common.texts import HeadType, TextTask
@@ -34,7 +35,7 @@ class Regression(TextTask):
 
     head_type: HeadType = "mean_pooling"
     max_length: int = 128  # tokens; longer texts are cut
-    mean: tuple[float, ...] = ()  # of each number; () = that of the training data, which a simulation finds
+    mean: tuple[float, ...] = ()  # of each number; () = that of the training data, of which clients tell sums
     deviation: tuple[float, ...] = ()  # likewise, its standard deviation
     numbers: tuple[str, ...] = ()  # their names; () = those of the data
     columns: ClassVar[Columns] = "text_numbers"
@@ -51,21 +52,25 @@ class Regression(TextTask):
     def answering(self) -> str:
         return ANSWERS.format(mean=list(self.mean), deviation=list(self.deviation))
 
-    def fitted(self, rows: Any, labels: Sequence[str]) -> "Regression":
-        if not self.mean and rows is None:
-            raise InputError(
-                "task.mean: nobody sees all numbers of a deployment: set task.mean and task.deviation, about those of "
-                "the clients' numbers, such as mean = [2.5] and deviation = [1.5]"
-            )
-        if self.mean and labels and len(self.mean) != len(labels):
-            raise InputError(f"task.mean has {len(self.mean)} numbers, and the data {len(labels)}: give one each")
+    def number_sums(self, rows: Any) -> NumberSums | None:
+        return None if self.mean else NumberSums.of(np.array(rows["targets"][:]))
+
+    def fitted(self, told: Sequence[NumberSums | None], labels: Sequence[str]) -> "Regression":
+        names = tuple(labels)
+        if self.mean and len(self.mean) != len(names):
+            raise InputError(f"task.mean has {len(self.mean)} numbers, and the data {len(names)}: give one each")
         if self.mean:
-            return replace(self, numbers=tuple(labels))
-        targets = np.array(rows["targets"][:])  # (rows, numbers)
-        mean, deviation = (tuple(map(rounded, of_each)) for of_each in (targets.mean(0), targets.std(0)))
-        if alike := [name for name, spread in zip(labels, deviation, strict=True) if not spread]:
+            return replace(self, numbers=names)
+        known = [sums for sums in told if sums is not None]
+        if len(known) < len(told) or any(len(sums.sums) != len(names) for sums in known):
+            raise InputError(
+                f"data.labels: not everybody's data tell sums of the same {len(names)} numbers: name the same columns, "
+                f"or set task.mean and task.deviation"
+            )
+        found = NumberSums.together(known)
+        if alike := [name for name, spread in zip(names, found.deviation, strict=True) if not spread]:
             raise InputError(f"data.label: all training examples have the same '{alike[0]}': name another column")
-        return replace(self, mean=mean, deviation=deviation, numbers=tuple(labels))
+        return replace(self, mean=found.mean, deviation=found.deviation, numbers=names)
 
     def targets(self, rows: Any) -> Tensor:
         standard = torch.tensor(rows["targets"][:], dtype=torch.float64)
@@ -99,11 +104,6 @@ class Regression(TextTask):
 
     def predictions(self, logits: Tensor, examples: Sequence[Example], names: Sequence[str]) -> list[Prediction]:
         return [dict(zip(names, numbers, strict=True)) for numbers in self.in_unit(logits.double()).tolist()]
-
-
-def rounded(statistic: float) -> float:
-    """Round to 6 digits, which are the same on every machine, and more than are needed."""
-    return float(f"{statistic:.6g}")
 
 
 def of_number(said: Numbers, right: Numbers) -> dict[str, float]:

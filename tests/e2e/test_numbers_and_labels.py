@@ -16,7 +16,6 @@ import hellora
 from hellora.client.features import features_of
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter
-from hellora.deployment.flower_setup import check_deployed
 from hellora.experiments.config import check, read_experiment
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.prepare import prepare
@@ -172,9 +171,3 @@ def test_presets_with_a_solved_head_take_these_tasks_or_say_why_not() -> None:
 def test_columns_of_several_targets_are_of_these_tasks(tiny_bert: Path) -> None:
     with pytest.raises(InputError, match=r"data\.labels are of regression and multi_label"):
         check("columns", {"model": {"name": str(tiny_bert)}, "data": {"labels": ["a", "b"]}})
-
-
-def test_a_deployment_is_told_how_numbers_are_standardised(tiny_bert: Path, data: Path) -> None:
-    with pytest.raises(InputError, match=r"task\.mean: nobody sees all numbers"):
-        check_deployed(experiment("regression", tiny_bert, data))
-    check_deployed(experiment("regression", tiny_bert, data, task={"mean": [10.0], "deviation": [20.0]}))

@@ -38,7 +38,7 @@ def test_the_first_steps_are_those_of_a_plain_loop(
     folder = tiny_models.save_bert(tmp_path / "bert", own_head=True, **bases.NO_DROPOUT)
     rows = Dataset.from_dict({"text": bases.texts(12)["text"][:], "targets": targets * 4})
     names = ("one", "two")[: len(targets[0])]
-    task = task.fitted(rows, names)  # type: ignore[assignment]
+    task = task.fitted([task.number_sums(rows)], names)  # type: ignore[assignment]
     settings = ModelSettings(name=str(folder), rank=3, alpha=6.0)
     base = task.load(settings, names, seed=0)
     begun = bases.task_of(base, range(4), steps=STEPS, lr=LR, optimizer="sgd", weight_decay=0.0)

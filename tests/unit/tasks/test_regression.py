@@ -12,6 +12,7 @@ from scipy.stats import pearsonr, spearmanr
 from torch.testing import assert_close
 
 from hellora.core.errors import InputError
+from hellora.core.number_sums import NumberSums
 from hellora.model.resident import BaseModel
 from hellora.model.settings import ModelSettings
 from hellora.tasks.regression import Regression
@@ -20,7 +21,7 @@ TEXTS = ["the old boat", "we saw the new moon near a field", "rain"]
 NUMBERS = [[1.0, 300.0], [2.0, 100.0], [6.0, 200.0]]
 ROWS = Dataset.from_dict({"text": TEXTS, "targets": NUMBERS})
 NAMES = ("valence", "arousal")
-TASK = Regression().fitted(ROWS, NAMES)
+TASK = Regression().fitted([Regression().number_sums(ROWS)], NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,10 @@ def base(tiny_bert: Path) -> BaseModel:
 def test_statistics_are_found_once() -> None:
     assert (TASK.mean, TASK.deviation) == ((3.0, 200.0), (2.16025, 81.6497))  # √(14/3), √(20000/3), to 6 digits
     assert TASK.numbers == NAMES
-    assert TASK.fitted(ROWS.select([0]), NAMES) == TASK
+    assert TASK.number_sums(ROWS) is None  # nobody is asked again
+    assert TASK.fitted([None], NAMES) == TASK
+    parts = [Regression().number_sums(ROWS.select(rows)) for rows in ([2], [0, 1])]
+    assert Regression().fitted(parts, NAMES) == TASK
 
 
 def test_the_loss_is_of_standardised_numbers(base: BaseModel) -> None:
@@ -73,16 +77,17 @@ def test_metrics_are_those_of_scipy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "rows", "words"),
+    ("settings", "told", "words"),
     [
-        ({"mean": (1.0,), "deviation": (1.0,)}, ROWS, "task.mean has 1 numbers, and the data 2"),
-        ({}, None, "task.mean: nobody sees all numbers of a deployment: set task.mean and task.deviation"),
-        ({}, ROWS.select([0]), "all training examples have the same 'valence'"),
+        ({"mean": (1.0,), "deviation": (1.0,)}, [None], "task.mean has 1 numbers, and the data 2"),
+        ({}, [NumberSums(2, (2.0, 4.0), (2.0, 8.5)), None], "not everybody's data tell sums of the same 2 numbers"),
+        ({}, [NumberSums(2, (2.0,), (3.0,))], "not everybody's data tell sums of the same 2 numbers"),
+        ({}, [NumberSums(2, (0.2, 4.0), (0.02, 8.5))], "all training examples have the same 'valence'"),
     ],
 )
-def test_statistics_that_cannot_be_are_refused(settings: dict[str, Any], rows: Any, words: str) -> None:
+def test_statistics_that_cannot_be_are_refused(settings: dict[str, Any], told: list[Any], words: str) -> None:
     with pytest.raises(InputError, match=re.escape(words)):
-        Regression(**settings).fitted(rows, NAMES)
+        Regression(**settings).fitted(told, NAMES)
 
 
 @pytest.mark.parametrize("settings", [{"mean": (1.0,)}, {"mean": (1.0,), "deviation": (0.0,)}, {"max_length": 2}])

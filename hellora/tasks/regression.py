@@ -73,8 +73,8 @@ class Regression(TextTask):
         return replace(self, mean=found.mean, deviation=found.deviation, numbers=names)
 
     def targets(self, rows: Any) -> Tensor:
-        standard = torch.tensor(rows["targets"][:], dtype=torch.float64)
-        return (standard - torch.tensor(self.mean or 0.0)) / torch.tensor(self.deviation or 1.0)
+        numbers = torch.tensor(rows["targets"][:], dtype=torch.float64)
+        return (numbers - numbers.new_tensor(self.mean or 0.0)) / numbers.new_tensor(self.deviation or 1.0)
 
     def learned(self, rows: Any) -> list[Any]:
         found: list[Any] = self.targets(rows).tolist()

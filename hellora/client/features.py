@@ -79,16 +79,8 @@ def batches_of_one_length(encoded: Encoded) -> Iterator[tuple[npt.NDArray[np.int
 def sum_features(
     task: ClientTask, base: BaseModel, start: Start, features: Tensor, labels: Tensor, targets: Targets = "classes"
 ) -> ClientUpdate:
-    """Answer a task that asks for sums.
-
-    Args:
-        task: as it came
-        base: whose head is solved
-        start: of the run
-        features: (examples, d)
-        labels: the class of each example (examples,), negative where it has none; of labels (examples, labels) 1 or 0,
-            of numbers (examples, numbers)
-        targets: which of these they are
+    """Answer a task that asks for sums: `features` (examples, d) and the class of each (examples,), negative where an
+    example has none; of other `targets` (examples, labels) 1 or 0, or (examples, numbers).
 
     Raises:
         OffGridError: a feature does not fit the public grid; ValueError: the task brings what was not declared.

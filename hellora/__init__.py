@@ -210,7 +210,8 @@ def predict(
 
     Returns:
         One dictionary per row: `row` (from 0), `label`, `probabilities` (by class; they sum to 1) and, of an image,
-        `file`; of a language model `row`, `prompt` and `answer`.
+        `file`; of several labels `labels` and `probabilities`, of numbers each by its name; of a language model `row`,
+        `prompt` and `answer`.
 
     Raises:
         InputError: the adapter, the file or a setting does not fit, or the model says nan.

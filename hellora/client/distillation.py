@@ -27,7 +27,8 @@ from hellora.tasks import Batch, Encoded, Task
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """A target is what teachers say of one batch, softened: the log-probability of every class, (rows, classes).
+    """A target is what teachers say of one batch, softened: the log-probability of every class, (rows, classes); of
+    labels that of each label and of its absence, (rows, labels, 2).
 
     Of a language model, it has that of the k likeliest classes only, which `top` (rows, k) names, and last that of all
     others together, (rows, k + 1).
@@ -84,7 +85,7 @@ class Distillation:
                     raise RunError(f"the prototype of rank {rank} says nan, and teaches nothing: {why}")
             for ranks, targets in said.items():
                 ensemble = mean_logits([logits[rank] for rank in ranks], [weights[rank] for rank in ranks])
-                targets.append(soften(ensemble, self.settings.temperature, top_k))
+                targets.append(soften(self.kind.distributions(ensemble), self.settings.temperature, top_k))
         return {rank: said[teachers[rank]] for rank in prototypes}
 
     def taught(self, student: Adapter, rank: int, targets: Sequence[Target], seed: int) -> Adapter:
@@ -100,7 +101,7 @@ class Distillation:
                     logits = self.kind.logits(self.base, batch)
                     outputs = self.kind.score(logits, batch)
                 ce = outputs.loss_sums.sum() / outputs.weights.sum()
-                kd = divergence(target, logits, settings.temperature).mean()
+                kd = divergence(target, self.kind.distributions(logits), settings.temperature).mean()
                 loss = settings.ce_weight * ce + settings.kd_weight * kd
                 if not math.isfinite(value := float(loss.detach())):
                     rows = range(len(outputs.loss_sums))
@@ -155,7 +156,8 @@ def with_rest(log_p: Tensor, top: Tensor) -> Tensor:
 
 
 def divergence(target: Target, logits: Tensor, temperature: float) -> Tensor:
-    """Return T² · KL(teachers ‖ softmax(z / T)) of each row, (rows,); classes are lumped together as in the target."""
+    """Return T² · KL(teachers ‖ softmax(z / T)) of each row, (rows,), or (rows, labels); classes are lumped together as
+    in the target."""
     log_p = target.log_p.to(logits.device)
     log_q = (logits.float() / temperature).log_softmax(-1)
     if target.top is not None:

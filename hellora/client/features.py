@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hellora.client.evaluation import autocast, to_device
 from hellora.core.errors import InputError
@@ -19,9 +20,11 @@ from hellora.core.exchange import ClientTask, ClientUpdate, Declared, Named, pro
 from hellora.core.state import owned, select
 from hellora.core.sums import BATCH, Grid, exponents
 from hellora.core.types import Adapter
+from hellora.data.settings import Columns
 from hellora.methods.closed_form import (
     HeadRows,
     HeadShape,
+    Targets,
     left_out_of,
     losses_of,
     projected,
@@ -33,6 +36,13 @@ from hellora.methods.strategies import Start
 from hellora.model.linear_head import head_inputs, linear_head
 from hellora.model.resident import BaseModel
 from hellora.tasks import Encoded, Task
+
+OTHER_TARGETS: dict[Columns, Targets] = {"text_labels": "labels", "text_numbers": "numbers"}
+
+
+def targets_of(kind: Task) -> Targets:
+    """Return what the head of a task says of an example."""
+    return OTHER_TARGETS.get(kind.columns, "classes")
 
 
 @torch.no_grad()
@@ -66,16 +76,22 @@ def batches_of_one_length(encoded: Encoded) -> Iterator[tuple[npt.NDArray[np.int
             yield rows, np.resize(rows, BATCH)
 
 
-def sum_features(task: ClientTask, base: BaseModel, start: Start, features: Tensor, labels: Tensor) -> ClientUpdate:
+def sum_features(
+    task: ClientTask, base: BaseModel, start: Start, features: Tensor, labels: Tensor, targets: Targets = "classes"
+) -> ClientUpdate:
     """Answer a task that asks for sums: `features` (examples, d) and the class of each (examples,), negative where an
-    example has none.
+    example has none; of other `targets` (examples, labels) 1 or 0, or (examples, numbers).
 
     Raises:
         OffGridError: a feature does not fit the public grid; ValueError: the task brings what was not declared.
     """
-    known = labels >= 0
-    features, labels = features[known].double(), labels[known]
-    shape, expected = asked_for(task, base, start, len(labels))
+    if targets == "classes":
+        known = labels >= 0
+        features, labels = features[known], labels[known]
+    features = features.double()
+    shape, expected = asked_for(task, base, start, len(labels), targets)
+    if targets == "labels":  # a head may have room for more labels than there are: nothing has these
+        labels = 2 * pad(labels, (0, shape.classes - labels.shape[1])) - 1
     if reason := problem_with_named(task.brief, expected.brief, "the server's brief"):
         raise ValueError(reason)
     brief = select(task.brief, "start")
@@ -86,7 +102,7 @@ def sum_features(task: ClientTask, base: BaseModel, start: Start, features: Tens
     rows = HeadRows(x, labels, shape, grid_of(brief, shape), task.seed)
     report: Named
     if task.sums == EXPONENTS:
-        report = {EXPONENTS: exponents(x)}
+        report = {EXPONENTS: exponents(rows.gridded)}
     elif task.sums == LOSSES:
         report = losses_of(rows, brief["weight"])
     elif task.sums == LEFT_OUT:
@@ -98,7 +114,9 @@ def sum_features(task: ClientTask, base: BaseModel, start: Start, features: Tens
     )
 
 
-def asked_for(task: ClientTask, base: BaseModel, start: Start, examples: int) -> tuple[HeadShape, Declared]:
+def asked_for(
+    task: ClientTask, base: BaseModel, start: Start, examples: int, targets: Targets = "classes"
+) -> tuple[HeadShape, Declared]:
     """Return the shape of the head that a task asks sums for, and the named tensors of its pass.
 
     Raises:
@@ -114,12 +132,12 @@ def asked_for(task: ClientTask, base: BaseModel, start: Start, examples: int) ->
         columns = int(told.flatten()[-1])
         if not 0 < columns < module.in_features:
             raise ValueError(f"features are projected to {columns} numbers, and have {module.in_features}")
-    shape = HeadShape(columns, module.out_features, module.bias is not None)
-    return shape, declared(start, task.sums, shape, examples, Grid(0, torch.ones(shape.columns)), told is not None)
+    shape = HeadShape(columns, module.out_features, module.bias is not None, targets)
+    return shape, declared(start, task.sums, shape, examples, Grid(0, torch.ones(shape.on_grid)), told is not None)
 
 
 def grid_of(brief: Named, shape: HeadShape) -> Grid:
     """Return the public grid; before it is known, one that nothing is put on."""
     if "bits" not in brief:
-        return Grid(0, torch.ones(shape.columns, dtype=torch.float64))
+        return Grid(0, torch.ones(shape.on_grid, dtype=torch.float64))
     return Grid(int(brief["bits"]), brief["scales"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hellora.client.encoding import encode_rows
-from hellora.client.features import features_of, sum_features
+from hellora.client.features import features_of, sum_features, targets_of
 from hellora.client.rules import shapes_of
 from hellora.client.train import labels_of, make_optimizer, train_encoded
 from hellora.core.algebra import new_adapter
@@ -65,10 +65,11 @@ class ClientWork:
             self.features.forget()
             labels = partial(self.labels_of, task.client)
             return train_encoded(task, self.base, self.kind, encoded, self.rules, labels)
-        if (classes := self.labels_of(task.client)) is None:
+        if (targets := self.targets) is None:
             raise ValueError("it has no labels, so that there are no classes to sum for")
+        own = targets if self.parts is None else targets[self.parts[task.client]]
         features = self.features.of(task, lambda: features_of(task.adapter, self.base, self.kind, encoded))
-        return sum_features(task, self.base, self.start, features, classes)
+        return sum_features(task, self.base, self.start, features, own, targets_of(self.kind))
 
     def labels_of(self, client: int) -> Tensor | None:
         """Return the class of each row of a client, (rows,); None where there are no classes."""
@@ -94,6 +95,12 @@ class ClientWork:
     def labels(self) -> Tensor | None:
         """Return the class of each row, (rows,), for rules that ask for it; None where there are none."""
         return labels_of(self.data)
+
+    @cached_property
+    def targets(self) -> Tensor | None:
+        """Return what a head that is solved is to say of each row: its class, or what the task has in its place."""
+        found = self.kind.targets(self.data)
+        return self.labels if found is None else found
 
     def attempt(self, task: ClientTask) -> ClientUpdate | ClientFailure:
         """Train; a client that raises is rejected with what it raised, and the round goes on."""

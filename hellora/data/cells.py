@@ -76,6 +76,15 @@ def is_unlabelled(split: Split, column: str, classes: Container[str] = ()) -> bo
     return column in split.data.column_names and all(cell in none for cell in label_cells(split, column))
 
 
+def column_without_cells(split: Split, columns: Sequence[str]) -> str | None:
+    """Name the first of some columns that is not there, or has nothing in any row: each is empty, or -1."""
+    for column in columns:
+        cells = split.data[column] if column in split.data.column_names else ()
+        if all(cell in (*NO_LABEL, "-1.0", -1) or cell != cell for cell in cells):
+            return column
+    return None
+
+
 def filled(template: str, split: Split, setting: str) -> list[str]:
     """Fill the template with each row's cells in place of `{column}`; an empty cell gives an empty text."""
     try:

@@ -42,10 +42,29 @@ def client_rows(partitioner: Partitioner, data: "Dataset", clients: int, seed: i
 
 
 def class_of_row(data: "Dataset") -> Indices:
-    """Return the class of every row, (rows,), for the partitioners that go by class."""
+    """Return the class of every row, (rows,), for the partitioners that go by class.
+
+    Of numbers that is the tenth of all rows that the first of them is in; of labels the rarest that the row has, and
+    one more for rows without any.
+    """
+    if "targets" in data.column_names:
+        targets = np.asarray(data["targets"][:])  # (rows, numbers or labels)
+        return tenth(targets[:, 0]) if targets.dtype.kind == "f" else rarest(targets)
     if "label" not in data.column_names:
         raise InputError(
             "data.label: this partitioner goes by class, but the data has no label: set data.label, or "
             "data.partitioner = 'iid'"
         )
     return np.asarray(data["label"][:], dtype=np.int64)
+
+
+def tenth(numbers: npt.NDArray[np.float64]) -> Indices:
+    """Return in which tenth of all rows each is by its number, (rows,), from 0; equal numbers stay together."""
+    return np.searchsorted(np.quantile(numbers, np.arange(1, 10) / 10), numbers, side="right")
+
+
+def rarest(has: npt.NDArray[np.int64]) -> Indices:
+    """Return which of the labels that each row has, (rows, labels), the fewest rows have; their number for none."""
+    counts = np.where(has > 0, has.sum(0), len(has) + 1)
+    found: Indices = np.where(has.any(1), counts.argmin(1), has.shape[1])
+    return found

@@ -1,18 +1,29 @@
 """Read splits into the columns that a task reads; rows that cannot be used are left out and noted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hellora.core.errors import InputError
-from hellora.data.cells import Faults, cells_of, images, is_unlabelled, label_cells, named, texts
+from hellora.data.cells import (
+    Faults,
+    cells_of,
+    column_without_cells,
+    images,
+    is_unlabelled,
+    label_cells,
+    named,
+    texts,
+)
 from hellora.data.forms import read_form
+from hellora.data.label_sets import LABELS, label_sets, read_label_sets
 from hellora.data.labels import UNLABELLED, in_order
 from hellora.data.loading import Split
+from hellora.data.numbers import NUMBERS, check_names, names_of, read_numbers
 from hellora.data.preferences import asked_of, read_preferences
-from hellora.data.settings import LANGUAGE, TEXTS, Columns, DataSettings
+from hellora.data.settings import LANGUAGE, ONE_CLASS, TEXTS, Columns, DataSettings
 from hellora.data.usable import Tolerance, check_faults
 
 
@@ -32,11 +43,20 @@ class Reader:
         """Make the reader of a source, whose classes are those of its training split."""
         if columns in LANGUAGE and settings.label not in train.data.column_names:
             return Reader(settings, columns, (), None)
-        if columns not in LANGUAGE and is_unlabelled(train, settings.label):
+        if columns not in LANGUAGE and (column := unlabelled(train, settings, columns)):
+            cells_of(train, column, "labels" if column in settings.labels else "label")
             raise InputError(
-                f"data.label: {train.where} is unlabelled, for its column '{settings.label}' is -1 or empty in every "
-                f"row: name another column or split"
+                f"data.label: {train.where} is unlabelled, for its column '{column}' is -1 or empty in every row: name "
+                f"another column or split"
             )
+        if columns == "text_numbers":
+            names = names_of(settings)
+            return Reader(settings, columns, names, {name: index for index, name in enumerate(names)}, declared=True)
+        if columns == "text_labels":
+            sets = label_sets(train, settings)
+            names = sets.declared or tuple(sets.present)
+            index_of = {label: names.index(label) for label in sets.present}
+            return Reader(settings, columns, names, index_of, bool(sets.declared))
         if columns in LANGUAGE and not have_labels(train, settings.label):
             return Reader(settings, columns, (), None)
         present = {label for label in label_cells(train, settings.label) if label is not None}
@@ -61,7 +81,14 @@ class Reader:
         """
         settings, faults = self.settings, Faults()
         cells, features = self._said(split, faults, prompts_alone)
-        if self.index_of is not None:
+        if self.columns == "text_numbers":
+            check_names(settings, self.labels)
+            cells["targets"], features["targets"] = read_numbers(split, settings, faults, may_lack_labels), NUMBERS
+        elif self.columns == "text_labels":
+            names, notes = self.labels, self.notes
+            cells["targets"] = read_label_sets(split, settings, names, faults, notes, may_lack_labels)
+            features["targets"] = LABELS
+        elif self.index_of is not None:
             free = may_lack_labels or self.columns in LANGUAGE  # there a label only says who gets a row
             labels = self._labels_if_any(split) if free else self._labels(split, faults)
             cells["label"], features["label"] = labels, Value("int64")
@@ -95,7 +122,7 @@ class Reader:
 
     def check_vanished(self, train: Dataset) -> None:
         """Raise InputError where no row of a class of the training split can be used."""
-        if self.index_of is None or self.columns in LANGUAGE:
+        if self.index_of is None or self.columns not in ONE_CLASS:
             return
         left = set(train["label"][:])
         if gone := [label for label, index in self.index_of.items() if index not in left]:
@@ -130,6 +157,14 @@ class Reader:
             return [UNLABELLED] * len(split.data)
         found = named(split.data[self.settings.label][:], split.data.features[self.settings.label])
         return [self.index_of.get(value, UNLABELLED) if isinstance(value, str) else UNLABELLED for value in found]
+
+
+def unlabelled(split: Split, settings: DataSettings, columns: Columns, classes: Container[str] = ()) -> str | None:
+    """Name the column of classes, or of what stands in their place, in which no row has one; None where there is none
+    such."""
+    if columns in ("text_numbers", "text_labels"):
+        return column_without_cells(split, settings.target_columns)
+    return settings.label if is_unlabelled(split, settings.label, classes) else None
 
 
 def have_labels(split: Split, column: str) -> bool:

@@ -20,6 +20,8 @@ class DataSettings:
     text: str = "text"
     text_pair: str = ""
     label: str = "label"
+    labels: tuple[str, ...] = ()  # several columns in its place: of numbers, or one-hot, a label each
+    separator: str = ""  # of labels in one text, such as ","
     image: str = "image"
     messages: str = ""  # a column of conversations; "" = found by its name
     prompt: str = ""  # a template over columns, as is the response, such as "{instruction}"; "" = found by their names
@@ -51,6 +53,10 @@ class DataSettings:
                 raise ValueError(f"{name} must not be empty")
         if self.messages and (self.prompt or self.response):
             raise ValueError("messages and prompt or response both say what is read: keep one of them")
+        if self.labels and (self.separator or len(set(self.labels)) < len(self.labels) or not all(self.labels)):
+            raise ValueError(
+                "labels name a column each, each once, and a separator splits the texts of one: correct it"
+            )
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"test_fraction must be between 0 and 1, not {self.test_fraction}")
         if self.proxy_examples < 0:
@@ -69,6 +75,11 @@ class DataSettings:
         for name in ("proxy", "public"):
             if getattr(self, name) in (self.name, self.train_split):
                 raise ValueError(f"{name} must not be the clients' training data, '{getattr(self, name)}'")
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """Return the columns of what is learned, where that is no class."""
+        return self.labels or (self.label,)
 
     @property
     def found_by_name(self) -> bool:

@@ -1,6 +1,7 @@
 """Load a data set (hub, local files, what is embedded) into the columns that a task reads.
 
     text         text, text_pair where there is one, label      image    image (decoded when read), label
+    text_numbers, text_labels    the same texts, targets: the numbers, or of each label 1 or 0
     instruction  messages, prompt and response, or text (`forms.py` says which); label where there is one
     preference   chosen and rejected, and prompt where these are texts (`preferences.py`); label where there is one
 
@@ -15,11 +16,10 @@ from dataclasses import dataclass, replace
 from datasets import Dataset
 
 from hellora.core.errors import InputError
-from hellora.data.cells import is_unlabelled
 from hellora.data.forms import holds_turns
 from hellora.data.loading import Split, load_splits
 from hellora.data.natural import Groups, cut_within, kept_within, largest
-from hellora.data.reader import Reader
+from hellora.data.reader import Reader, unlabelled
 from hellora.data.server_data import (
     SAID,
     copies,
@@ -30,7 +30,7 @@ from hellora.data.server_data import (
     repetitions,
     without_copies,
 )
-from hellora.data.settings import LANGUAGE, Columns, DataSettings
+from hellora.data.settings import LANGUAGE, ONE_CLASS, Columns, DataSettings
 
 NO_TEST = "not used to test on: "
 
@@ -152,8 +152,10 @@ def read_test(
 
 def lacks_labels(split: Split, reader: Reader) -> bool:
     """Say whether no example of a test split has a label, or it has no column for it."""
-    column = reader.settings.label
-    return column not in split.data.column_names or is_unlabelled(split, column, reader.index_of or ())
+    settings, columns = reader.settings, reader.columns
+    if columns in ONE_CLASS and settings.label not in split.data.column_names:
+        return True
+    return unlabelled(split, settings, columns, reader.index_of or ()) is not None
 
 
 def check_same_form(reader: Reader, train: Dataset, other: Dataset, setting: str) -> None:

@@ -82,6 +82,9 @@ class Deployed:
         classes = classes_of(list(who.values()))
         kind = experiment.task
         corpus = server_corpus(experiment.data, kind.columns, seed_for(experiment.run.seed, "data"), classes)
+        told = [each.number_sums() for each in who.values()]
+        experiment = experiment.with_task(kind.fitted(told, corpus.labels))
+        kind = experiment.task
         check_corpus(experiment, corpus)
         base = load_base(experiment, corpus)
         run_id = record.get("run") or uuid4().hex

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from hellora.core.number_sums import NumberSums
 from hellora.core.types import Budget, ClientProfile
 from hellora.core.version import __version__
 from hellora.data.sides import Classes
@@ -20,6 +21,7 @@ LONGEST_CLASS = 200  # characters
 
 Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Label = Annotated[str, Field(max_length=LONGEST_CLASS)]
 
 
@@ -40,6 +42,13 @@ class SaidBudget:
 
 
 @dataclass(frozen=True)
+class SaidSums:
+    examples: Annotated[int, Field(strict=True, ge=1, le=2**40)]
+    sums: tuple[Finite, ...]
+    squares: tuple[Finite, ...]
+
+
+@dataclass(frozen=True)
 class Said:
     """Holds what one client said. `longest` is of its examples, in tokens; known once it has loaded them."""
 
@@ -51,12 +60,17 @@ class Said:
     speed: Positive | None
     link: Positive | None
     longest: int = 1
+    numbers: SaidSums | None = None  # of a regression
 
     def profile(self, client: int) -> ClientProfile:
         """Make the client as the server knows it, under its id."""
         own = self.budget
         budget = Budget(own.layers, own.rank, own.memory_bytes, own.seconds, own.uplink_bytes)
         return ClientProfile(client, self.examples, budget, self.speed, self.link, 1.0)
+
+    def number_sums(self) -> NumberSums | None:
+        own = self.numbers
+        return None if own is None else NumberSums(own.examples, own.sums, own.squares)
 
     def own_classes(self) -> Classes | None:
         own = self.classes
@@ -80,6 +94,8 @@ def understood_join(fields: Mapping[str, Any], most_classes: int = MOST_CLASSES)
             raise ValueError(f"it has {len(own.values)} classes, at most {most_classes} are taken: see model.classes")
         if len(set(own.values)) < len(own.values) or not set(own.present) <= set(own.values):
             raise ValueError("its classes contradict themselves")
+    if (sums := said.number_sums()) is not None and not sums.possible:
+        raise ValueError("no numbers have the sums that it tells")
     return said
 
 

@@ -19,7 +19,7 @@ from hellora.core.exchange import ClientTask
 from hellora.core.types import Budget, Ranks
 from hellora.core.units import in_bytes
 from hellora.data.forms import USUAL
-from hellora.data.settings import LANGUAGE, Columns, DataSettings
+from hellora.data.settings import LANGUAGE, ONE_CLASS, TEXTS, Columns, DataSettings
 from hellora.methods.strategies import Method
 from hellora.record.atomic import write_atomically
 
@@ -124,7 +124,7 @@ def contradiction(task: ClientTask, method: Method) -> str | None:
 
 def columns_read(settings: DataSettings, columns: Columns) -> dict[str, str]:
     """Return the columns that these settings read of a client's data, each with the setting that names it."""
-    if columns == "text":
+    if columns in TEXTS:
         named = {settings.text: "text", settings.text_pair: "text_pair"}
     elif columns == "image":
         named = {settings.image: "image"}
@@ -139,7 +139,10 @@ def columns_read(settings: DataSettings, columns: Columns) -> dict[str, str]:
         named |= {settings.messages: "messages"}
     if columns in LANGUAGE:
         named |= dict.fromkeys(in_template(settings.system), "system")
-    named[settings.label] = "label"  # also where it has another place: its values are told
+    if settings.labels and columns in TEXTS and columns not in ONE_CLASS:
+        named |= dict.fromkeys(settings.labels, "labels")
+    else:
+        named[settings.label] = "label"  # also where it has another place: its values are told
     return {name: f"data.{setting}" for name, setting in named.items() if name}
 
 

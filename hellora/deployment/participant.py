@@ -17,7 +17,7 @@ import torch
 
 from hellora.backends.wire import pack_answer, unpack_task
 from hellora.budgets.planner import Estimate, Planner
-from hellora.client.features import asked_for
+from hellora.client.features import asked_for, targets_of
 from hellora.client.own_part import attempt_with_own
 from hellora.client.work import ClientWork
 from hellora.core.errors import InputError
@@ -86,7 +86,7 @@ class Participant(ABC):
 
     @abstractmethod
     def join(self, contract: Contract) -> dict[str, Any]:
-        """Return what the client says of itself; nothing of its data but its size and its classes."""
+        """Return what the client says of itself; nothing of its data but its size, its classes, sums of its numbers."""
 
     @abstractmethod
     def load(self, contract: Contract, experiment: Experiment) -> ClientWork:
@@ -161,8 +161,7 @@ class WithOwnData(Participant):
         methods that need it, and unread.
 
         Raises:
-            InputError: the run names a column or a model that this client has not named, or code that it does
-                not allow.
+            InputError: the run names a column, a model or code that this client has not named.
         """
         here = {key: value for key, value in contract.table.items() if key != "tracking"}  # trackers are the server's
         refuse_unnamed_code(here, self.own.allow, "client: the server")
@@ -187,7 +186,7 @@ class WithOwnData(Participant):
         rows, _ = read_own(split, experiment.data, experiment.task.columns, classes)
         if classes is not None and "label" not in self.own.data:
             self.check_label(experiment.data.label, classes)
-        link = None if self.own.link is None else parse_link(self.own.link, "--link")
+        numbers = experiment.task.number_sums(rows)
         return {
             "name": self.own.name,
             "version": __version__,
@@ -195,7 +194,8 @@ class WithOwnData(Participant):
             "classes": None if classes is None else asdict(classes),
             "budget": asdict(self.limits.budget),
             "speed": self.own.speed,
-            "link": link,
+            "link": None if self.own.link is None else parse_link(self.own.link, "--link"),
+            "numbers": None if numbers is None else asdict(numbers),
         }
 
     def check_label(self, column: str, classes: Classes) -> None:
@@ -294,6 +294,6 @@ class WithOwnData(Participant):
         examples, rows = work.size(task.client), work.rows(task.client)
         profile = ClientProfile(task.client, examples, self.limits.budget, self.own.speed, num_rows=rows)
         if task.sums:
-            shape, named = asked_for(task, work.base, work.start, work.size(task.client))
+            shape, named = asked_for(task, work.base, work.start, work.size(task.client), targets_of(work.kind))
             return planner.estimate_of_sums(profile, named, shape.columns)
         return planner.estimate_of(profile, task.trained.sum(axis=1), task.policy)

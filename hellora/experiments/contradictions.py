@@ -7,7 +7,7 @@ import numpy as np
 from hellora.client.eight_bit import check_eight_bit
 from hellora.core.errors import InputError
 from hellora.data.preferences import check_preference
-from hellora.data.settings import LANGUAGE, ONE_CLASS
+from hellora.data.settings import LANGUAGE, ONE_CLASS, TEXTS
 from hellora.experiments.devices import fully_known
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import devices
@@ -24,12 +24,14 @@ from hellora.methods.demands import (
     OWN_COMPONENTS,
     PLAIN_SGD,
     PLANNER,
+    PROBABILITIES,
     PROTOTYPES_KEPT,
     PROXY_DATA,
     PUBLIC_DATA,
     REPEATED_BATCHES,
     SCORED_MODEL,
     SHARED_MODEL,
+    TARGETS,
     TRAINS_B,
     TRAINS_B_EVERY_ROUND,
     TRAINS_BOTH,
@@ -58,6 +60,7 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
     if experiment.task.columns == "preference":
         check_preference(experiment.data)
     check_saved(experiment)
+    check_targets(experiment)
     if simulated:
         check_attention(experiment)
         check_eight_bit(experiment.train, devices(experiment.compute.device)[0].partition(":")[0])
@@ -95,6 +98,8 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     budgets = experiment.fleet.budgets(data.num_clients, experiment.run.seed)
     promised: set[Fact] = {PLANNER, *TRAINS[method.trains]}
     promised |= {CLASSES} if columns in ONE_CLASS else set()
+    promised |= {TARGETS} if columns in (*ONE_CLASS, *TEXTS) else set()
+    promised |= {PROBABILITIES} if columns != "text_numbers" else set()
     promised |= set() if columns in LANGUAGE else {HEAD}
     promised |= {HEAD} if experiment.model.modules_to_save else set()
     promised |= {PROXY_DATA} if data.proxy_examples > 0 else set()
@@ -111,6 +116,8 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
         yield f"method.head = {method.head!r}", Demands(needs=frozenset({HEAD}))
     if method.start.passes and (method.head_rounds or method.head == "closed_form"):
         yield "a head that is solved again", Demands(needs=frozenset({LONE_ADAPTER, SHARED_MODEL}))
+    if method.ends_with == "better":
+        yield "method.ends_with = 'better'", Demands(needs=frozenset({CLASSES}))
     if method.head_mean == "by_class":
         needs = frozenset({HEAD, LONE_ADAPTER, SHARED_MODEL})
         yield "method.head_mean = 'by_class'", Demands(needs, takes=frozenset({AGGREGATES_HEAD}))
@@ -127,6 +134,8 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
 def check_start(experiment: Experiment) -> None:
     """Raise InputError where settings of a head in closed form are there, and nothing that solves it."""
     method, usual = experiment.method, MethodSettings()
+    if method.logit_scale != usual.logit_scale and experiment.task.columns == "text_numbers":
+        raise InputError("method.logit_scale is of classes, and a regression says numbers as they are: remove it")
     if method.head_mean == "by_class" and method.head != "aggregate":
         raise InputError(f"method.head_mean = 'by_class' with method.head = {method.head!r}: no head is aggregated")
     if method.ends_with == "better" and not (
@@ -150,6 +159,15 @@ def check_start(experiment: Experiment) -> None:
     for name in ("head_begins", "head_rounds", "logit_scale", "projection"):
         if getattr(method, name) != getattr(usual, name):
             raise InputError(f"method.{name} is of a head that is solved: set method.start = 'ridge', or remove it")
+
+
+def check_targets(experiment: Experiment) -> None:
+    """Raise InputError where settings of [data] say how targets are written that the task does not have."""
+    data, columns = experiment.data, experiment.task.columns
+    if data.separator and columns != "text_labels":
+        raise InputError("data.separator is of labels in one text: set task.name = 'multi_label', or remove it")
+    if data.labels and columns not in ("text_numbers", "text_labels"):
+        raise InputError("data.labels are of regression and multi_label, and one class has data.label: remove it")
 
 
 def check_attention(experiment: Experiment) -> None:

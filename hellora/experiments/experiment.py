@@ -1,6 +1,7 @@
 """Define a checked experiment, and compare it with another."""
 
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import tomli_w
 
@@ -72,6 +73,17 @@ class Experiment:
     def with_clients(self, clients: int) -> "Experiment":
         """Return the same experiment with the number of its natural clients, which its data tell."""
         return replace(self, data=replace(self.data, clients=clients))
+
+    def with_task(self, task: Task) -> "Experiment":
+        """Return the same experiment with what its task has found of the data."""
+        found = replace(self, task=task)
+        return replace(found, table={**self.table, "task": {**self.table["task"], **found.task_settings}})
+
+    @property
+    def task_settings(self) -> Table:
+        """Return the task's own settings, as a table has them."""
+        task: Any = self.task  # each is a dataclass
+        return plain(asdict(task))
 
     def with_threads(self, threads: int) -> "Experiment":
         """Return the same experiment with `compute.threads` settled."""

@@ -22,9 +22,9 @@ class Outline:
 
 @cache
 def outline(module: str, name: str = "", base: str = "") -> Outline:
-    """Outline the class of a name, or the one of a base, in a module of hellora."""
+    """Outline the class of a name, or the one of a base, or of a kind of it such as TextTask of Task, in a module."""
     classes = [each for each in ast.parse(source(module)).body if isinstance(each, ast.ClassDef)]
-    (found,) = [each for each in classes if each.name == name or base in names_of(each.bases)]
+    (found,) = [each for each in classes if each.name == name or is_of(base, each)]
     fields = [each for each in found.body if isinstance(each, ast.AnnAssign) and not is_class_variable(each)]
     return Outline(
         summary=(ast.get_docstring(found) or "").partition("\n")[0],
@@ -51,6 +51,10 @@ def place(package: str) -> Traversable:
 
 def names_of(values: list[ast.expr]) -> list[str]:
     return [value.id for value in values if isinstance(value, ast.Name)]
+
+
+def is_of(base: str, found: ast.ClassDef) -> bool:
+    return bool(base) and any(name.endswith(base) for name in names_of(found.bases))
 
 
 def is_class_variable(field: ast.AnnAssign) -> bool:

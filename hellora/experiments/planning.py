@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from hellora.budgets.planner import Planner
+from hellora.client.features import targets_of
 from hellora.core.errors import InputError
 from hellora.core.exchange import Declared
 from hellora.core.state import ServerState
@@ -63,11 +64,12 @@ def plan_head(experiment: Experiment, run: Federation) -> HeadPlan:
     """
     method, client = experiment.method, replace(run.fleet[0], num_examples=experiment.train.batch_size)
     _, head = linear_head(experiment.task.load(experiment.model, (), 0, weights=False))
-    features, passes = min(method.projection or head.in_features, head.in_features), tuple(passes_of(method))
+    features, targets = min(method.projection or head.in_features, head.in_features), targets_of(experiment.task)
+    passes = tuple(passes_of(method, targets))
 
     def named(step: str, classes: int) -> Declared:
-        shape = HeadShape(features, classes, head.bias is not None)
-        grid = Grid(1, torch.ones(shape.columns))
+        shape = HeadShape(features, classes, head.bias is not None, targets)
+        grid = Grid(1, torch.ones(shape.on_grid))
         return declared(method.start, step, shape, client.num_examples, grid, features < head.in_features)
 
     of_none, of_one = (sum(named(step, classes).bytes_up for step in passes) for classes in (0, 1))
@@ -148,6 +150,7 @@ def federation(
         max_norm=None if guard.max_norm == "off" else guard.max_norm,
         max_weight=None if guard.max_weight == "off" else guard.max_weight,
         diagnostics=run.diagnostics,
+        targets=targets_of(experiment.task),
     )
 
 

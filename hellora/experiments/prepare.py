@@ -14,7 +14,7 @@ from hellora.core.seeds import seed_for
 from hellora.core.types import ClientProfile
 from hellora.data.natural import values_of
 from hellora.data.partitioning import client_rows
-from hellora.data.settings import LANGUAGE
+from hellora.data.settings import LANGUAGE, ONE_CLASS
 from hellora.data.sources import Corpus, load_corpus
 from hellora.experiments.contradictions import check_clients
 from hellora.experiments.experiment import Experiment
@@ -68,9 +68,11 @@ def prepare(experiment: Experiment) -> Setup:
 
 
 def read_data(experiment: Experiment) -> tuple[Experiment, Corpus]:
-    """Read the data; return the experiment with the number of its clients, which natural clients' data tell."""
+    """Read the data; return the experiment with what they tell: the number of natural clients, settings of the task."""
     seed = seed_for(experiment.run.seed, "data")
     corpus = load_corpus(experiment.data, experiment.task.columns, seed, experiment.natural)
+    told = experiment.task.number_sums(corpus.train)
+    experiment = experiment.with_task(experiment.task.fitted([told], corpus.labels))
     if experiment.natural is not None:
         experiment = experiment.with_clients(len(values_of(corpus.train, experiment.natural)[0]))
         check_clients(experiment)
@@ -158,10 +160,14 @@ def check_corpus(experiment: Experiment, corpus: Corpus) -> None:
 
 def head_check(experiment: Experiment, corpus: Corpus) -> None:
     """Raise InputError unless a head has room for the classes, and a classification task has two classes or more."""
-    classes = experiment.model.classes
-    if experiment.task.columns not in LANGUAGE and len(corpus.labels) < 2:
+    classes, columns = experiment.model.classes, experiment.task.columns
+    if columns in ONE_CLASS and len(corpus.labels) < 2:
         raise InputError(f"data.label: {experiment.data.name} has one class only: name a column with two or more")
-    if experiment.task.columns not in LANGUAGE and classes is not None and len(corpus.labels) > classes:
+    if columns == "text_labels" and not corpus.labels:
+        raise InputError(f"data.label: no example of {experiment.data.name} has a label: name another column")
+    if columns == "text_numbers" and classes not in (None, len(corpus.labels)):
+        raise InputError(f"model.classes = {classes}: a regression has no classes: remove it")
+    if columns not in LANGUAGE and classes is not None and len(corpus.labels) > classes:
         raise InputError(
             f"model.classes = {classes}, but {experiment.data.name} has {len(corpus.labels)} classes: "
             f"set model.classes = {len(corpus.labels)}, or remove it"

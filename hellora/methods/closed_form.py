@@ -5,6 +5,9 @@
     H = Σ x yᵀ        (columns, classes), y one-hot: the sum over the examples of each class
     n_c               examples of each class
 
+Of labels, of which an example may have several, y is 1 for those that it has and −1 for the others, so that the sign of
+what is solved says which. Of numbers, y are the numbers, which are put on the grid as features are.
+
 A client's rows are on a public grid before they are multiplied (`core.sums`), so that the sums over all clients do not
 depend on who has which row.
 """
@@ -12,10 +15,11 @@ depend on who has which row.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from hellora.core.errors import InputError, RunError
 from hellora.core.exchange import Named, TensorSpec
@@ -26,6 +30,7 @@ LOSS_BITS = 20  # of the grid that losses are summed on
 MOST_LOSS = 1024.0  # of an example: so that losses of MOST_EXAMPLES add up in 62 bits
 MOST_EXAMPLES = 2**32  # of all clients
 LEAST_PENALTY = 1e-8  # below it the rounding of sums decides where features are collinear
+Targets = Literal["classes", "labels", "numbers"]  # what an example has: one class, several labels, or numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +38,35 @@ class HeadShape:
     """A linear head has this shape, as it is solved."""
 
     features: int  # d, or what they are projected to
-    classes: int
+    classes: int  # or labels, or numbers: the rows of its weight
     bias: bool
+    targets: Targets = "classes"
 
     @property
     def columns(self) -> int:
         """Count the numbers of x."""
         return self.features + self.bias
 
+    @property
+    def on_grid(self) -> int:
+        """Count the numbers of an example that are put on the grid: x and, where they are numbers, y."""
+        return self.columns + (self.classes if self.targets == "numbers" else 0)
+
 
 @dataclass(frozen=True, eq=False)
 class HeadRows:
-    """A client has these rows: x (rows, columns) in float64, and the class of each (rows,)."""
+    """A client has these rows: x (rows, columns) in float64, and y: the class of each (rows,), or (rows, classes)."""
 
     x: Tensor
     labels: Tensor
     shape: HeadShape
     grid: Grid
     seed: int  # of the client's task
+
+    @property
+    def gridded(self) -> Tensor:
+        """Return what is put on the grid, (rows, shape.on_grid) in float64."""
+        return torch.cat([self.x, self.labels.double()], dim=1) if self.shape.targets == "numbers" else self.x
 
 
 Sums = Mapping[str, Named]  # of all clients, by the name of the pass and their own
@@ -101,13 +117,13 @@ def check_penalty(penalty: float) -> None:
 
 
 def counts_spec(shape: HeadShape, examples: int) -> dict[str, TensorSpec]:
-    """Declare the examples of each class."""
-    return {"counts": TensorSpec((shape.classes,), torch.int64, 0, examples)}
+    """Declare the examples of each class; nothing where examples have none."""
+    return {"counts": TensorSpec((shape.classes,), torch.int64, 0, examples)} if shape.targets == "classes" else {}
 
 
 def moments_spec(shape: HeadShape, examples: int, grid: Grid) -> dict[str, TensorSpec]:
     """Declare H, and the examples of each class."""
-    most = examples * grid.one
+    most = examples * grid.one * (grid.one if shape.targets == "numbers" else 1)
     moments = TensorSpec((shape.columns, shape.classes), torch.int64, -most, most)
     return {"moments": moments, **counts_spec(shape, examples)}
 
@@ -126,12 +142,18 @@ def counts_of(rows: HeadRows) -> dict[str, Tensor]:
 
 def moments_of(rows: HeadRows) -> dict[str, Tensor]:
     """Sum H, and count."""
-    return {"moments": class_sums(rows.grid.integers(rows.x), rows.labels, rows.shape.classes), **counts_of(rows)}
+    shape, integers = rows.shape, rows.grid.integers(rows.gridded)
+    if shape.targets == "classes":
+        return {"moments": class_sums(integers, rows.labels, shape.classes), **counts_of(rows)}
+    if shape.targets == "labels":
+        return {"moments": integers.T @ rows.labels.long()}  # whole numbers: exact
+    return {"moments": integers[:, : shape.columns].T @ integers[:, shape.columns :]}
 
 
 def gram_of(rows: HeadRows) -> dict[str, Tensor]:
     """Sum G and H, and count."""
-    return {"gram": upper(product_sums(rows.grid.integers(rows.x), rows.grid.bits)), **moments_of(rows)}
+    integers = rows.grid.integers(rows.gridded)[:, : rows.shape.columns]
+    return {"gram": upper(product_sums(integers, rows.grid.bits)), **moments_of(rows)}
 
 
 def losses_spec(examples: int) -> dict[str, TensorSpec]:
@@ -140,11 +162,19 @@ def losses_spec(examples: int) -> dict[str, TensorSpec]:
 
 
 def losses_of(rows: HeadRows, weight: Tensor) -> dict[str, Tensor]:
-    """Sum the cross-entropy of x at each of LOGIT_SCALES, on a grid; `weight` is (classes, columns)."""
+    """Sum the loss of x at each of LOGIT_SCALES, on a grid: the cross-entropy, of labels the mean of their binary ones;
+    `weight` is (classes, columns)."""
     scores = rows.x @ weight.double().T
-    losses = [cross_entropy(scale * scores, rows.labels, reduction="none") for scale in LOGIT_SCALES]
+    losses = [loss_of(scale * scores, rows) for scale in LOGIT_SCALES]
     on_grid = (torch.stack(losses).clamp(max=MOST_LOSS) * 2**LOSS_BITS).round().long()
     return {"losses": on_grid.sum(1)}
+
+
+def loss_of(logits: Tensor, rows: HeadRows) -> Tensor:
+    """Return the loss of each row, (rows,), of logits (rows, classes)."""
+    if rows.shape.targets == "classes":
+        return cross_entropy(logits, rows.labels, reduction="none")
+    return binary_cross_entropy_with_logits(logits, (rows.labels > 0).double(), reduction="none").mean(1)
 
 
 def left_out_spec(examples: int) -> dict[str, TensorSpec]:
@@ -193,7 +223,11 @@ def problem_with_sums(report: Named, examples: int, columns: int) -> str:
 
 def gram_in_numbers(sums: Named, shape: HeadShape, grid: Grid) -> tuple[Tensor, Tensor]:
     """Return G (columns, columns) and H (columns, classes) in float64."""
-    return grid.products(symmetric(sums["gram"], shape.columns)), grid.numbers(sums["moments"])
+    of_x = Grid(grid.bits, grid.scales[: shape.columns])
+    moments = of_x.numbers(sums["moments"])
+    if shape.targets == "numbers":
+        moments = moments / grid.one * grid.scales[shape.columns :]
+    return of_x.products(symmetric(sums["gram"], shape.columns)), moments
 
 
 def ridge_solution(gram: Tensor, moments: Tensor, relative: float) -> Tensor:

@@ -142,6 +142,11 @@ PLAIN_SGD = Fact(
     "set train.optimizer = 'sgd' and train.momentum = 0",
 )
 CLASSES = Fact("examples with a class each", "choose a task of classification")
+TARGETS = Fact(
+    "examples with a class, labels or numbers each, which a head on pooled features says",
+    "choose a task of classification or regression",
+)
+PROBABILITIES = Fact("a model that says probabilities, which teach more than its answer", "choose another aggregator")
 HEAD_TRAINED = Fact(
     "a head that clients train, and with method.head they do not", "set method.head = 'aggregate' or 'local'"
 )

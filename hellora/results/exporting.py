@@ -12,6 +12,7 @@ from hellora.core.errors import InputError
 from hellora.core.state import ServerState
 from hellora.experiments.config import read_begun
 from hellora.experiments.experiment import Experiment
+from hellora.experiments.tables import build
 from hellora.methods.sharing import with_private
 from hellora.model.origin import Origin
 from hellora.record.checkpoint import load_state
@@ -43,7 +44,10 @@ class Saved:
         found = load_settled(folder)
         if found is None or "labels" not in found[1]:
             raise InputError(f"{path} has no state yet: wait for its first evaluation, or start the run again")
-        return Saved(folder, experiment, *found)
+        state, record = found
+        if "task" in record:  # an older run has none
+            experiment = experiment.with_task(build(type(experiment.task), record["task"], "task"))
+        return Saved(folder, experiment, state, record)
 
     @property
     def labels(self) -> tuple[str, ...]:

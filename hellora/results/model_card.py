@@ -18,7 +18,14 @@ from hellora.model.location import EMBEDDED
 from hellora.results.card_code import code, packages
 from hellora.results.trained import Trained
 
-METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity", "rouge_l": "rouge"}  # on the Hub
+METRICS = {  # on the Hub
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "perplexity": "perplexity",
+    "rouge_l": "rouge",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
 LOCAL = ("name", "proxy", "public", "table")  # settings that may be a path on this machine
 
 CARD = """\
@@ -59,7 +66,8 @@ UNFINISHED = """
 **Not finished:** this is the state after {done} of {rounds} rounds.
 
 """
-LABELS = "\nThe index of a logit is a class in `labels.json`.\n"
+OUTPUTS = {"text_labels": "labels", "text_numbers": "numbers"}  # of a head, where they are no classes
+LABELS = "\nThe logits are those of the {outputs} in `labels.json`, in order.\n"
 PERSONAL = """
 Clients keep a part of their own ({parts}). {where}
 """
@@ -100,7 +108,7 @@ def card(trained: Trained, folder: Path, notes: str = "", merged: bool = False) 
         libraries="transformers" if merged else "transformers and peft",
         packages=packages(shown),
         code=shown,
-        notes=(LABELS if experiment.task.columns not in LANGUAGE else "") + of_base(experiment.model.name) + notes,
+        notes=of_labels(experiment) + of_base(experiment.model.name) + notes,
         facts="\n".join(f"| {name} | {value} |" for name, value in facts(trained).items()),
         evaluated_on=on,
         names=" | ".join(names),
@@ -139,11 +147,11 @@ def facts(trained: Trained) -> dict[str, str]:
     """Say what a reader asks first."""
     experiment = trained.experiment
     run, data, model, train = experiment.run, experiment.data, experiment.model, experiment.train
-    method = experiment.table["method"]
+    method, outputs = experiment.table["method"], OUTPUTS.get(experiment.task.columns, "classes")
     length = f"{train.steps} steps" if train.steps else f"{train.epochs} epoch{'s' * (train.epochs > 1)}"
     found = {
         "data": f"`{shown_name(data.name)}`" + (f" ({data.subset})" if data.subset else ""),
-        "task": experiment.table["task"]["name"] + (f", {len(trained.labels)} classes" if trained.labels else ""),
+        "task": experiment.table["task"]["name"] + (f", {len(trained.labels)} {outputs}" if trained.labels else ""),
         "rounds": f"{len(trained.lines)} of {run.rounds}, {run.cohort} of {data.num_clients} clients in each",
         "method": ", ".join(f"{part} {method[part]}" for part in ("allocator", "dispatcher", "aggregator")),
         "adapter": f"rank {model.rank}, scale {model.scale:g}{' (rsLoRA)' * model.rslora}, on "
@@ -182,6 +190,12 @@ def shown_name(name: str) -> str:
 def hub_name(name: str) -> str:
     """Name a model as its reader knows it."""
     return EMBEDDED.get(name) or shown_name(name)
+
+
+def of_labels(experiment: Experiment) -> str:
+    """Say what the logits are of; nothing of a language model."""
+    columns = experiment.task.columns
+    return "" if columns in LANGUAGE else LABELS.format(outputs=OUTPUTS.get(columns, "classes"))
 
 
 def of_base(name: str) -> str:

@@ -158,13 +158,18 @@ def as_json(metrics: Mapping[str, float]) -> str:
 
 
 def as_text(predictions: Sequence[Prediction], suffix: str = ".jsonl") -> str:
-    """Write predictions as JSON lines; or as CSV, with a column `probability.<class>` for each class."""
+    """Write predictions as JSON lines; or as CSV, with a column `probability.<class>` for each class, and lists as JSON
+    has them."""
     if suffix == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
     flat = []
     for row in predictions:
         probabilities = row.get("probabilities", {})
-        plain = {name: value for name, value in row.items() if name != "probabilities"}
+        plain = {
+            name: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
+            for name, value in row.items()
+            if name != "probabilities"
+        }
         flat.append(plain | {f"probability.{name}": value for name, value in probabilities.items()})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")

@@ -44,6 +44,7 @@ def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState,
         "initial": {} if setup.measured_by_clients else initial,  # it is not on what later metrics are on
         "clients": setup.clients,
         "labels": labels,
+        "task": setup.experiment.task_settings,  # with what it found of the data
         "turns": setup.corpus.has_turns,
         "run": setup.run_id,
         "data": setup.corpus.fingerprint,

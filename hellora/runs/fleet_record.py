@@ -36,10 +36,16 @@ def given(budget: Budget, num_layers: int) -> dict[str, Any]:
 
 
 def label_counts(setup: Setup) -> list[dict[str, int]]:
-    """Count each simulated client's training examples of each class, by id; [] where there is nothing to count."""
-    names, parts = setup.corpus.labels, setup.work.parts
+    """Count each simulated client's training examples of each class or label, by id; [] where there is nothing to
+    count."""
+    names, parts, data = setup.corpus.labels, setup.work.parts, setup.work.data
     if parts is None or not names:
         return []
-    labels = np.asarray(setup.work.data["label"][:])
-    counts = [np.bincount(labels[part], minlength=len(names)).tolist() for part in parts]
+    if "targets" not in data.column_names:
+        labels = np.asarray(data["label"][:])
+        counts = [np.bincount(labels[part], minlength=len(names)).tolist() for part in parts]
+    elif (has := np.asarray(data["targets"][:])).dtype.kind == "f":  # numbers
+        return []
+    else:
+        counts = [has[part].sum(0).tolist() for part in parts]
     return [{name: n for name, n in zip(names, row, strict=True) if n} for row in counts]

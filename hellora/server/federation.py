@@ -10,6 +10,7 @@ from hellora.core.errors import InputError
 from hellora.core.exchange import Policy, TrainSettings, WireFormat
 from hellora.core.state import ServerState
 from hellora.core.types import AdapterSpec, Budget, ClientProfile, Mask
+from hellora.methods.closed_form import Targets
 from hellora.methods.context import LentModel, RoundContext
 from hellora.methods.demands import HEAD_ALONE, PROXY_DATA, PUBLIC_DATA
 from hellora.methods.strategies import Method, Strategy
@@ -37,6 +38,7 @@ class Federation:
     max_norm: float | Literal["auto"] | None = None  # of a client's whole delta; one with a larger one is rejected
     max_weight: float | None = None  # of a client, in medians of those that counted with it: see `guard`
     diagnostics: bool = True  # measured after each round
+    targets: Targets = "classes"  # of an example: what a head that is solved is to say
 
     def __post_init__(self) -> None:
         if min(self.rounds, self.cohort, self.min_clients, self.attempts) < 1:

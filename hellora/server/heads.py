@@ -128,7 +128,7 @@ class Solving:
         """Return the shape of the head as it is solved: on projected features, where they are."""
         head = self.state.adapter.head
         names = names_of(head)
-        return HeadShape(self.columns or self.features, len(head[names[0]]), len(names) > 1)
+        return HeadShape(self.columns or self.features, len(head[names[0]]), len(names) > 1, self.run.targets)
 
     @cached_property
     def examples(self) -> int:
@@ -154,21 +154,20 @@ class Solving:
     def grid(self) -> Grid:
         """Return the public grid; before it is known, and where a start needs none, one that nothing is put on."""
         if EXPONENTS not in self.found:
-            return Grid(0, torch.ones(self.shape.columns, dtype=torch.float64))
+            return Grid(0, torch.ones(self.shape.on_grid, dtype=torch.float64))
         return Grid.for_rows(self.examples, scales_of(self.found[EXPONENTS][EXPONENTS]))
 
     def weight(self) -> Tensor:
         """Return the head, (classes, features + 1) in float64; without the last column where it has no bias."""
         method, weight, _ = self.run.method, torch.empty(0), self.examples
-        for step in [*passes_of(method), ""]:
+        for step in [*passes_of(method, self.run.targets), ""]:
             if step in (LOSSES, LEFT_OUT, ""):  # all sums are there
                 weight = method.start.solve(self.shape, self.grid, self.found)
             if step:
                 self.found[step] = self.asked(step, weight)
-        if method.logit_scale == "auto":
+        scale = 1.0 if method.logit_scale == "auto" else method.logit_scale  # numbers are as they are
+        if LOSSES in self.found:
             scale = LOGIT_SCALES[int(self.found[LOSSES]["losses"].argmin())]
-        else:
-            scale = method.logit_scale
         if self.columns:
             down = projection(self.projection_seed, self.columns, self.features)
             weight = torch.cat([weight[:, : self.columns] @ down, weight[:, self.columns :]], dim=1)

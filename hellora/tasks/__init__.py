@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
+from hellora.core.number_sums import NumberSums
 from hellora.data.labels import UNLABELLED
 from hellora.data.settings import Columns
 from hellora.model.normalise import position_limit
@@ -132,6 +133,19 @@ class Task(ABC):
         """Return the most tokens of an example; 1 where examples are no texts."""
         return 1
 
+    def number_sums(self, rows: Any) -> NumberSums | None:
+        """Return the sums of training rows that `fitted` needs of everybody; None where it needs none."""
+        return None
+
+    def fitted(self, told: Sequence[NumberSums | None], labels: Sequence[str]) -> "Task":
+        """Return the task with the settings that it finds out of the training data, once for all sides of a run; `told`
+        are the sums of everybody who has some.
+
+        Raises:
+            InputError: they cannot be found, or do not fit the data.
+        """
+        return self
+
     @property
     def usage(self) -> str:
         """Return the Python of a model card, with {names} that `results/card_code.py` fills in; "" = there is none."""
@@ -180,6 +194,10 @@ class Task(ABC):
         """Say from how many examples of so many tokens on each one more adds as many bytes to a step."""
         return 1
 
+    def targets(self, rows: Any) -> Tensor | None:
+        """Return what a linear head is to say of each row, (rows, labels or numbers); None where that is its class."""
+        return None
+
     @abstractmethod
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         """Run one forward pass: (rows, classes). A row is an example; of a language model, a supervised token."""
@@ -196,6 +214,11 @@ class Task(ABC):
         """Return what is right of each example of a batch on the CPU, in the form of `Outputs.predictions`."""
         found: list[Any] = batch["labels"].tolist()
         return found
+
+    def distributions(self, logits: Tensor) -> Tensor:
+        """Return the softmaxes that logits (rows, classes) are, as logits of their own (rows, …, classes): what can be
+        distilled of them."""
+        return logits
 
     def metrics(self, loss: float, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         """Return the metrics of a whole evaluation, of each example's prediction beside what is right (see

@@ -10,7 +10,7 @@ from datasets import load_dataset
 
 from hellora.experiments.config import own_table, presets, read_experiment
 
-METHODS = [name for name in presets() if "base" in own_table(name)]
+METHODS = [name for name in presets() if own_table(name).get("base") == "quickstart"]
 VIT = {"task.name": "image_classification", "model.name": "model_vit_cifar10_4l128"}
 CHANGES: dict[str, dict[str, str]] = {"banking77": {}, "cifar100_lite": VIT}
 

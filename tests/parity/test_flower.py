@@ -32,6 +32,7 @@ from hellora.tasks.sequence_classification import SequenceClassification
 
 CLIENTS = {"clinic": (2, 2), "hospital": (4, 4), "phone": (1, 1), "ward": (3, 4)}  # layers and rank, in order of ids
 
+RIDGE = {"ridge": {"allocator": "everything", "start": "ridge", "head": "closed_form"}}
 PERSONAL: dict[str, dict[str, Any]] = {
     "fedsa": {"allocator": "everything", "dispatcher": "truncate", "shares": "A", "head": "local"},
     "fed_alora": {"allocator": "random_layers", "dispatcher": "whole", "shares": "B", "head": "local"},
@@ -58,7 +59,7 @@ def experiment(model: Path, data: Path, method: str, **changes: Any) -> Experime
         "fleet": {"layers": layers, "ranks": ranks},
         "train": {"lr": 0.03, "batch_size": 8},
         "compute": {"threads": 1},
-        "method": {**METHODS, **PERSONAL}[method],
+        "method": {**METHODS, **PERSONAL, **RIDGE}[method],
     }
     return check("parity", {**table, **changes})
 
@@ -100,16 +101,39 @@ def adapter_after(experiment: Experiment, out: Path, preparing: Prepare | None =
 
 @pytest.mark.parametrize("method", METHODS)
 def test_three_worlds_end_with_the_same_bits(method: str, tiny_bert: Path, tmp_path: Path, trainers: FakeGrid) -> None:
+    in_three_worlds(method, tiny_bert, tmp_path, trainers)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ({"name": "regression"}, {"sea": "-0.5", "sky": "1e0", "soil": " 3 "}),
+        ({"name": "multi_label"}, {"sea": '["sea", "wet"]', "sky": "[]", "soil": '["dry"]'}),
+    ],
+    ids=["regression", "multi_label"],
+)
+def test_worlds_of_numbers_and_labels(
+    task: dict[str, Any], labels: dict[str, str], tiny_bert: Path, tmp_path: Path, trainers: FakeGrid
+) -> None:
+    """With a head in closed form, for which all of a client's features are summed; of numbers, which are standardised,
+    clients tell sums before that."""
+    for file in (*tmp_path.glob("*.csv"), *tmp_path.glob("*/*.csv")):
+        with file.open() as opened:
+            write(file, [{**row, "label": labels[row["label"]]} for row in csv.DictReader(opened)])
+    in_three_worlds("ridge", tiny_bert, tmp_path, trainers, task=task, rounds=1)
+
+
+def in_three_worlds(method: str, tiny_bert: Path, tmp_path: Path, trainers: FakeGrid, **changes: Any) -> None:
     whole, server = tmp_path / "whole", tmp_path / "server"
-    budgets = experiment(tiny_bert, whole, method)
+    budgets = experiment(tiny_bert, whole, method, **changes)
     # The simulation deals groups out to clients; here each client is to have its own.
     groups = budgets.fleet.members(4, budgets.run.seed)
     layers, ranks = ([pair[i] for _, pair in sorted(zip(groups, CLIENTS.values(), strict=True))] for i in (0, 1))
-    together = experiment(tiny_bert, whole, method, fleet={"layers": layers, "ranks": ranks})
+    together = experiment(tiny_bert, whole, method, fleet={"layers": layers, "ranks": ranks}, **changes)
     local = adapter_after(together, tmp_path / "local")
     simulated = FakeGrid({node: {"partition-id": node - 50, "num-partitions": 4} for node in range(50, 54)})
     on_grid = adapter_after(together, tmp_path / "grid", SimulatedOnFlower(simulated, lambda _: None).prepare)
-    apart = experiment(tiny_bert, server, method)
+    apart = experiment(tiny_bert, server, method, **changes)
     deployed = adapter_after(apart, tmp_path / "deployed", Deployed(trainers, lambda _: None).prepare)
     for other in (on_grid, deployed):
         assert other.keys() == local.keys()

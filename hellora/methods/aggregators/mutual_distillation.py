@@ -25,6 +25,7 @@ from hellora.methods.demands import (
     LASTING_COMPONENTS,
     LONE_ADAPTER,
     MEAN_OF_EQUALS,
+    PROBABILITIES,
     PROTOTYPES_KEPT,
     PROTOTYPES_SENT,
     PUBLIC_DATA,
@@ -69,7 +70,7 @@ class MutualDistillation(Aggregator):
     def demands(self) -> Demands:
         alone = AVERAGES_COMPONENTS.less(LONE_ADAPTER, LASTING_COMPONENTS)
         return alone.also(
-            needs={PROTOTYPES_SENT, PUBLIC_DATA, SHARED_MODEL, TRAINS_BOTH},
+            needs={PROBABILITIES, PROTOTYPES_SENT, PUBLIC_DATA, SHARED_MODEL, TRAINS_BOTH},
             promises={PROTOTYPES_KEPT, MEAN_OF_EQUALS, RETURNS_THE_ONLY_ONE},
         )
 

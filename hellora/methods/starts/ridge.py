@@ -24,12 +24,13 @@ from hellora.methods.closed_form import (
     ridge_inverse,
     ridge_solution,
 )
+from hellora.methods.demands import TARGETS, Demands
 from hellora.methods.strategies import Start
 
 
 @dataclass(frozen=True)
 class Ridge(Start):
-    """Regresses the classes, one-hot, on the features of all clients, with an L2 penalty."""
+    """Regresses the classes, one-hot, or the numbers on the features of all clients, with an L2 penalty."""
 
     penalty: float = 1e-3  # λ_rel: the penalty λ in mean squares of a column
 
@@ -38,6 +39,10 @@ class Ridge(Start):
 
     def __post_init__(self) -> None:
         check_penalty(self.penalty)
+
+    @property
+    def demands(self) -> Demands:
+        return Demands(needs=frozenset({TARGETS}))
 
     def declares(self, step: str, shape: HeadShape, examples: int, grid: Grid) -> Declared:
         return Declared(report=gram_spec(shape, examples, grid))

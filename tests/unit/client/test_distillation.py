@@ -36,6 +36,7 @@ from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task
 from hellora.tasks.causal_lm import CausalLM
+from hellora.tasks.multi_label import MultiLabel
 
 Array = npt.NDArray[np.float64]
 TEXTS = bases.MEAN_POOLING
@@ -369,6 +370,21 @@ def test_classes_are_never_lumped(steady: BaseModel) -> None:
 
 
 # --- evaluation
+
+
+def test_labels_are_taught_as_so_many_coins(tiny_bert: Path) -> None:
+    """What is taught of each is σ(z̄ / T), and of its absence the rest."""
+    rows = bases.texts(12).remove_columns("label").add_column("targets", [[1, 0, 1]] * 12)
+    kind = MultiLabel()
+    base = bases.load(tiny_bert, kind)
+    teaching, adapter = on_public(base, kind, rows, temperature=2.0), bases.acting_adapter(base)
+    (target, *_) = teaching.targets({3: adapter}, {3: 1.0}, seed=0)[3]
+    (batch, *_) = batches_of(teaching, seed=0)
+    z = torch.tensor(said(adapter, base, batch))  # a text's logits are those of one with a class
+    torch.testing.assert_close(target.log_p.exp()[..., 0].double(), (z / 2).sigmoid().double(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(target.log_p.exp().sum(-1), torch.ones(z.shape))
+    taught = distilled(teaching, of_ranks(base, 1), seed=0)
+    assert all(bool(tensor.isfinite().all()) for tensor in taught.tensors().values())
 
 
 def test_the_ensemble_is_the_mean_of_the_logits(steady: BaseModel) -> None:

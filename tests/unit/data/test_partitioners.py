@@ -14,7 +14,7 @@ from hellora.data.partitioners.classes_per_client import ClassesPerClient, share
 from hellora.data.partitioners.column import Column
 from hellora.data.partitioners.dirichlet import Dirichlet
 from hellora.data.partitioners.iid import Iid
-from hellora.data.partitioning import Indices, Partitioner, client_rows
+from hellora.data.partitioning import Indices, Partitioner, class_of_row, client_rows
 
 
 def corpus(rows: int, classes: int) -> Dataset:
@@ -185,3 +185,13 @@ def test_going_by_class_needs_labels(partitioner: Partitioner) -> None:
 def test_fields_have_ranges(make: type, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numbers_go_by_tenths_and_labels_by_the_rarest() -> None:
+    numbers = Dataset.from_dict({"targets": [[float(i), 0.0] for i in reversed(range(100))]})
+    assert class_of_row(numbers).tolist() == sorted([*range(10)] * 10, reverse=True)
+    labels = Dataset.from_dict({"targets": [[1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 1, 1], [0, 0, 1]]})
+    assert class_of_row(labels).tolist() == [0, 1, 3, 2, 2]  # one row has the first, three the second, two the third
+    for data in (numbers, labels):
+        parts = client_rows(Dirichlet(alpha=1.0, min_examples=1), data, 2, seed=0)
+        assert sum(map(len, parts)) == len(data)

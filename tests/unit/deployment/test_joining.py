@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hellora.core.errors import InputError
+from hellora.core.number_sums import NumberSums
 from hellora.core.types import Budget, ClientProfile
 from hellora.core.version import __version__
 from hellora.data.sides import Classes
@@ -33,10 +34,16 @@ def test_a_good_client_is_taken_as_it_says() -> None:
     assert said.profile(3) == ClientProfile(3, 120, budget, 5e11, None, 1.0)
     assert said.own_classes() == Classes(("sea", "sky"), ("sea",), False)
     assert understood_join({**GOOD, "classes": None}).own_classes() is None
+    assert said.number_sums() is None
+    assert understood_join({**GOOD, **numbers()}).number_sums() == NumberSums(2, (2.0,), (4.0,))
 
 
 def classes(**changes: Any) -> dict[str, Any]:
     return {"classes": {**GOOD["classes"], **changes}}
+
+
+def numbers(**changes: Any) -> dict[str, Any]:
+    return {"numbers": {"examples": 2, "sums": [2.0], "squares": [4.0], **changes}}
 
 
 def budget(**changes: Any) -> dict[str, Any]:
@@ -69,6 +76,10 @@ def budget(**changes: Any) -> dict[str, Any]:
         (classes(values=["sea", "sea"]), "contradict"),
         (classes(present=["soil"]), "contradict"),
         (classes(values=list(map(str, range(1001))), present=[]), "1001 classes, at most 1000"),
+        (numbers(examples=0), "numbers.examples"),
+        (numbers(sums=[float("nan")]), "numbers.sums"),
+        (numbers(squares=[]), "no numbers have the sums"),
+        (numbers(squares=[1.0]), "no numbers have the sums"),  # of two that add up to 2, it is 2 at least
         ({"budget": None}, "budget"),
         (budget(layers="three"), "budget.layers"),
         (budget(layers=-1), "budget.layers"),

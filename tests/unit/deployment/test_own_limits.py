@@ -75,6 +75,10 @@ def test_columns_are_those_that_settings_and_templates_name() -> None:
     settings = DataSettings(prompt="{q} of {who}: {q}", response="{a}", text_pair="other", label="topic")
     assert columns_read(settings, "text") == {"text": "data.text", "other": "data.text_pair", "topic": "data.label"}
     assert columns_read(settings, "image") == {"image": "data.image", "topic": "data.label"}
+    assert columns_read(settings, "text_labels") == columns_read(settings, "text")
+    several = DataSettings(labels=("joy", "fear"), label="name")
+    assert columns_read(several, "text_numbers") == {"text": "data.text", "joy": "data.labels", "fear": "data.labels"}
+    assert columns_read(several, "text") == {"text": "data.text", "name": "data.label"}
     assert list(columns_read(settings, "instruction")) == ["q", "who", "a", "topic"]
     assert "label" in columns_read(DataSettings(prompt="{", response="{a"), "instruction"), "the reader refuses these"
 

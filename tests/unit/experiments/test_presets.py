@@ -82,13 +82,20 @@ def read_offline(name: str, folder: Path, **settings: Any) -> Experiment:
     return read_experiment(name, {"model.name": str(folder), **settings})
 
 
-METHODS = sorted(set(presets()) - set(ARCHITECTURES))
+METHODS = [name for name in presets() if own_table(name).get("base") == "quickstart"]
+GLUE = [name for name in presets() if name.startswith("glue_")]
 
 
 def test_every_preset_is_a_papers_experiment_or_a_method_on_the_quickstart() -> None:
-    assert set(ARCHITECTURES) <= set(presets())
-    assert all(own_table(name)["base"] == "quickstart" for name in METHODS)
+    assert sorted([*ARCHITECTURES, *METHODS, *GLUE]) == presets()
     assert len(METHODS) > 20
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_glue_is_measured_with_helora_pad_on_the_split_that_has_labels(name: str) -> None:
+    table = own_table(name)
+    assert (table["base"], set(table) - {"base", "task"}) == ("helora_pad", {"data"})
+    assert (table["data"]["subset"], table["data"]["test_split"]) == (name.removeprefix("glue_"), "validation")
 
 
 @pytest.mark.parametrize("name", METHODS)

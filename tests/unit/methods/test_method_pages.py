@@ -16,7 +16,7 @@ from hellora.experiments.registry import FOLDERS, find, names
 
 FOLDER = ROOT / "docs" / "methods"
 PAGES = sorted(page for page in FOLDER.glob("*.md") if page.stem != "index")
-METHODS = [name for name in presets() if "base" in own_table(name)]
+METHODS = [name for name in presets() if own_table(name).get("base") == "quickstart"]
 SECTIONS = ["Idea", "Equation", "Settings", "When it fails", "Run it", "Figures"]
 KINDS = ("start", "sampler", "allocator", "dispatcher", "local_training", "aggregator", "server_optimizer")
 STRATEGIES = [(kind, name) for kind in KINDS for name in names(kind)]

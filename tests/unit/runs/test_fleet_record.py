@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from hellora.core.types import Budget, ClientProfile
 from hellora.runs.fleet_record import fleet_record
@@ -15,11 +16,14 @@ FLEET = (
 )
 
 
-def setup_of(labels: tuple[str, ...], parts: Any, clients: Any = ()) -> Any:
+CLASSES = {"label": [1, 0, 1, 1]}
+
+
+def setup_of(labels: tuple[str, ...], parts: Any, clients: Any = (), data: Any = CLASSES) -> Any:
     return SimpleNamespace(
         federation=SimpleNamespace(fleet=FLEET, spec=SimpleNamespace(num_layers=6)),
         corpus=SimpleNamespace(labels=labels),
-        work=SimpleNamespace(data={"label": [1, 0, 1, 1]}, parts=parts),
+        work=SimpleNamespace(data=Dataset.from_dict(data), parts=parts),
         clients=dict(clients),
     )
 
@@ -32,6 +36,16 @@ def test_a_simulation_has_the_count_of_every_class() -> None:
             {"id": 1, "examples": 1, "budget": {"layers": 4, "rank": (1, 2)}, "labels": {"sky": 1}},
         ]
     }
+
+
+def test_labels_are_counted_and_numbers_are_not() -> None:
+    parts = [np.array([0, 1]), np.array([2])]
+    for data, counts in (
+        ({"targets": [[1, 1], [0, 1], [0, 0]]}, [{"sea": 1, "sky": 2}, {}]),
+        ({"targets": [[1.0, 2.0], [0.5, 0.0], [2.0, 1.0]]}, [None, None]),
+    ):
+        clients = fleet_record(setup_of(("sea", "sky"), parts, data=data))["clients"]
+        assert [client.get("labels") for client in clients] == counts
 
 
 def test_a_deployment_has_names_and_no_labels() -> None:

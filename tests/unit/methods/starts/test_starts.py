@@ -13,6 +13,7 @@ from hellora.methods.closed_form import (
     LOGIT_SCALES,
     HeadRows,
     HeadShape,
+    Targets,
     gram_of,
     losses_of,
     problem_with_sums,
@@ -44,10 +45,18 @@ def parts_of(count: int, seed: int) -> list[Tensor]:
     return [part.sort().values for part in order.tensor_split(count)]
 
 
-def solved(start: Start, x: Tensor, labels: Tensor, parts: Sequence[Tensor], classes: int = CLASSES) -> Tensor:
+def solved(
+    start: Start,
+    x: Tensor,
+    labels: Tensor,
+    parts: Sequence[Tensor],
+    classes: int = CLASSES,
+    targets: Targets = "classes",
+) -> Tensor:
     """What server and clients make of rows that are dealt out."""
-    shape = HeadShape(FEATURES, classes, bias=x.shape[1] > FEATURES)
-    grid = Grid.for_rows(len(x), scales_of(exponents(x)))
+    shape = HeadShape(FEATURES, classes, x.shape[1] > FEATURES, targets)
+    rows = HeadRows(x, labels, shape, Grid(0, torch.ones(shape.on_grid)), 0)
+    grid = Grid.for_rows(len(x), scales_of(exponents(rows.gridded)))
     found: dict[str, Named] = {}
     for step in start.passes:
         brief, reports = start.brief(step, found), dict[int, Named]()
@@ -103,6 +112,23 @@ def test_heads_do_not_depend_on_who_has_which_row(start: Start) -> None:
     assert all(torch.equal(first, other) for other in others)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("targets", ["labels", "numbers"])
+def test_ridge_says_labels_and_numbers_whoever_has_which_row(targets: Targets, bias: bool) -> None:
+    """As a dense float64 solution does; not in one bit otherwise for other parts."""
+    x, classes = data(bias)
+    y = torch.stack([classes * 1234.5 - 7, x[:, 1] ** 2], dim=1).double()  # of unequal sizes, far from whole numbers
+    if targets == "labels":
+        y = torch.stack([classes > 0, x[:, 1] > 1, classes == 3], dim=1).long() * 2 - 1
+    ways = [parts_of(5, 1), list(classes.argsort(stable=True).tensor_split(4)), [torch.arange(ROWS)], parts_of(ROWS, 3)]
+    first, *others = [solved(Ridge(penalty=1e-2), x, y, parts, y.shape[1], targets) for parts in ways]
+    assert all(torch.equal(first, other) for other in others)
+    gram = x.T @ x
+    penalised = gram + 1e-2 * gram.trace() / len(gram) * torch.eye(len(gram), dtype=torch.float64)
+    expected = torch.linalg.solve(penalised, x.T @ y.double()).T
+    torch.testing.assert_close(first, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("start", [Ridge(), BalancedRidge(), ClassMeans(), FedCof()], ids=lambda start: start.name)
 def test_a_class_that_nobody_has_gets_no_weight(start: Start) -> None:
     x, labels = data()
@@ -146,6 +172,16 @@ def test_losses_are_those_of_every_scale() -> None:
     found = losses_of(HeadRows(x, labels, HeadShape(FEATURES, CLASSES, True), Grid(1, torch.ones(7)), 0), weight)
     for scale, loss in zip(LOGIT_SCALES, found["losses"].tolist(), strict=True):
         each = torch.nn.functional.cross_entropy(scale * x @ weight.T, labels, reduction="none").clamp(max=1024)
+        assert loss / 2**20 == pytest.approx(float(each.sum()), abs=1e-3)
+
+
+def test_losses_of_labels_are_binary() -> None:
+    x, classes = data()
+    labels = torch.stack([classes > 0, classes == 2], dim=1).long() * 2 - 1
+    weight = torch.randn(2, FEATURES + 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rows = HeadRows(x, labels, HeadShape(FEATURES, 2, True, "labels"), Grid(1, torch.ones(7)), 0)
+    for scale, loss in zip(LOGIT_SCALES, losses_of(rows, weight)["losses"].tolist(), strict=True):
+        each = torch.nn.functional.softplus(-labels * (scale * x @ weight.T)).mean(1).clamp(max=1024)  # −log σ(±z)
         assert loss / 2**20 == pytest.approx(float(each.sum()), abs=1e-3)
 
 

@@ -13,6 +13,7 @@ from hellora.data.labels import UNLABELLED, in_order
 from hellora.data.loading import Split
 from hellora.data.preferences import asked_of, read_preferences
 from hellora.data.settings import LANGUAGE, TEXTS, Columns, DataSettings
+from hellora.data.tags import classes_of, read_tokens
 from hellora.data.usable import Tolerance, check_faults
 
 
@@ -30,6 +31,9 @@ class Reader:
     @staticmethod
     def for_split(train: Split, settings: DataSettings, columns: Columns) -> "Reader":
         """Make the reader of a source, whose classes are those of its training split."""
+        if columns == "tokens":
+            tags, declared = classes_of(train, settings)
+            return Reader(settings, columns, tags, {tag: index for index, tag in enumerate(tags)}, declared)
         if columns in LANGUAGE and settings.label not in train.data.column_names:
             return Reader(settings, columns, (), None)
         if columns not in LANGUAGE and is_unlabelled(train, settings.label):
@@ -57,11 +61,15 @@ class Reader:
 
         Rows that cannot be used are left out, and noted. A label that is absent or no class of the training split is
         UNLABELLED with `may_lack_labels`; else one that is no class is an error. With `prompts_alone`, answers of a
-        language task are not read.
+        language task are not read, nor the tags of words.
         """
         settings, faults = self.settings, Faults()
-        cells, features = self._said(split, faults, prompts_alone)
-        if self.index_of is not None:
+        if self.columns == "tokens":
+            known = self.index_of or {}
+            cells, features = read_tokens(split, settings, faults, self.notes, known, may_lack_labels, prompts_alone)
+        else:
+            cells, features = self._said(split, faults, prompts_alone)
+        if self.index_of is not None and self.columns != "tokens":
             free = may_lack_labels or self.columns in LANGUAGE  # there a label only says who gets a row
             labels = self._labels_if_any(split) if free else self._labels(split, faults)
             cells["label"], features["label"] = labels, Value("int64")
@@ -95,7 +103,7 @@ class Reader:
 
     def check_vanished(self, train: Dataset) -> None:
         """Raise InputError where no row of a class of the training split can be used."""
-        if self.index_of is None or self.columns in LANGUAGE:
+        if self.index_of is None or self.columns in (*LANGUAGE, "tokens"):
             return
         left = set(train["label"][:])
         if gone := [label for label, index in self.index_of.items() if index not in left]:

@@ -2,6 +2,7 @@
 
     text         text, text_pair where there is one, label      image    image (decoded when read), label
     instruction  messages, prompt and response, or text (`forms.py` says which); label where there is one
+    tokens       tokens, a list of words, and tags, the class of each (`tags.py`)
     preference   chosen and rejected, and prompt where these are texts (`preferences.py`); label where there is one
 
 A label is the index of its class in `Corpus.labels`. Rows that cannot be used are left out and said. Proxy data and
@@ -31,6 +32,7 @@ from hellora.data.server_data import (
     without_copies,
 )
 from hellora.data.settings import LANGUAGE, Columns, DataSettings
+from hellora.data.tags import has_tags
 
 NO_TEST = "not used to test on: "
 
@@ -152,6 +154,8 @@ def read_test(
 
 def lacks_labels(split: Split, reader: Reader) -> bool:
     """Say whether no example of a test split has a label, or it has no column for it."""
+    if reader.columns == "tokens":
+        return not has_tags(split, reader.settings)
     column = reader.settings.label
     return column not in split.data.column_names or is_unlabelled(split, column, reader.index_of or ())
 

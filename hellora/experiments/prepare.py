@@ -160,7 +160,8 @@ def head_check(experiment: Experiment, corpus: Corpus) -> None:
     """Raise InputError unless a head has room for the classes, and a classification task has two classes or more."""
     classes = experiment.model.classes
     if experiment.task.columns not in LANGUAGE and len(corpus.labels) < 2:
-        raise InputError(f"data.label: {experiment.data.name} has one class only: name a column with two or more")
+        which = "tags" if experiment.task.columns == "tokens" else "label"
+        raise InputError(f"data.{which}: {experiment.data.name} has one class only: name a column with two or more")
     if experiment.task.columns not in LANGUAGE and classes is not None and len(corpus.labels) > classes:
         raise InputError(
             f"model.classes = {classes}, but {experiment.data.name} has {len(corpus.labels)} classes: "

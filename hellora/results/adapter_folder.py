@@ -40,7 +40,7 @@ NEEDED: dict[str, tuple[str, ...] | None] = {
     "task": None,
     "model": None,
     "data": (
-        *("subset", "test_split", "text", "text_pair", "label", "image"),
+        *("subset", "test_split", "text", "text_pair", "label", "image", "tokens", "tags"),
         *("messages", "prompt", "response", "system", "as_chat"),
     ),
     "train": ("precision",),

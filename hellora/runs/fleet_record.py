@@ -38,7 +38,7 @@ def given(budget: Budget, num_layers: int) -> dict[str, Any]:
 def label_counts(setup: Setup) -> list[dict[str, int]]:
     """Count each simulated client's training examples of each class, by id; [] where there is nothing to count."""
     names, parts = setup.corpus.labels, setup.work.parts
-    if parts is None or not names:
+    if parts is None or not names or "label" not in setup.work.data.column_names:
         return []
     labels = np.asarray(setup.work.data["label"][:])
     counts = [np.bincount(labels[part], minlength=len(names)).tolist() for part in parts]

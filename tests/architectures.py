@@ -56,7 +56,7 @@ SMALL: dict[str, tuple[Task, dict[str, Any]]] = {
     "bart": (TEXT, BART),
     "t5": (OWN, T5),
     "bert words": (WORD, {**SIZES, **WORDS}),
-    "bart seq2seq": (SEQ2SEQ, BART),
+    "bart seq2seq": (SEQ2SEQ, {**BART, "init_std": 0.1}),  # so that its encoder is heard
     "t5 seq2seq": (SEQ2SEQ, T5),
     **dict.fromkeys(DECODERS, (LANGUAGE, GROUPED)),
     "bloom": (LANGUAGE, {**WORDS, "hidden_size": 32, "n_layer": 2, "n_head": 2}),
@@ -164,7 +164,9 @@ def base_of(name: str, rank: int = 2) -> tuple[Task, BaseModel]:
     settings = ModelSettings(rank=rank, targets=targets_of(name))
     spec = adapter_spec(net, settings, language_model=task is LANGUAGE)
     head = nn.Linear(32, 3).requires_grad_(False) if task is TEXT else None
-    return task, BaseModel(net, spec, None, head=head, head_modules=own_head(net, ()) if task in (OWN, WORD, IMAGE) else ())
+    return task, BaseModel(
+        net, spec, None, head=head, head_modules=own_head(net, ()) if task in (OWN, WORD, IMAGE) else ()
+    )
 
 
 def batch_of(task: Task, base: BaseModel, examples: int = 2, tokens: int = 8) -> Batch:

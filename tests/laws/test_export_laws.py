@@ -20,7 +20,7 @@ from hellora.results.trained import Trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # in peft
 TASKS = {TEXT: {}, OWN: {"head_type": "own"}, IMAGE: {}, WORD: {}}
-TASKS |= dict.fromkeys((LANGUAGE, SEQ2SEQ), {"answer_tokens": 2})
+TASKS |= {task: {"answer_tokens": 2} for task in (LANGUAGE, SEQ2SEQ)}
 
 
 def trained(name: str, folder: Path) -> Trained:

@@ -19,6 +19,7 @@ from hellora.results.card_code import code, packages
 from hellora.results.trained import Trained
 
 METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "perplexity": "perplexity", "rouge_l": "rouge"}  # on the Hub
+METRICS |= {"entity_f1": "seqeval"}
 LOCAL = ("name", "proxy", "public", "table")  # settings that may be a path on this machine
 
 CARD = """\

@@ -1,4 +1,7 @@
-"""Language, and words with tags, run on this machine, on a grid of simulated clients, and on clients with their own files: the same bits."""
+"""Language runs on this machine, on a grid of simulated clients, and on clients with their own files: the same bits.
+
+So do words with tags.
+"""
 
 import json
 import threading

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hellora.data.images import eight_bit
-from hellora.data.settings import LANGUAGE
+from hellora.data.settings import LANGUAGE, Columns
 from hellora.model.chat import TODAY, turn_ends
 from hellora.model.chat import template_of as template_of_chat
 from hellora.model.learned import without_end
@@ -59,9 +59,7 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
     arguments += ', quantization_config=quantization, device_map={"": "cpu"}' if quantized else ""
     if task.kind() in CLASSIFIES and not merged:
         arguments += f", num_labels={len(trained.classes)}, ignore_mismatched_sizes=True"
-    words = task.columns == "tokens"
-    texts = ("prompt",) if language else ("words",) if words else ("texts", "pairs")[: 1 + pairs]
-    sides = tokenizing(base.processor, () if trained.turns else texts)
+    sides = tokenizing(base.processor, () if trained.turns else variables(task.columns, pairs))
     places = f"{where} = {str(folder)!r}"
     if not merged:
         places = f"base = {trained.origin.path or resolve_name(model.name)!r}{also_on_hub(model.name)}\n{places}"
@@ -76,7 +74,7 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
         arguments=arguments,
         wrapped="model = model.eval()\n" if merged else f"model = PeftModel.from_pretrained(model, {where}).eval()\n",
         max_length=length_limit(base, task.max_tokens) if task.max_tokens > 1 else None,
-        texts=example_words(base.one_length) if words else example_texts(pairs, base.one_length),
+        texts=example_texts(pairs, base.one_length, task.columns == "tokens"),
         inputs="texts, pairs" if pairs else "texts",
         **sides,
         answers=ANSWERS.format(folder=where),
@@ -87,6 +85,13 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
             else {}
         ),
     )
+
+
+def variables(columns: Columns, pairs: bool) -> tuple[str, ...]:
+    """Name the variables of the code that hold texts; `pairs` says if each has a partner."""
+    if columns in LANGUAGE:
+        return ("prompt",)
+    return ("words",) if columns == "tokens" else ("texts", "pairs")[: 1 + pairs]
 
 
 def of_language(trained: Trained, splitting: str) -> dict[str, Any]:
@@ -172,19 +177,14 @@ def appends_end(tokenizer: Any) -> bool:
     return len(without_end(tokenizer, [tokens])[0]) < len(tokens)
 
 
-def example_texts(pairs: bool, one_length: bool) -> str:
-    """Write code for two texts, or their pairs; or for one, where the model lets padding act on texts."""
+def example_texts(pairs: bool, one_length: bool, words: bool) -> str:
+    """Write code for two texts, their pairs, or their words; or for one, where the model lets padding act on texts."""
     texts = ["a text to classify"] if one_length else ["a text to classify", "another one"]
     partners = ["its partner", "its own"][: len(texts)]
     why = "  # of one length: padding would change what the model says" if one_length else ""
+    if words:
+        return f"words = {json.dumps([text.split() for text in texts])}{why}"
     return f"texts = {json.dumps(texts)}{why}" + (f"\npairs = {json.dumps(partners)}" if pairs else "")
-
-
-def example_words(one_length: bool) -> str:
-    """Write code for the words of two texts; or of one, where the model lets padding act on texts."""
-    texts = [["a", "text", "to", "tag"], ["another", "one"]][: 1 if one_length else 2]
-    why = "  # of one length: padding would change what the model says" if one_length else ""
-    return f"words = {json.dumps(texts)}{why}"
 
 
 def filled_in(template: str) -> str:

@@ -239,8 +239,9 @@ def evaluate(
         allow: code that the adapter or the run may name
 
     Returns:
-        The metrics by name. Of classes: accuracy, macro_f1, loss (nats per example). Of language: loss (nats per
-        token), perplexity and, where `task.answers` asks for answers, rouge_l.
+        The metrics by name. Of classes: accuracy, macro_f1, loss (nats per example). Of tagged words: entity_f1 (or
+        macro_f1 of plain tags), token_accuracy, loss (nats per word). Of language: loss (nats per token), perplexity
+        and, where `task.answers` asks for answers, rouge_l.
 
     Raises:
         InputError: the adapter, the file or a setting does not fit, or a label is none of the run's classes.

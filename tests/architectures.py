@@ -14,7 +14,9 @@ from hellora.model.settings import ModelSettings
 from hellora.tasks import Batch, Task
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification
+from hellora.tasks.seq2seq import Seq2Seq
 from hellora.tasks.sequence_classification import SequenceClassification
+from hellora.tasks.token_classification import TokenClassification
 
 TEXT, OWN, IMAGE, LANGUAGE = (
     SequenceClassification(),
@@ -22,6 +24,7 @@ TEXT, OWN, IMAGE, LANGUAGE = (
     ImageClassification(),
     CausalLM(),
 )
+WORD, SEQ2SEQ = TokenClassification(), Seq2Seq()
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 WORDS = {"vocab_size": 40, "max_position_embeddings": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 GROUPED = {**SIZES, **WORDS, "num_key_value_heads": 1, "head_dim": 16}
@@ -33,26 +36,28 @@ DECODERS = (
     *("cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo2", "phi", "phi3"),
     *("qwen2", "qwen3", "smollm3", "stablelm", "starcoder2"),
 )
-# By model_type: the task, and the settings of a model of two blocks.
+BART = {**WORDS, **SIDES, "d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+T5 = {
+    "vocab_size": 40,
+    "d_model": 32,
+    "d_kv": 16,
+    "d_ff": 48,
+    "num_layers": 1,
+    "num_heads": 2,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 3,
+}
+# By model_type, and another word where it is there already: the task, and the settings of a model of two blocks.
 SMALL: dict[str, tuple[Task, dict[str, Any]]] = {
     **{name: (TEXT, {**SIZES, **WORDS}) for name in ENCODERS},
     "distilbert": (TEXT, {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "vocab_size": 40}),
     "longformer": (TEXT, {**SIZES, **WORDS, "attention_window": 8, "max_position_embeddings": 50}),
     "modernbert": (TEXT, {**SIZES, **WORDS, "cls_token_id": 2, "sep_token_id": 3}),
-    "bart": (TEXT, {**WORDS, **SIDES, "d_model": 32, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}),
-    "t5": (
-        OWN,
-        {
-            "vocab_size": 40,
-            "d_model": 32,
-            "d_kv": 16,
-            "d_ff": 48,
-            "num_layers": 1,
-            "num_heads": 2,
-            "decoder_start_token_id": 0,
-            "eos_token_id": 3,
-        },
-    ),
+    "bart": (TEXT, BART),
+    "t5": (OWN, T5),
+    "bert words": (WORD, {**SIZES, **WORDS}),
+    "bart seq2seq": (SEQ2SEQ, {**BART, "init_std": 0.1}),  # so that its encoder is heard
+    "t5 seq2seq": (SEQ2SEQ, T5),
     **dict.fromkeys(DECODERS, (LANGUAGE, GROUPED)),
     "bloom": (LANGUAGE, {**WORDS, "hidden_size": 32, "n_layer": 2, "n_head": 2}),
     "falcon": (LANGUAGE, {**WORDS, **SIZES}),
@@ -146,7 +151,7 @@ def targets_of(name: str) -> tuple[str, ...]:
 def config_of(name: str) -> tuple[Task, Any]:
     """The task, and the config for 3 classes."""
     task, settings = MENTIONED[name][1:] if name in MENTIONED else SMALL[name]
-    config = transformers.CONFIG_MAPPING[name](**settings)
+    config = transformers.CONFIG_MAPPING[name.partition(" ")[0]](**settings)
     config.num_labels, config.architectures = 3, []
     return task, config
 
@@ -159,7 +164,9 @@ def base_of(name: str, rank: int = 2) -> tuple[Task, BaseModel]:
     settings = ModelSettings(rank=rank, targets=targets_of(name))
     spec = adapter_spec(net, settings, language_model=task is LANGUAGE)
     head = nn.Linear(32, 3).requires_grad_(False) if task is TEXT else None
-    return task, BaseModel(net, spec, None, head=head, head_modules=own_head(net, ()) if task in (OWN, IMAGE) else ())
+    return task, BaseModel(
+        net, spec, None, head=head, head_modules=own_head(net, ()) if task in (OWN, WORD, IMAGE) else ()
+    )
 
 
 def batch_of(task: Task, base: BaseModel, examples: int = 2, tokens: int = 8) -> Batch:
@@ -169,6 +176,8 @@ def batch_of(task: Task, base: BaseModel, examples: int = 2, tokens: int = 8) ->
         return {**batch, "pixel_values": torch.randn_like(batch["pixel_values"])}
     words = torch.randint(4, 40, batch["input_ids"].shape)
     words[:, -1] = 3
+    if task in (WORD, SEQ2SEQ):
+        batch["labels"] = torch.randint(0, 3, words.shape) if task is WORD else words.flip(0)
     return {**batch, "input_ids": words}
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hellora.tasks import Task
 from hellora.tasks.sequence_classification import SequenceClassification
 
 LABELS = tuple(tiny_models.TOPICS)
+TAGS = ("O", *(f"{part}-{topic}" for topic in LABELS for part in "BI"))
 MEAN_POOLING = SequenceClassification()
 NO_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -40,6 +42,21 @@ def rows_of(texts: Iterable[str]) -> Dataset:
 def instructions(prompts: Iterable[str], responses: Iterable[str]) -> Dataset:
     """Prompts with their responses."""
     return Dataset.from_dict({"prompt": list(prompts), "response": list(responses)})
+
+
+def tagged(count: int, seed: int = 0) -> Dataset:
+    """Sentences as words; a topic's own word is B- of it, or I- right behind another: B-sea, I-sea, …, O."""
+    topic_of = {word: topic for topic, words in tiny_models.TOPICS.items() for word in words}
+    tokens = [text.split() for text, _ in tiny_models.sentences(count, seed)]
+    kinds = [[topic_of.get(word) for word in words] for words in tokens]
+    tags = [
+        [
+            "O" if kind is None else f"{'I' if kind == before else 'B'}-{kind}"
+            for before, kind in pairwise([None, *each])
+        ]
+        for each in kinds
+    ]
+    return Dataset.from_dict({"tokens": tokens, "tags": [[TAGS.index(tag) for tag in each] for each in tags]})
 
 
 def prompts(*texts: str) -> Dataset:

@@ -67,5 +67,10 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_bart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save_bart(tmp_path_factory.mktemp("bart"))
+
+
+@pytest.fixture(scope="session")
 def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.save_sentences(tmp_path_factory.mktemp("sentences"))

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
@@ -107,6 +109,30 @@ def save_t5(folder: Path) -> Path:
     )
     config.num_labels = 3
     T5ForSequenceClassification(config).save_pretrained(str(folder))
+    save_tokenizer(folder)
+    return folder
+
+
+def save_bart(folder: Path) -> Path:
+    """A BART of 2 blocks on each side, 32 wide, without dropout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    sides = {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    config = BartConfig(
+        **sides,
+        vocab_size=len(WORDS) + 5,
+        d_model=32,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        dropout=0.0,
+        init_std=0.1,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        decoder_start_token_id=2,
+    )
+    BartForConditionalGeneration(config).save_pretrained(str(folder))
     save_tokenizer(folder)
     return folder
 

@@ -95,5 +95,6 @@ def evaluate(
     from hellora.results.prediction import evaluate_file
 
     metrics = evaluate_file(source, file, parse_settings(overrides or ()), out, allow or ())
+    width = max(12, *(len(name) + 2 for name in metrics))
     for name, value in metrics.items():
-        plain_console().print(f"{name:<12}{value:.4f}", highlight=False)
+        plain_console().print(f"{name:<{width}}{value:.4f}", highlight=False)

@@ -22,6 +22,7 @@ from hellora.core.seeds import seed_for
 from hellora.core.types import Adapter, AdapterSpec, Mask
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.model.resident import BaseModel
+from hellora.model.settings import GENERATES
 from hellora.tasks import Batch, Encoded, Task
 
 
@@ -75,7 +76,7 @@ class Distillation:
         others = {rank: tuple(r for r in prototypes if r != rank) for rank in prototypes}
         teachers = dict.fromkeys(prototypes, tuple(prototypes)) if self.settings.include_self else others
         said: dict[tuple[int, ...], list[Target]] = {ranks: [] for ranks in teachers.values()}
-        top_k = self.settings.top_k if self.kind.kind() == "causal_lm" else None
+        top_k = self.settings.top_k if self.kind.kind() in GENERATES else None
         for batch in self.batches(seed):
             with autocast(self.base, self.precision):
                 logits = {rank: logits_of(adapter, self.base, self.kind, batch) for rank, adapter in prototypes.items()}

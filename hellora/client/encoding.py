@@ -112,6 +112,9 @@ def joined(blocks: Sequence[Encoded]) -> Encoded:
         np.concatenate(lengths) if lengths else None,
         np.concatenate(tokens) if tokens else None,
         cut=sum(block.cut for block in blocks),
+        limit=blocks[0].limit,
+        cut_targets=sum(block.cut_targets for block in blocks),
         lost=sum(block.lost for block in blocks),
+        missed=sum(block.missed for block in blocks),
         refused=tuple(why for block in blocks for why in block.refused),
     )

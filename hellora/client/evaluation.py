@@ -129,7 +129,7 @@ def measure(
         recall = class_recall(predictions, references)
         right = sum(one == other for one, other in zip(predictions, references, strict=True))
         intervals["accuracy"] = accuracy_interval(right, len(references))
-    metrics = kind.metrics(loss, predictions, references)
+    metrics = kind.metrics(loss, kind.by_name(base, predictions), kind.by_name(base, references))
     weighed = torch.cat(counts)
     for name, told in numbers.items():
         metrics[name] = float((torch.cat(in_doubles(told)) * weighed).sum() / weighed.sum())

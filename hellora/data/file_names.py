@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 FORMATS = (".parquet", ".jsonl", ".csv", ".json")
+TAGGED = (".conll", ".bio", ".iob", ".iob2", ".txt")  # a word and its tag a line; read by tasks that tag words
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 IMAGES = (
     ".jpg",
@@ -55,6 +56,22 @@ def format_of(path: PurePath) -> str | None:
     """Return the format of a data file by its suffix, in any case and under any compression; None where it is none."""
     name = path.name.lower().removesuffix(compression_of(path))
     return next((suffix for suffix in FORMATS if name.endswith(suffix) and name != suffix), None)
+
+
+def is_tagged(path: PurePath) -> bool:
+    """Say whether a file has words and tags in columns, by its suffix, in any case and under any compression."""
+    return PurePath(path.name.lower().removesuffix(compression_of(path))).suffix in TAGGED
+
+
+def has_rows(path: PurePath, columns: str) -> bool:
+    """Say whether a file has rows that a task with these columns can read, by its name."""
+    return format_of(path) is not None or (columns == "tokens" and is_tagged(path))
+
+
+def formats_read(columns: str) -> str:
+    """List, for a person, in what the names of files end that a task with these columns can read."""
+    known = (*FORMATS, *TAGGED) if columns == "tokens" else FORMATS
+    return f"{', '.join(known)}, nor in one of these and {', '.join(COMPRESSIONS)}"
 
 
 def compression_of(path: PurePath) -> str:

@@ -33,6 +33,9 @@ PAIRS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("instruction", "response", ("input", "context")),  # Alpaca's, Dolly's
     ("instruction", "output", ("input", "context")),
     ("question", "answer", ()),
+    ("document", "summary", ()),
+    ("article", "highlights", ()),
+    ("dialogue", "summary", ()),
 )
 BESIDE = ("tools", "functions", "images", "image", "audios", "videos")  # of a row: they change what its turns mean
 SYSTEM = ("system", "system_prompt")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hellora.core.errors import InputError
 from hellora.data.declared import declared_files
-from hellora.data.file_names import DESCRIPTIONS, IMAGES, Layout, format_of, split_of, stem_of
+from hellora.data.file_names import DESCRIPTIONS, IMAGES, Layout, format_of, has_rows, split_of, stem_of
 from hellora.data.image_layout import add_split, image_layout
 from hellora.data.table_layout import name_of_split, table_layout
 
@@ -23,9 +23,9 @@ def layout_of(folder: Path, wanted: Sequence[str], columns: str, subset: str = "
         InputError: there are no data, or it cannot be told which file belongs to which split.
     """
     files, hidden = visible_files(folder)
-    tables = [path for path in files if format_of(path) and path.name.lower() not in DESCRIPTIONS]
+    tables = [path for path in files if is_table(path, columns, wanted) and path.name.lower() not in DESCRIPTIONS]
     pictures = [path for path in files if path.suffix.lower() in IMAGES]
-    layout = declared_layout(folder, subset, wanted, tables)
+    layout = declared_layout(folder, subset, wanted, tables, columns)
     if layout is None and columns == "image" and pictures and not are_about_images(tables, wanted):
         layout = image_layout(folder, pictures, tables, wanted, subset)
         if not layout.classes and not layout.metadata and any(split_of(stem_of(path), wanted) for path in tables):
@@ -42,15 +42,16 @@ def layout_of(folder: Path, wanted: Sequence[str], columns: str, subset: str = "
     return layout
 
 
-def declared_layout(folder: Path, subset: str, wanted: Sequence[str], tables: Sequence[Path]) -> Layout | None:
+def declared_layout(
+    folder: Path, subset: str, wanted: Sequence[str], tables: Sequence[Path], columns: str
+) -> Layout | None:
     """Return the layout that README.md declares; None where it declares none."""
     declared = declared_files(folder, subset, wanted)
     if not declared:
         return None
     paths = [path for found in declared.values() for path in found]
     layout = Layout(images=all(path.suffix.lower() in IMAGES for path in paths), declared=True)
-    if not layout.images and not all(map(format_of, paths)):
-        odd = next(path for path in paths if not format_of(path))
+    if not layout.images and (odd := next((path for path in paths if not has_rows(path, columns)), None)):
         raise InputError(f"data.name: README.md in {folder} declares {odd.name}, whose format is unknown: convert it")
     for split, found in declared.items():
         if layout.images:
@@ -58,6 +59,12 @@ def declared_layout(folder: Path, subset: str, wanted: Sequence[str], tables: Se
         else:
             layout.splits[split] = found
     return layout
+
+
+def is_table(path: Path, columns: str, wanted: Sequence[str]) -> bool:
+    """Say whether a file has rows, by its name. A text is one where words are tagged, and it is named like a split."""
+    sure = format_of(path) is not None or ".txt" not in path.name.lower()
+    return has_rows(path, columns) and (sure or split_of(stem_of(path), wanted) is not None)
 
 
 def are_about_images(tables: Sequence[Path], wanted: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, c
 
 from hellora.core.errors import InputError, one_line
 from hellora.data import stdlib_docs, stdlib_questions
-from hellora.data.file_names import COMPRESSIONS, FORMATS, Layout, folder_split, format_of, split_of, stem_of
+from hellora.data.file_names import Layout, compression_of, folder_split, formats_read, has_rows, split_of, stem_of
 from hellora.data.labels import as_written, in_order
 from hellora.data.layout import layout_of
 from hellora.data.tables import Table, read_table
@@ -76,7 +76,7 @@ def load_splits(name: str, subset: str, train: str, others: Sequence[str], colum
     if name in EMBEDDED:
         source = whole(EMBEDDED[name](), name, (train, *others))
     elif path.is_file():
-        source = of_file(path, train)
+        source = of_file(path, train, columns)
     elif path.is_dir():
         source = of_folder(path.absolute(), name, subset, (train, *others), columns)
     else:
@@ -96,7 +96,8 @@ def load_splits(name: str, subset: str, train: str, others: Sequence[str], colum
 def of_hub(name: str, subset: str, wanted: Sequence[str]) -> Source:
     """Load a data set of the hub."""
     path = Path(name)
-    if path.suffix.lower() in (*FORMATS, *COMPRESSIONS) or path.is_absolute() or name.startswith((".", "~")):
+    a_file = has_rows(path, "tokens") or bool(compression_of(path))
+    if a_file or path.is_absolute() or name.startswith((".", "~")):
         raise InputError(f"data.name: there is no file or folder {name}: correct the path")
     if name.count("/") > 1:
         raise InputError(f"data.name: there is no file or folder {name}: correct the path")
@@ -125,13 +126,10 @@ def whole(loaded: DatasetDict, name: str, wanted: Sequence[str]) -> Source:
     return Source(splits, tuple(notes))
 
 
-def of_file(path: Path, train: str) -> Source:
+def of_file(path: Path, train: str, columns: str) -> Source:
     """Read one data file, which is the training split."""
-    if format_of(path) is None:
-        raise InputError(
-            f"data.name: {path} does not end in {', '.join(FORMATS)}, nor in one of these and "
-            f"{', '.join(COMPRESSIONS)}: convert it or name other data"
-        )
+    if not has_rows(path, columns):
+        raise InputError(f"data.name: {path} does not end in {formats_read(columns)}: convert it or name other data")
     return from_tables({train: [path.absolute()]}, path.absolute().parent.parent)
 
 

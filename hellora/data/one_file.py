@@ -36,7 +36,7 @@ def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Seque
         return Rows(reader.read(split, prompts_alone=not labelled), (), reader.notes)
     index_of = {label: index for index, label in enumerate(labels)}
     reader = Reader(settings, columns, tuple(labels), index_of, notes=notes)
-    rows = reader.read(split, may_lack_labels=not labelled)
+    rows = reader.read(split, may_lack_labels=not labelled, prompts_alone=not labelled)
     files: list[str] = []
     if columns == "image":
         images = rows.select_columns(["image"]).cast_column("image", Image(decode=False))

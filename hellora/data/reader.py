@@ -24,6 +24,7 @@ from hellora.data.loading import Split
 from hellora.data.numbers import NUMBERS, check_names, names_of, read_numbers
 from hellora.data.preferences import asked_of, read_preferences
 from hellora.data.settings import LANGUAGE, ONE_CLASS, TEXTS, Columns, DataSettings
+from hellora.data.tags import classes_of, read_tokens
 from hellora.data.usable import Tolerance, check_faults
 
 
@@ -41,6 +42,9 @@ class Reader:
     @staticmethod
     def for_split(train: Split, settings: DataSettings, columns: Columns) -> "Reader":
         """Make the reader of a source, whose classes are those of its training split."""
+        if columns == "tokens":
+            tags, declared = classes_of(train, settings)
+            return Reader(settings, columns, tags, {tag: index for index, tag in enumerate(tags)}, declared)
         if columns in LANGUAGE and settings.label not in train.data.column_names:
             return Reader(settings, columns, (), None)
         if columns not in LANGUAGE and (column := unlabelled(train, settings, columns)):
@@ -77,21 +81,15 @@ class Reader:
 
         Rows that cannot be used are left out, and noted. A label that is absent or no class of the training split is
         UNLABELLED with `may_lack_labels`; else one that is no class is an error. With `prompts_alone`, answers of a
-        language task are not read.
+        language task are not read, nor the tags of words.
         """
         settings, faults = self.settings, Faults()
-        cells, features = self._said(split, faults, prompts_alone)
-        if self.columns == "text_numbers":
-            check_names(settings, self.labels)
-            cells["targets"], features["targets"] = read_numbers(split, settings, faults, may_lack_labels), NUMBERS
-        elif self.columns == "text_labels":
-            names, notes = self.labels, self.notes
-            cells["targets"] = read_label_sets(split, settings, names, faults, notes, may_lack_labels)
-            features["targets"] = LABELS
-        elif self.index_of is not None:
-            free = may_lack_labels or self.columns in LANGUAGE  # there a label only says who gets a row
-            labels = self._labels_if_any(split) if free else self._labels(split, faults)
-            cells["label"], features["label"] = labels, Value("int64")
+        if self.columns == "tokens":
+            known = self.index_of or {}
+            cells, features = read_tokens(split, settings, faults, self.notes, known, may_lack_labels, prompts_alone)
+        else:
+            cells, features = self._said(split, faults, prompts_alone)
+            self._add_targets(split, faults, may_lack_labels, cells, features)
         for column in keep:
             if column not in cells:
                 cells[column], features[column] = cells_of(split, column, "column"), split.data.features[column]
@@ -119,6 +117,23 @@ class Reader:
         named = {name: getattr(settings, name) for name in names if getattr(settings, name)}
         cells = {name: texts(cells_of(split, column, name), split, name, faults) for name, column in named.items()}
         return {**cells}, Features(dict.fromkeys(cells, Value("string")))
+
+    def _add_targets(
+        self, split: Split, faults: Faults, may_lack_labels: bool, cells: dict[str, Sequence[Any]], features: Features
+    ) -> None:
+        """Add the column of what examples are to what they say: their class, or numbers, or labels."""
+        settings = self.settings
+        if self.columns == "text_numbers":
+            check_names(settings, self.labels)
+            cells["targets"], features["targets"] = read_numbers(split, settings, faults, may_lack_labels), NUMBERS
+        elif self.columns == "text_labels":
+            names, notes = self.labels, self.notes
+            cells["targets"] = read_label_sets(split, settings, names, faults, notes, may_lack_labels)
+            features["targets"] = LABELS
+        elif self.index_of is not None:
+            free = may_lack_labels or self.columns in LANGUAGE  # there a label only says who gets a row
+            labels = self._labels_if_any(split) if free else self._labels(split, faults)
+            cells["label"], features["label"] = labels, Value("int64")
 
     def check_vanished(self, train: Dataset) -> None:
         """Raise InputError where no row of a class of the training split can be used."""

@@ -12,7 +12,7 @@ from hellora.data.labels import UNLABELLED
 from hellora.data.loading import Split, load_splits
 
 # The columns by which examples are compared.
-SAID = ("text", "text_pair", "messages", "prompt", "response", "chosen", "rejected", "image")
+SAID = ("text", "text_pair", "tokens", "messages", "prompt", "response", "chosen", "rejected", "image")
 
 
 def proxy_split(

@@ -23,6 +23,8 @@ class DataSettings:
     labels: tuple[str, ...] = ()  # several columns in its place: of numbers, or one-hot, a label each
     separator: str = ""  # of labels in one text, such as ","
     image: str = "image"
+    tokens: str = ""  # a column of words, where each has a tag; "" = found by its name, as is that of tags
+    tags: str = ""
     messages: str = ""  # a column of conversations; "" = found by its name
     prompt: str = ""  # a template over columns, as is the response, such as "{instruction}"; "" = found by their names
     response: str = ""

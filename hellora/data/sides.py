@@ -30,9 +30,11 @@ def own_split(settings: DataSettings, columns: Columns, allowed: Sequence[str] =
     """Load a client's own rows, as they are in its source; where names say what is read, with `allowed` columns only,
     unless there are none."""
     split = load_splits(settings.name, settings.subset, settings.train_split, (), columns).splits[settings.train_split]
-    if not (allowed and columns in LANGUAGE and settings.found_by_name):
+    by_name = settings.found_by_name if columns in LANGUAGE else columns == "tokens"
+    if not (allowed and by_name):
         return split
-    seen = [name for name in split.data.column_names if name in (*allowed, settings.label)]
+    label = settings.label if columns in LANGUAGE else ""
+    seen = [name for name in split.data.column_names if name in (*allowed, label)]
     if not seen:
         has = ", ".join(split.data.column_names)
         raise InputError(f"--columns: {split.where} has none of {', '.join(allowed)} (it has {has}): name what it has")

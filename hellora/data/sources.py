@@ -3,6 +3,7 @@
     text         text, text_pair where there is one, label      image    image (decoded when read), label
     text_numbers, text_labels    the same texts, targets: the numbers, or of each label 1 or 0
     instruction  messages, prompt and response, or text (`forms.py` says which); label where there is one
+    tokens       tokens, a list of words, and tags, the class of each (`tags.py`)
     preference   chosen and rejected, and prompt where these are texts (`preferences.py`); label where there is one
 
 A label is the index of its class in `Corpus.labels`. Rows that cannot be used are left out and said. Proxy data and
@@ -31,6 +32,7 @@ from hellora.data.server_data import (
     without_copies,
 )
 from hellora.data.settings import LANGUAGE, ONE_CLASS, Columns, DataSettings
+from hellora.data.tags import has_tags
 
 NO_TEST = "not used to test on: "
 
@@ -153,6 +155,8 @@ def read_test(
 def lacks_labels(split: Split, reader: Reader) -> bool:
     """Say whether no example of a test split has a label, or it has no column for it."""
     settings, columns = reader.settings, reader.columns
+    if columns == "tokens":
+        return not has_tags(split, settings)
     if columns in ONE_CLASS and settings.label not in split.data.column_names:
         return True
     return unlabelled(split, settings, columns, reader.index_of or ()) is not None

@@ -20,7 +20,8 @@ import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset
 from pyarrow import parquet
 
-from hellora.data.file_names import compression_of, format_of
+from hellora.data.conll import read_columns
+from hellora.data.file_names import compression_of, format_of, is_tagged
 
 WRAPPERS = ("data", "rows", "examples", "records", "instances", "items")  # names of a list of rows inside an object
 LONGEST_CELL = 2**31 - 1  # the csv module refuses cells above 128 KiB unless it is told
@@ -46,6 +47,8 @@ def read_table(path: Path) -> Table:
     if kind == ".parquet":
         return Table(read_parquet(path))
     with opened(path) as file:
+        if is_tagged(path):
+            return Table(*read_columns(file.read()))
         return csv_table(file) if kind == ".csv" else json_table(file, lines=kind == ".jsonl")
 
 

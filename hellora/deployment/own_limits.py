@@ -20,13 +20,16 @@ from hellora.core.types import Budget, Ranks
 from hellora.core.units import in_bytes
 from hellora.data.forms import USUAL
 from hellora.data.settings import LANGUAGE, ONE_CLASS, TEXTS, Columns, DataSettings
+from hellora.data.sides import Classes
+from hellora.data.tags import TAGS, TOKENS
+from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
 from hellora.methods.strategies import Method
 from hellora.record.atomic import write_atomically
 
 MAX_STEPS = 10_000  # optimizer updates of a round
 MAX_BATCH = 1024  # examples of a step
 
-LABEL = "data.label"
+TOLD = ("data.label", "data.tags")  # settings of columns whose values a server is told
 
 Estimating = Callable[[ClientTask], Estimate]  # what a task costs here, as far as it is predicted
 
@@ -131,6 +134,9 @@ def columns_read(settings: DataSettings, columns: Columns) -> dict[str, str]:
     elif columns == "preference":
         named = {settings.chosen: "chosen", settings.rejected: "rejected"}
         named |= dict.fromkeys([*in_template(settings.prompt)] or ["prompt"], "prompt")
+    elif columns == "tokens":
+        tokens, tags = (settings.tokens,) * bool(settings.tokens), (settings.tags,) * bool(settings.tags)
+        named = dict.fromkeys(tokens or (*TOKENS, settings.text), "tokens") | dict.fromkeys(tags or TAGS, "tags")
     elif settings.found_by_name:
         named = dict.fromkeys((*USUAL, settings.text), "prompt")
     else:
@@ -141,7 +147,7 @@ def columns_read(settings: DataSettings, columns: Columns) -> dict[str, str]:
         named |= dict.fromkeys(in_template(settings.system), "system")
     if settings.labels and columns in TEXTS and columns not in ONE_CLASS:
         named |= dict.fromkeys(settings.labels, "labels")
-    else:
+    elif columns != "tokens":
         named[settings.label] = "label"  # also where it has another place: its values are told
     return {name: f"data.{setting}" for name, setting in named.items() if name}
 
@@ -165,14 +171,35 @@ def check_columns(settings: DataSettings, columns: Columns, own: Mapping[str, An
     """
     named, usual = frozenset(allowed), columns_read(DataSettings(), columns)
     for name, setting in columns_read(settings, columns).items():
-        if columns == "instruction" and settings.found_by_name and setting == "data.prompt" and named:
+        by_name = columns == "tokens" and not getattr(settings, setting.removeprefix("data."))
+        by_name |= columns == "instruction" and settings.found_by_name and setting == "data.prompt"
+        if by_name and named:
             continue  # of those that have a known name, only what it named is looked at: see data/sides.own_split
-        is_usual = name in usual and (usual[name] == LABEL) == (setting == LABEL)
+        is_usual = name in usual and (usual[name] in TOLD) == (setting in TOLD)
         if (name in named if named else is_usual) or setting.removeprefix("data.") in own:
             continue
         raise InputError(
             f"{setting}: the run reads the column {name!r}, which this client has not named: start it with --columns "
             f"{','.join([*(sorted(named) or usual), name])}, or with --set {setting}=… to say which it is"
+        )
+
+
+def check_labels(settings: DataSettings, columns: Columns, own: Mapping[str, Any], classes: Classes) -> None:
+    """Raise InputError where what the run calls labels may well be texts, which nobody is to see.
+
+    Args:
+        settings: of the run, with the client's own put in
+        columns: what the run's task reads
+        own: the client's own settings of [data]
+        classes: what the run reads as the client's labels
+    """
+    which = "tags" if columns == "tokens" else "label"
+    odd = len(classes.values) > MOST_CLASSES or any(len(label) > LONGEST_CLASS for label in classes.values)
+    if odd and which not in own:
+        raise InputError(
+            f"data.{which} = {getattr(settings, which)!r} of the run names a column here with more than {MOST_CLASSES} "
+            f"values, or with longer ones than {LONGEST_CLASS} characters, which may be no labels: they are not told, "
+            f"unless this client sets data.{which} itself"
         )
 
 

@@ -27,9 +27,8 @@ from hellora.core.version import __version__
 from hellora.data.forms import holds_turns
 from hellora.data.server_data import fingerprint
 from hellora.data.sides import Classes, own_classes, own_split, read_own
-from hellora.deployment.joining import LONGEST_CLASS, MOST_CLASSES
 from hellora.deployment.kept import KeptTensors
-from hellora.deployment.own_limits import check_columns, check_model, contradiction
+from hellora.deployment.own_limits import check_columns, check_labels, check_model, contradiction
 from hellora.deployment.own_model import Owner, OwnModel
 from hellora.deployment.own_settings import OwnSettings
 from hellora.experiments.config import check, override
@@ -184,8 +183,8 @@ class WithOwnData(Participant):
         split = own_split(experiment.data, experiment.task.columns, self.own.columns)
         classes = own_classes(split, experiment.data, experiment.task.columns)
         rows, _ = read_own(split, experiment.data, experiment.task.columns, classes)
-        if classes is not None and "label" not in self.own.data:
-            self.check_label(experiment.data.label, classes)
+        if classes is not None:
+            check_labels(experiment.data, experiment.task.columns, self.own.data, classes)
         numbers = experiment.task.number_sums(rows)
         return {
             "name": self.own.name,
@@ -197,15 +196,6 @@ class WithOwnData(Participant):
             "link": None if self.own.link is None else parse_link(self.own.link, "--link"),
             "numbers": None if numbers is None else asdict(numbers),
         }
-
-    def check_label(self, column: str, classes: Classes) -> None:
-        """Raise InputError where what the run calls labels may well be texts, which nobody is to see."""
-        if len(classes.values) > MOST_CLASSES or any(len(label) > LONGEST_CLASS for label in classes.values):
-            raise InputError(
-                f"data.label = {column!r} of the run names a column here with more than {MOST_CLASSES} values, or with "
-                f"longer ones than {LONGEST_CLASS} characters, which may be no labels: they are not told, unless this "
-                f"client sets data.label itself"
-            )
 
     def load(self, contract: Contract, experiment: Experiment) -> ClientWork:
         split = own_split(experiment.data, experiment.task.columns, self.own.columns)

@@ -161,8 +161,9 @@ def check_corpus(experiment: Experiment, corpus: Corpus) -> None:
 def head_check(experiment: Experiment, corpus: Corpus) -> None:
     """Raise InputError unless a head has room for the classes, and a classification task has two classes or more."""
     classes, columns = experiment.model.classes, experiment.task.columns
-    if columns in ONE_CLASS and len(corpus.labels) < 2:
-        raise InputError(f"data.label: {experiment.data.name} has one class only: name a column with two or more")
+    if columns in (*ONE_CLASS, "tokens") and len(corpus.labels) < 2:
+        which = "tags" if columns == "tokens" else "label"
+        raise InputError(f"data.{which}: {experiment.data.name} has one class only: name a column with two or more")
     if columns == "text_labels" and not corpus.labels:
         raise InputError(f"data.label: no example of {experiment.data.name} has a label: name another column")
     if columns == "text_numbers" and classes not in (None, len(corpus.labels)):

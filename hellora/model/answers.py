@@ -25,12 +25,13 @@ def answers(
 ) -> list[Tokens]:
     """Choose a token at each place after each prompt, as `how` says, up to the end of text or `new_tokens`.
 
-    Prompts of a batch are padded on the left, the shortest first; one by one where that moves what the model says.
+    Prompts of a batch are padded on the left, or on the right where an encoder reads them, the shortest first; one by
+    one where that moves what the model says.
     `at_once` is the size of a batch; None = AT_ONCE on a GPU and 1 on a CPU.
     """
     if at_once is None:
         at_once = AT_ONCE if base.device.type == "cuda" else 1
-    order = list(range(len(prompts)))
+    encodes, order = reads_by_encoder(base), list(range(len(prompts)))
     found: dict[int, Tokens] = {}
     with greedy(base.net, base.processor):
         if at_once > 1:
@@ -39,18 +40,28 @@ def answers(
                 at_once = 1
         for start in range(0, len(order), at_once):
             rows = order[start : start + at_once]
-            width = max(len(prompts[row]) for row in rows)
+            width = 1 if encodes else max(len(prompts[row]) for row in rows)  # of what stands before each answer
             more = how.more(base.processor, rows, width)
             out = generated(base, [prompts[row] for row in rows], max_new_tokens=new_tokens, **more)
             found |= {row: ended(base, tokens) for row, tokens in zip(rows, out[:, width:].tolist(), strict=True)}
     return [found[row] for row in range(len(prompts))]
 
 
+def reads_by_encoder(base: BaseModel) -> bool:
+    """Say whether an encoder reads the prompts, so that an answer begins with the decoder's first token."""
+    return bool(getattr(base.net.config, "is_encoder_decoder", False))
+
+
 def generated(base: BaseModel, prompts: Sequence[Tokens], **how: Any) -> Any:
-    """Generate after prompts that are padded on the left."""
-    width, pad = max(map(len, prompts)), base.processor.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    """Generate after prompts that are padded."""
+    width, pad, encodes = max(map(len, prompts)), base.processor.pad_token_id, reads_by_encoder(base)
+
+    def padded(row: Tokens, filler: int) -> Tokens:
+        more = [filler] * (width - len(row))
+        return row + more if encodes else more + row
+
+    ids = torch.tensor([padded(prompt, pad) for prompt in prompts])
+    mask = torch.tensor([padded([1] * len(prompt), 0) for prompt in prompts])
     return base.net.generate(
         input_ids=ids.to(base.device),
         attention_mask=mask.to(base.device),
@@ -69,7 +80,7 @@ def ended(base: BaseModel, tokens: Tokens) -> Tokens:
 
 
 def padding_is_harmless(base: BaseModel, short: Tokens, long: Tokens) -> bool:
-    """Say whether what the model says after a prompt stays as it is where padding stands before it."""
+    """Say whether what the model says after a prompt stays as it is where padding stands beside it."""
 
     def said(*prompts: Tokens) -> Tensor:
         out = generated(base, prompts, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)

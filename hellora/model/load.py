@@ -23,14 +23,16 @@ from hellora.model.memory import align, keep_unpacked
 from hellora.model.normalise import end_ids, settle_tokenizer, text_config
 from hellora.model.own_heads import OTHER_SIZE, class_names, match, own_head, settle_head, sizes_of
 from hellora.model.refusals import refuse_kernels, refuse_new_blocks, refuse_other_senses, refuse_other_shapes, why_not
-from hellora.model.settings import QUANTIZED_BYTES, Kind, ModelSettings, Quantization
+from hellora.model.settings import CLASSIFIES, QUANTIZED_BYTES, Kind, ModelSettings, Quantization
 from hellora.model.targets import ALL_LINEAR, NUMBERED, default_targets
 
 AUTO_CLASSES: dict[Kind, Any] = {
     "features": transformers.AutoModel,
     "sequence_classification": transformers.AutoModelForSequenceClassification,
+    "token_classification": transformers.AutoModelForTokenClassification,
     "image_classification": transformers.AutoModelForImageClassification,
     "causal_lm": transformers.AutoModelForCausalLM,
+    "seq2seq": transformers.AutoModelForSeq2SeqLM,
 }
 # What bitsandbytes is asked for; 4bit as in QLoRA (arXiv 2305.14314).
 QUANTIZATION: dict[Quantization, dict[str, Any]] = {
@@ -87,8 +89,7 @@ def load_network(
     checkpoint has are put into the order of `labels`, by name; `notices` gets what a person should know of it.
     `weights=False` builds the same module tree on the meta device from the config alone.
     """
-    classifies = kind in ("sequence_classification", "image_classification")
-    classes = class_names(labels, settings.classes or len(labels)) if classifies else ()
+    classes = class_names(labels, settings.classes or len(labels)) if kind in CLASSIFIES else ()
     sizes = sizes_of(classes)
     if not weights:
         net, new = bare(settings, kind, sizes), list[str]()
@@ -206,6 +207,10 @@ def task_of(settings: ModelSettings) -> str:
     architectures = " ".join(getattr(config, "architectures", None) or ())
     if "ForCausalLM" in architectures or "LMHeadModel" in architectures:
         return "causal_lm"
+    if "ForTokenClassification" in architectures:
+        return "token_classification"
+    if "ForConditionalGeneration" in architectures and getattr(config, "is_encoder_decoder", False):
+        return "seq2seq"
     return "image_classification" if hasattr(config, "image_size") else "sequence_classification"
 
 
@@ -225,14 +230,24 @@ def load_tokenizer(settings: ModelSettings, rows: int | None = None) -> Any:
 @contextmanager
 def greedy(net: Any, tokenizer: Any) -> Iterator[None]:
     """Let a language model choose the likeliest token at each place, up to an end of text of its own or its
-    tokenizer's, or of a turn. What its folder says of generation (beams, penalties, sampling) is put aside."""
+    tokenizer's, or of a turn. Of what its folder says of generation, only how a decoder begins is kept."""
     own = net.generation_config
     ends = [*end_ids(tokenizer, text_config(net.config), own), *turn_ends(tokenizer)]
-    net.generation_config = transformers.GenerationConfig(eos_token_id=ends or None, do_sample=False, num_beams=1)
+    net.generation_config = transformers.GenerationConfig(
+        eos_token_id=ends or None, do_sample=False, num_beams=1, **first_tokens(net)
+    )
     try:
         yield
     finally:
         net.generation_config = own
+
+
+def first_tokens(net: Any) -> dict[str, int]:
+    """Return the tokens with which the decoder of an encoder-decoder begins, as its folder says; {} of other models."""
+    names = ("decoder_start_token_id", "forced_bos_token_id") if net.config.is_encoder_decoder else ()
+    said = {name: getattr(net.generation_config, name, None) for name in names}
+    said = {name: getattr(net.config, name, None) if token is None else token for name, token in said.items()}
+    return {name: int(token) for name, token in said.items() if token is not None}
 
 
 def load_image_processor(settings: ModelSettings) -> Any:

@@ -45,14 +45,16 @@ class OutputLayer:
     def token_losses(self, net: Any, inputs: dict[str, Any], supervised: Tensor, targets: Tensor) -> Tensor:
         """Run one forward pass of the network, and return the loss of each supervised token, (rows,), in float32.
 
-        `supervised` (batch, tokens − 1) says which tokens but the first have a target; `targets` (rows,) has these.
+        `supervised` (batch, places) says at which of the first places a token is predicted that has a target; `targets`
+        (rows,) has these. The last place of a model that predicts its own next token has none.
         """
+        places = supervised.shape[1]
         layer = layer_of(net) if self.chunked is not False else None
         rows = None if layer is None else self.hidden_before(net, layer, inputs, supervised)
         if layer is None or rows is None:
-            logits = net(**inputs).logits[:, :-1][supervised]
+            logits = net(**inputs).logits[:, :places][supervised]
             return cross_entropy(logits.float(), targets, reduction="none")
-        return chunked_losses(layer, change_of(net.config), rows, targets)
+        return chunked_losses(layer, change_of(net), rows, targets)
 
     def hidden_before(self, net: Any, layer: nn.Module, inputs: dict[str, Any], supervised: Tensor) -> Tensor | None:
         """Run the network up to its output layer, and return the hidden states before supervised tokens, (rows, d).
@@ -78,11 +80,12 @@ class OutputLayer:
                 raise
             self.chunked = False
             return None
-        if len(caught) != 1 or caught[0].shape[:2] != (len(supervised), supervised.shape[1] + 1):
+        count, places = supervised.shape
+        if len(caught) != 1 or caught[0].shape[:2] not in ((count, places), (count, places + 1)):
             self.chunked = False
         elif self.chunked is None and not isinstance(logits, FakeTensor):
-            self.chunked = is_as_said(change_of(net.config), logits, marks[0])
-        return None if self.chunked is False else caught[0][:, :-1][supervised]
+            self.chunked = is_as_said(change_of(net), logits, marks[0])
+        return None if self.chunked is False else caught[0][:, :places][supervised]
 
 
 def layer_of(net: Any) -> nn.Module | None:
@@ -105,9 +108,11 @@ def mark_of(layer: nn.Module, hidden: Tensor) -> Tensor:
     return row.expand(len(hidden), 1, -1).clone()
 
 
-def change_of(config: Any) -> Change | None:
-    """Return what the config of a model says that becomes of its logits; None: nothing."""
-    config = text_config(config)
+def change_of(net: Any) -> Change | None:
+    """Return what a network says that becomes of its logits; None: nothing."""
+    if isinstance(bias := getattr(net, "final_logits_bias", None), Tensor):  # of BART and its kin
+        return lambda logits: logits + bias
+    config = text_config(net.config)
     cap, times, over = (
         getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
     )

@@ -37,8 +37,10 @@ PLAIN_LORA: dict[str, Any] = {
 PEFT_TASKS: dict[Kind, str | None] = {
     "features": "FEATURE_EXTRACTION",
     "sequence_classification": "SEQ_CLS",
+    "token_classification": "TOKEN_CLS",
     "image_classification": None,
     "causal_lm": "CAUSAL_LM",
+    "seq2seq": "SEQ_2_SEQ_LM",
 }
 
 

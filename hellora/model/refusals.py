@@ -5,6 +5,7 @@ from typing import Any
 
 from hellora.core.errors import InputError, one_line
 from hellora.model.own_heads import own_head
+from hellora.model.settings import GENERATES
 from hellora.model.targets import NUMBERED
 
 OTHERS = "a model's folder, minilm or smollm2"
@@ -63,7 +64,7 @@ def refuse_other_shapes(name: str, net: Any, changed: Collection[str]) -> None:
 
 def refuse_new_blocks(name: str, kind: str, new: Sequence[str]) -> None:
     """Raise InputError where the checkpoint lacks a block, or any part of a language model; only a head may be new."""
-    wrong = new if kind == "causal_lm" else [name for name in new if NUMBERED.match(name)]
+    wrong = new if kind in GENERATES else [name for name in new if NUMBERED.match(name)]
     if wrong:
         raise InputError(
             f"model.name: {name!r} has no weights for {wrong[0]} and {len(wrong) - 1} more: "

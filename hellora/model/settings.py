@@ -9,7 +9,11 @@ import torch
 from hellora.core.errors import InputError
 
 Quantization = Literal["none", "8bit", "4bit"]
-Kind = Literal["features", "sequence_classification", "image_classification", "causal_lm"]
+Kind = Literal[
+    "features", "sequence_classification", "token_classification", "image_classification", "causal_lm", "seq2seq"
+]
+CLASSIFIES: tuple[Kind, ...] = ("sequence_classification", "token_classification", "image_classification")  # own heads
+GENERATES: tuple[Kind, ...] = ("causal_lm", "seq2seq")
 QUANTIZED_BYTES: dict[Quantization, float] = {"8bit": 1.01, "4bit": 0.52}  # of a number, with its share of scales
 
 

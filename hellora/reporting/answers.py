@@ -9,7 +9,7 @@ MOST = 100  # prompts that are shown
 def answers(run: RunRecord) -> list[Section]:
     """Show prompt, answers and reference, of a run that answers prompts; [] of tasks that do not answer."""
     if not run.answers:
-        asks = run.table.get("task", {}).get("name") == "causal_lm"
+        asks = run.table.get("task", {}).get("name") in ("causal_lm", "seq2seq")
         why = "The run was not asked to answer prompts: set task.answers."
         return [missing("answers", "What it answers", why)] if asks else []
     last = max((line["round"] for line in run.answers if line["round"] is not None), default=None)

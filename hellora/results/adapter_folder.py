@@ -40,7 +40,7 @@ NEEDED: dict[str, tuple[str, ...] | None] = {
     "task": None,
     "model": None,
     "data": (
-        *("subset", "test_split", "text", "text_pair", "label", "labels", "separator", "image"),
+        *("subset", "test_split", "text", "text_pair", "label", "labels", "separator", "image", "tokens", "tags"),
         *("messages", "prompt", "response", "system", "as_chat"),
     ),
     "train": ("precision",),

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from hellora.data.images import eight_bit
-from hellora.data.settings import LANGUAGE
+from hellora.data.settings import LANGUAGE, Columns
 from hellora.model.chat import TODAY, turn_ends
 from hellora.model.chat import template_of as template_of_chat
 from hellora.model.learned import without_end
-from hellora.model.load import QUANTIZATION, outside_blocks
+from hellora.model.load import QUANTIZATION, first_tokens, outside_blocks
 from hellora.model.location import EMBEDDED, resolve_name
 from hellora.model.normalise import borrows_padding, end_ids, inseparable, text_config
+from hellora.model.settings import CLASSIFIES
+from hellora.model.words import word_prefix
 from hellora.results.trained import Trained
 from hellora.tasks import length_limit
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import channels
 from hellora.tasks.preference import Preference
+from hellora.tasks.seq2seq import Seq2Seq
 
 OF_PROMPT = """\
 batch = tokenizer(
@@ -38,7 +41,6 @@ ANSWERS = """\
 with open({folder} + "/labels.json") as file:
     labels = json.load(file)
 answers = [labels[i] for i in logits.argmax(-1).tolist()]"""
-CLASSIFIES = ("sequence_classification", "image_classification")  # kinds of models with a head of their own
 QUESTION = "What is federated learning?"
 PACKAGES = {name: name for name in ("torch", "transformers", "peft", "safetensors", "numpy")} | {"PIL": "pillow"}
 
@@ -57,8 +59,7 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
     arguments += ', quantization_config=quantization, device_map={"": "cpu"}' if quantized else ""
     if task.kind() in CLASSIFIES and not merged:
         arguments += f", num_labels={len(trained.classes)}, ignore_mismatched_sizes=True"
-    texts = ("prompt",) if language else ("texts", "pairs")[: 1 + pairs]
-    sides = tokenizing(base.processor, () if trained.turns else texts)
+    sides = tokenizing(base.processor, () if trained.turns else variables(task.columns, pairs))
     places = f"{where} = {str(folder)!r}"
     if not merged:
         places = f"base = {trained.origin.path or resolve_name(model.name)!r}{also_on_hub(model.name)}\n{places}"
@@ -73,7 +74,7 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
         arguments=arguments,
         wrapped="model = model.eval()\n" if merged else f"model = PeftModel.from_pretrained(model, {where}).eval()\n",
         max_length=length_limit(base, task.max_tokens) if task.max_tokens > 1 else None,
-        texts=example_texts(pairs, base.one_length),
+        texts=example_texts(pairs, base.one_length, task.columns == "tokens"),
         inputs="texts, pairs" if pairs else "texts",
         **sides,
         answers=ANSWERS.format(folder=where),
@@ -84,6 +85,13 @@ def code(trained: Trained, folder: Path, merged: bool) -> str:
             else {}
         ),
     )
+
+
+def variables(columns: Columns, pairs: bool) -> tuple[str, ...]:
+    """Name the variables of the code that hold texts; `pairs` says if each has a partner."""
+    if columns in LANGUAGE:
+        return ("prompt",)
+    return ("words",) if columns == "tokens" else ("texts", "pairs")[: 1 + pairs]
 
 
 def of_language(trained: Trained, splitting: str) -> dict[str, Any]:
@@ -101,7 +109,8 @@ def of_language(trained: Trained, splitting: str) -> dict[str, Any]:
         "ends": list(dict.fromkeys([*end_ids(base.processor, *configs), *turn_ends(base.processor)])) or None,
         "asked": asked,
         "encoding": encoding,
-        "new_tokens": task.new_tokens(base) if isinstance(task, CausalLM | Preference) else None,
+        "new_tokens": task.new_tokens(base) if isinstance(task, CausalLM | Preference | Seq2Seq) else None,
+        "begins": "".join(f", {name}={token}" for name, token in first_tokens(base.net).items()),
     }
 
 
@@ -145,13 +154,16 @@ def tokenizing(tokenizer: Any, names: Sequence[str]) -> dict[str, str]:
     if not hasattr(tokenizer, "pad_token"):
         return {"sides": "", "padding": "", "splitting": ""}
     splitting = ""
+    if "words" in names and word_prefix(tokenizer):
+        splitting = 'words = [[" " + word for word in text] for text in words]  # by which it tells words\n'
     if tokens := inseparable(tokenizer):
         spaced = '{}.replace(token, " ".join(token))'
         lines = [f"for token in {tokens!r}:  # in a text they are text"]
         for name in names:
             each = f"[{spaced.format('text')} for text in {name}]" if name != "prompt" else spaced.format(name)
+            each = f"[[{spaced.format('word')} for word in text] for text in words]" if name == "words" else each
             lines.append(f"    {name} = {each}")
-        splitting = "".join(f"{line}\n" for line in lines)
+        splitting += "".join(f"{line}\n" for line in lines)
     return {
         "sides": f", padding_side={tokenizer.padding_side!r}, truncation_side={tokenizer.truncation_side!r}",
         "padding": f"tokenizer.pad_token = {tokenizer.pad_token!r}\n" if borrows_padding(tokenizer) else "",
@@ -165,11 +177,13 @@ def appends_end(tokenizer: Any) -> bool:
     return len(without_end(tokenizer, [tokens])[0]) < len(tokens)
 
 
-def example_texts(pairs: bool, one_length: bool) -> str:
-    """Write code for two texts, or their pairs; or for one, where the model lets padding act on texts."""
+def example_texts(pairs: bool, one_length: bool, words: bool) -> str:
+    """Write code for two texts, their pairs, or their words; or for one, where the model lets padding act on texts."""
     texts = ["a text to classify"] if one_length else ["a text to classify", "another one"]
     partners = ["its partner", "its own"][: len(texts)]
     why = "  # of one length: padding would change what the model says" if one_length else ""
+    if words:
+        return f"words = {json.dumps([text.split() for text in texts])}{why}"
     return f"texts = {json.dumps(texts)}{why}" + (f"\npairs = {json.dumps(partners)}" if pairs else "")
 
 

@@ -25,6 +25,7 @@ METRICS = {  # on the Hub
     "rouge_l": "rouge",
     "pearson": "pearsonr",
     "spearman": "spearmanr",
+    "entity_f1": "seqeval",
 }
 LOCAL = ("name", "proxy", "public", "table")  # settings that may be a path on this machine
 

@@ -158,21 +158,21 @@ def as_json(metrics: Mapping[str, float]) -> str:
 
 
 def as_text(predictions: Sequence[Prediction], suffix: str = ".jsonl") -> str:
-    """Write predictions as JSON lines; or as CSV, with a column `probability.<class>` for each class, and lists as JSON
-    has them."""
+    """Write predictions as JSON lines; or as CSV, with columns `probability.<class>`, where lists are JSON."""
     if suffix == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
     flat = []
     for row in predictions:
         probabilities = row.get("probabilities", {})
-        plain = {
-            name: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
-            for name, value in row.items()
-            if name != "probabilities"
-        }
+        plain = {name: in_a_cell(value) for name, value in row.items() if name != "probabilities"}
         flat.append(plain | {f"probability.{name}": value for name, value in probabilities.items()})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue()
+
+
+def in_a_cell(value: Any) -> Any:
+    """Return a value as a cell of CSV has it: a list as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value

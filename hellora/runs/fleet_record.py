@@ -39,7 +39,7 @@ def label_counts(setup: Setup) -> list[dict[str, int]]:
     """Count each simulated client's training examples of each class or label, by id; [] where there is nothing to
     count."""
     names, parts, data = setup.corpus.labels, setup.work.parts, setup.work.data
-    if parts is None or not names:
+    if parts is None or not names or not {"label", "targets"} & {*data.column_names}:
         return []
     if "targets" not in data.column_names:
         labels = np.asarray(data["label"][:])

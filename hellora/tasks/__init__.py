@@ -40,7 +40,10 @@ class Encoded:
         tokens: (examples,) how many are supervised, of a language task; None for others
         members: of packed rows, which examples are in each; None where a row is an example
         cut: how many were longer than the task allows, and lost their rest
+        limit: how many tokens that is; None = as many as the longest example has
+        cut_targets: of how many what is to be said was longer, of a task that has a limit of its own for it
         lost: of how many nothing is left to learn, because they were cut
+        missed: how many words have no token, of a task that tags words
         refused: of each that a chat template does not take, its row and why; it is there, and nothing is learned of it
     """
 
@@ -49,7 +52,10 @@ class Encoded:
     tokens: npt.NDArray[np.int64] | None = None
     members: Sequence[npt.NDArray[np.int64]] | None = None
     cut: int = 0
+    limit: int | None = None
+    cut_targets: int = 0
     lost: int = 0
+    missed: int = 0
     refused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -77,7 +83,7 @@ class Encoded:
             left_out = f"left out: {len(self.refused)} of {len(self)} {what}conversations"
             found.append(f"{left_out}, which the chat template does not take, such as {self.refused[0]}")
         if self.cut and self.lengths is not None:
-            limit = int(self.lengths.max())  # as long as what was cut is
+            limit = self.limit or int(self.lengths.max())  # as long as what was cut is
             if self.lost == len(self):
                 raise InputError(
                     f"task.max_length: no {what}example has a token to learn from among its first {limit} tokens: "
@@ -86,6 +92,10 @@ class Encoded:
             left = f"; {self.lost} of them kept no token to learn from" if self.lost else ""
             cut = f"{self.cut} of {len(self)} {what}examples are longer than {limit} tokens and are cut{left}"
             found.append(f"{cut} (task.max_length)")
+        if self.cut_targets:
+            found.append(f"of {self.cut_targets} of {len(self)} examples the target is cut (task.max_target_length)")
+        if self.missed:
+            found.append(f"words without a token of the model's, neither learned nor tagged: {self.missed}")
         return "; ".join(found)
 
     def names(self, rows: npt.NDArray[np.int64]) -> list[str]:
@@ -220,9 +230,14 @@ class Task(ABC):
         distilled of them."""
         return logits
 
+    def by_name(self, base: BaseModel, said: Sequence[Any]) -> Sequence[Any]:
+        """Return predictions, or what is right, in the form that `metrics` compares: as they are, unless it needs the
+        names of classes."""
+        return said
+
     def metrics(self, loss: float, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         """Return the metrics of a whole evaluation, of each example's prediction beside what is right (see
-        `references`); `loss` is the mean loss."""
+        `references` and `by_name`); `loss` is the mean loss."""
         return {"loss": loss}
 
     def predictions(self, logits: Tensor, examples: Sequence[Example], names: Sequence[str]) -> list[Prediction]:

@@ -211,11 +211,7 @@ class CausalLM(Task):
         return round % self.answers_every == 0 or round == rounds
 
     def answered(self, base: BaseModel, rows: Any) -> list[Answered]:
-        rows = rows.select(range(min(self.answers, len(rows))))
-        if not len(rows):
-            return []
-        said = zip(prompts_of(rows), references_of(rows), self.answer(base, rows), strict=True)
-        return [Answered(row, *each) for row, each in enumerate(said)]
+        return answered(self, base, rows, self.answers)
 
     def answer_metrics(self, answers: Sequence[Answered]) -> dict[str, float]:
         if not answers:
@@ -237,6 +233,15 @@ class CausalLM(Task):
         asked = asked_tokens(base, rows, room) if len(rows) else []
         said = answers(base, asked, self.new_tokens(base), how=how) if asked else []
         return [how.cut(base.processor.decode(tokens, skip_special_tokens=True)) for tokens in said]
+
+
+def answered(task: Task, base: BaseModel, rows: Any, count: int) -> list[Answered]:
+    """Let a task answer the prompts of the first `count` rows."""
+    rows = rows.select(range(min(count, len(rows))))
+    if not len(rows):
+        return []
+    said = zip(prompts_of(rows), references_of(rows), task.answer(base, rows), strict=True)
+    return [Answered(row, *each) for row, each in enumerate(said)]
 
 
 def template_in(file: str) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 import bases
 import pytest
 import torch
-from architectures import EVERY, IMAGE, LANGUAGE, OWN, TEXT, config_of, save_model, targets_of
+from architectures import EVERY, IMAGE, LANGUAGE, OWN, SEQ2SEQ, TEXT, WORD, config_of, save_model, targets_of
 from datasets import Dataset
 
+from hellora.client.inference import predict
 from hellora.core.algebra import components
 from hellora.core.state import ServerState
 from hellora.experiments.config import check
@@ -18,7 +19,8 @@ from hellora.results.adapter_folder import load_adapter, read_usage, save_one
 from hellora.results.trained import Trained
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # in peft
-TASKS = {TEXT: {}, OWN: {"head_type": "own"}, IMAGE: {}, LANGUAGE: {"answer_tokens": 2}}
+TASKS = {TEXT: {}, OWN: {"head_type": "own"}, IMAGE: {}, WORD: {}}
+TASKS |= {task: {"answer_tokens": 2} for task in (LANGUAGE, SEQ2SEQ)}
 
 
 def trained(name: str, folder: Path) -> Trained:
@@ -31,7 +33,7 @@ def trained(name: str, folder: Path) -> Trained:
         "data": {"name": "none", "clients": 2},
         "cohort": 2,
     }
-    labels = () if task is LANGUAGE else bases.LABELS
+    labels = () if task in (LANGUAGE, SEQ2SEQ) else bases.LABELS
     experiment = check(name, table)
     base = experiment.task.load(experiment.model, labels, seed=0)
     adapter = bases.acting_adapter(base)
@@ -64,11 +66,17 @@ def test_an_export_says_what_the_run_says(name: str, tmp_path: Path) -> None:
         with torch.no_grad(), model.adapted(pairs):
             if task.columns == "instruction":
                 ids = names["batch"]["input_ids"]
-                got = model.net(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+                said = {"decoder_input_ids": names["tokens"]} if task.kind() == "seq2seq" else {}
+                got = model.net(input_ids=ids, attention_mask=torch.ones_like(ids), **said).logits
                 assert task.answer(model, bases.prompts(names["prompt"])) == [names["answer"]]
+            elif task.columns == "tokens":
+                got = model.net(**names["batch"]).logits
             else:
                 got = None
         if got is None:
             got = bases.logits(pairs, model, task, rows_of(names), 8)
         torch.testing.assert_close(names["logits"], got, atol=1e-5, rtol=1e-5)
+        if task.columns == "tokens":
+            said = predict(pairs, model, task, Dataset.from_dict({"tokens": names["words"]}), 8, bases.LABELS)
+            assert [each["tags"] for each in said] == [[*answer.values()] for answer in names["answers"]]
     assert base.fingerprint() == found.base.fingerprint()

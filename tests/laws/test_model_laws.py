@@ -13,7 +13,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from architectures import EVERY, IMAGE, LANGUAGE, base_of, batch_of
+from architectures import EVERY, IMAGE, LANGUAGE, SEQ2SEQ, WORD, base_of, batch_of
 from factories import Lent, bits, method_of
 from torch import Tensor, nn
 
@@ -57,14 +57,17 @@ class Made(Task):
         batch = batch_of(task, base, COUNT, TOKENS)
         unequal = task is not IMAGE and base.net.config.model_type not in MIXES_PADDING
         lengths = (6, 4, 6, 5, 6, 4) if unequal else (TOKENS,) * COUNT
-        batch["labels"] = torch.arange(COUNT) % 3 if task is not LANGUAGE else batch["input_ids"].clone()
+        if task not in (WORD, SEQ2SEQ):
+            batch["labels"] = torch.arange(COUNT) % 3 if task is not LANGUAGE else batch["input_ids"].clone()
         if task is not IMAGE:
             ids, mask = batch["input_ids"], torch.ones_like(batch["input_ids"])
             for row, length in enumerate(lengths):
                 ids[row, length - 1], ids[row, length:], mask[row, length:] = 3, 0, 0
             batch["attention_mask"] = mask
-        if task is LANGUAGE:
+        if task in (LANGUAGE, SEQ2SEQ):
             batch["labels"][batch["attention_mask"] == 0] = -100
+        if task is WORD:
+            batch["places"] = batch["places"].where(batch["attention_mask"] == 1, -1)
         return Made(task, batch, lengths)
 
     def kind(self) -> Kind:

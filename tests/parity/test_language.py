@@ -1,4 +1,7 @@
-"""Language runs on this machine, on a grid of simulated clients, and on clients with their own files: the same bits."""
+"""Language runs on this machine, on a grid of simulated clients, and on clients with their own files: the same bits.
+
+So do words with tags.
+"""
 
 import json
 import threading
@@ -23,13 +26,27 @@ from hellora.experiments.prepare import prepare
 from hellora.runs.run import Prepare, run_experiment
 
 CLIENTS = {"clinic": 1, "hospital": 3, "phone": 2}  # layers, in order of ids
-COLUMNS = ("messages", "story", "chosen", "rejected", "prompt", "label")  # that clients let a server read
+COLUMNS = (
+    "messages",
+    "story",
+    "chosen",
+    "rejected",
+    "prompt",
+    "label",
+    "asked",
+    "told",
+    "words",
+    "ner_tags",
+)  # that clients let a server read
 TEMPLATE = "{% for m in messages %}{{ m.content + ' [SEP] ' }}{% endfor %}"
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # [task] and [data]
     "chat, packed": ({"name": "causal_lm", "chat_template": TEMPLATE, "packing": True, "max_length": 40}, {}),
     "text": ({"name": "causal_lm"}, {"text": "story"}),
     "preference": ({"name": "preference", "chat_template": TEMPLATE}, {}),
+    "seq2seq": ({"name": "seq2seq"}, {"prompt": "{asked}", "response": "{told}"}),
+    "words": ({"name": "token_classification"}, {}),
 }
+MODELS = {"seq2seq": "tiny_bart", "words": "tiny_bert"}
 
 
 def row(text: str, owner: str) -> dict[str, Any]:
@@ -38,7 +55,9 @@ def row(text: str, owner: str) -> dict[str, Any]:
     asked, answer = ({"role": "user", "content": " ".join(words)}, {"role": "assistant", "content": last})
     rejected = [asked, {**answer, "content": "the the"}]
     talk = {"messages": [asked, answer], "chosen": [asked, answer], "rejected": rejected}
-    return {**talk, "story": text, "owner": owner}
+    tags = ["B-TALK" if word in tiny_models.COMMON else "O" for word in text.split()]
+    named = {"asked": " ".join(words), "told": last, "words": text.split(), "ner_tags": tags}
+    return {**talk, **named, "story": text, "owner": owner}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -88,13 +107,16 @@ def tensors_after(experiment: Experiment, out: Path, preparing: Prepare | None =
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_three_worlds_end_with_the_same_bits(case: str, tiny_llama: Path, tmp_path: Path, trainers: FakeGrid) -> None:
-    apart = experiment(tiny_llama, tmp_path / "server", case)
-    order = experiment(tiny_llama, tmp_path / "whole", case, fleet={"layers": [0, 1, 2]}).fleet.members(3, 0)
+def test_three_worlds_end_with_the_same_bits(
+    case: str, request: pytest.FixtureRequest, tmp_path: Path, trainers: FakeGrid
+) -> None:
+    model: Path = request.getfixturevalue(MODELS.get(case, "tiny_llama"))
+    apart = experiment(model, tmp_path / "server", case)
+    order = experiment(model, tmp_path / "whole", case, fleet={"layers": [0, 1, 2]}).fleet.members(3, 0)
     layers = [0] * 3
     for client, group in enumerate(order):
         layers[group] = list(CLIENTS.values())[client]
-    together = experiment(tiny_llama, tmp_path / "whole", case, fleet={"layers": layers})
+    together = experiment(model, tmp_path / "whole", case, fleet={"layers": layers})
     local = tensors_after(together, tmp_path / "local")
     simulated = FakeGrid({node: {"partition-id": node - 50, "num-partitions": 3} for node in range(50, 53)})
     on_grid = tensors_after(together, tmp_path / "grid", SimulatedOnFlower(simulated, lambda _: None).prepare)

@@ -16,7 +16,7 @@ from hellora.core.errors import InputError
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Policy, TrainSettings
 from hellora.core.types import Adapter, Budget
 from hellora.data.settings import DataSettings
-from hellora.data.sides import Classes
+from hellora.data.sides import Classes, own_split
 from hellora.deployment.own_limits import OwnLimits, check_columns, check_model, columns_read, contradiction
 from hellora.deployment.own_settings import OwnSettings
 from hellora.deployment.participant import Contract, WithOwnData
@@ -81,6 +81,18 @@ def test_columns_are_those_that_settings_and_templates_name() -> None:
     assert columns_read(several, "text") == {"text": "data.text", "name": "data.label"}
     assert list(columns_read(settings, "instruction")) == ["q", "who", "a", "topic"]
     assert "label" in columns_read(DataSettings(prompt="{", response="{a"), "instruction"), "the reader refuses these"
+
+
+def test_a_server_is_told_tags_and_never_words(tmp_path: Path) -> None:
+    """Found by their names, a client that names its columns shows these alone; tags are told, so no other column is."""
+    check_columns(DataSettings(), "tokens", {}, ())
+    check_columns(DataSettings(), "tokens", {}, ("words", "ner_tags"))
+    for column in ("words", "text", "diary"):
+        with pytest.raises(InputError, match=rf"^data\.tags: the run reads the column '{column}', "):
+            check_columns(DataSettings(tags=column), "tokens", {}, ())
+    (tmp_path / "rows.jsonl").write_text('{"words": ["a"], "ner_tags": ["O"], "tags": ["B-SECRET"]}\n')
+    own = DataSettings(name=str(tmp_path / "rows.jsonl"), label="tags")
+    assert own_split(own, "tokens", ("words", "ner_tags")).data.column_names == ["words", "ner_tags"]
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,9 @@ class Rules:
         base: BaseModel,
         adapted: AdaptedModel,
         labels: Callable[[], Tensor | None],
+        learned: Callable[[Outputs], Outputs],
     ) -> None:
-        self.rules, self.rank_shares = list(rules), rank_shares(rules)
+        self.rules, self.rank_shares, self.learned = list(rules), rank_shares(rules), learned
         shapes = shapes_of(task, base)
         self.declared = prefixed({rule.name: rule.declares(shapes) for rule in self.rules})
         if reason := problem_with_named(task.brief, self.declared.brief, "the server's brief"):
@@ -55,7 +56,8 @@ class Rules:
         return list(zip(self.rules, self.locals, strict=True))
 
     def outputs(self, outputs: Outputs) -> Outputs:
-        """Return the outputs of a forward pass with the losses that the rules make of them."""
+        """Return the outputs of a forward pass with the losses that the task, and then the rules, make of them."""
+        outputs = self.learned(outputs)
         for rule, local in self.each():
             outputs = rule.outputs(local, outputs)
         return outputs

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -72,7 +73,8 @@ def train_encoded(
         lent_for(task, base) as adapted,
         prefix_cache(base.net, task, base.spec.layers, len(rows)) as prefix,
     ):
-        at_work = Rules(rules, task, base, adapted, labels)
+        learned = partial(kind.learned, labels=labels() if kind.own_loss else None)
+        at_work = Rules(rules, task, base, adapted, labels, learned)
         metrics = train_steps(task, base, kind, rows, adapted, prefix, at_work)
         named, adapter = at_work.end(), adapted.read()
     metrics["seconds"] = round(time.perf_counter() - started, 3)
@@ -135,7 +137,7 @@ def train_steps(
             why = why_not_finite(task, base, kind, encoded, adapted, passes[bad][0], losses[bad])
             raise TrainingError(f"the loss became {values[bad][0]} at step {steps}: {why}")
         total, weight = (sum(each) for each in zip(*values, strict=True))
-        scale_gradients(adapted.parameters, 1 / max(weight, 1.0))
+        scale_gradients(adapted.parameters, 1 / (weight or 1.0))
         rules.change_gradients()
         step_clipped(optimizer, adapted.parameters, settings.clip_norm)
         rules.stepped(total, weight, share)

@@ -195,9 +195,11 @@ def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> "Exper
         resolved["model"]["dtype"] = built["model"].dtype
     method = method_of(built.pop("method"), strategies)
     resolved["method"]["local_training"] = with_brought(resolved["method"]["local_training"], method)
-    del built["task"], built["server"]
+    metrics = tuple(registry.metric(each) for each in built.pop("task").metrics)
+    del built["server"]
     (task,), (partitioner,) = strategies["task"], strategies["partitioner"]
-    experiment = Experiment(name=name, method=method, task=task, partitioner=partitioner, table=resolved, **built)
+    own = {"method": method, "task": task, "partitioner": partitioner, "metrics": metrics}
+    experiment = Experiment(name=name, table=resolved, **own, **built)
     contradictions(experiment, simulated)
     return experiment
 

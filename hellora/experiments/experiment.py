@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import tomli_w
 
+from hellora.client.own_metrics import Metric
 from hellora.core.exchange import TrainSettings
 from hellora.data.partitioning import Partitioner
 from hellora.data.settings import DataSettings
@@ -32,6 +33,7 @@ class Experiment:
     name: str
     run: RunSettings
     task: Task
+    metrics: tuple[Metric, ...]  # besides the task's own
     model: ModelSettings
     data: DataSettings
     partitioner: Partitioner

@@ -9,7 +9,8 @@ import inspect
 from dataclasses import fields
 from typing import Any
 
-from hellora.core.errors import InputError, nearest
+from hellora.client.own_metrics import BUILT_IN, Metric
+from hellora.core.errors import InputError, nearest, one_line
 from hellora.experiments.outlines import modules, outline
 from hellora.experiments.own_code import is_code, load
 
@@ -35,6 +36,29 @@ def names(kind: str) -> list[str]:
 def heading(kind: str) -> str:
     """Return the kind in words, as a list of its names is headed: that of its folder, such as "local training"."""
     return FOLDERS[kind][0].rpartition(".")[2].replace("_", " ")
+
+
+def metric(name: str) -> Metric:
+    """Find a metric that a task is to be measured by besides its own.
+
+    Raises:
+        InputError: there is none; the message has the nearest name.
+    """
+    if not is_code(name):
+        if name not in BUILT_IN:
+            raise InputError(
+                f"task.metrics: there is no metric {name!r}{nearest(name, sorted(BUILT_IN))}, or name a function of "
+                f"your own, such as 'mine.py:{name if name.isidentifier() else 'function'}'"
+            )
+        return Metric(name, BUILT_IN[name])
+    try:
+        found = load(name)
+    except Exception as error:  # whatever a user's module raises
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"task.metrics: {name!r} cannot be imported: {why}: correct it") from error
+    if not callable(found):
+        raise InputError(f"task.metrics: {name!r} is no function: name one that takes predictions and references")
+    return Metric(name, found)
 
 
 def check_name(kind: str, name: str) -> None:

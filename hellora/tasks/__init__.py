@@ -16,8 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
+from hellora.core.metrics import ClassScores
 from hellora.data.labels import UNLABELLED
-from hellora.data.settings import Columns
+from hellora.data.settings import ONE_CLASS, Columns
 from hellora.model.normalise import position_limit
 from hellora.model.resident import BaseModel
 from hellora.model.sampling import GREEDY, Generation
@@ -191,6 +192,16 @@ class Task(ABC):
         """Run one forward pass, and score it."""
         return self.score(self.logits(base, batch), batch)
 
+    @property
+    def own_loss(self) -> str:
+        """Name the settings by which `learned` makes another loss of the task's; "" where it makes none."""
+        return ""
+
+    def learned(self, outputs: Outputs, labels: Tensor | None) -> Outputs:
+        """Return what training minimises of a forward pass, where that is not the loss that evaluations report;
+        `labels` (examples,) are the classes of all examples of the client that trains, None where there are none."""
+        return outputs
+
     def references(self, batch: Batch) -> list[Any]:
         """Return what is right of each example of a batch on the CPU, in the form of `Outputs.predictions`."""
         found: list[Any] = batch["labels"].tolist()
@@ -200,6 +211,13 @@ class Task(ABC):
         """Return the metrics of a whole evaluation, of each example's prediction beside what is right (see
         `references`); `loss` is the mean loss."""
         return {"loss": loss}
+
+    def per_class(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[int | str, ClassScores]:
+        """Return how well each class is recognised, by its index or, where it has none, its name; {} without classes.
+
+        Of tasks whose examples have a class each there is nothing to write.
+        """
+        return class_scores(predictions, references) if self.columns in ONE_CLASS else {}
 
     def predictions(self, logits: Tensor, examples: Sequence[Example], names: Sequence[str]) -> list[Prediction]:
         """Say for a person what logits (rows, classes) in float32 mean of each example; `names` are the classes'."""
@@ -258,10 +276,13 @@ def classification_metrics(loss: float, predictions: Sequence[int], references: 
     }
 
 
-def class_recall(predictions: Sequence[int], references: Sequence[int]) -> dict[int, float]:
-    """Return the part of each class that was recognised, for the classes that occur in `references`."""
-    said, true = np.asarray(predictions), np.asarray(references)
-    return {int(label): float((said[true == label] == label).mean()) for label in np.unique(true)}
+def class_scores(predictions: Sequence[int], references: Sequence[int]) -> dict[int | str, ClassScores]:
+    """Return how well each class is recognised, of those that occur or are predicted, in their order."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    classes = np.union1d(references, predictions).tolist()
+    found = precision_recall_fscore_support(references, predictions, labels=classes, zero_division=0.0)
+    return {c: ClassScores(*map(float, scores), int(n)) for c, *scores, n in zip(classes, *found, strict=True)}
 
 
 def length_limit(base: BaseModel, max_length: int) -> int:

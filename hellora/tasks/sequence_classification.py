@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hellora.core.errors import InputError
+from hellora.core.class_loss import ClassLoss, Weights
 from hellora.core.exchange import Outputs
 from hellora.data.settings import Columns
 from hellora.model.load import adapter_spec, load_network, load_tokenizer
@@ -74,16 +75,28 @@ class SequenceClassification(Task):
 
     head_type: Literal["mean_pooling", "own"] = "mean_pooling"
     max_length: int = 128  # tokens; longer texts are cut
+    class_weights: Weights = ()  # of the loss in training: a number per class, in their order, or "balanced"
+    label_smoothing: float = 0.0  # of the labels in training, from 0 to below 1
     columns: ClassVar[Columns] = "text"
     pipeline: ClassVar[str] = "text-classification"
 
     def __post_init__(self) -> None:
         if self.max_length < 4:
             raise ValueError(f"max_length must be at least 4 tokens, not {self.max_length}")
+        self.class_loss  # which checks its settings
 
     @property
     def max_tokens(self) -> int:
         return self.max_length
+
+    @property
+    def class_loss(self) -> ClassLoss:
+        """Return the loss that clients minimise."""
+        return ClassLoss(self.class_weights, self.label_smoothing)
+
+    @property
+    def own_loss(self) -> str:
+        return self.class_loss.named
 
     @property
     def usage(self) -> str:
@@ -93,6 +106,7 @@ class SequenceClassification(Task):
         return "features" if self.head_type == "mean_pooling" else "sequence_classification"
 
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
+        self.class_loss.check(labels)
         notices: list[str] = []
         net, head_modules = load_network(settings, self.kind(), labels, seed, weights, notices)
         head = None
@@ -160,6 +174,9 @@ class SequenceClassification(Task):
             mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             logits = base.head(((hidden * mask).sum(1) / mask.sum(1).clamp(min=1)).float())
         return logits
+
+    def learned(self, outputs: Outputs, labels: Tensor | None) -> Outputs:
+        return self.class_loss.of(outputs, labels)
 
     def score(self, logits: Tensor, batch: Batch) -> Outputs:
         return classification_outputs(logits, batch["labels"])

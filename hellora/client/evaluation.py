@@ -141,7 +141,9 @@ def measure(
     loss_sums, counts = in_doubles(losses), in_doubles(weights)
     predictions = listed(said)
     loss = sum(float(part.sum()) for part in loss_sums) / sum(float(part.sum()) for part in counts)
-    found = scored(kind, loss, predictions, references, torch.cat(probabilities).numpy() if probabilities else None, more)
+    found = scored(
+        kind, loss, predictions, references, torch.cat(probabilities).numpy() if probabilities else None, more
+    )
     weighed = torch.cat(counts)
     means = {
         name: float((torch.cat(in_doubles(told)) * weighed).sum() / weighed.sum()) for name, told in numbers.items()
@@ -166,9 +168,7 @@ def scored(
         return Evaluation(metrics, per_class)
     right = sum(one == other for one, other in zip(predictions, references, strict=True))
     confusion = confusion_of(predictions, references, per_class)
-    return Evaluation(
-        metrics, per_class, confusion, intervals={"accuracy": accuracy_interval(right, len(references))}
-    )
+    return Evaluation(metrics, per_class, confusion, intervals={"accuracy": accuracy_interval(right, len(references))})
 
 
 def listed(batches: Sequence[Tensor]) -> list[Any]:

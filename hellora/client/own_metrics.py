@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric is a function with the name by which settings call it: "matthews", "mine.py:calibration"."""
+    """A metric is a function with the name by which settings call it: "matthews", "mine.py:bias"."""
 
     setting: str
     function: Callable[..., Any]
 
     @property
     def name(self) -> str:
-        """Return the name of its values: "calibration" of "mine.py:calibration"."""
+        """Return the name of its values: "bias" of "mine.py:bias"."""
         return self.setting.rpartition(":")[2]
 
     @property
@@ -87,7 +87,7 @@ def more_metrics(
     return found
 
 
-# ------------------------------------------------------------------------------------------------ those that have a name
+# ----------------------------------------------------------------------------------------------- those that have a name
 
 
 def matthews(predictions: Sequence[int], references: Sequence[int]) -> float:
@@ -105,7 +105,7 @@ def balanced_accuracy(predictions: Sequence[int], references: Sequence[int]) -> 
     return float(recall_score(references, predictions, labels=classes, average="macro", zero_division=0.0))
 
 
-def auroc(predictions: Sequence[int], references: Sequence[int], probabilities: Probabilities) -> float:
+def auroc(_: Sequence[int], references: Sequence[int], probabilities: Probabilities) -> float:
     """Return the area under the ROC curve of each class against all others, as their mean over the classes that occur;
     nan where only one does."""
     from sklearn.metrics import roc_auc_score

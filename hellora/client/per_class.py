@@ -23,9 +23,7 @@ def confusion_of(
     return found
 
 
-def by_name(
-    per_class: Mapping[int | str, ClassScores], confusion: Confusion, labels: Sequence[str]
-) -> dict[str, Any]:
+def by_name(per_class: Mapping[int | str, ClassScores], confusion: Confusion, labels: Sequence[str]) -> dict[str, Any]:
     """Return both of an evaluation as JSON values, the classes called by their names; {} where there are no classes.
     The head may have room for more than the `labels`."""
     if not per_class:

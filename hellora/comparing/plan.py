@@ -21,10 +21,11 @@ import tomli_w
 
 from hellora.comparing.statistics import HEAD_ALONE, Cell
 from hellora.core.errors import InputError
-from hellora.experiments.config import as_written, check, override, own_table, whole_table
+from hellora.experiments.config import as_written, check, own_table, whole_table
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.overrides import parse_value
 from hellora.experiments.own_code import named_code
+from hellora.experiments.sections import override
 from hellora.experiments.tables import Table, build, field_names, plain, settings_of
 
 CARRIED = ("method", "server", "train")  # of a preset, what is its method's and not its data's

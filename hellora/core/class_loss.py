@@ -1,6 +1,6 @@
 """The cross-entropy that clients may minimise in place of the plain one: weighted by class, with smoothed labels.
 
-    loss = Σ_i ℓ_i / Σ_i w_{y_i}      ℓ_i = −Σ_c w_c q_ic log p_ic      q_ic = (1 − ε) [c = y_i] + ε / C
+    loss = Σ_i L_i / Σ_i w_{y_i}      L_i = −Σ_c w_c q_ic log p_ic      q_ic = (1 − ε) [c = y_i] + ε / C
 
 That is torch's `CrossEntropyLoss(weight=w, label_smoothing=ε)`. "balanced" weights are scikit-learn's, n / (K n_c) with
 the K classes that the client has; the weights of its examples then have the mean 1, which is that of a class it lacks.
@@ -37,7 +37,9 @@ class ClassLoss:
     @property
     def named(self) -> str:
         """Name the settings that make it another loss than the plain one; "" where none does."""
-        return " and ".join(filter(None, ["class_weights" * bool(self.weights), "label_smoothing" * (self.smoothing > 0)]))
+        return " and ".join(
+            filter(None, ["class_weights" * bool(self.weights), "label_smoothing" * (self.smoothing > 0)])
+        )
 
     def check(self, labels: Sequence[str]) -> None:
         """Raise InputError unless there is a weight for each of the classes; where these are unknown there are none."""

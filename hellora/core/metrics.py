@@ -41,7 +41,7 @@ def in_words(metric: str) -> str:
 
 
 def asked_for(named: Sequence[str], metrics: Iterable[str]) -> list[str]:
-    """Return those metrics that `task.metrics` asks for besides the task's own: "calibration" of "mine.py:calibration", and
-    "calibration.worst" where that function returns several."""
+    """Return those metrics that `task.metrics` asks for besides the task's own: "bias" of "mine.py:bias", and
+    "bias.worst" where that function returns several."""
     names = [name.rpartition(":")[2] for name in named]
     return [metric for metric in metrics if metric.partition(".")[0] in names]

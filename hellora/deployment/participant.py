@@ -32,7 +32,7 @@ from hellora.deployment.kept import KeptTensors
 from hellora.deployment.own_limits import check_columns, check_model, contradiction
 from hellora.deployment.own_model import Owner, OwnModel
 from hellora.deployment.own_settings import OwnSettings
-from hellora.experiments.config import check, override
+from hellora.experiments.config import check
 from hellora.experiments.devices import parse_link
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.holding_out import TrainingRows, num_held_out
@@ -40,6 +40,7 @@ from hellora.experiments.machine import cores, device_check, devices, threads
 from hellora.experiments.own_code import refuse_unnamed_code
 from hellora.experiments.planning import make_planner
 from hellora.experiments.prepare import prepare
+from hellora.experiments.sections import override
 from hellora.model.origin import Origin
 from hellora.record.atomic import write_atomically
 
@@ -188,7 +189,6 @@ class WithOwnData(Participant):
         rows, _ = read_own(split, experiment.data, experiment.task.columns, classes)
         if classes is not None and "label" not in self.own.data:
             self.check_label(experiment.data.label, classes)
-        link = None if self.own.link is None else parse_link(self.own.link, "--link")
         return {
             "name": self.own.name,
             "version": __version__,
@@ -196,7 +196,7 @@ class WithOwnData(Participant):
             "classes": None if classes is None else asdict(classes),
             "budget": asdict(self.limits.budget),
             "speed": self.own.speed,
-            "link": link,
+            "link": None if self.own.link is None else parse_link(self.own.link, "--link"),
         }
 
     def check_label(self, column: str, classes: Classes) -> None:

@@ -46,6 +46,7 @@ class Experiment:
     compute: ComputeSettings
     tracking: TrackingSettings
     table: Table = field(repr=False)
+    found: str = ""  # how its task was found, where nobody named one
 
     def to_toml(self) -> str:
         """Write the whole of it as an experiment file, every default written out."""

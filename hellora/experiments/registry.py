@@ -28,6 +28,19 @@ FOLDERS: dict[str, tuple[str, str]] = {
 }
 
 
+# What a task is called elsewhere: on the Hub, in other libraries, by people.
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "sequence_classification": ("text_classification", "classification", "sentiment", "sentiment_analysis", "seq_cls"),
+    "image_classification": ("images", "vision", "image"),
+    "causal_lm": ("text_generation", "chat", "sft", "instruction", "instructions", "instruction_tuning", "lm", "clm"),
+    "preference": ("dpo", "rlhf", "preferences", "reward", "orpo"),
+    "token_classification": ("ner", "named_entity_recognition", "tagging", "pos", "token_cls"),
+    "regression": ("sts", "stsb", "rating", "ratings", "scoring"),
+    "multi_label": ("multilabel", "multi_label_classification", "tags"),
+    "seq2seq": ("text2text_generation", "summarization", "translation", "seq2seq_lm", "encoder_decoder"),
+}
+
+
 def names(kind: str) -> list[str]:
     """Return the registered names of a kind, sorted."""
     return modules(FOLDERS[kind][0])
@@ -64,7 +77,17 @@ def metric(name: str) -> Metric:
 def check_name(kind: str, name: str) -> None:
     """Raise InputError unless the kind has the name; the message has the nearest one."""
     if name not in names(kind):
-        raise InputError(f"there is no {kind} {name!r}{nearest(name, names(kind))}")
+        mend = nearest_task(name) if kind == "task" else nearest(name, names(kind))
+        raise InputError(f"there is no {kind} {name!r}{mend}")
+
+
+def nearest_task(name: str) -> str:
+    """Return the end of an error message: what a task is called here, all that there are, and how to write one."""
+    known, word = names("task"), name.lower().replace("-", "_").replace(" ", "_")
+    meant = next((task for task, others in ELSEWHERE.items() if word in others or word == task), None)
+    said = f": did you mean {meant!r}?" if meant in known else nearest(name, known)
+    listed = f" There are {', '.join(known)}" if said.endswith("?") else ""
+    return f"{said}{listed}; one of your own is a class in one file (docs/your-own-strategy.md)"
 
 
 def find(kind: str, name: str) -> type[Any]:

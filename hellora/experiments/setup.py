@@ -139,9 +139,7 @@ class Setup:
         """Evaluate one adapter on rows of a `datasets.Dataset`; `encoded` are the same rows, where they are already. Of
         `asked`, or else of the rows, the first prompts are answered."""
         run, size = self.experiment, self.experiment.compute.eval_batch_size
-        return evaluate(
-            adapter, self.base, run.task, rows, size, run.train.precision, encoded, asked, more=run.metrics
-        )
+        return evaluate(adapter, self.base, run.task, rows, size, run.train.precision, encoded, asked, more=run.metrics)
 
     def evaluate_prototypes(self, state: ServerState) -> dict[str, Any]:
         """Evaluate every prototype, by its rank, and their ensemble on the test split; return {} for a lone adapter."""

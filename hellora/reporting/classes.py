@@ -28,9 +28,10 @@ def classes(run: RunRecord) -> list[Section]:
         counts, names = np.array(confusion, dtype=float), list(found)
         true = counts.sum(axis=1, keepdims=True)
         shares = np.divide(counts, true, out=np.full_like(counts, np.nan), where=true > 0)
-        table = Table(["class", *(f"as {name}" for name in names)], [
-            [name, *(str(int(n)) for n in row)] for name, row in zip(names, counts, strict=True)
-        ])
+        table = Table(
+            ["class", *(f"as {name}" for name in names)],
+            [[name, *(str(int(n)) for n in row)] for name, row in zip(names, counts, strict=True)],
+        )
         views += [
             View(label, heat_map(values, names, names, "taken for", "class", label), table)
             for label, values in (("share of the class", shares), ("examples", counts))

@@ -20,9 +20,9 @@ from hellora.core.exchange import TrainSettings
 from hellora.core.types import Adapter
 from hellora.data.settings import DataSettings
 from hellora.experiments import registry
-from hellora.experiments.config import SECTIONS, override
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.own_code import is_code, refuse_unnamed_code
+from hellora.experiments.sections import SECTIONS, override
 from hellora.experiments.settings import ComputeSettings
 from hellora.experiments.tables import Table, build
 from hellora.methods.sharing import with_private

@@ -91,9 +91,7 @@ class Predictor:
             if not note.startswith("read "):  # which is what was asked for
                 print(f"data: {note}", file=sys.stderr)
         rows, size = read.data, usage.compute.eval_batch_size
-        found = evaluate(
-            self.adapter, self.base, usage.task, rows, size, usage.train.precision, more=usage.metrics
-        )
+        found = evaluate(self.adapter, self.base, usage.task, rows, size, usage.train.precision, more=usage.metrics)
         return {**found.metrics, **by_name(found.per_class, found.confusion, usage.labels)}
 
 

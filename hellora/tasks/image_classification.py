@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hellora.core.errors import InputError
 from hellora.core.class_loss import ClassLoss, Weights
+from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.data.images import ImageRows
 from hellora.data.settings import Columns
@@ -49,6 +49,9 @@ class ImageClassification(Task):
     label_smoothing: float = 0.0  # of the labels in training, from 0 to below 1
     columns: ClassVar[Columns] = "image"
     pipeline: ClassVar[str] = "image-classification"
+
+    def __post_init__(self) -> None:
+        ClassLoss(self.class_weights, self.label_smoothing)  # checks them
 
     @property
     def class_loss(self) -> ClassLoss:

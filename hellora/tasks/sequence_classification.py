@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hellora.core.errors import InputError
 from hellora.core.class_loss import ClassLoss, Weights
+from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.data.settings import Columns
 from hellora.model.load import adapter_spec, load_network, load_tokenizer
@@ -83,7 +83,7 @@ class SequenceClassification(Task):
     def __post_init__(self) -> None:
         if self.max_length < 4:
             raise ValueError(f"max_length must be at least 4 tokens, not {self.max_length}")
-        self.class_loss  # which checks its settings
+        ClassLoss(self.class_weights, self.label_smoothing)  # checks them
 
     @property
     def max_tokens(self) -> int:

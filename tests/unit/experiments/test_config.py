@@ -751,6 +751,21 @@ def test_only_one_rule_puts_a_loss_in_the_place_of_the_tasks() -> None:
     assert check("good", {"method": {**both, "tau": 0}}).method.local_training[1].name == "one_vs_all"
 
 
+@pytest.mark.parametrize(
+    ("task", "named"),
+    [
+        ({"class_weights": "balanced"}, "class_weights"),
+        ({"class_weights": [1, 2.5], "label_smoothing": 0.1}, "class_weights and label_smoothing"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["logit_adjustment", "one_vs_all"])
+def test_a_weighted_loss_of_the_task_is_not_replaced_unseen(task: dict[str, Any], named: str, rule: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        check("bad", {"task": task, "method": {"local_training": [rule]}})
+    assert str(refusal.value).startswith(f"method.local_training = ['{rule}'] and task.{named} both put another loss")
+    assert check("good", {"task": task, "method": {"local_training": ["fed_prox"]}}).task.own_loss == named
+
+
 def test_power_of_choice_comes_with_a_rule_that_reports_losses() -> None:
     experiment = check("chosen", {"method": {"sampler": "power_of_choice", "candidates": 12}})
     assert [rule.name for rule in experiment.method.local_training] == ["plain", "local_loss"]

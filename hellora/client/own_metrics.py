@@ -59,10 +59,10 @@ class Metric:
         values = {self.name: found} if named is None else named
         if not all(isinstance(value, Real) for value in values.values()):
             raise self.wrong(f"returned {found!r:.80}, not a number or a dictionary of numbers")
-        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
-        for name in values.keys() - finite.keys():
-            log.warning("task.metrics: %s of %r is %s here, and is left out", name, self.setting, values[name])
-        return finite
+        for name, value in values.items():
+            if not math.isfinite(value):
+                log.warning("task.metrics: %s of %r is %s here, and is left out", name, self.setting, value)
+        return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
     def wrong(self, what: str) -> InputError:
         """Return the error that says what its function did."""
@@ -94,6 +94,8 @@ def matthews(predictions: Sequence[int], references: Sequence[int]) -> float:
     """Return Matthews' correlation coefficient, also of more than two classes; 0 where all are of one class."""
     from sklearn.metrics import matthews_corrcoef
 
+    if len(np.union1d(references, predictions)) < 2:  # of which scikit-learn warns
+        return 0.0
     return float(matthews_corrcoef(references, predictions))
 
 

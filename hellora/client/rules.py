@@ -16,6 +16,7 @@ from hellora.core.types import AdapterSpec, LoraPair
 from hellora.methods.local import Local, LocalPair, Shapes, prefixed
 from hellora.methods.strategies import LocalTraining, rank_shares
 from hellora.model.resident import AdaptedModel, BaseModel
+from hellora.tasks import Task
 
 
 class Rules:
@@ -26,11 +27,12 @@ class Rules:
         rules: Sequence[LocalTraining],
         task: ClientTask,
         base: BaseModel,
+        kind: Task,
         adapted: AdaptedModel,
         labels: Callable[[], Tensor | None],
-        learned: Callable[[Outputs], Outputs],
     ) -> None:
-        self.rules, self.rank_shares, self.learned = list(rules), rank_shares(rules), learned
+        self.rules, self.rank_shares = list(rules), rank_shares(rules)
+        self.learned = partial(kind.learned, labels=labels() if kind.own_loss else None)
         shapes = shapes_of(task, base)
         self.declared = prefixed({rule.name: rule.declares(shapes) for rule in self.rules})
         if reason := problem_with_named(task.brief, self.declared.brief, "the server's brief"):

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -73,8 +72,7 @@ def train_encoded(
         lent_for(task, base) as adapted,
         prefix_cache(base.net, task, base.spec.layers, len(rows)) as prefix,
     ):
-        learned = partial(kind.learned, labels=labels() if kind.own_loss else None)
-        at_work = Rules(rules, task, base, adapted, labels, learned)
+        at_work = Rules(rules, task, base, kind, adapted, labels)
         metrics = train_steps(task, base, kind, rows, adapted, prefix, at_work)
         named, adapter = at_work.end(), adapted.read()
     metrics["seconds"] = round(time.perf_counter() - started, 3)

@@ -282,7 +282,10 @@ def class_scores(predictions: Sequence[int], references: Sequence[int]) -> dict[
 
     classes = np.union1d(references, predictions).tolist()
     found = precision_recall_fscore_support(references, predictions, labels=classes, zero_division=0.0)
-    return {c: ClassScores(*map(float, scores), int(n)) for c, *scores, n in zip(classes, *found, strict=True)}
+    return {
+        c: ClassScores(float(precision), float(recall), float(f1), int(count))
+        for c, precision, recall, f1, count in zip(classes, *found, strict=True)
+    }
 
 
 def length_limit(base: BaseModel, max_length: int) -> int:

@@ -36,9 +36,14 @@ def pairs(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Dataset.from_dict(rows, features=features).to_parquet(str(folder / f"{split}.parquet"))
     (tmp_path / "mine.py").write_text(MINE)
     table = tomllib.loads(small.read_text())
-    table |= {"rounds": 1, "task": {"metrics": ["matthews", "auroc", "mine.py:bias"]}}
+    table |= {
+        "rounds": 1,
+        "method": {"allocator": "everything"},
+        "task": {"metrics": ["matthews", "auroc", "mine.py:bias"]},
+    }
     table["task"] |= {"name": "sequence_classification", "class_weights": "balanced", "label_smoothing": 0.1}
     table["data"] |= {"name": str(folder), "text": "sentence1", "text_pair": "sentence2", "partitioner": "iid"}
+    table["data"]["proxy_examples"] = 0  # all of the test split is tested on
     for key in ("alpha", "min_examples"):
         del table["data"][key]
     (tmp_path / "pairs.toml").write_text(tomli_w.dumps(table))

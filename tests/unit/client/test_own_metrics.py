@@ -31,7 +31,7 @@ def test_those_with_a_name_are_scikit_learns() -> None:
     assert built_in("balanced_accuracy") == {"balanced_accuracy": pytest.approx(balanced_accuracy_score(TRUE, SAID))}
     one_vs_rest = roc_auc_score(TRUE, P.astype(float), multi_class="ovr", average="macro")
     assert built_in("auroc") == {"auroc": pytest.approx(one_vs_rest, abs=1e-6)}
-    two, p = TRUE > 0, np.stack([1 - P[:, 2], P[:, 2]], axis=1)
+    two, p = (TRUE > 0).astype(int), np.stack([1 - P[:, 2], P[:, 2]], axis=1)
     assert built_in("auroc", true=two, p=p) == {"auroc": pytest.approx(roc_auc_score(two, P[:, 2]), abs=1e-6)}
 
 

@@ -547,6 +547,8 @@ def value_of(hint: Any, default: Any) -> st.SearchStrategy[Any]:
         return st.lists(st.sampled_from([0.25, 0.5, 0.75]), unique=True).map(sorted)
     if hint == tuple[str, ...]:
         return st.lists(st.sampled_from(["author", "source"]), unique=True)
+    if tuple[float, ...] in get_args(hint):
+        return st.sampled_from([(), "balanced", [0.5, 2.0]])
     assert set(get_args(hint)) == {int, type(None)}, hint
     return st.integers(1, 20)
 

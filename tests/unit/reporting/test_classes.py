@@ -53,7 +53,7 @@ def test_a_run_without_them_says_so_and_a_language_model_does_not(tmp_path: Path
     [{"per_class": [1]}, {"per_class": {"a": {"f1": 1}}}, {"per_class": {"a": scores(1)}, "confusion": [[1, 2]]}],
 )
 def test_what_no_run_wrote_is_damage(damage: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="summary.json is damaged"):
+    with pytest.raises(InputError, match=r"summary\.json is damaged"):
         run_with(tmp_path, **damage)
 
 

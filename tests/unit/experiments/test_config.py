@@ -548,7 +548,7 @@ def value_of(hint: Any, default: Any) -> st.SearchStrategy[Any]:
     if hint == tuple[str, ...]:
         return st.lists(st.sampled_from(["author", "source"]), unique=True)
     if tuple[float, ...] in get_args(hint):
-        return st.sampled_from([(), "balanced", [0.5, 2.0]])
+        return st.sampled_from([[], "balanced", [0.5, 2.0]])
     assert set(get_args(hint)) == {int, type(None)}, hint
     return st.integers(1, 20)
 

@@ -10,7 +10,6 @@ from hellora.core.errors import InputError
 from hellora.core.types import Budget, ClientProfile
 from hellora.core.version import __version__
 from hellora.data.sides import Classes
-from hellora.deployment.flower_setup import contract_of
 from hellora.deployment.joining import owner_of, understood_join
 from hellora.deployment.own_limits import columns_read
 from hellora.deployment.own_settings import OwnSettings
@@ -137,10 +136,3 @@ def test_what_may_be_no_labels_is_not_told(pinned: bool, tmp_path: Path) -> None
         with pytest.raises(InputError, match="may be no labels") as refusal:
             client.join(contract)
         assert "text 7" not in str(refusal.value)
-
-
-def test_what_the_server_measures_by_is_not_told_to_clients() -> None:
-    """They need not have the code of a metric; the server's own experiment keeps it."""
-    experiment = read_experiment("quickstart", {"task.metrics": ["matthews", "math:hypot"]})
-    assert contract_of(experiment).table == {**experiment.table, "task": {**experiment.table["task"], "metrics": []}}
-    assert experiment.table["task"]["metrics"] == ["matthews", "math:hypot"]

@@ -1,6 +1,6 @@
 """This section of one run shows how well each class is recognised, and what is taken for what."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from hellora.reporting.parts import Section, Table, View, missing
 from hellora.reporting.record import RunRecord
 
 MOST = 100  # classes that are shown
+LONGEST = 16  # characters of a name in a plot; its table has it whole
 
 
 def classes(run: RunRecord) -> list[Section]:
@@ -21,11 +22,11 @@ def classes(run: RunRecord) -> list[Section]:
         return [missing(id, title, "Classes are measured when the run has ended.")]
     if not (found := run.summary.get("per_class")):
         return [missing(id, title, "Not recorded: the run is an older one, or its clients have models of their own.")]
-    worst = min(found, key=lambda name: found[name]["f1"])
+    worst = min(found, key=lambda name: (not found[name]["examples"], found[name]["f1"]))
     lead = f"By the model of the last round. Lowest F1: {worst}, {found[worst]['f1']:.3f}."
     views = [scores(found)]
     if confusion := run.summary.get("confusion"):
-        counts, names = np.array(confusion, dtype=float), list(found)
+        counts, names, shown = np.array(confusion, dtype=float), list(found), shortened(list(found))
         true = counts.sum(axis=1, keepdims=True)
         shares = np.divide(counts, true, out=np.full_like(counts, np.nan), where=true > 0)
         table = Table(
@@ -33,8 +34,8 @@ def classes(run: RunRecord) -> list[Section]:
             [[name, *(str(int(n)) for n in row)] for name, row in zip(names, counts, strict=True)],
         )
         views += [
-            View(label, heat_map(values, names, names, "taken for", "class", label), table)
-            for label, values in (("share of the class", shares), ("examples", counts))
+            View(label, heat_map(values, shown, shown, "taken for", "class", unit), table)
+            for label, unit, values in (("share of the class", "share", shares), ("examples", "examples", counts))
         ]
     return [Section(id, title, lead, views, wide=len(found) > 20)]
 
@@ -49,5 +50,11 @@ def scores(found: Mapping[str, Mapping[str, float]]) -> View:
         for name in order
     ]
     table = Table(["class", "precision", "recall", "F1", "examples"], rows, left_out=len(found) - len(order))
-    chart = lying_bars(Bars("F1", order, [found[name]["f1"] for name in order], within=(0.0, 1.0)), "F1")
+    chart = lying_bars(Bars("F1", shortened(order), [found[name]["f1"] for name in order], within=(0.0, 1.0)), "F1")
     return View("F1", chart, table)
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """Cut names that are too long for a plot; those that then look alike are numbered."""
+    cut = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    return [name if cut.count(name) == 1 else f"{name} {i}" for i, name in enumerate(cut, start=1)]

@@ -8,7 +8,7 @@ import pytest
 from run_folders import line, summary_of, write_run
 
 from hellora.core.errors import InputError
-from hellora.reporting.classes import MOST, classes
+from hellora.reporting.classes import MOST, classes, shortened
 from hellora.reporting.quality import quality_sections
 from hellora.reporting.record import RunRecord, read_run
 
@@ -26,7 +26,7 @@ def test_scores_and_what_is_taken_for_what(tmp_path: Path) -> None:
     """Of class b there is no example: its row has no shares."""
     found = {"a": scores(0.8), "b": scores(0.0, 0)}
     (section,) = classes(run_with(tmp_path, per_class=found, confusion=[[3, 1], [0, 0]]))
-    assert section.lead.endswith("Lowest F1: b, 0.000.")
+    assert section.lead.endswith("Lowest F1: a, 0.800."), "of those that occur"
     assert [view.label for view in section.views] == ["F1", "share of the class", "examples"]
     assert section.views[0].table.rows[0] == ["a", "0.5000", "0.2500", "0.8000", "4"]
     (trace,) = section.views[1].figure.data
@@ -65,3 +65,8 @@ def test_each_metric_that_was_asked_for_has_its_plot(tmp_path: Path) -> None:
     sections = {section.title: section for section in quality_sections(run)}
     assert list(sections) == ["Accuracy", "Loss", "Matthews' φ", "Bias.worst"]
     assert list(sections["Matthews' φ"].views[0].figure.data[0].y) == [0.2, 0.4]
+
+
+def test_long_names_are_cut_and_stay_apart() -> None:
+    alike = [f"not_equivalent_at_all_{end}" for end in ("here", "there")]
+    assert shortened(["sea", *alike]) == ["sea", "not_equivalent_… 2", "not_equivalent_… 3"]

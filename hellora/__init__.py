@@ -228,7 +228,7 @@ def evaluate(
     *,
     out: str | Path | None = None,
     allow: Sequence[str] = (),
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Compute the metrics of an adapter on labelled examples, as a run measures them.
 
     Args:
@@ -239,7 +239,9 @@ def evaluate(
         allow: code that the adapter or the run may name
 
     Returns:
-        The metrics by name. Of classes: accuracy, macro_f1, loss (nats per example). Of tagged words: entity_f1 (or
+        The metrics by name, with those that `task.metrics` asks for. Of classes: accuracy, macro_f1, micro_f1, loss
+        (nats per example), `per_class` (precision, recall, f1 and examples by class) and, of up to 50 classes,
+        `confusion`: of each class (rows, as in `per_class`) how many are taken for each. Of tagged words: entity_f1 (or
         macro_f1 of plain tags), token_accuracy, loss (nats per word). Of language: loss (nats per token), perplexity
         and, where `task.answers` asks for answers, rouge_l.
 

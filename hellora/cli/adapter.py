@@ -1,15 +1,19 @@
 """These commands use what a run has trained: export, push, predict, evaluate."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from hellora.cli.arguments import Allow
 from hellora.runs.terminal import plain_console, quieten
 
 app = typer.Typer(rich_markup_mode=None)
+MOST_CLASSES = 20  # that `hellora evaluate` shows
 
 Trained = Annotated[
     Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="what `hellora export` wrote, or a run's folder")
@@ -94,7 +98,26 @@ def evaluate(
     from hellora.experiments.overrides import parse_settings
     from hellora.results.prediction import evaluate_file
 
-    metrics = evaluate_file(source, file, parse_settings(overrides or ()), out, allow or ())
-    width = max(12, *(len(name) + 2 for name in metrics))
+    found = evaluate_file(source, file, parse_settings(overrides or ()), out, allow or ())
+    metrics = {name: value for name, value in found.items() if isinstance(value, float)}
+    console, width = plain_console(), max(12, *(len(name) + 2 for name in metrics))
     for name, value in metrics.items():
-        plain_console().print(f"{name:<{width}}{value:.4f}", highlight=False)
+        console.print(f"{name:<{width}}{value:.4f}", highlight=False)
+    if per_class := found.get("per_class"):
+        console.print(table_of_classes(per_class))
+    if per_class and len(per_class) > MOST_CLASSES:
+        console.print(f"{len(per_class)} classes, of which these have the lowest F1; --out has all", highlight=False)
+
+
+def table_of_classes(per_class: Mapping[str, Mapping[str, float]]) -> Table:
+    """Make a table of how well each class is recognised; of many classes, those of the lowest F1."""
+    table = Table("class")
+    for heading in ("precision", "recall", "F1", "examples"):
+        table.add_column(heading, justify="right")
+    shown = list(per_class.items())
+    if len(shown) > MOST_CLASSES:
+        shown = sorted(shown, key=lambda each: each[1]["f1"])[:MOST_CLASSES]
+    for name, scores in shown:
+        numbers = [f"{scores[key]:.3f}" for key in ("precision", "recall", "f1")]
+        table.add_row(Text(name), *numbers, str(scores["examples"]))
+    return table

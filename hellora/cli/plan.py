@@ -127,6 +127,8 @@ def remarks(experiment: "Experiment", federation: "Federation", round: int) -> I
     from hellora.methods.demands import LAYER_SCORES_REPORTED, PROXY_DATA, RANKS_PRUNED, RANKS_REPORTED
 
     demands, rules = federation.method.allocator.demands, federation.method.local_training
+    if experiment.found:
+        yield f"task: {experiment.found}"
     if federation.planner is not None:
         yield "Each client is taken to have one batch of examples as long as the task allows; a run counts its own."
     if federation.method.start.passes:
@@ -177,8 +179,8 @@ def plan_of_budget(table: "Settings", overrides: list[str], examples: int, token
     from hellora.budgets.planner import in_words
     from hellora.experiments.budget_plan import measure as measure_plan
     from hellora.experiments.budget_plan import plan_budget
-    from hellora.experiments.config import override
     from hellora.experiments.overrides import parse_settings
+    from hellora.experiments.sections import override
 
     console = plain_console()
     found = plan_budget(override(table, parse_settings(overrides)), examples, tokens)

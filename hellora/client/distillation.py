@@ -15,6 +15,7 @@ from torch import Tensor
 from hellora.client import not_finite
 from hellora.client.batches import shuffled_batches
 from hellora.client.evaluation import Evaluation, autocast, measure, to_device
+from hellora.client.own_metrics import Metric
 from hellora.client.train import make_optimizer, seeded
 from hellora.core.errors import RunError
 from hellora.core.exchange import Outputs, Precision, TrainSettings
@@ -173,6 +174,7 @@ def evaluate_ensemble(
     encoded: Encoded,
     batch_size: int,
     precision: Precision = "fp32",
+    more: Sequence[Metric] = (),
 ) -> Evaluation:
     """Evaluate the prototypes together, by the plain mean of their logits."""
 
@@ -181,4 +183,4 @@ def evaluate_ensemble(
         return kind.score(mean_logits(logits, [1.0] * len(logits)), batch)
 
     with torch.no_grad():
-        return measure(outputs, base, kind, encoded, batch_size, precision)
+        return measure(outputs, base, kind, encoded, batch_size, precision, more)

@@ -11,8 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hellora.client.own_metrics import Metric, Probabilities, more_metrics
+from hellora.client.per_class import Confusion, confusion_of
 from hellora.client.sample import Interval, accuracy_interval, loss_interval
 from hellora.core.exchange import Outputs, Precision
+from hellora.core.metrics import ClassScores
 from hellora.core.types import Adapter
 from hellora.data.settings import ONE_CLASS
 from hellora.methods.context import Scores
@@ -20,13 +23,15 @@ from hellora.methods.local import add_squared_norms
 from hellora.model.bf16 import has_bf16
 from hellora.model.resident import BaseModel
 from hellora.model.stand_ins import PerExampleError
-from hellora.tasks import Answered, Batch, Encoded, Example, Task, class_recall
+from hellora.tasks import Answered, Batch, Encoded, Example, Task
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """An evaluation says what an adapter makes of some rows; `recall` is of every class in them (classification only).
+    """An evaluation says what an adapter makes of some rows.
 
+    `per_class` has how well each class is recognised that occurs or is predicted, where there are classes, and
+    `confusion` how many of each are taken for each of them, in the same order, where they are few.
     Where each client has a model of its own, `metrics` is the mean, `clients` has each one's, by client id, and `rows`
     of how many rows these are.
     `intervals` has the 95 % interval of the accuracy (Wilson) and the loss (normal), were the rows a sample of many;
@@ -34,12 +39,19 @@ class Evaluation:
     """
 
     metrics: dict[str, float]
-    recall: Mapping[int, float] = field(default_factory=dict)
+    per_class: Mapping[int | str, ClassScores] = field(default_factory=dict)
+    confusion: Confusion = ()
     clients: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     rows: Mapping[int, int] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     sampled: tuple[int, int] | None = None
     answers: Sequence[Answered] = ()  # of a language model, where prompts were answered
+
+    @property
+    def recall(self) -> dict[int, float]:
+        """Return the part of each class that is recognised, by its index, of those that occur."""
+        found = self.per_class.items()
+        return {label: scores.recall for label, scores in found if isinstance(label, int) and scores.count}
 
     @staticmethod
     def of_clients(clients: Mapping[int, Mapping[str, float]], rows: Mapping[int, int]) -> "Evaluation":
@@ -76,16 +88,18 @@ def evaluate(
     precision: Precision = "fp32",
     encoded: Encoded | None = None,
     asked: Any = None,
+    more: Sequence[Metric] = (),
 ) -> Evaluation:
     """Evaluate an adapter on rows (a `datasets.Dataset` with the columns of `kind`), `batch_size` at a time.
 
     The whole adapter is merged in. Losses are in nats, per example or, of language, per supervised token. `encoded` are
-    the rows, where they are encoded already; of `asked`, or else of the rows, the first prompts are answered.
+    the rows, where they are encoded already; of `asked`, or else of the rows, the first prompts are answered. `more`
+    are metrics besides the task's own.
     """
     encoded = kind.encode(base, rows) if encoded is None else encoded
     kind.before(base, encoded, range(len(encoded)))
     with torch.no_grad(), base.adapted(adapter):
-        found = measure(lambda batch: kind.outputs(base, batch), base, kind, encoded, batch_size, precision)
+        found = measure(lambda batch: kind.outputs(base, batch), base, kind, encoded, batch_size, precision, more)
         answers = kind.answered(base, rows if asked is None else asked)
         return replace(found, metrics={**found.metrics, **kind.answer_metrics(answers)}, answers=answers)
 
@@ -104,9 +118,11 @@ def measure(
     encoded: Encoded,
     batch_size: int,
     precision: Precision = "fp32",
+    more: Sequence[Metric] = (),
 ) -> Evaluation:
     """Measure what `outputs_of` says of each batch, the shortest texts first. The caller switches gradients off."""
     losses, weights, said = list[Tensor](), list[Tensor](), list[Tensor]()  # of each batch, on the device till the end
+    probabilities: list[Tensor] | None = [] if any(metric.takes_probabilities for metric in more) else None
     numbers: dict[str, list[Tensor]] = {}
     references: list[Any] = []
     for indices in evaluation_batches(encoded, batch_size):
@@ -120,20 +136,37 @@ def measure(
         if outputs.predictions is not None:
             said.append(outputs.predictions)
             references += kind.references(batch)
+        if probabilities is not None and outputs.logits is not None:
+            probabilities.append(outputs.logits.float().softmax(-1).cpu())
     loss_sums, counts = in_doubles(losses), in_doubles(weights)
-    predictions = listed(said)
     loss = sum(float(part.sum()) for part in loss_sums) / sum(float(part.sum()) for part in counts)
-    intervals = {"loss": loss_interval(torch.cat(loss_sums).numpy(), torch.cat(counts).numpy())}
-    recall: Mapping[int, float] = {}
-    if references and kind.columns in ONE_CLASS:
-        recall = class_recall(predictions, references)
-        right = sum(one == other for one, other in zip(predictions, references, strict=True))
-        intervals["accuracy"] = accuracy_interval(right, len(references))
-    metrics = kind.metrics(loss, kind.by_name(base, predictions), kind.by_name(base, references))
+    told, right = kind.by_name(base, listed(said)), kind.by_name(base, references)
+    found = scored(kind, loss, told, right, torch.cat(probabilities).numpy() if probabilities else None, more)
     weighed = torch.cat(counts)
-    for name, told in numbers.items():
-        metrics[name] = float((torch.cat(in_doubles(told)) * weighed).sum() / weighed.sum())
-    return Evaluation(metrics, recall, intervals=intervals)
+    means = {
+        name: float((torch.cat(in_doubles(each)) * weighed).sum() / weighed.sum()) for name, each in numbers.items()
+    }
+    of_loss = loss_interval(torch.cat(loss_sums).numpy(), weighed.numpy())
+    return replace(found, metrics={**found.metrics, **means}, intervals={"loss": of_loss, **found.intervals})
+
+
+def scored(
+    kind: Task,
+    loss: float,
+    predictions: Sequence[Any],
+    references: Sequence[Any],
+    probabilities: Probabilities | None,
+    more: Sequence[Metric],
+) -> Evaluation:
+    """Score what was said of all examples against what is right; `loss` is the mean loss."""
+    asked = more_metrics(more, predictions, references, probabilities)
+    metrics = {**kind.metrics(loss, predictions, references), **asked}
+    per_class = kind.per_class(predictions, references) if references else {}
+    if not references or kind.columns not in ONE_CLASS:
+        return Evaluation(metrics, per_class)
+    right = sum(one == other for one, other in zip(predictions, references, strict=True))
+    confusion = confusion_of(predictions, references, per_class)
+    return Evaluation(metrics, per_class, confusion, intervals={"accuracy": accuracy_interval(right, len(references))})
 
 
 def listed(batches: Sequence[Tensor]) -> list[Any]:

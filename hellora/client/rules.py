@@ -16,6 +16,7 @@ from hellora.core.types import AdapterSpec, LoraPair
 from hellora.methods.local import Local, LocalPair, Shapes, prefixed
 from hellora.methods.strategies import LocalTraining, rank_shares
 from hellora.model.resident import AdaptedModel, BaseModel
+from hellora.tasks import Task
 
 
 class Rules:
@@ -26,10 +27,12 @@ class Rules:
         rules: Sequence[LocalTraining],
         task: ClientTask,
         base: BaseModel,
+        kind: Task,
         adapted: AdaptedModel,
         labels: Callable[[], Tensor | None],
     ) -> None:
         self.rules, self.rank_shares = list(rules), rank_shares(rules)
+        self.learned = partial(kind.learned, labels=labels() if kind.own_loss else None)
         shapes = shapes_of(task, base)
         self.declared = prefixed({rule.name: rule.declares(shapes) for rule in self.rules})
         if reason := problem_with_named(task.brief, self.declared.brief, "the server's brief"):
@@ -55,7 +58,8 @@ class Rules:
         return list(zip(self.rules, self.locals, strict=True))
 
     def outputs(self, outputs: Outputs) -> Outputs:
-        """Return the outputs of a forward pass with the losses that the rules make of them."""
+        """Return the outputs of a forward pass with the losses that the task, and then the rules, make of them."""
+        outputs = self.learned(outputs)
         for rule, local in self.each():
             outputs = rule.outputs(local, outputs)
         return outputs

@@ -72,7 +72,7 @@ def train_encoded(
         lent_for(task, base) as adapted,
         prefix_cache(base.net, task, base.spec.layers, len(rows)) as prefix,
     ):
-        at_work = Rules(rules, task, base, adapted, labels)
+        at_work = Rules(rules, task, base, kind, adapted, labels)
         metrics = train_steps(task, base, kind, rows, adapted, prefix, at_work)
         named, adapter = at_work.end(), adapted.read()
     metrics["seconds"] = round(time.perf_counter() - started, 3)
@@ -135,7 +135,7 @@ def train_steps(
             why = why_not_finite(task, base, kind, encoded, adapted, passes[bad][0], losses[bad])
             raise TrainingError(f"the loss became {values[bad][0]} at step {steps}: {why}")
         total, weight = (sum(each) for each in zip(*values, strict=True))
-        scale_gradients(adapted.parameters, 1 / max(weight, 1.0))
+        scale_gradients(adapted.parameters, 1 / (weight or 1.0))
         rules.change_gradients()
         step_clipped(optimizer, adapted.parameters, settings.clip_norm)
         rules.stepped(total, weight, share)

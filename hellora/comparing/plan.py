@@ -22,9 +22,11 @@ import tomli_w
 
 from hellora.comparing.statistics import HEAD_ALONE, Cell
 from hellora.core.errors import InputError
-from hellora.experiments.config import as_written, check, override, own_table, whole_table
+from hellora.experiments.config import as_written, check, own_table, settled_task, whole_table
 from hellora.experiments.overrides import parse_value
 from hellora.experiments.own_code import named_code
+from hellora.experiments.presets import presets
+from hellora.experiments.sections import override
 from hellora.experiments.tables import Table, build, field_names, plain, settings_of
 
 if TYPE_CHECKING:
@@ -213,7 +215,8 @@ def read_comparison(source: str, changes: Mapping[str, Any], allow: Collection[s
     base, tune = table.pop("base", None), table.pop("tune")
     if not (base is None or isinstance(base, str)):
         raise InputError(f"base must be the name of a preset or file, not {base!r}")
-    table["experiment"] = override({} if base is None else whole_table(base, allowed), settings_of(table["experiment"]))
+    below = {} if base is None else whole_table(base, allowed)
+    table["experiment"], _ = settled_task(below, settings_of(table["experiment"]), base in presets())
     if not table["settings"]:
         del table["settings"]
     if (alone := table.pop(HEAD_ALONE, False)) not in (True, False):

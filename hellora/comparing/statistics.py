@@ -55,7 +55,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Row:
-    """Tells of a method in a setting. `values` is by column: the metric, worst_client, group …, bytes, seconds, …"""
+    """Tells of a method in a setting. `values` is by column: the metric, those that `task.metrics` asks for, which are
+    `asked`, worst_client, group …, bytes, seconds, …
+    """
 
     setting: str
     method: str
@@ -63,6 +65,7 @@ class Row:
     seeds: tuple[int, ...]
     values: Mapping[str, Interval]
     evaluated_on: str
+    asked: tuple[str, ...] = ()
     tuned: Mapping[str, Any] = field(default_factory=dict)
     best: bool = False  # the best mean of its setting, among what was measured on the same data
     above_reference: bool | None = None  # None: not known, or it is the reference
@@ -112,7 +115,8 @@ def numbers(run: Run, budget: int | None = None) -> dict[str, float]:
         within = [line for line, total in zip(run.lines, sent, strict=True) if total <= budget and line["metrics"]]
         rounds = within[-1]["round"] + 1 if within else 0
         metrics = within[-1]["metrics"] if within else run.summary["initial"]
-    found = {run.metric: metrics[run.metric]}
+    asked = [name for name in run.summary.get("asked_metrics", ()) if name in metrics]
+    found = {name: metrics[name] for name in (run.metric, *asked)}
     if rounds == len(run.lines):
         if run.summary["worst_client"] is not None:
             found["worst_client"] = run.summary["worst_client"]
@@ -172,6 +176,7 @@ def rows_of(
                 seeds=tuple(cell.seed for cell in cells),
                 values={name: interval_of([found[cell][name] for cell in cells]) for name in columns},
                 evaluated_on=runs[cells[0]].summary["data"]["evaluated_on"],
+                asked=tuple(name for name in runs[cells[0]].summary.get("asked_metrics", ()) if name in columns),
                 tuned=(tuned or {}).get((setting, method), {}),
             )
         )

@@ -17,7 +17,7 @@ from hellora.core.units import in_bytes
 
 def headings(rows: Sequence[Row]) -> dict[str, str]:
     """Return the columns of one setting's rows, with their headings."""
-    shown = {name: in_words(name) for row in rows for name in (row.metric, "worst_client")}
+    shown = {name: in_words(name) for row in rows for name in (row.metric, *row.asked, "worst_client")}
     shown |= {"spread": "best − worst"}
     shown |= group_headings(list(dict.fromkeys(n for row in rows for n in row.values if n.startswith("group "))))
     shown |= {

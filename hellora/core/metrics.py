@@ -1,6 +1,7 @@
 """Of a run's metrics one is the main one: tables compare it, plots show it first, tuning goes by it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 MAIN = ("accuracy", "pearson", "entity_f1", "micro_f1")  # the first that a run has; else its loss
 SHARES = frozenset({"accuracy", "entity_f1", "micro_f1", "macro_f1", "mean_average_precision"})  # from 0 to 1
@@ -13,7 +14,19 @@ IN_WORDS = {
     "rmse": "RMSE",
     "pearson": "Pearson's r",
     "spearman": "Spearman's ρ",
+    "matthews": "Matthews' φ",
+    "auroc": "AUROC",
 }
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Says how well one class, or one kind of entity, is recognised."""
+
+    precision: float  # of what is said to be of it, the part that is; 0 where nothing is
+    recall: float  # of what is of it, the part that is said to be; 0 where there is nothing
+    f1: float  # their harmonic mean
+    count: int  # how many are of it
 
 
 def main_metric(metrics: Iterable[str]) -> str:
@@ -25,3 +38,10 @@ def main_metric(metrics: Iterable[str]) -> str:
 def in_words(metric: str) -> str:
     """Return a metric's name as a person reads it."""
     return IN_WORDS.get(metric, metric.replace("_", " "))
+
+
+def asked_for(named: Sequence[str], metrics: Iterable[str]) -> list[str]:
+    """Return those metrics that `task.metrics` asks for besides the task's own: "bias" of "mine.py:bias", and
+    "bias.worst" where that function returns several."""
+    names = [name.rpartition(":")[2] for name in named]
+    return [metric for metric in metrics if metric.partition(".")[0] in names]

@@ -42,7 +42,7 @@ class SimulatedOnFlower:
 
     def prepare(self, experiment: Experiment, record: Record) -> Setup:
         setup = prepare(experiment)
-        contract = Contract(experiment.name, experiment.table).to_json()
+        contract = contract_of(experiment).to_json()
         names = [str(client) for client in range(len(setup.federation.fleet))]
         roster = Roster(self.grid, hello_of(contract), self.log)
         roster.gather(lambda: roster.nodes.keys() >= set(names), ASK_SECONDS)
@@ -75,7 +75,7 @@ class Deployed:
             self.log("[fleet] is for simulations: here every client brings its own budget")
         device_check(experiment.compute.device)
         most = max(MOST_CLASSES, experiment.model.classes or 0)
-        hello = Contract(experiment.name, experiment.table).to_json()
+        hello = contract_of(experiment).to_json()
         roster = Roster(self.grid, hello_of(hello), self.log, partial(self.admit, most=most))
         said = self.gather(experiment, roster, record.get("clients", {}))
         who = {name: understood_join(fields, most) for name, fields in said.items()}
@@ -88,7 +88,7 @@ class Deployed:
         check_corpus(experiment, corpus)
         base = load_base(experiment, corpus)
         run_id = record.get("run") or uuid4().hex
-        contract = Contract(experiment.name, experiment.table, classes, base.fingerprint(), run_id).to_json()
+        contract = contract_of(experiment, classes, base.fingerprint(), run_id).to_json()
         self.load(roster, contract, said, length_limit(base, kind.max_tokens))
         profiles = tuple(
             replace(each.profile(client), num_rows=said[name].get("rows"))
@@ -165,6 +165,14 @@ class Deployed:
                 problems.append(plain(f"client {here[node]}: {error}"))
         if problems:
             raise InputError("; ".join(problems))
+
+
+def contract_of(
+    experiment: Experiment, classes: Classes | None = None, base: str | None = None, run_id: str = ""
+) -> Contract:
+    """Make the contract of an experiment. What the server's evaluations are measured by is no part of it."""
+    table = {**experiment.table, "task": {**experiment.table["task"], "metrics": []}}
+    return Contract(experiment.name, table, classes, base, run_id)
 
 
 def connected(roster: Roster, names: Sequence[str], contract: str, setup: Setup) -> FlowerBackend:

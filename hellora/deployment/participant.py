@@ -31,7 +31,7 @@ from hellora.deployment.kept import KeptTensors
 from hellora.deployment.own_limits import check_columns, check_labels, check_model, contradiction
 from hellora.deployment.own_model import Owner, OwnModel
 from hellora.deployment.own_settings import OwnSettings
-from hellora.experiments.config import check, override
+from hellora.experiments.config import check
 from hellora.experiments.devices import parse_link
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.holding_out import TrainingRows, num_held_out
@@ -39,6 +39,7 @@ from hellora.experiments.machine import cores, device_check, devices, threads
 from hellora.experiments.own_code import refuse_unnamed_code
 from hellora.experiments.planning import make_planner
 from hellora.experiments.prepare import prepare
+from hellora.experiments.sections import override
 from hellora.model.origin import Origin
 from hellora.record.atomic import write_atomically
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from hellora.core.errors import InputError, nearest
 from hellora.data.file_names import format_of
 from hellora.experiments import registry
-from hellora.experiments.outlines import outline
+from hellora.experiments.found_task import found_task
 from hellora.experiments.own_code import NAMING, named_code, refuse_unnamed_code, with_whole_paths
 from hellora.experiments.presets import presets
+from hellora.experiments.sections import SECTIONS, TOP, default_of, defaults_of, override
 from hellora.experiments.tables import Table, build, check_keys, plain, settings_of
 
 if TYPE_CHECKING:
@@ -27,21 +28,6 @@ if TYPE_CHECKING:
     from hellora.experiments.method_settings import MethodSettings
     from hellora.methods.strategies import Method
 
-TOP = "hellora.experiments.settings:RunSettings"
-SECTIONS = {
-    "task": "hellora.experiments.settings:TaskSettings",
-    "model": "hellora.model.settings:ModelSettings",
-    "data": "hellora.data.settings:DataSettings",
-    "fleet": "hellora.experiments.settings:FleetSettings",
-    "policy": "hellora.experiments.settings:PolicySettings",
-    "method": "hellora.experiments.method_settings:MethodSettings",
-    "server": "hellora.experiments.settings:ServerSettings",
-    "train": "hellora.core.exchange:TrainSettings",
-    "wire": "hellora.experiments.settings:WireSettings",
-    "guard": "hellora.server.guard:GuardSettings",
-    "compute": "hellora.experiments.settings:ComputeSettings",
-    "tracking": "hellora.experiments.settings:TrackingSettings",
-}
 LISTS = ("local_training",)  # kinds of which an experiment names several, in order
 
 
@@ -68,7 +54,9 @@ def read_experiment(
             message says what to change.
     """
     changes = settings or {}
-    return check(Path(source).stem, override(whole_table(source, {*allow, *named_code(changes)}), changes), simulated)
+    given = whole_table(source, {*allow, *named_code(changes)})
+    table, found = settled_task(given, changes, source in presets())
+    return replace(check(Path(source).stem, table, simulated), found=found)
 
 
 def read_begun(file: Path, allow: Collection[str], advice: str = "") -> "Experiment":
@@ -125,46 +113,20 @@ def as_written(source: str) -> Table:
         raise InputError(f"{source} is not valid TOML: {error}") from error
 
 
-def override(table: Table, settings: Mapping[str, Any]) -> Table:
-    """Change `settings` in the table. Naming another strategy drops the settings of the one it replaces."""
-    changes = {tuple(key.split(".")): value for key, value in settings.items()}
-    for path in changes:
-        if not all(path) or len(path) > 2:
-            raise InputError(f"{'.'.join(path)!r} names no setting: write section.key, such as train.lr")
-    table = {key: dict(value) if isinstance(value, dict) else value for key, value in table.items()}
-    for (section, key), kind in NAMING.items():
-        if (section, key) in changes and isinstance(table.setdefault(section, {}), dict):
-            old = named_in(table[section].get(key, default_of(section, key)))
-            new = named_in(changes[section, key])
-            for orphan in settings_of_strategies(kind, old) - settings_of_strategies(kind, new):
-                table[section].pop(orphan, None)
-    for path, value in changes.items():
-        owner = table
-        for part in path[:-1]:
-            owner = owner.setdefault(part, {})
-            if not isinstance(owner, dict):
-                raise InputError(f"{'.'.join(path)}: {part} is a setting, not a table")
-        owner[path[-1]] = value
-    return table
-
-
-def defaults_of(place: str) -> Mapping[str, Any]:
-    """Return the settings of a "module:Class" with their defaults, as far as they are literals."""
-    module, _, name = place.partition(":")
-    return outline(module, name).defaults
-
-
-def default_of(section: str, key: str) -> Any:
-    return defaults_of(SECTIONS[section])[key]
-
-
-def named_in(value: Any) -> list[str]:
-    """Return the names that a key which names strategies has; what is no name is left to `check`."""
-    return [name for name in (value if isinstance(value, list | tuple) else [value]) if isinstance(name, str)]
-
-
-def settings_of_strategies(kind: str, names: Sequence[str]) -> set[str]:
-    return set[str]().union(*(registry.settings_of(kind, name) for name in names))
+def settled_task(table: Table, changes: Mapping[str, Any], preset: bool) -> tuple[Table, str]:
+    """Change `changes` in a table, with the task that data and model are for where nobody names one; return it, and how
+    that was found, "" where it was not looked for. Who changes data or model of a preset has not named its task.
+    """
+    changed = override(table, changes)
+    named = isinstance(task := changed.get("task", {}), dict) and "name" in task
+    if "task.name" in changes or (named and not (preset and changes.keys() & {"data.name", "model.name"})):
+        return changed, ""
+    found = found_task(changed)
+    if found is None or (not named and not found.takes(task)):
+        return changed, ""
+    return override(
+        override(table, {"task.name": found.name} if named else {}), {**changes, "task.name": found.name}
+    ), found.why
 
 
 # ------------------------------------------------------------------------------------------------------------- checking
@@ -195,9 +157,11 @@ def check(name: str, table: Mapping[str, Any], simulated: bool = True) -> "Exper
         resolved["model"]["dtype"] = built["model"].dtype
     method = method_of(built.pop("method"), strategies)
     resolved["method"]["local_training"] = with_brought(resolved["method"]["local_training"], method)
-    del built["task"], built["server"]
+    metrics = tuple(registry.metric(each) for each in built.pop("task").metrics)
+    del built["server"]
     (task,), (partitioner,) = strategies["task"], strategies["partitioner"]
-    experiment = Experiment(name=name, method=method, task=task, partitioner=partitioner, table=resolved, **built)
+    own = {"method": method, "task": task, "partitioner": partitioner, "metrics": metrics}
+    experiment = Experiment(name=name, table=resolved, **own, **built)
     contradictions(experiment, simulated)
     return experiment
 

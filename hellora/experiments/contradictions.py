@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hellora.client.eight_bit import check_eight_bit
+from hellora.client.own_metrics import BUILT_IN
 from hellora.core.errors import InputError
 from hellora.data.preferences import check_preference
 from hellora.data.settings import LANGUAGE, ONE_CLASS, TEXTS
@@ -29,6 +30,7 @@ from hellora.methods.demands import (
     PROXY_DATA,
     PUBLIC_DATA,
     REPEATED_BATCHES,
+    REPLACES_LOSS,
     SCORED_MODEL,
     SHARED_MODEL,
     TARGETS,
@@ -61,6 +63,7 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
         check_preference(experiment.data)
     check_saved(experiment)
     check_targets(experiment)
+    check_metrics(experiment)
     if simulated:
         check_attention(experiment)
         check_eight_bit(experiment.train, devices(experiment.compute.device)[0].partition(":")[0])
@@ -112,6 +115,8 @@ def of_settings(experiment: Experiment) -> Iterator[tuple[str, Demands]]:
     yield "the experiment", Demands(promises=frozenset(promised))
     if method.shares != "both":
         yield f"method.shares = {method.shares!r}", Demands(needs=frozenset({LASTING_COMPONENTS, OWN_COMPONENTS}))
+    if own := experiment.task.own_loss:
+        yield f"task.{own}", Demands(takes=frozenset({REPLACES_LOSS}))
     if method.head != "aggregate":
         yield f"method.head = {method.head!r}", Demands(needs=frozenset({HEAD}))
     if method.start.passes and (method.head_rounds or method.head == "closed_form"):
@@ -200,6 +205,22 @@ def check_saved(experiment: Experiment) -> None:
             f"policy.use with a prefix cache keeps what frozen blocks make of an example, and model.modules_to_save = "
             f"{saved} may change what they are given: remove one of them"
         )
+
+
+def check_metrics(experiment: Experiment) -> None:
+    """Raise InputError where a metric needs what the task's predictions do not have."""
+    columns, named = experiment.task.columns, experiment.table["task"]["name"]
+    for metric in experiment.metrics:
+        if columns in LANGUAGE:
+            raise InputError(
+                f"task.metrics: {metric.setting!r} compares predictions with what is right, and {named} makes none: "
+                f"remove it"
+            )
+        if columns not in ONE_CLASS and (metric.setting in BUILT_IN or metric.takes_probabilities):
+            raise InputError(
+                f"task.metrics: {metric.setting!r} is of examples with a class each, which those of {named} have not: "
+                f"remove it"
+            )
 
 
 def check_clients(experiment: Experiment) -> None:

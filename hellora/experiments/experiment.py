@@ -5,6 +5,7 @@ from typing import Any
 
 import tomli_w
 
+from hellora.client.own_metrics import Metric
 from hellora.core.exchange import TrainSettings
 from hellora.data.partitioning import Partitioner
 from hellora.data.settings import DataSettings
@@ -33,6 +34,7 @@ class Experiment:
     name: str
     run: RunSettings
     task: Task
+    metrics: tuple[Metric, ...]  # besides the task's own
     model: ModelSettings
     data: DataSettings
     partitioner: Partitioner
@@ -45,6 +47,7 @@ class Experiment:
     compute: ComputeSettings
     tracking: TrackingSettings
     table: Table = field(repr=False)
+    found: str = ""  # how its task was found, where nobody named one
 
     def to_toml(self) -> str:
         """Write the whole of it as an experiment file, every default written out."""

@@ -1,4 +1,4 @@
-"""Code that is not hellora's: a class of a file, "path/to/file.py:Class", or of an importable module, "module:Class".
+"""Code that is not hellora's: a class or function of a file, "path/to/file.py:Class", or of a module, "module:Class".
 
 Whoever names code runs it. What a file, a folder or a server names runs only if a person names it, too: with `--allow`,
 or with `--set` itself. The working directory is not on Python's path, for a `datasets.py` in it would be taken for the
@@ -36,6 +36,8 @@ NAMING: dict[tuple[str, str], str] = {
     ("server", "optimizer"): "server_optimizer",
 }
 TRACKERS = ("tracking", "trackers")
+METRICS = ("task", "metrics")
+CODE = (*NAMING, TRACKERS, METRICS)  # all keys that may name code
 __path__: list[str] = []  # so that there can be modules below
 
 
@@ -98,7 +100,7 @@ def with_whole_paths(table: Mapping[str, Any]) -> dict[str, Any]:
         return absolute(value) if isinstance(value, str) and is_code(value) else value
 
     found = dict(table)
-    for section, key in (*NAMING, TRACKERS):
+    for section, key in CODE:
         if isinstance(content := found.get(section), Mapping) and key in content:
             found[section] = {**content, key: written(content[key])}
     return found
@@ -114,7 +116,7 @@ def named_code(table: Any, path: tuple[str, ...] = ()) -> list[str]:
         return unique(code for key, value in table.items() for code in named_code(value, (*path, *str(key).split("."))))
     if path[-2:] == ("model", "trust_remote_code"):
         return [] if table is False else [REMOTE_CODE]
-    if path[-2:] not in (*NAMING, TRACKERS):
+    if path[-2:] not in CODE:
         return []
     if isinstance(table, list | tuple):
         return unique(code for each in table for code in named_code(each, path))

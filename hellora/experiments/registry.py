@@ -9,7 +9,8 @@ import inspect
 from dataclasses import fields
 from typing import Any
 
-from hellora.core.errors import InputError, nearest
+from hellora.client.own_metrics import BUILT_IN, Metric
+from hellora.core.errors import InputError, nearest, one_line
 from hellora.experiments.outlines import modules, outline
 from hellora.experiments.own_code import is_code, load
 
@@ -27,6 +28,19 @@ FOLDERS: dict[str, tuple[str, str]] = {
 }
 
 
+# What a task is called elsewhere: on the Hub, in other libraries, by people.
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "sequence_classification": ("text_classification", "classification", "sentiment", "sentiment_analysis", "seq_cls"),
+    "image_classification": ("images", "vision", "image"),
+    "causal_lm": ("text_generation", "chat", "sft", "instruction", "instructions", "instruction_tuning", "lm", "clm"),
+    "preference": ("dpo", "rlhf", "preferences", "reward", "orpo"),
+    "token_classification": ("ner", "named_entity_recognition", "tagging", "pos", "token_cls"),
+    "regression": ("sts", "stsb", "rating", "ratings", "scoring"),
+    "multi_label": ("multilabel", "multi_label_classification", "tags"),
+    "seq2seq": ("text2text_generation", "summarization", "translation", "seq2seq_lm", "encoder_decoder"),
+}
+
+
 def names(kind: str) -> list[str]:
     """Return the registered names of a kind, sorted."""
     return modules(FOLDERS[kind][0])
@@ -37,10 +51,43 @@ def heading(kind: str) -> str:
     return FOLDERS[kind][0].rpartition(".")[2].replace("_", " ")
 
 
+def metric(name: str) -> Metric:
+    """Find a metric that a task is to be measured by besides its own.
+
+    Raises:
+        InputError: there is none; the message has the nearest name.
+    """
+    if not is_code(name):
+        if name not in BUILT_IN:
+            raise InputError(
+                f"task.metrics: there is no metric {name!r}{nearest(name, sorted(BUILT_IN))}, or name a function of "
+                f"your own, such as 'mine.py:{name if name.isidentifier() else 'function'}'"
+            )
+        return Metric(name, BUILT_IN[name])
+    try:
+        found = load(name)
+    except Exception as error:  # whatever a user's module raises
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"task.metrics: {name!r} cannot be imported: {why}: correct it") from error
+    if not callable(found):
+        raise InputError(f"task.metrics: {name!r} is no function: name one that takes predictions and references")
+    return Metric(name, found)
+
+
 def check_name(kind: str, name: str) -> None:
     """Raise InputError unless the kind has the name; the message has the nearest one."""
     if name not in names(kind):
-        raise InputError(f"there is no {kind} {name!r}{nearest(name, names(kind))}")
+        mend = nearest_task(name) if kind == "task" else nearest(name, names(kind))
+        raise InputError(f"there is no {kind} {name!r}{mend}")
+
+
+def nearest_task(name: str) -> str:
+    """Return the end of an error message: what a task is called here, all that there are, and how to write one."""
+    known, word = names("task"), name.lower().replace("-", "_").replace(" ", "_")
+    meant = next((task for task, others in ELSEWHERE.items() if word in others or word == task), None)
+    said = f": did you mean {meant!r}?" if meant in known else nearest(name, known)
+    listed = f" There are {', '.join(known)}" if said.endswith("?") else ""
+    return f"{said}{listed}; one of your own is a class in one file (docs/your-own-strategy.md)"
 
 
 def find(kind: str, name: str) -> type[Any]:

@@ -240,9 +240,15 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """The [task] table names the task; its own settings are not among these."""
+    """The [task] table names the task, and metrics besides its own; the task's own settings are not among these."""
 
-    name: str = "sequence_classification"
+    name: str = "sequence_classification"  # where it is not given, it is found from data and model
+    metrics: tuple[str, ...] = ()  # matthews, balanced_accuracy, auroc, or your own "mine.py:function"
+
+    def __post_init__(self) -> None:
+        names = [name.rpartition(":")[2] for name in self.metrics]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"metrics has two of the name {twice!r}: keep one of them")
 
 
 @dataclass(frozen=True)

@@ -150,17 +150,17 @@ class Setup:
     ) -> Evaluation:
         """Evaluate one adapter on rows of a `datasets.Dataset`; `encoded` are the same rows, where they are already. Of
         `asked`, or else of the rows, the first prompts are answered."""
-        size, precision = self.experiment.compute.eval_batch_size, self.experiment.train.precision
-        return evaluate(adapter, self.base, self.experiment.task, rows, size, precision, encoded, asked)
+        run, size = self.experiment, self.experiment.compute.eval_batch_size
+        return evaluate(adapter, self.base, run.task, rows, size, run.train.precision, encoded, asked, more=run.metrics)
 
     def evaluate_prototypes(self, state: ServerState) -> dict[str, Any]:
         """Evaluate every prototype, by its rank, and their ensemble on the test split; return {} for a lone adapter."""
         if not state.adapter.prototypes:
             return {}
-        size, precision = self.experiment.compute.eval_batch_size, self.experiment.train.precision
-        prototypes = prototypes_of(state.adapter, self.base.spec)
+        run, prototypes = self.experiment, prototypes_of(state.adapter, self.base.spec)
+        size, precision = run.compute.eval_batch_size, run.train.precision
         together = evaluate_ensemble(
-            list(prototypes.values()), self.base, self.experiment.task, self.test, size, precision
+            list(prototypes.values()), self.base, run.task, self.test, size, precision, run.metrics
         )
         return {
             "prototypes": {str(rank): self.evaluate_on_test(each).metrics for rank, each in prototypes.items()},

@@ -5,6 +5,7 @@ from pathlib import Path
 from hellora.core.errors import InputError
 from hellora.core.units import in_bytes
 from hellora.reporting.answers import answers
+from hellora.reporting.classes import classes
 from hellora.reporting.clients import drift, failures, labels, served
 from hellora.reporting.page import write
 from hellora.reporting.parts import Page
@@ -50,6 +51,7 @@ def page_of_run(run: RunRecord) -> Page:
         spectrum(run),
         memory(run),
         traffic(run),
+        *classes(run),
         served(run),
         labels(run),
         drift(run),

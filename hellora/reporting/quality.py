@@ -70,7 +70,8 @@ def training_loss(line: Line) -> float | None:
 
 
 def quality_sections(run: RunRecord) -> list[Section]:
-    """Show the main metric, where it is not the loss, with its companion, and the loss, of one run."""
+    """Show the main metric, where it is not the loss, with its companion, the loss, and what was asked for besides, of
+    one run."""
     found = []
     if (metric := run.metric) != "loss":
         title, beside = in_words(metric), BESIDE.get(metric, metric)
@@ -78,7 +79,14 @@ def quality_sections(run: RunRecord) -> list[Section]:
         found.append(quality_section(metric, title[0].upper() + title[1:], title, run, series))
     training = [None, *(training_loss(line) for line in run.lines)]
     series = {"on the test data": measured(run, "loss"), "while training": training}
-    return [*found, quality_section("loss", "Loss", "loss", run, series)]
+    found.append(quality_section("loss", "Loss", "loss", run, series))
+    return [*found, *(of_asked(name, i, run) for i, name in enumerate(run.asked))]
+
+
+def of_asked(name: str, place: int, run: RunRecord) -> Section:
+    """Show a metric that `task.metrics` asks for."""
+    words = in_words(name)
+    return quality_section(f"asked-{place}", words[0].upper() + words[1:], words, run, {words: measured(run, name)})
 
 
 def quality_section(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hellora.core.errors import InputError
-from hellora.core.metrics import main_metric
+from hellora.core.metrics import asked_for, main_metric
 
 Line = Mapping[str, Any]  # of rounds.jsonl
 FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "answers.jsonl", "summary.json")
@@ -73,6 +73,12 @@ class RunRecord:
         """Return the main metric of the run's task."""
         measured = [line["metrics"] for line in self.lines if line["metrics"]]
         return main_metric(name for metrics in (self.initial, *measured) for name in metrics)
+
+    @property
+    def asked(self) -> list[str]:
+        """Name the metrics that were asked for besides those of the run's task."""
+        measured = {name: None for line in self.lines if line["metrics"] for name in line["metrics"]}
+        return asked_for(self.table.get("task", {}).get("metrics", ()), measured)
 
     @cached_property
     def names(self) -> Mapping[int, str]:
@@ -180,9 +186,26 @@ def read_summary(file: Path) -> Mapping[str, Any] | None:
             checked(summary["data"], {"evaluated_on": str}, "data: ")
             for group in summary["groups"]:
                 checked(group, {"layers": int, "rank": (int, list), "clients": int, "metrics": dict}, "groups: ")
+            check_classes(summary)
             for part in ("initial", "final", "clients"):
                 check_numbers(summary[part], f"{part}: ")
         return summary
+
+
+def check_classes(summary: Mapping[str, Any]) -> None:
+    """Raise ValueError where what a summary says of classes, if it does, is not what a run wrote."""
+    found, counts = summary.get("per_class", {}), summary.get("confusion", [])
+    checked(found, dict.fromkeys(found, dict), "per_class: ")
+    for name, scores in found.items():
+        checked(scores, dict.fromkeys(("precision", "recall", "f1", "examples"), NUMBER), f"per_class: {name}: ")
+    rows = counts if isinstance(counts, list) else [None]
+    if rows and (len(rows) != len(found) or any(not is_row(row, len(found)) for row in rows)):
+        raise ValueError("confusion is no matrix of the classes")
+
+
+def is_row(row: Any, length: int) -> bool:
+    """Tell whether something is a row of so many whole numbers."""
+    return isinstance(row, list) and len(row) == length and all(isinstance(count, int) for count in row)
 
 
 def last_state(folder: Path) -> Path:

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hellora.client.own_metrics import Metric
 from hellora.core.errors import InputError
 from hellora.core.exchange import TrainSettings
 from hellora.core.types import Adapter
 from hellora.data.settings import DataSettings
 from hellora.experiments import registry
-from hellora.experiments.config import SECTIONS, override
 from hellora.experiments.experiment import Experiment
-from hellora.experiments.own_code import refuse_unnamed_code
+from hellora.experiments.own_code import is_code, refuse_unnamed_code
+from hellora.experiments.sections import SECTIONS, override
 from hellora.experiments.settings import ComputeSettings
 from hellora.experiments.tables import Table, build
 from hellora.methods.sharing import with_private
@@ -53,6 +54,7 @@ class Usage:
     """Says how an adapter is used: hellora.json."""
 
     task: Task
+    metrics: tuple[Metric, ...]  # besides the task's own
     model: ModelSettings
     data: DataSettings
     train: TrainSettings
@@ -78,10 +80,12 @@ class Usage:
                 raise InputError(f"--set {key}: predictions do not depend on it: leave it out")
         changed = override(table, settings)
         task_fields = dict(changed["task"])
+        metrics = tuple(registry.metric(name) for name in task_fields.pop("metrics", ()))
         task = registry.find("task", task_fields.pop("name"))
         built = {name: build(registry.named(SECTIONS[name]), changed[name], name) for name in NEEDED if name != "task"}
         return Usage(
             task=build(task, task_fields, "task"),
+            metrics=metrics,
             labels=tuple(table["labels"]),
             merged=bool(table["merged"]),
             origin=Origin.from_json(table.get("base")),
@@ -102,12 +106,14 @@ class Usage:
 
 
 def usage_table(experiment: Experiment, labels: tuple[str, ...], origin: Origin, *, merged: bool, turns: bool) -> Table:
-    """Return the content of hellora.json. Where and how fast the run was computed is no part of it. `turns`: prompts
-    are asked as turns, for conversations were learned, in whatever form the data had them."""
+    """Return the content of hellora.json. Where and how fast the run was computed is no part of it, nor are metrics of
+    its user's own: predictions need no such code. `turns`: prompts are asked as turns, for conversations were learned,
+    in whatever form the data had them."""
     table: Table = {"format": 1, "merged": merged, "labels": list(labels), "base": origin.to_json()}
     for section, keys in NEEDED.items():
         content = experiment.table[section]
         table[section] = {k: v for k, v in content.items() if keys is None or k in keys}
+    table["task"]["metrics"] = [name for name in experiment.table["task"]["metrics"] if not is_code(name)]
     table["data"]["as_chat"] = turns or experiment.data.as_chat
     table["compute"] = {"eval_batch_size": experiment.compute.eval_batch_size}
     return table

@@ -14,6 +14,7 @@ import torch
 
 from hellora.client.evaluation import evaluate
 from hellora.client.inference import predict
+from hellora.client.per_class import by_name
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter
 from hellora.data.forms import prompts_of
@@ -82,18 +83,16 @@ class Predictor:
         files = [{"file": name} for name in rows.files] or [{}] * len(said)
         return [{"row": row, **file, **each} for row, (file, each) in enumerate(zip(files, said, strict=True))]
 
-    def evaluate(self, file: str) -> dict[str, float]:
-        """Compute the metrics of the task, as a run measures them."""
+    def evaluate(self, file: str) -> dict[str, Any]:
+        """Compute the metrics of the task, as a run measures them, and how well each class is recognised."""
         usage = self.usage
         read = read_rows(file, usage.data, usage.task.columns, usage.labels, labelled=True)
         for note in read.notes:
             if not note.startswith("read "):  # which is what was asked for
                 print(f"data: {note}", file=sys.stderr)
-        rows = read.data
-        found = evaluate(
-            self.adapter, self.base, usage.task, rows, usage.compute.eval_batch_size, usage.train.precision
-        )
-        return found.metrics
+        rows, size = read.data, usage.compute.eval_batch_size
+        found = evaluate(self.adapter, self.base, usage.task, rows, size, usage.train.precision, more=usage.metrics)
+        return {**found.metrics, **by_name(found.per_class, found.confusion, usage.labels)}
 
 
 def predict_file(
@@ -113,8 +112,9 @@ def predict_file(
 
 def evaluate_file(
     source: Path, file: str, settings: Mapping[str, Any], out: Path | None, allow: Collection[str] = ()
-) -> dict[str, float]:
-    """Compute the metrics of an adapter on the labelled examples of a file; `out` gets them, too, as JSON.
+) -> dict[str, Any]:
+    """Compute the metrics of an adapter on the labelled examples of a file, and how well it recognises each class;
+    `out` gets them, too, as JSON.
 
     Raises:
         InputError: adapter, file, setting or `out` does not fit, a label is none of the run's classes, or code is not
@@ -151,10 +151,10 @@ def write(out: Path, text: str) -> None:
         raise InputError(f"--out {out}: cannot write it: {error.strerror}") from error
 
 
-def as_json(metrics: Mapping[str, float]) -> str:
+def as_json(metrics: Mapping[str, Any]) -> str:
     """Return metrics by name; null for one that is not finite, which JSON has no number for."""
-    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-    return json.dumps(finite, indent=1) + "\n"
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+    return json.dumps(finite, indent=1, ensure_ascii=False) + "\n"
 
 
 def as_text(predictions: Sequence[Prediction], suffix: str = ".jsonl") -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hellora.client.evaluation import Evaluation
+from hellora.core.errors import InputError, RunError
 from hellora.core.held_out import HeldOut
 from hellora.core.state import RoundReport, ServerState
 from hellora.experiments.setup import Setup
@@ -27,7 +28,10 @@ class Evaluations:
             return ""
         due = state.round % run.eval_every == 0 or state.round == run.rounds
         asks = self.setup.experiment.task.asks(state.round, run.rounds, due)
-        self.last = self.setup.evaluate(state, whole=state.round == run.rounds, asks=asks) if due else None
+        try:
+            self.last = self.setup.evaluate(state, whole=state.round == run.rounds, asks=asks) if due else None
+        except InputError as error:  # a metric of the user's own that worked until now
+            raise RunError(str(error)) from error
         answers = self.last.answers if self.last else self.setup.answered(state) if asks else ()
         self.answers = [asdict(answer) for answer in answers]
         loss = self.last.metrics.get("loss", 0.0) if self.last else 0.0

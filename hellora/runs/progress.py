@@ -55,6 +55,8 @@ class TerminalProgress:
 
     def loading(self, experiment: Experiment, folder: Path) -> None:
         self.console.print(f"{experiment.name} → {folder}", highlight=False)
+        if experiment.found:
+            self.console.print(f"task: {experiment.found}", highlight=False)
         self.console.print(f"loading {experiment.model.name} and {experiment.data.name} …", highlight=False)
 
     def noted(self, note: str) -> None:

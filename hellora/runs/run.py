@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hellora.client.evaluation import Evaluation
+from hellora.client.per_class import by_name
 from hellora.core.errors import InputError
 from hellora.core.exchange import ClientFailure, ClientUpdate
+from hellora.core.metrics import asked_for
 from hellora.core.state import ServerState
 from hellora.core.types import ClientProfile
 from hellora.core.version import __version__
@@ -230,6 +232,8 @@ def finish(
         shutil.rmtree(old, ignore_errors=True)
     save_adapter(draft, trained_by(setup, state, record["initial"], lines, origin), folder.adapter)
     draft.rename(folder.adapter)
+    final = lines[-1]["metrics"] or evaluation.metrics
+    asked = asked_for(setup.experiment.table["task"]["metrics"], final)
     summary = {
         "experiment": setup.experiment.name,
         "base_model": resolve_name(setup.experiment.model.name),
@@ -237,7 +241,9 @@ def finish(
         "rounds": len(lines),
         "initial": record["initial"],
         **({"solved": record["solved"]["metrics"]} if "solved" in record else {}),
-        "final": lines[-1]["metrics"] or evaluation.metrics,
+        "final": final,
+        **({"asked_metrics": asked} if asked else {}),
+        **by_name(evaluation.per_class, evaluation.confusion, setup.corpus.labels),
         **served(setup, state, evaluation),
         **setup.evaluate_prototypes(state),
         "uplink_bytes": sum(line["uplink_bytes"] for line in lines),

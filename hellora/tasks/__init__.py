@@ -16,110 +16,19 @@ from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
+from hellora.core.metrics import ClassScores
 from hellora.core.number_sums import NumberSums
 from hellora.data.labels import UNLABELLED
-from hellora.data.settings import Columns
+from hellora.data.settings import ONE_CLASS, Columns
 from hellora.model.normalise import position_limit
 from hellora.model.resident import BaseModel
 from hellora.model.sampling import GREEDY, Generation
 from hellora.model.settings import Kind, ModelSettings
+from hellora.tasks.common.encoded import Encoded as Encoded  # under which name all others know them
+from hellora.tasks.common.encoded import Example as Example
 
-REFUSED = 0.05  # of the conversations that a chat template may not take, as of other rows that cannot be used
-Example = dict[str, Any]
 Prediction = dict[str, Any]  # what a task says of an example, by name
 Batch = dict[str, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """Encoded examples can be collated. What an example is does not depend on those beside it.
-
-    Attributes:
-        examples: one per row, in their order
-        lengths: (examples,) in tokens, to group batches by; None where all are alike
-        tokens: (examples,) how many are supervised, of a language task; None for others
-        members: of packed rows, which examples are in each; None where a row is an example
-        cut: how many were longer than the task allows, and lost their rest
-        limit: how many tokens that is; None = as many as the longest example has
-        cut_targets: of how many what is to be said was longer, of a task that has a limit of its own for it
-        lost: of how many nothing is left to learn, because they were cut
-        missed: how many words have no token, of a task that tags words
-        refused: of each that a chat template does not take, its row and why; it is there, and nothing is learned of it
-    """
-
-    examples: Sequence[Example]
-    lengths: npt.NDArray[np.int64] | None = None
-    tokens: npt.NDArray[np.int64] | None = None
-    members: Sequence[npt.NDArray[np.int64]] | None = None
-    cut: int = 0
-    limit: int | None = None
-    cut_targets: int = 0
-    lost: int = 0
-    missed: int = 0
-    refused: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @property
-    def num_tokens(self) -> int | None:
-        """Count the supervised tokens of all examples; None where the task is no language task."""
-        return None if self.tokens is None else int(self.tokens.sum())
-
-    def note(self, what: str = "") -> str:
-        """Say how many examples were cut, how many of them have nothing left to learn, and how many are refused by a
-        chat template; "" where there are none. `what` names them, such as "test ".
-
-        Raises:
-            InputError: nothing is left to learn, or a template does not take more than REFUSED of them.
-        """
-        if len(self.refused) > REFUSED * len(self):
-            raise InputError(
-                f"data.messages: the chat template does not take {len(self.refused)} of {len(self)} {what}conversations"
-                f", as {self.refused[0]}: mend the data, or name another template (task.chat_template)"
-            )
-        found = []
-        if self.refused:
-            left_out = f"left out: {len(self.refused)} of {len(self)} {what}conversations"
-            found.append(f"{left_out}, which the chat template does not take, such as {self.refused[0]}")
-        if self.cut and self.lengths is not None:
-            limit = self.limit or int(self.lengths.max())  # as long as what was cut is
-            if self.lost == len(self):
-                raise InputError(
-                    f"task.max_length: no {what}example has a token to learn from among its first {limit} tokens: "
-                    f"raise it"
-                )
-            left = f"; {self.lost} of them kept no token to learn from" if self.lost else ""
-            cut = f"{self.cut} of {len(self)} {what}examples are longer than {limit} tokens and are cut{left}"
-            found.append(f"{cut} (task.max_length)")
-        if self.cut_targets:
-            found.append(f"of {self.cut_targets} of {len(self)} examples the target is cut (task.max_target_length)")
-        if self.missed:
-            found.append(f"words without a token of the model's, neither learned nor tagged: {self.missed}")
-        return "; ".join(found)
-
-    def names(self, rows: npt.NDArray[np.int64]) -> list[str]:
-        """Name some rows by the places of their examples, such as "3", or "3 + 8" of a packed row."""
-        of = [[row] if self.members is None else self.members[row].tolist() for row in rows.tolist()]
-        return [" + ".join(map(str, places)) for places in of]
-
-    def select(self, rows: npt.NDArray[np.int64]) -> "Encoded":
-        """Return the examples of some rows, in the order given; nothing is copied but their lengths."""
-        lengths, tokens = (None if of_all is None else of_all[rows] for of_all in (self.lengths, self.tokens))
-        return Encoded(Selected(self.examples, rows), lengths, tokens)
-
-
-class Selected(Sequence[Example]):
-    """Selected examples are read from all of them when they are asked for."""
-
-    def __init__(self, examples: Sequence[Example], rows: npt.NDArray[np.int64]) -> None:
-        self.examples, self.rows = examples, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self.examples[int(self.rows[place])]
 
 
 @dataclass(frozen=True)
@@ -220,6 +129,16 @@ class Task(ABC):
         """Run one forward pass, and score it."""
         return self.score(self.logits(base, batch), batch)
 
+    @property
+    def own_loss(self) -> str:
+        """Name the settings by which `learned` makes another loss of the task's; "" where it makes none."""
+        return ""
+
+    def learned(self, outputs: Outputs, labels: Tensor | None) -> Outputs:
+        """Return what training minimises of a forward pass, where that is not the loss that evaluations report;
+        `labels` (examples,) are the classes of all examples of the client that trains, None where there are none."""
+        return outputs
+
     def references(self, batch: Batch) -> list[Any]:
         """Return what is right of each example of a batch on the CPU, in the form of `Outputs.predictions`."""
         found: list[Any] = batch["labels"].tolist()
@@ -239,6 +158,13 @@ class Task(ABC):
         """Return the metrics of a whole evaluation, of each example's prediction beside what is right (see
         `references` and `by_name`); `loss` is the mean loss."""
         return {"loss": loss}
+
+    def per_class(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[int | str, ClassScores]:
+        """Return how well each class is recognised, by its index or, where it has none, its name; {} without classes.
+
+        Of tasks whose examples have a class each there is nothing to write.
+        """
+        return class_scores(predictions, references) if self.columns in ONE_CLASS else {}
 
     def predictions(self, logits: Tensor, examples: Sequence[Example], names: Sequence[str]) -> list[Prediction]:
         """Say for a person what logits (rows, classes) in float32 mean of each example; `names` are the classes'."""
@@ -297,10 +223,16 @@ def classification_metrics(loss: float, predictions: Sequence[int], references: 
     }
 
 
-def class_recall(predictions: Sequence[int], references: Sequence[int]) -> dict[int, float]:
-    """Return the part of each class that was recognised, for the classes that occur in `references`."""
-    said, true = np.asarray(predictions), np.asarray(references)
-    return {int(label): float((said[true == label] == label).mean()) for label in np.unique(true)}
+def class_scores(predictions: Sequence[int], references: Sequence[int]) -> dict[int | str, ClassScores]:
+    """Return how well each class is recognised, of those that occur or are predicted, in their order."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    classes = np.union1d(references, predictions).tolist()
+    found = precision_recall_fscore_support(references, predictions, labels=classes, zero_division=0.0)
+    return {
+        c: ClassScores(float(precision), float(recall), float(f1), int(count))
+        for c, precision, recall, f1, count in zip(classes, *found, strict=True)
+    }
 
 
 def length_limit(base: BaseModel, max_length: int) -> int:

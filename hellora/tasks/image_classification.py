@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from hellora.core.class_loss import ClassLoss, Weights
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.data.images import ImageRows
@@ -44,8 +45,22 @@ model = AutoModelForImageClassification.from_pretrained(
 class ImageClassification(Task):
     """Classifies images, which are decoded and processed batch by batch."""
 
+    class_weights: Weights = ()  # of the loss in training: a number per class, in their order, or "balanced"
+    label_smoothing: float = 0.0  # of the labels in training, from 0 to below 1
     columns: ClassVar[Columns] = "image"
     pipeline: ClassVar[str] = "image-classification"
+
+    def __post_init__(self) -> None:
+        ClassLoss(self.class_weights, self.label_smoothing)  # checks them
+
+    @property
+    def class_loss(self) -> ClassLoss:
+        """Return the loss that clients minimise."""
+        return ClassLoss(self.class_weights, self.label_smoothing)
+
+    @property
+    def own_loss(self) -> str:
+        return self.class_loss.named
 
     @property
     def usage(self) -> str:
@@ -55,6 +70,7 @@ class ImageClassification(Task):
         return "image_classification"
 
     def load(self, settings: ModelSettings, labels: Sequence[str], seed: int, weights: bool = True) -> BaseModel:
+        self.class_loss.check(labels)
         notices: list[str] = []
         net, head_modules = load_network(settings, self.kind(), labels, seed, weights, notices)
         processor = load_image_processor(settings) if weights else None
@@ -84,6 +100,9 @@ class ImageClassification(Task):
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         logits: Tensor = base.net(pixel_values=batch["pixel_values"].to(base.dtype)).logits
         return logits
+
+    def learned(self, outputs: Outputs, labels: Tensor | None) -> Outputs:
+        return self.class_loss.of(outputs, labels)
 
     def score(self, logits: Tensor, batch: Batch) -> Outputs:
         return classification_outputs(logits, batch["labels"])

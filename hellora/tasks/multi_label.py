@@ -45,7 +45,7 @@ class MultiLabel(TextTask):
     def targets(self, rows: Any) -> Tensor:
         return torch.tensor(rows["targets"][:])
 
-    def learned(self, rows: Any) -> list[Any]:
+    def labels_in(self, rows: Any) -> list[Any]:
         found: list[Any] = rows["targets"][:]
         return found
 

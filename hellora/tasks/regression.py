@@ -76,7 +76,7 @@ class Regression(TextTask):
         numbers = torch.tensor(rows["targets"][:], dtype=torch.float64)
         return (numbers - numbers.new_tensor(self.mean or 0.0)) / numbers.new_tensor(self.deviation or 1.0)
 
-    def learned(self, rows: Any) -> list[Any]:
+    def labels_in(self, rows: Any) -> list[Any]:
         found: list[Any] = self.targets(rows).tolist()
         return found
 

@@ -26,10 +26,11 @@ from run_folders import ended_run
 
 from hellora.cli.app import app
 from hellora.comparing.plan import read_comparison
-from hellora.experiments.config import override, read_experiment
+from hellora.experiments.config import read_experiment
 from hellora.experiments.overrides import parse_settings
 from hellora.experiments.presets import presets
 from hellora.experiments.registry import find
+from hellora.experiments.sections import override
 from hellora.experiments.tables import settings_of
 
 PRESETS = ROOT / "hellora" / "experiments" / "presets"

@@ -85,7 +85,7 @@ class TextTask(Task):
         """Return the last lines of a card's code, which make `answers` of `logits`."""
         return "{answers}"
 
-    def learned(self, rows: Any) -> list[Any]:
+    def labels_in(self, rows: Any) -> list[Any]:
         """Return what is learned of each row, as `collate` makes a tensor of it: its class."""
         found: list[Any] = rows["label"][:]
         return found
@@ -134,7 +134,7 @@ class TextTask(Task):
         names = list(tokens.keys())
         examples = [
             {**dict(zip(names, values, strict=True)), "label": label}
-            for *values, label in zip(*tokens.values(), self.learned(rows), strict=True)
+            for *values, label in zip(*tokens.values(), self.labels_in(rows), strict=True)
         ]
         return Encoded(examples, lengths)
 

@@ -139,3 +139,16 @@ def test_the_peak_is_the_most_that_any_client_held() -> None:
     rows = rows_of({Cell("iid", "a", 0): run})
     assert "| peak |" in as_markdown(rows, [])
     assert "| 2.9 KiB |" in as_markdown(rows, [])
+
+
+def test_metrics_that_were_asked_for_have_columns_behind_the_main_one() -> None:
+    runs = runs_of({("iid", "a"): [0.5, 0.7]})
+    for run, value in zip(runs.values(), (0.2, 0.4), strict=True):
+        vars(run)["summary"] = {
+            **run.summary,
+            "asked_metrics": ["matthews"],
+            "final": {"accuracy": 0.5, "matthews": value},
+        }
+    (row,) = rows_of(runs)
+    assert list(headings([row]).values())[:2] == ["accuracy", "Matthews' φ"]
+    assert cell_text(row, "matthews") == "0.300 ± 1.271"  # t · 0.1 of two

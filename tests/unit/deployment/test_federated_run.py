@@ -8,7 +8,9 @@ import pytest
 
 from hellora.core.errors import InputError, RunError
 from hellora.deployment.federated_run import Following, OwnLines, Submission
+from hellora.deployment.flower_setup import contract_of
 from hellora.deployment.flower_tools import Address, Flower, arguments_of, environment, last_json, reason
+from hellora.experiments.config import read_experiment
 
 pytestmark = pytest.mark.flower
 
@@ -154,3 +156,10 @@ def test_addresses(text: str, host: str, port: int) -> None:
 
 def test_nobody_answers() -> None:
     assert not Address("127.0.0.1", 1, None).reached()
+
+
+def test_what_the_server_measures_by_is_not_told_to_clients() -> None:
+    """They need not have the code of a metric; the server's own experiment keeps it."""
+    experiment = read_experiment("quickstart", {"task.metrics": ["matthews", "math:hypot"]})
+    assert contract_of(experiment).table == {**experiment.table, "task": {**experiment.table["task"], "metrics": []}}
+    assert experiment.table["task"]["metrics"] == ["matthews", "math:hypot"]

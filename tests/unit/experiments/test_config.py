@@ -547,6 +547,8 @@ def value_of(hint: Any, default: Any) -> st.SearchStrategy[Any]:
         return st.lists(st.sampled_from([0.25, 0.5, 0.75]), unique=True).map(sorted)
     if hint == tuple[str, ...]:
         return st.lists(st.sampled_from(["author", "source"]), unique=True)
+    if tuple[float, ...] in get_args(hint):
+        return st.sampled_from([[], "balanced", [0.5, 2.0]])
     assert set(get_args(hint)) == {int, type(None)}, hint
     return st.integers(1, 20)
 
@@ -749,6 +751,21 @@ def test_only_one_rule_puts_a_loss_in_the_place_of_the_tasks() -> None:
         "in the place of the task's: keep one of them"
     )
     assert check("good", {"method": {**both, "tau": 0}}).method.local_training[1].name == "one_vs_all"
+
+
+@pytest.mark.parametrize(
+    ("task", "named"),
+    [
+        ({"class_weights": "balanced"}, "class_weights"),
+        ({"class_weights": [1, 2.5], "label_smoothing": 0.1}, "class_weights and label_smoothing"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["logit_adjustment", "one_vs_all"])
+def test_a_weighted_loss_of_the_task_is_not_replaced_unseen(task: dict[str, Any], named: str, rule: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        check("bad", {"task": task, "method": {"local_training": [rule]}})
+    assert str(refusal.value).startswith(f"method.local_training = ['{rule}'] and task.{named} both put another loss")
+    assert check("good", {"task": task, "method": {"local_training": ["fed_prox"]}}).task.own_loss == named
 
 
 def test_power_of_choice_comes_with_a_rule_that_reports_losses() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hellora.core.errors import InputError
-from hellora.experiments.config import SECTIONS, TOP, defaults_of
 from hellora.experiments.registry import FOLDERS, find, named, names, nearest, settings_of, summary
+from hellora.experiments.sections import SECTIONS, TOP, defaults_of
 
 EVERY = [(kind, name) for kind in FOLDERS for name in names(kind)]
 

@@ -22,7 +22,6 @@ from hellora.experiments.holding_out import hold_out
 from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
 from hellora.runs.groups import acts_like, expected_accuracy, served
-from hellora.tasks import class_recall
 
 Prepare = Callable[..., Setup]
 
@@ -63,12 +62,6 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Adapter]:
 
 def acting_state(setup: Setup) -> ServerState:
     return replace(setup.initial_state(), adapter=bases.acting_adapter(setup.base))
-
-
-def test_recall_by_hand() -> None:
-    """Class 0: two of three. Class 3: none of one. Class 5 is said and never true."""
-    assert class_recall([0, 5, 0, 0], [0, 0, 0, 3]) == {0: pytest.approx(2 / 3), 3: 0.0}
-    assert class_recall([], []) == {}
 
 
 def test_a_clients_accuracy_is_recall_by_its_own_classes() -> None:

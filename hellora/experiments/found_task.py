@@ -1,0 +1,127 @@
+"""Find the task that data and model are for, where nobody names one: by the names of columns, and what is in them.
+
+    images                                    image_classification
+    chosen and rejected                       preference
+    conversations, prompts with responses     causal_lm, or seq2seq of a model that encodes and decodes
+    tokens and tags                           token_classification
+    a text with a label                       sequence_classification; of lists multi_label, of fractions regression
+
+What can be more than one of these, or none, is left to the usual task, or that of the preset.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hellora.core.errors import InputError
+from hellora.experiments import registry
+from hellora.experiments.sections import SECTIONS, defaults_of
+from hellora.experiments.tables import Table, build
+
+FRACTIONS = 10  # different numbers from which labels with fractions are amounts, and no classes
+TOKENS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "labels")
+
+
+@dataclass(frozen=True)
+class FoundTask:
+    """A task was found, and why."""
+
+    name: str
+    reason: str
+
+    @property
+    def why(self) -> str:
+        """Say which task it is and why, for a person."""
+        return f"{self.name}, for {self.reason} (task.name says otherwise)"
+
+    def takes(self, task: Mapping[str, Any]) -> bool:
+        """Tell whether all settings of a [task] table are this task's."""
+        return task.keys() <= {*defaults_of(SECTIONS["task"]), *registry.settings_of("task", self.name)}
+
+
+def found_task(table: Table) -> FoundTask | None:
+    """Find the task of an experiment's table, which is not checked yet; None where it is not clear."""
+    given = [table.get(part, {}) for part in ("data", "model")]
+    if not all(isinstance(part, dict) for part in given):  # which is said when all settings are checked
+        return None
+    settings, model = (
+        {**defaults_of(SECTIONS[name]), **part} for name, part in zip(("data", "model"), given, strict=True)
+    )
+    known = registry.names("task")
+    return next((found for found in fitting(settings, str(model["name"])) if found.name in known), None)
+
+
+def fitting(data: Table, model: str) -> Iterator[FoundTask]:
+    """Yield what data, or else the model, are for."""
+    from hellora.data.first_look import first_look
+    from hellora.data.settings import DataSettings
+    from hellora.model.family import family_of
+
+    own = {key: value for key, value in data.items() if key in defaults_of(SECTIONS["data"]) and value is not None}
+    try:
+        settings, family = build(DataSettings, own, "data"), family_of(model)
+    except InputError:  # which is said when all settings are checked
+        return
+    rows = first_look(settings)
+    if rows is not None:
+        yield from by_columns(rows, settings, family)
+    elif family == "images":
+        yield FoundTask("image_classification", f"{model} is a model of images")
+
+
+def by_columns(rows: Any, data: Any, family: str) -> Iterator[FoundTask]:
+    """Yield what the columns of a `datasets.Dataset` are for, as the [data] table names them."""
+    from hellora.data.forms import CONVERSATIONS, PAIRS
+
+    names = set(rows.column_names)
+    texts = {data.text, data.label} <= names
+    pairs = data.prompt or data.response or any({prompt, response} <= names for prompt, response, _ in PAIRS)
+    words, tags = (next((name for name in known if name in names), "") for known in (TOKENS, TAGS))
+    if data.image in names and data.text not in names:
+        yield FoundTask("image_classification", f"{data.name} has images")
+    elif {data.chosen, data.rejected} <= names:
+        yield FoundTask("preference", f"{data.name} has answers of which one is preferred")
+    elif data.messages or names & {*CONVERSATIONS}:
+        yield from of_language(f"{data.name} has conversations", family)
+    elif words and tags and are_lists(rows[words][:1]) and are_lists(rows[tags][:1]):
+        yield FoundTask("token_classification", f"{data.name} has tokens ('{words}') with tags ('{tags}')")
+    elif texts and family != "decoder":
+        yield labelled(rows[data.label][:], data)
+    elif pairs and not texts:
+        yield from of_language(f"{data.name} has prompts with responses", family)
+    elif data.text in names and not texts and family == "decoder":
+        yield FoundTask("causal_lm", f"{data.name} has plain texts ('{data.text}')")
+
+
+def of_language(what: str, family: str) -> Iterator[FoundTask]:
+    """Yield the task of learning answers, where the model can: nothing can be said with an encoder."""
+    if family == "encoder-decoder":
+        yield FoundTask("seq2seq", f"{what}, and the model encodes and decodes")
+    elif family in ("decoder", ""):
+        yield FoundTask("causal_lm", what)
+
+
+def labelled(labels: Sequence[Any], data: Any) -> FoundTask:
+    """Return the task of texts with these labels."""
+    texts, told = f"{data.name} has texts ('{data.text}') with", [label for label in labels if label is not None]
+    if are_lists(told[:1]):
+        return FoundTask("multi_label", f"{texts} lists of labels ('{data.label}')")
+    if are_amounts(told):
+        return FoundTask("regression", f"{texts} many numbers with fractions ('{data.label}')")
+    return FoundTask("sequence_classification", f"{texts} a class each ('{data.label}')")
+
+
+def are_lists(cells: Sequence[Any]) -> bool:
+    """Tell whether there is a cell, and it is a list."""
+    return bool(cells) and isinstance(cells[0], list)
+
+
+def are_amounts(labels: Sequence[Any]) -> bool:
+    """Tell whether labels are numbers, some with a fraction, of which there are many different ones."""
+    try:
+        numbers = {float(label) for label in labels}
+    except (TypeError, ValueError):
+        return False
+    finite = all(math.isfinite(number) for number in numbers)
+    return finite and len(numbers) >= FRACTIONS and not all(number.is_integer() for number in numbers)

@@ -47,44 +47,52 @@ PACKAGES = {name: name for name in ("torch", "transformers", "peft", "safetensor
 
 def code(trained: Trained, folder: Path, merged: bool) -> str:
     """Write Python that loads what is in `folder` and uses it. `merged`: the weights are whole, peft is not needed."""
-    experiment, base = trained.experiment, trained.base
-    task, model = experiment.task, experiment.model
+    base, task = trained.base, trained.experiment.task
     if not task.usage:
         return f"# hellora predict {folder} FILE"
-    language = task.columns in LANGUAGE
-    pairs, where = bool(experiment.data.text_pair), "model_folder" if merged else "adapter"
-    trust = ", trust_remote_code=True" if model.trust_remote_code else ""
-    quantized = model.quantization != "none"
-    arguments = f"dtype=torch.{model.dtype}{trust}"
-    arguments += ', quantization_config=quantization, device_map={"": "cpu"}' if quantized else ""
-    if task.kind() in CLASSIFIES and not merged:
-        arguments += f", num_labels={len(trained.classes)}, ignore_mismatched_sizes=True"
+    pairs = bool(trained.experiment.data.text_pair)
     sides = tokenizing(base.processor, () if trained.turns else variables(task.columns, pairs))
-    places = f"{where} = {str(folder)!r}"
-    if not merged:
-        places = f"base = {trained.origin.path or resolve_name(model.name)!r}{also_on_hub(model.name)}\n{places}"
+    more: dict[str, Any] = {}
+    if task.columns in LANGUAGE:
+        more = of_language(trained, sides["splitting"])
+    elif task.columns == "image":
+        more = {"eight_bit": inspect.getsource(eight_bit), "channels": channels(base.net.config)}
     return task.usage.format(
-        imports="import torch\n" + ("" if merged else "from peft import PeftModel\n"),
-        quantizer=", BitsAndBytesConfig" if quantized else "",
-        quantization=f"quantization = {quantization(trained)}\n" if quantized else "",
-        places=places,
-        source=where if merged else "base",
-        folder=where,
-        trust=trust,
-        arguments=arguments,
-        wrapped="model = model.eval()\n" if merged else f"model = PeftModel.from_pretrained(model, {where}).eval()\n",
+        **loading(trained, folder, merged),
         max_length=length_limit(base, task.max_tokens) if task.max_tokens > 1 else None,
         texts=example_texts(pairs, base.one_length, task.columns == "tokens"),
         inputs="texts, pairs" if pairs else "texts",
         **sides,
-        answers=ANSWERS.format(folder=where),
-        **(of_language(trained, sides["splitting"]) if language else {}),
-        **(
-            {"eight_bit": inspect.getsource(eight_bit), "channels": channels(base.net.config)}
-            if task.columns == "image"
-            else {}
-        ),
+        **more,
     )
+
+
+def loading(trained: Trained, folder: Path, merged: bool) -> dict[str, str]:
+    """Return what the code names of where the model is, and how it is loaded."""
+    model, where = trained.experiment.model, "model_folder" if merged else "adapter"
+    trust = ", trust_remote_code=True" if model.trust_remote_code else ""
+    quantized = model.quantization != "none"
+    arguments = f"dtype=torch.{model.dtype}{trust}"
+    arguments += ', quantization_config=quantization, device_map={"": "cpu"}' if quantized else ""
+    if trained.experiment.task.kind() in CLASSIFIES and not merged:
+        arguments += f", num_labels={len(trained.classes)}, ignore_mismatched_sizes=True"
+    places = f"{where} = {str(folder)!r}"
+    if not merged:
+        places = f"base = {trained.origin.path or resolve_name(model.name)!r}{also_on_hub(model.name)}\n{places}"
+    return {
+        "imports": "import torch\n" + ("" if merged else "from peft import PeftModel\n"),
+        "quantizer": ", BitsAndBytesConfig" if quantized else "",
+        "quantization": f"quantization = {quantization(trained)}\n" if quantized else "",
+        "places": places,
+        "source": where if merged else "base",
+        "folder": where,
+        "trust": trust,
+        "arguments": arguments,
+        "wrapped": "model = model.eval()\n"
+        if merged
+        else f"model = PeftModel.from_pretrained(model, {where}).eval()\n",
+        "answers": ANSWERS.format(folder=where),
+    }
 
 
 def variables(columns: Columns, pairs: bool) -> tuple[str, ...]:

@@ -29,6 +29,20 @@ def bypass_check(base: BaseModel, kind: Task, rows: Any) -> None:
             step(base, kind, rows, nothing, bypass=True)
         except Exception as error:  # whatever a model's code raises
             raise InputError(f"{says} does not work without ({in_one_line(error)}): {ADVICE}") from error
+    if not hears_its_first(base, kind, rows):
+        raise InputError(
+            f"{says}'s decoder does not hear its encoder without its own, so that who trains none of them learns "
+            f"nothing: {ADVICE}"
+        )
+
+
+def hears_its_first(base: BaseModel, kind: Task, rows: Any) -> bool:
+    """Say whether the loss depends on the first layer where all others are left out."""
+    row, head = np.zeros((base.spec.num_layers, base.spec.max_rank), dtype=bool), base.initial_head()
+    row[0] = True
+    pairs = {n: p for n, p in new_adapter(base.spec, head, 0).pairs.items() if base.spec.layer_of[n] == 0}
+    with base.adapted(Adapter(pairs, head), row, bypass=True):
+        return forward(base, kind, rows).requires_grad
 
 
 def handed_on(base: BaseModel, kind: Task, rows: Any) -> str | None:

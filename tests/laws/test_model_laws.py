@@ -40,6 +40,7 @@ from hellora.tasks import Batch, Columns, Encoded, Example, Task
 COUNT, TOKENS = 6, 6
 MIXES_PADDING = ("funnel",)  # it pools neighbours, padding too, so that an example depends on what stands beside it
 LEFT_IN = ("convnext", "cvt", "funnel", "levit", "mobilevit")  # a layer is a stage, of another shape or a list
+LEFT_IN += ("bart", "bart seq2seq", "t5", "t5 seq2seq")  # without its own blocks a decoder does not hear its encoder
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hellora.core.exchange import Outputs
+from hellora.core.metrics import ClassScores
 from hellora.data.labels import UNLABELLED
 from hellora.data.settings import Columns
 from hellora.data.tag_schemes import OUTSIDE, are_of_entities, parted, spans
@@ -170,6 +171,24 @@ class TokenClassification(Task):
         scores = precision_recall_fscore_support(references, predictions, average="micro", zero_division=0)
         precision, recall, f1 = map(float, scores[:3])
         return {"entity_f1": f1, "entity_precision": precision, "entity_recall": recall, **found}
+
+    def per_class(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[int | str, ClassScores]:
+        """Return how well entities of each kind are found, by its name; of plain tags, each tag."""
+        said, right = ([tag for of_example in each for tag in of_example] for each in (predictions, references))
+        if are_of_entities({*said, *right}):
+            from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+
+            names = sorted({kind for each in (*predictions, *references) for kind, _, _ in spans(each)})
+            if not names:
+                return {}
+            scores = precision_recall_fscore_support(references, predictions, average=None, zero_division=0)
+        else:
+            from sklearn.metrics import precision_recall_fscore_support as of_tags
+
+            names = sorted({*said, *right})
+            scores = of_tags(right, said, labels=names, average=None, zero_division=0.0)
+        columns = [each.tolist() for each in scores]
+        return {name: ClassScores(*row[:3], int(row[3])) for name, *row in zip(names, *columns, strict=True)}
 
     def predictions(self, logits: Tensor, examples: Sequence[Example], names: Sequence[str]) -> list[Prediction]:
         """Give each word its tag, None where it has no token or was cut; of entities also their labels, words (`start`

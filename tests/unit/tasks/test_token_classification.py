@@ -13,6 +13,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from hellora.client.evaluation import evaluate
 from hellora.client.inference import predict
 from hellora.core.errors import InputError
+from hellora.core.metrics import ClassScores
 from hellora.data.labels import UNLABELLED
 from hellora.model.resident import BaseModel
 from hellora.model.settings import ModelSettings
@@ -70,7 +71,7 @@ def test_a_loss_is_of_each_example_and_nothing_of_a_word_without_a_tag(base: Bas
 
 
 def test_metrics_of_entities_by_hand() -> None:
-    """Of 3 entities 1 is found whole, among 2 that are said: precision 1/2, recall 1/3, F = 2/5. 6 of 8 words."""
+    """Of 3 entities 1 is found whole, among 2 that are said: precision 1/2, recall 1/3, F = 2/5. 5 of 8 words."""
     right = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-LOC", "O", "O"]]
     said = [["B-PER", "I-PER", "O", "O"], ["O", "O", "O", "B-LOC"]]
     assert TASK.metrics(0.5, said, right) == {
@@ -83,6 +84,8 @@ def test_metrics_of_entities_by_hand() -> None:
     assert TASK.metrics(0.5, said, right)["entity_f1"] == pytest.approx(f1_score(right, said))
     nothing = [["O", "O"]]
     assert TASK.metrics(0.5, nothing, nothing)["entity_f1"] == 0
+    assert TASK.per_class(said, right) == {"LOC": ClassScores(0, 0, 0, 2), "PER": ClassScores(1, 1, 1, 1)}
+    assert TASK.per_class(nothing, nothing) == {}
 
 
 def test_metrics_of_plain_tags() -> None:
@@ -90,6 +93,12 @@ def test_metrics_of_plain_tags() -> None:
     flat = [[tag for tags in each for tag in tags] for each in (right, said)]
     expected = {"token_accuracy": 3 / 4, "macro_f1": macro_f1(*flat, average="macro", zero_division=0), "loss": 1.0}
     assert TASK.metrics(1.0, said, right) == pytest.approx(expected)
+    noun = ClassScores(pytest.approx(2 / 3), 1, pytest.approx(4 / 5), 2)
+    assert TASK.per_class(said, right) == {
+        "DET": ClassScores(1, 1, 1, 1),
+        "NOUN": noun,
+        "VERB": ClassScores(0, 0, 0, 1),
+    }
 
 
 def test_an_evaluation_is_of_the_tags_by_their_names(base: BaseModel) -> None:

@@ -102,7 +102,7 @@ def figures() -> dict[str, str]:
 
 def methods() -> list[str]:
     """The presets that are a method on the quickstart."""
-    return [name for name in presets() if "base" in own_table(name)]
+    return [name for name in presets() if own_table(name).get("base") == "quickstart"]
 
 
 # ------------------------------------------------------------------------------------------------------ who trains what

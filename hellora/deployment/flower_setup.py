@@ -90,10 +90,7 @@ class Deployed:
         run_id = record.get("run") or uuid4().hex
         contract = contract_of(experiment, classes, base.fingerprint(), run_id).to_json()
         self.load(roster, contract, said, length_limit(base, kind.max_tokens))
-        profiles = tuple(
-            replace(each.profile(client), num_rows=said[name].get("rows"))
-            for client, (name, each) in enumerate(who.items())
-        )
+        profiles = profiles_of(who, said)
         return assemble(
             experiment,
             corpus,
@@ -173,6 +170,14 @@ def contract_of(
     """Make the contract of an experiment. What the server's evaluations are measured by is no part of it."""
     table = {**experiment.table, "task": {**experiment.table["task"], "metrics": []}}
     return Contract(experiment.name, table, classes, base, run_id)
+
+
+def profiles_of(who: Mapping[str, Said], said: Mapping[str, Mapping[str, Any]]) -> tuple[ClientProfile, ...]:
+    """Make the profiles of all clients, by id, of what each said, and of how many rows it packed its examples into."""
+    return tuple(
+        replace(each.profile(client), num_rows=said[name].get("rows"))
+        for client, (name, each) in enumerate(who.items())
+    )
 
 
 def connected(roster: Roster, names: Sequence[str], contract: str, setup: Setup) -> FlowerBackend:

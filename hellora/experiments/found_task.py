@@ -35,9 +35,12 @@ class FoundTask:
         """Say which task it is and why, for a person."""
         return f"{self.name}, for {self.reason} (task.name says otherwise)"
 
-    def takes(self, task: Mapping[str, Any]) -> bool:
+    def takes(self, task: Any) -> bool:
         """Tell whether all settings of a [task] table are this task's."""
-        return task.keys() <= {*defaults_of(SECTIONS["task"]), *registry.settings_of("task", self.name)}
+        return isinstance(task, Mapping) and task.keys() <= {
+            *defaults_of(SECTIONS["task"]),
+            *registry.settings_of("task", self.name),
+        }
 
 
 def found_task(table: Table) -> FoundTask | None:

@@ -35,6 +35,7 @@ ALL = [
     "spectrum",
     "memory",
     "traffic",
+    "classes",
     "served",
     "labels",
     "drift",
@@ -202,7 +203,7 @@ def test_a_plot_that_was_drawn_again_keeps_its_height(opened: Callable[..., Watc
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 900, "height": 700})
     page.evaluate("Promise.all([...document.querySelectorAll('.plot')].map(plot => Plotly.Plots.resize(plot)))")
-    assert min(before) > 200
+    assert min(before) > 150
     assert plots.evaluate_all(heights) == before
 
 

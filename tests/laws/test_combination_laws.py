@@ -36,11 +36,13 @@ from hellora.methods.demands import (
     OWN_COMPONENTS,
     PLAIN_SGD,
     PLANNER,
+    PROBABILITIES,
     PROXY_DATA,
     PUBLIC_DATA,
     REPEATED_BATCHES,
     SCORED_MODEL,
     SHARED_MODEL,
+    TARGETS,
     Demands,
     check_demands,
 )
@@ -105,7 +107,8 @@ def parties(method: Method) -> Iterator[tuple[str, Demands]]:
     """Who needs and promises what: the strategies, and an experiment in which all data are there."""
     for strategy in method.strategies:
         yield strategy.name, strategy.demands
-    promised = {PLANNER, CLASSES, HEAD, PROXY_DATA, PUBLIC_DATA, PLAIN_SGD, REPEATED_BATCHES, *TRAINS[method.trains]}
+    promised = {PLANNER, CLASSES, TARGETS, PROBABILITIES, HEAD, PROXY_DATA, PUBLIC_DATA, PLAIN_SGD, REPEATED_BATCHES}
+    promised |= TRAINS[method.trains]
     promised |= set() if method.personal else {SHARED_MODEL, SCORED_MODEL}
     promised |= {ALL_SHARED} if method.shares == "both" else set()
     yield "the experiment", Demands(promises=frozenset(promised))

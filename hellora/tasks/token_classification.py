@@ -187,8 +187,10 @@ class TokenClassification(Task):
 
             names = sorted({*said, *right})
             scores = of_tags(right, said, labels=names, average=None, zero_division=0.0)
-        columns = [each.tolist() for each in scores]
-        return {name: ClassScores(*row[:3], int(row[3])) for name, *row in zip(names, *columns, strict=True)}
+        return {
+            name: ClassScores(float(precision), float(recall), float(f1), int(count))
+            for name, precision, recall, f1, count in zip(names, *scores, strict=True)
+        }
 
     def predictions(self, logits: Tensor, examples: Sequence[Example], names: Sequence[str]) -> list[Prediction]:
         """Give each word its tag, None where it has no token or was cut; of entities also their labels, words (`start`

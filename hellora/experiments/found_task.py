@@ -20,7 +20,6 @@ from hellora.experiments.sections import SECTIONS, defaults_of
 from hellora.experiments.tables import Table, build
 
 FRACTIONS = 10  # different numbers from which labels with fractions are amounts, and no classes
-TOKENS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "labels")
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,13 @@ def fitting(data: Table, model: str) -> Iterator[FoundTask]:
 def by_columns(rows: Any, data: Any, family: str) -> Iterator[FoundTask]:
     """Yield what the columns of a `datasets.Dataset` are for, as the [data] table names them."""
     from hellora.data.forms import CONVERSATIONS, PAIRS
+    from hellora.data.tags import TAGS, TOKENS
 
     names = set(rows.column_names)
     texts = {data.text, data.label} <= names
     pairs = data.prompt or data.response or any({prompt, response} <= names for prompt, response, _ in PAIRS)
-    words, tags = (next((name for name in known if name in names), "") for known in (TOKENS, TAGS))
+    known = (data.tokens, *TOKENS), (data.tags, *TAGS)
+    words, tags = (next((name for name in each if name in names), "") for each in known)
     if data.image in names and data.text not in names:
         yield FoundTask("image_classification", f"{data.name} has images")
     elif {data.chosen, data.rejected} <= names:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hellora.core.class_loss import ClassLoss, Weights
+from hellora.core.class_loss import Weights
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
 from hellora.data.images import ImageRows
@@ -16,7 +16,8 @@ from hellora.model.load import adapter_spec, load_image_processor, load_network
 from hellora.model.resident import BaseModel
 from hellora.model.settings import Kind, ModelSettings
 from hellora.model.whole import saved_modules
-from hellora.tasks import Batch, Encoded, Example, Task, classification_metrics, classification_outputs
+from hellora.tasks import Batch, Encoded, Example, classification_metrics, classification_outputs
+from hellora.tasks.common.class_losses import ClassTask
 
 IMAGES = """\
 import json
@@ -42,7 +43,7 @@ model = AutoModelForImageClassification.from_pretrained(
 
 
 @dataclass(frozen=True)
-class ImageClassification(Task):
+class ImageClassification(ClassTask):
     """Classifies images, which are decoded and processed batch by batch."""
 
     class_weights: Weights = ()  # of the loss in training: a number per class, in their order, or "balanced"
@@ -51,16 +52,7 @@ class ImageClassification(Task):
     pipeline: ClassVar[str] = "image-classification"
 
     def __post_init__(self) -> None:
-        ClassLoss(self.class_weights, self.label_smoothing)  # checks them
-
-    @property
-    def class_loss(self) -> ClassLoss:
-        """Return the loss that clients minimise."""
-        return ClassLoss(self.class_weights, self.label_smoothing)
-
-    @property
-    def own_loss(self) -> str:
-        return self.class_loss.named
+        _ = self.class_loss  # which checks its settings
 
     @property
     def usage(self) -> str:
@@ -100,9 +92,6 @@ class ImageClassification(Task):
     def logits(self, base: BaseModel, batch: Batch) -> Tensor:
         logits: Tensor = base.net(pixel_values=batch["pixel_values"].to(base.dtype)).logits
         return logits
-
-    def learned(self, outputs: Outputs, labels: Tensor | None) -> Outputs:
-        return self.class_loss.of(outputs, labels)
 
     def score(self, logits: Tensor, batch: Batch) -> Outputs:
         return classification_outputs(logits, batch["labels"])

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -73,19 +73,15 @@ def below(process: "subprocess.Popen[bytes]", program: str) -> list[psutil.Proce
 
 
 class Site:
-    """Starts and ends the processes of a federation in a folder."""
+    """Starts and ends the processes of a federation in a folder, in which there are data: whole/, of all clients, for
+    runs in this process, server/ and a file NAME.csv of each client."""
 
-    def __init__(self, folder: Path, model: Path, rows: Sequence[dict[str, str]], test: bytes) -> None:
-        self.folder, self.model, self.port = folder, model, free_port()
+    kind = "csv"
+
+    def __init__(self, folder: Path, model: Path, clients: Mapping[str, tuple[int, int]] = CLIENTS) -> None:
+        self.folder, self.model, self.clients, self.port = folder, model, clients, free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.allow: Sequence[str] = ()  # words of every command that makes use of an experiment
-        for at in ("whole", "server"):
-            (folder / at).mkdir(parents=True)
-            (folder / at / "test.csv").write_bytes(test)
-        owned = [{**row, "owner": list(CLIENTS)[i % len(CLIENTS)]} for i, row in enumerate(rows)]
-        write(folder / "whole" / "train.csv", owned)
-        for name in CLIENTS:
-            write(folder / f"{name}.csv", [row for row in owned if row["owner"] == name])
 
     @property
     def address(self) -> tuple[object, ...]:
@@ -104,22 +100,22 @@ class Site:
         until(lambda: self.log("server").count("listening on") > seen, "the server to listen")
 
     def start_client(self, name: str, *more: object) -> None:
-        layers, rank = CLIENTS[name]
+        layers, rank = self.clients[name]
         self.start(
             name, "client", "--server", *self.address, "--name", name, "--key", f"keys/clients/{name}",
-            "--data", f"{name}.csv", "--memory", "none", "--layers", layers, "--rank", rank, "--device", "cpu",
+            "--data", f"{name}.{self.kind}", "--memory", "none", "--layers", layers, "--rank", rank, "--device", "cpu",
             *self.allow, *more,
         )  # fmt: skip
 
     def begin(self) -> None:
         hosts = ("--host", "localhost", "--host", "127.0.0.1")
-        names = [word for name in CLIENTS for word in ("--client", name)]
+        names = [word for name in self.clients for word in ("--client", name)]
         assert (
             hellora("certificates", "keys", *hosts, *names, folder=self.folder, log=self.folder / "keys.log").wait()
             == 0
         )
         self.start_server()
-        for name in CLIENTS:
+        for name in self.clients:
             self.start_client(name)
 
     def end(self) -> None:
@@ -143,9 +139,9 @@ class Site:
     def experiment(self, data: Path, **changes: Any) -> Experiment:
         table = {
             "rounds": 2,
-            "cohort": len(CLIENTS),
+            "cohort": len(self.clients),
             "model": {"name": str(self.model), "rank": 4},
-            "data": {"name": str(data), "clients": len(CLIENTS), "partitioner": "column", "column": "owner"},
+            "data": {"name": str(data), "clients": len(self.clients), "partitioner": "column", "column": "owner"},
             "train": {"lr": 0.03, "batch_size": 8, "epochs": 6},
             "compute": {"threads": 1, "device": "cpu"},
             "method": METHODS["fed_hello"],
@@ -155,7 +151,7 @@ class Site:
     def replay(self, out: str, without: Sequence[tuple[int, int]], **changes: Any) -> dict[str, torch.Tensor]:
         """The tensors of the same run in this process, without the updates of these (round, client)."""
         changes.pop("deadline", None)  # who was late is among those left out
-        fleet = by_client(self.experiment(self.folder / "whole", **changes))
+        fleet = by_client(self.experiment(self.folder / "whole", **changes), self.clients)
         run_experiment(
             self.experiment(self.folder / "whole", **changes, fleet=fleet),
             self.folder / f"{out}-replay",
@@ -165,15 +161,15 @@ class Site:
         return tensors(self.folder / f"{out}-replay")
 
 
-def by_client(experiment: Experiment) -> dict[str, Any]:
+def by_client(experiment: Experiment, clients: Mapping[str, tuple[int, int]] = CLIENTS) -> dict[str, Any]:
     """The [fleet] table that gives each client, by id, what it has at the site."""
-    order = [0] * len(CLIENTS)
+    order = [0] * len(clients)
     members = check(
-        "members", {**experiment.table, "fleet": {"layers": list(range(len(CLIENTS)))}}, simulated=False
-    ).fleet.members(len(CLIENTS), experiment.run.seed)
+        "members", {**experiment.table, "fleet": {"layers": list(range(len(clients)))}}, simulated=False
+    ).fleet.members(len(clients), experiment.run.seed)
     for client, group in enumerate(members):
         order[group] = client
-    budgets = list(CLIENTS.values())
+    budgets = list(clients.values())
     return {"layers": [budgets[i][0] for i in order], "ranks": [budgets[i][1] for i in order]}
 
 
@@ -275,9 +271,16 @@ def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
 def site_in(folder: Path) -> Site:
     """A site with a tiny model and data, of which nothing runs yet."""
     data = save_sentences(folder / "sentences", train=240)
+    for at in ("whole", "server"):
+        (folder / at).mkdir(parents=True)
+        (folder / at / "test.csv").write_bytes((data / "test.csv").read_bytes())
     with (data / "train.csv").open() as file:
         rows = list(csv.DictReader(file))
-    return Site(folder, save_bert(folder / "bert"), rows, (data / "test.csv").read_bytes())
+    owned = [{**row, "owner": list(CLIENTS)[i % len(CLIENTS)]} for i, row in enumerate(rows)]
+    write(folder / "whole" / "train.csv", owned)
+    for name in CLIENTS:
+        write(folder / f"{name}.csv", [row for row in owned if row["owner"] == name])
+    return Site(folder, save_bert(folder / "bert"))
 
 
 @contextmanager

@@ -237,6 +237,7 @@ def class_scores(predictions: Sequence[int], references: Sequence[int]) -> dict[
 
 def length_limit(base: BaseModel, max_length: int) -> int:
     """Return `max_length`, or what the model's positions and its tokenizer allow if that is less, in tokens."""
-    longest = base.processor and base.processor.model_max_length  # a base without weights has no processor
+    # A base without weights has no processor, and one of images is not a tokenizer.
+    longest = getattr(base.processor, "model_max_length", None)
     known = [limit for limit in (position_limit(base.net), longest) if limit and limit > 0]
     return int(min(max_length, *known)) if known else max_length

@@ -2,10 +2,11 @@
 
 An example has the same features, bit for bit, whoever has it and whatever stands beside it: every batch has
 BATCH examples of one length, where there are lengths, so that all batches of a length have the same shape and no
-padding; what is left of a length is filled up with examples that are there already. That holds for the same number of
-threads and kind of device.
+padding; what is left of a length is filled up with examples of others, or those that are there already. That holds for
+the same number of threads and kind of device.
 """
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -45,35 +46,70 @@ def targets_of(kind: Task) -> Targets:
     return OTHER_TARGETS.get(kind.columns, "classes")
 
 
-@torch.no_grad()
+class Features:
+    """Compute features of encoded examples, each once, until the adapter changes."""
+
+    def __init__(self, base: BaseModel, kind: Task, encoded: Encoded) -> None:
+        self.base, self.kind, self.encoded = base, kind, encoded
+        self.adapter = b""  # a digest
+        self.known = np.zeros(len(encoded), dtype=bool)
+        self.values = torch.empty(0)
+
+    def of(self, adapter: Adapter, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return what the head is given of these examples, with the whole adapter merged in: float32 (rows, d)."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(adapter.tensors().items()):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        if digest.digest() != self.adapter:
+            self.forget()
+            self.adapter = digest.digest()
+        if not self.known[rows].all():
+            self.compute(adapter, rows[~self.known[rows]])
+        return self.values[rows]
+
+    def forget(self) -> None:
+        self.adapter, self.values = b"", torch.empty(0)
+        self.known[:] = False
+
+    @torch.no_grad()
+    def compute(self, adapter: Adapter, rows: npt.NDArray[np.int64]) -> None:
+        _, module = linear_head(self.base)
+        if not len(self.values):
+            self.values = torch.empty(len(self.encoded), module.in_features)
+        whole = Adapter(adapter.pairs, self.base.initial_head(), adapter.residual)
+        with self.base.adapted(whole), head_inputs(module) as seen:
+            for batch in batches_of_one_length(self.encoded, rows, ~self.known):
+                examples = [self.encoded.examples[i] for i in np.resize(batch, BATCH)]
+                with autocast(self.base, "fp32"):
+                    self.kind.logits(self.base, to_device(self.kind.collate(self.base, examples), self.base.device))
+                given = seen.pop()
+                if seen or given.shape != (BATCH, module.in_features):
+                    raise InputError(
+                        f"method.start: the head of this model is given {tuple(given.shape)} for {BATCH} examples, and "
+                        f"not one vector each: set method.start = 'none'"
+                    )
+                self.values[batch] = given[: len(batch)].float().cpu()
+                self.known[batch] = True
+
+
 def features_of(adapter: Adapter, base: BaseModel, kind: Task, encoded: Encoded) -> Tensor:
     """Return what the head is given of each example, with the whole adapter merged in: float32 (examples, d)."""
-    _, module = linear_head(base)
-    whole = Adapter(adapter.pairs, base.initial_head(), adapter.residual)
-    features = torch.empty(len(encoded), module.in_features)
-    with base.adapted(whole), head_inputs(module) as seen:
-        for rows, filled in batches_of_one_length(encoded):
-            batch = to_device(kind.collate(base, [encoded.examples[i] for i in filled]), base.device)
-            with autocast(base, "fp32"):
-                kind.logits(base, batch)
-            given = seen.pop()
-            if seen or given.shape != (len(filled), module.in_features):
-                raise InputError(
-                    f"method.start: the head of this model is given {tuple(given.shape)} for {len(filled)} examples, "
-                    f"and not one vector each: set method.start = 'none'"
-                )
-            features[rows] = given[: len(rows)].float().cpu()
-    return features
+    return Features(base, kind, encoded).of(adapter, np.arange(len(encoded)))
 
 
-def batches_of_one_length(encoded: Encoded) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Yield batches: the examples of one length, at most BATCH, and the same filled up to BATCH."""
+def batches_of_one_length(
+    encoded: Encoded, rows: npt.NDArray[np.int64], unknown: npt.NDArray[np.bool_]
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield batches of at most BATCH examples that have these rows; where a length does not fill its last batch, others
+    that are unknown, too, go with them, for somebody will ask for them.
+    """
     lengths = np.zeros(len(encoded), dtype=np.int64) if encoded.lengths is None else encoded.lengths
-    for length in np.unique(lengths):
-        of_length = np.flatnonzero(lengths == length)
-        for start in range(0, len(of_length), BATCH):
-            rows = of_length[start : start + BATCH]
-            yield rows, np.resize(rows, BATCH)
+    spare = unknown.copy()
+    spare[rows] = False
+    for length in np.unique(lengths[rows]):
+        wanted, others = rows[lengths[rows] == length], np.flatnonzero(spare & (lengths == length))
+        of_length = np.concatenate([wanted, others[: -len(wanted) % BATCH]])
+        yield from (of_length[start : start + BATCH] for start in range(0, len(of_length), BATCH))
 
 
 def sum_features(

@@ -1,7 +1,6 @@
 """Hold all that client work needs in one process."""
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hellora.client.encoding import encode_rows
-from hellora.client.features import features_of, sum_features, targets_of
+from hellora.client.features import Features, sum_features, targets_of
 from hellora.client.rules import shapes_of
 from hellora.client.train import labels_of, make_optimizer, train_encoded
 from hellora.core.algebra import new_adapter
@@ -20,28 +19,6 @@ from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, Train
 from hellora.methods.strategies import LocalTraining, Start
 from hellora.model.resident import BaseModel
 from hellora.tasks import Encoded, Task
-
-
-class Features:
-    """Features of one adapter are kept, by client; those of another replace them."""
-
-    def __init__(self) -> None:
-        self.adapter = b""
-        self.known: dict[int, Tensor] = {}
-
-    def of(self, task: ClientTask, compute: Callable[[], Tensor]) -> Tensor:
-        """Return the features of a task's client, computed if they are not known."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(task.adapter.tensors().items()):
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        if digest.digest() != self.adapter:
-            self.adapter, self.known = digest.digest(), {}
-        if task.client not in self.known:
-            self.known[task.client] = compute()
-        return self.known[task.client]
-
-    def forget(self) -> None:
-        self.adapter, self.known = b"", {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +44,18 @@ class ClientWork:
             return train_encoded(task, self.base, self.kind, encoded, self.rules, labels)
         if (targets := self.targets) is None:
             raise ValueError("it has no labels, so that there are no classes to sum for")
-        own = targets if self.parts is None else targets[self.parts[task.client]]
-        features = self.features.of(task, lambda: features_of(task.adapter, self.base, self.kind, encoded))
-        return sum_features(task, self.base, self.start, features, own, targets_of(self.kind))
+        rows = np.arange(len(encoded)) if self.parts is None else self.parts[task.client]
+        features = self.features.of(task.adapter, rows)
+        return sum_features(task, self.base, self.start, features, targets[rows], targets_of(self.kind))
 
     def labels_of(self, client: int) -> Tensor | None:
         """Return the class of each row of a client, (rows,); None where there are no classes."""
         return self.labels if self.labels is None or self.parts is None else self.labels[self.parts[client]]
 
     @cached_property
-    def features(self) -> "Features":
+    def features(self) -> Features:
         """Return what is known of features until a client trains again, so that several passes compute them once."""
-        return Features()
+        return Features(self.base, self.kind, self.encoded)
 
     @cached_property
     def encoded(self) -> Encoded:

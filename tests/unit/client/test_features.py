@@ -10,13 +10,15 @@ import pytest
 import torch
 from factories import bits
 
-from hellora.client.features import features_of
+from hellora.client.features import Features, features_of
 from hellora.client.work import ClientWork
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TrainSettings
+from hellora.core.sums import BATCH
 from hellora.core.types import Adapter, Budget
 from hellora.deployment.own_limits import OwnLimits
 from hellora.methods.starts.ridge import Ridge
 from hellora.model.resident import BaseModel
+from hellora.tasks.common.texts import TextTask
 
 WIDTH, CLASSES = 32, len(bases.LABELS)
 
@@ -98,21 +100,42 @@ def test_nothing_is_summed_where_the_run_solves_no_head(step: str, base: BaseMod
     assert "the run solves no head" in answer.reason
 
 
-def test_features_are_computed_once_for_all_passes(work: ClientWork, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many examples each forward pass has."""
+    found: list[int] = []
+    logits = TextTask.logits
 
-    def counted(*arguments: Any) -> torch.Tensor:
-        made.append(1)
-        return features_of(*arguments)
+    def counted(kind: Any, base: Any, batch: Any) -> torch.Tensor:
+        found.append(len(batch["input_ids"]))
+        return logits(kind, base, batch)
 
-    monkeypatch.setattr("hellora.client.work.features_of", counted)
+    monkeypatch.setattr(TextTask, "logits", counted)
+    return found
+
+
+def test_features_are_computed_once_for_all_passes(work: ClientWork, forwards: list[int]) -> None:
     work.features.forget()
-    for step in ("sums", "sums"):
-        work.attempt(asks(work, step))
-    assert len(made) == 1
+    work.attempt(asks(work, "sums"))
+    once = len(forwards)
+    work.attempt(asks(work, "sums"))
+    assert len(forwards) == once > 0
     acting = replace(asks(work), adapter=replace(bases.acting_adapter(work.base), head={}))
     work.attempt(acting)
-    assert len(made) == 2  # the network is another
+    assert len(forwards) == 2 * once  # the network is another
+
+
+def test_clients_of_one_process_fill_each_others_batches(base: BaseModel, forwards: list[int]) -> None:
+    """With batches of one client's examples each, many small clients would compute most examples several times."""
+    rows = bases.texts(60)
+    encoded = bases.MEAN_POOLING.encode(base, rows)
+    expected = features_of(Adapter({}), base, bases.MEAN_POOLING, encoded)
+    forwards.clear()
+    features = Features(base, bases.MEAN_POOLING, encoded)
+    for part in np.array_split(np.random.default_rng(0).permutation(60), 12):
+        assert torch.equal(features.of(Adapter({}), part), expected[part])
+    _, counts = np.unique(encoded.lengths, return_counts=True)
+    assert forwards == [BATCH] * int((-(-counts // BATCH)).sum())
 
 
 def test_a_client_without_labels_says_so(base: BaseModel) -> None:

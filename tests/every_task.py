@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import tiny_models
 from datasets import Dataset, Image
+from federation_site import Site
 from PIL import Image as Picture
+
+from hellora.experiments.config import check
+from hellora.experiments.experiment import Experiment
 
 TEMPLATE = "{% for m in messages %}{{ m.content + ' [SEP] ' }}{% endfor %}"
 CHAT = {"name": "causal_lm", "chat_template": TEMPLATE, "max_length": 40}
@@ -72,7 +76,44 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     Dataset.from_list(rows).cast_column("photo", Image()).to_parquet(str(path))
 
 
-def save_model(kind: str, folder: Path) -> Path:
-    """The tiny model of a case, in a folder of its own."""
-    save = getattr(tiny_models, f"save_{kind}")
-    return folder / kind if (folder / kind).exists() else save(folder / kind)
+CLIENTS = {"clinic": (1, 2), "hospital": (2, 4)}  # layers and rank, of a site
+
+
+class EveryTask(Site):
+    """A site whose clients let a server read the columns of every task."""
+
+    kind = "parquet"
+
+    def start_client(self, name: str, *more: object) -> None:
+        super().start_client(name, "--columns", ",".join(COLUMNS), *more)
+
+    def experiment(self, data: Path, **changes: Any) -> Experiment:
+        own = changes.pop("data", {})
+        table = super().experiment(data, **changes).table
+        return check("tasks", {**table, "data": {**table["data"], **own}}, simulated=False)
+
+
+def site_in(folder: Path) -> EveryTask:
+    """A site with data for every task, of which nothing runs yet."""
+    training = rows_of(40, 3, list(CLIENTS))
+    write(folder / "whole" / "train.parquet", training)
+    for at in ("whole", "server"):
+        write(folder / at / "test.parquet", rows_of(12, 4, ["server"]))
+    for name in CLIENTS:
+        write(folder / f"{name}.parquet", [row for row in training if row["owner"] == name])
+    return EveryTask(folder, folder, CLIENTS)
+
+
+def changes(case: str, folder: Path) -> dict[str, Any]:
+    """What of a site's experiment is of this case: one short round with the tiny model, saved in the folder."""
+    kind, task, data = CASES[case]
+    if not (model := folder / kind).exists():
+        getattr(tiny_models, f"save_{kind}")(model)
+    return {
+        "rounds": 1,
+        "model": {"name": str(model), "rank": 4},
+        "task": task,
+        "data": data,
+        "method": {"allocator": "random_layers", "dispatcher": "truncate"},
+        "train": {"lr": 0.03, "batch_size": 4, "steps": 3},
+    }

@@ -42,7 +42,7 @@ CALM: dict[str, dict[str, Any]] = {
     }},
 }  # fmt: skip
 FEDSA = {"allocator": "everything", "dispatcher": "truncate", "shares": "A", "head": "local"}
-SECONDS = {**SGD, "epochs": 20}  # of training, to be killed in
+SECONDS = {**SGD, "epochs": 12}  # of training, to be killed in
 EVENTFUL = {**OWN["SCAFFOLD"], "train": SECONDS, "wire": {"format": "bf16"}, "rounds": 7}
 
 

@@ -79,7 +79,7 @@ class Features:
         whole = Adapter(adapter.pairs, self.base.initial_head(), adapter.residual)
         with self.base.adapted(whole), head_inputs(module) as seen:
             for batch in batches_of_one_length(self.encoded, rows, ~self.known):
-                examples = [self.encoded.examples[i] for i in np.resize(batch, BATCH)]
+                examples = [self.encoded.examples[i] for i in np.resize(batch, BATCH).tolist()]
                 with autocast(self.base, "fp32"):
                     self.kind.logits(self.base, to_device(self.kind.collate(self.base, examples), self.base.device))
                 given = seen.pop()

@@ -87,9 +87,9 @@ class EveryTask(Site):
     def start_client(self, name: str, *more: object) -> None:
         super().start_client(name, "--columns", ",".join(COLUMNS), *more)
 
-    def experiment(self, data: Path, **changes: Any) -> Experiment:
+    def experiment(self, at: Path, **changes: Any) -> Experiment:
         own = changes.pop("data", {})
-        table = super().experiment(data, **changes).table
+        table = super().experiment(at, **changes).table
         return check("tasks", {**table, "data": {**table["data"], **own}}, simulated=False)
 
 

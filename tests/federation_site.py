@@ -136,12 +136,12 @@ class Site:
         path.write_text(tomli_w.dumps(experiment.table))
         return path
 
-    def experiment(self, data: Path, **changes: Any) -> Experiment:
+    def experiment(self, at: Path, **changes: Any) -> Experiment:
         table = {
             "rounds": 2,
             "cohort": len(self.clients),
             "model": {"name": str(self.model), "rank": 4},
-            "data": {"name": str(data), "clients": len(self.clients), "partitioner": "column", "column": "owner"},
+            "data": {"name": str(at), "clients": len(self.clients), "partitioner": "column", "column": "owner"},
             "train": {"lr": 0.03, "batch_size": 8, "epochs": 6},
             "compute": {"threads": 1, "device": "cpu"},
             "method": METHODS["fed_hello"],

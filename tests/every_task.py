@@ -28,6 +28,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # the model, [
     "answers": ("bart", {"name": "seq2seq"}, {"prompt": "{asked}", "response": "{told}"}),
     "images": ("vit", {"name": "image_classification"}, {"image": "photo", "label": "topic"}),
 }
+MODELS = sorted({kind for kind, *_ in CASES.values()})
 WORTH = {"sea": 10.5, "sky": -20.0, "soil": 40.0}
 COLUMNS = (  # that clients let a server read
     "messages", "story", "chosen", "rejected", "prompt", "asked", "told", "words", "ner_tags", "topic", "topics",
@@ -85,7 +86,8 @@ class EveryTask(Site):
     kind = "parquet"
 
     def start_client(self, name: str, *more: object) -> None:
-        super().start_client(name, "--columns", ",".join(COLUMNS), *more)
+        models = [word for kind in MODELS for word in ("--accept-model", self.folder / kind)]
+        super().start_client(name, "--columns", ",".join(COLUMNS), *models, *more)
 
     def experiment(self, at: Path, **changes: Any) -> Experiment:
         own = changes.pop("data", {})
@@ -94,7 +96,9 @@ class EveryTask(Site):
 
 
 def site_in(folder: Path) -> EveryTask:
-    """A site with data for every task, of which nothing runs yet."""
+    """A site with models and data for every task, of which nothing runs yet."""
+    for kind in MODELS:
+        getattr(tiny_models, f"save_{kind}")(folder / kind)
     training = rows_of(40, 3, list(CLIENTS))
     write(folder / "whole" / "train.parquet", training)
     for at in ("whole", "server"):
@@ -105,13 +109,11 @@ def site_in(folder: Path) -> EveryTask:
 
 
 def changes(case: str, folder: Path) -> dict[str, Any]:
-    """What of a site's experiment is of this case: one short round with the tiny model, saved in the folder."""
+    """What of a site's experiment is of this case: one short round with one of the folder's models."""
     kind, task, data = CASES[case]
-    if not (model := folder / kind).exists():
-        getattr(tiny_models, f"save_{kind}")(model)
     return {
         "rounds": 1,
-        "model": {"name": str(model), "rank": 4},
+        "model": {"name": str(folder / kind), "rank": 4},
         "task": task,
         "data": data,
         "method": {"allocator": "random_layers", "dispatcher": "truncate"},

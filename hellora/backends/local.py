@@ -1,10 +1,12 @@
 """Run the fast in-process loop, or the same loop spread over processes. Results do not depend on their number."""
 
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from typing import Self
+from multiprocessing.context import ForkServerContext
+from typing import Literal, Self
 
 import torch
 from torch.multiprocessing import get_context
@@ -86,14 +88,25 @@ class LocalBackend(Backend):
 
 
 class Worker:
-    """A worker is one spawned process that trains the tasks it is sent."""
+    """A worker is one process of its own that trains the tasks it is sent."""
 
     def __init__(self, work: ClientWork, device: str, format: WireFormat) -> None:
-        context = get_context("spawn")
         self.device, self.format = device, format
+        if sys.platform != "linux" or device != "cpu":
+            self.start("spawn", work)
+            return
+        try:
+            self.start("forkserver", work)
+        except ValueError:  # a server of forks hands on some 250 files at most, and each shared tensor is one
+            self.start("spawn", work)
+
+    def start(self, method: Literal["forkserver", "spawn"], work: ClientWork) -> None:
+        context = get_context(method)
+        if isinstance(context, ForkServerContext):
+            context.set_forkserver_preload([__name__, *libraries_of([work.data, *work.base.net.modules()])])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=serve, args=(theirs, work, device, torch.get_num_threads(), format), daemon=True
+            target=serve, args=(theirs, work, self.device, torch.get_num_threads(), self.format), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -111,6 +124,14 @@ class Worker:
             self.process.kill()
             self.process.join()
         return status
+
+
+def libraries_of(parts: Iterable[object]) -> list[str]:
+    """Name the libraries' modules that workers import to read parts of their work. It takes seconds, once for all that
+    are forked from a process that has them; a person's own code is not for that process.
+    """
+    modules = {type(part).__module__ for part in parts}
+    return sorted(module for module in modules if module.startswith(("datasets.", "torch.", "transformers.")))
 
 
 def serve(connection: Connection, work: ClientWork, device: str, threads: int, format: WireFormat) -> None:

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext
-from typing import Literal, Self
+from multiprocessing.context import ForkServerContext, SpawnContext
+from typing import Self
 
 import torch
 from torch.multiprocessing import get_context
@@ -16,6 +16,8 @@ from hellora.client.work import ClientWork
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
 from hellora.core.types import ClientProfile
 from hellora.server.backend import Backend, Order
+
+MOST_SHARED = 240  # weights of a model for forks: each is a file in shared memory, and a fork is handed 251 at most
 
 
 class LocalBackend(Backend):
@@ -92,16 +94,16 @@ class Worker:
 
     def __init__(self, work: ClientWork, device: str, format: WireFormat) -> None:
         self.device, self.format = device, format
-        if sys.platform != "linux" or device != "cpu":
-            self.start("spawn", work)
+        weights = sum(1 for _ in work.base.net.parameters())
+        if sys.platform != "linux" or device != "cpu" or weights > MOST_SHARED:
+            self.start(get_context("spawn"), work)
             return
         try:
-            self.start("forkserver", work)
-        except ValueError:  # a server of forks hands on some 250 files at most, and each shared tensor is one
-            self.start("spawn", work)
+            self.start(get_context("forkserver"), work)
+        except ValueError:  # buffers, and with some tasks examples, are tensors, too, and were too many
+            self.start(get_context("spawn"), work)
 
-    def start(self, method: Literal["forkserver", "spawn"], work: ClientWork) -> None:
-        context = get_context(method)
+    def start(self, context: ForkServerContext | SpawnContext, work: ClientWork) -> None:
         if isinstance(context, ForkServerContext):
             context.set_forkserver_preload([__name__, *libraries_of([work.data, *work.base.net.modules()])])
         self.connection, theirs = context.Pipe()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import forkserver
-from multiprocessing.context import ForkServerProcess, SpawnProcess
+from multiprocessing.context import ForkServerProcess, SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,17 @@ def test_imports_are_made_once_for_all_processes(work: ClientWork, pool: LocalBa
     assert libraries_of([own(1, 1), torch.nn.Linear(1, 1)]) == ["torch.nn.modules.linear"]
 
 
-def test_a_model_of_more_tensors_than_a_fork_is_handed_is_spawned(
+def test_who_cannot_be_forked_is_spawned(work: ClientWork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers on a GPU, and of a model of many tensors: no process is started to fork them from."""
+    contexts: list[Any] = []
+    monkeypatch.setattr(Worker, "start", lambda _self, context, _work: contexts.append(context))
+    Worker(work, "cuda:0", "fp32")
+    monkeypatch.setattr("hellora.backends.local.MOST_SHARED", 8)
+    Worker(work, "cpu", "fp32")
+    assert [type(context) for context in contexts] == [SpawnContext] * 2
+
+
+def test_more_tensors_than_a_fork_is_handed_come_to_a_spawned_process(
     work: ClientWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forkserver, "MAXFDS_TO_SEND", 8)

@@ -49,7 +49,7 @@ def small(tmp_path: Path, tiny_bert: Path, sentences: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def unequal(tiny_bert: Path, sentences: Path) -> Table:
     """A small experiment whose clients have no budget yet."""
     table = small_table(tiny_bert, sentences)

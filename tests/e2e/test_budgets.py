@@ -50,9 +50,10 @@ def check_refusal(answer: Any, *words: str) -> None:
         assert word in answer.err
 
 
-def peaks(table: dict[str, Any]) -> tuple[int, int]:
+@pytest.fixture(scope="module")
+def peaks(unequal: dict[str, Any]) -> tuple[int, int]:
     """What training every layer plainly is predicted to take, and what training the deepest one plainly is."""
-    setup = prepare(check("budgets", {**table, "fleet": {"memory": ["1TiB"]}}))
+    setup = prepare(check("budgets", {**unequal, "fleet": {"memory": ["1TiB"]}}))
     planner, client = setup.federation.planner, setup.federation.fleet[0]
     assert planner is not None
     rows = np.array([[4, 4, 4, 4], [0, 0, 0, 4]])
@@ -155,8 +156,10 @@ def test_a_plan_is_of_rounds_or_of_a_budget(hellora: Command) -> None:
 # ------------------------------------------------------------------------------------------------------------- a run
 
 
-def test_clients_train_what_their_memory_allows(hellora: Command, unequal: dict[str, Any], tmp_path: Path) -> None:
-    whole, least = peaks(unequal)
+def test_clients_train_what_their_memory_allows(
+    hellora: Command, unequal: dict[str, Any], peaks: tuple[int, int], tmp_path: Path
+) -> None:
+    whole, least = peaks
     sizes = [f"{size}B" for size in (int(least * 1.06), (whole + least) // 2, int(whole * 1.06))]
     table = {**unequal, "fleet": {"memory": sizes}, "policy": {"may": []}}
     answer = hellora("run", written(tmp_path / "plain.toml", table), "--out", tmp_path / "plain")
@@ -181,8 +184,10 @@ def test_clients_train_what_their_memory_allows(hellora: Command, unequal: dict[
     assert [group["memory_bytes"] for group in summary["groups"]] == limits
 
 
-def test_a_policy_lets_the_weak_train_more(hellora: Command, unequal: dict[str, Any], tmp_path: Path) -> None:
-    whole, deepest = peaks(unequal)
+def test_a_policy_lets_the_weak_train_more(
+    hellora: Command, unequal: dict[str, Any], peaks: tuple[int, int], tmp_path: Path
+) -> None:
+    whole, deepest = peaks
     fleet = {"memory": [f"{(whole + 2 * deepest) // 3}B"]}
     layers = {}
     for name, policy in (("plain", {"may": []}), ("exact", {})):
@@ -235,9 +240,9 @@ def test_budgets_that_cannot_be_are_refused(
 
 
 def test_methods_are_compared_at_equal_memory(
-    hellora: Command, small: Path, unequal: dict[str, Any], tmp_path: Path
+    hellora: Command, small: Path, peaks: tuple[int, int], tmp_path: Path
 ) -> None:
-    whole, least = peaks(unequal)
+    whole, least = peaks
     sizes = f"{int(least * 1.06)}B,{int(whole * 1.06)}B"
     answer = hellora(
         *(

@@ -1,9 +1,11 @@
 """Run the fast in-process loop, or the same loop spread over processes. Results do not depend on their number."""
 
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Self
 
 import torch
@@ -14,6 +16,8 @@ from hellora.client.work import ClientWork
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
 from hellora.core.types import ClientProfile
 from hellora.server.backend import Backend, Order
+
+MOST_SHARED = 240  # weights of a model for forks: each is a file in shared memory, and a fork is handed 251 at most
 
 
 class LocalBackend(Backend):
@@ -86,14 +90,25 @@ class LocalBackend(Backend):
 
 
 class Worker:
-    """A worker is one spawned process that trains the tasks it is sent."""
+    """A worker is one process of its own that trains the tasks it is sent."""
 
     def __init__(self, work: ClientWork, device: str, format: WireFormat) -> None:
-        context = get_context("spawn")
         self.device, self.format = device, format
+        weights = sum(1 for _ in work.base.net.parameters())
+        if sys.platform != "linux" or device != "cpu" or weights > MOST_SHARED:
+            self.start(get_context("spawn"), work)
+            return
+        try:
+            self.start(get_context("forkserver"), work)
+        except ValueError:  # buffers, and with some tasks examples, are tensors, too, and were too many
+            self.start(get_context("spawn"), work)
+
+    def start(self, context: ForkServerContext | SpawnContext, work: ClientWork) -> None:
+        if isinstance(context, ForkServerContext):
+            context.set_forkserver_preload([__name__, *libraries_of([work.data, *work.base.net.modules()])])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=serve, args=(theirs, work, device, torch.get_num_threads(), format), daemon=True
+            target=serve, args=(theirs, work, self.device, torch.get_num_threads(), self.format), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -111,6 +126,14 @@ class Worker:
             self.process.kill()
             self.process.join()
         return status
+
+
+def libraries_of(parts: Iterable[object]) -> list[str]:
+    """Name the libraries' modules that workers import to read parts of their work. It takes seconds, once for all that
+    are forked from a process that has them; a person's own code is not for that process.
+    """
+    modules = {type(part).__module__ for part in parts}
+    return sorted(module for module in modules if module.startswith(("datasets.", "torch.", "transformers.")))
 
 
 def serve(connection: Connection, work: ClientWork, device: str, threads: int, format: WireFormat) -> None:

@@ -183,7 +183,7 @@ def plan_of_budget(table: "Settings", overrides: list[str], examples: int, token
     from hellora.experiments.sections import override
 
     console = plain_console()
-    found = plan_budget(override(table, parse_settings(overrides)), examples, tokens)
+    found = plan_budget(override(table, parse_settings(overrides)), examples, tokens, here=measure)
     measured = measure_plan(found) if measure else None
     deepest = found.planner.model.spec.num_layers - 1
     headings = ["", "layers", f"ranks of layers 0 … {deepest}", "policy", "peak", "up", "time"]

@@ -101,8 +101,9 @@ class BudgetPlan:
         return self.planner.operations(ranks, policy, self.planner.work(self.client)) / self.plain_operations
 
 
-def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> BudgetPlan:
-    """Plan what a client with the budget of `table` ([fleet] has one group) can train on `examples` examples per round.
+def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None, here: bool = False) -> BudgetPlan:
+    """Plan what a client with the budget of `table` ([fleet] has one group) can train on `examples` examples per round;
+    `here`: its steps are to be measured on this machine, which is to have the device before they are counted.
 
     Raises:
         InputError: a setting is wrong, or nothing fits; the message says the least that would.
@@ -118,6 +119,8 @@ def plan_budget(table: Mapping[str, Any], examples: int, tokens: int | None) -> 
     experiment = experiments["budget_value"]
     if examples < 1:
         raise InputError(f"--examples {examples}: a client has at least 1")
+    if here:
+        device_check(experiment.compute.device)
     base = experiment.task.load(experiment.model, (), 0, weights=False)
     planner = planner_of(experiment, base, length_limit(base, experiment.task.max_tokens))
     (client,) = fleet(experiment, [examples])
@@ -178,7 +181,6 @@ class Measured:
 def measure(plan: BudgetPlan) -> dict[str, Measured]:
     """Run each choice for a few steps on this device, with the model's weights; return what each took, by its name."""
     experiment, batch = plan.experiment, plan.planner.work(plan.client).batch
-    device_check(experiment.compute.device)
     base = experiment.task.load(experiment.model, ("a", "b"), 0).to(devices(experiment.compute.device)[0])
     task = Blank(experiment.task, plan.planner.model.tokens)
     ClientWork(base, experiment.task, None, (), settings=experiment.train).warm_up()

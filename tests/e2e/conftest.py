@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cards
 import pytest
 import tomli_w
 
@@ -48,7 +49,7 @@ def small(tmp_path: Path, tiny_bert: Path, sentences: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def unequal(tiny_bert: Path, sentences: Path) -> Table:
     """A small experiment whose clients have no budget yet."""
     table = small_table(tiny_bert, sentences)
@@ -65,6 +66,13 @@ def small_table(model: Path, data: Path) -> Table:
         "train": {"lr": 0.03, "batch_size": 8},
         "compute": {"threads": 1},
     }
+
+
+@pytest.fixture(scope="session")
+def follow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[cards.Follow]:
+    """Run code where there is no hellora; return what it prints."""
+    with cards.following(tmp_path_factory.mktemp("cards")) as run:
+        yield run
 
 
 @pytest.fixture(scope="module")

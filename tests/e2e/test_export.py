@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 import tiny_models
 import torch
 import yaml
+from cards import Follow
 from factories import bits
 from PIL import Image
 from refusals import check_refusal
@@ -30,25 +29,16 @@ from hellora.results.model_card import front_matter
 
 Command = Callable[..., Any]
 TEXTS = ["a text to classify", "another one"]  # those of the card
-LOSE_HELLORA = """
-import json, sys
-
-class Forbidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "hellora":
-            raise ImportError("there is no hellora here")
-
-sys.meta_path.insert(0, Forbidden())
-import warnings
-warnings.simplefilter("ignore")
+READ_ALL = """
+import json
 said = {}
-for case, card in json.load(open(sys.argv[1])).items():
+for case, card in json.load(open(CARDS)).items():
     names = {}
     exec(open(card).read().partition("```python\\n")[2].partition("\\n```")[0], names)
     found = {"logits": names["logits"].tolist()}
     found |= {name: names[name] for name in ("answer", "answers") if name in names}
     said[case] = found
-json.dump(said, open(sys.argv[2], "w"))
+json.dump(said, open(SAID, "w"))
 """
 UNEQUAL = {"fleet.layers": [], "fleet.ranks": [1, 2, 4], "method.allocator": "everything", "cohort": 6}
 
@@ -74,7 +64,7 @@ class TensorStore:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> TensorStore:
+def store(tmp_path_factory: pytest.TempPathFactory, sentences: Path, follow: Follow) -> TensorStore:
     folder = tmp_path_factory.mktemp("store")
     bert = tiny_models.save_bert(folder / "bert", hidden_dropout_prob=0.1)
     wide = tiny_models.save_bert(folder / "wide", own_head=True, hidden_size=64)
@@ -122,12 +112,10 @@ def store(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> TensorSt
             cards[f"{case} merged"] = (
                 hellora.export(folder / case, folder / f"{case}-merged", merged=True) / "README.md"
             )
-    (folder / "without.py").write_text(LOSE_HELLORA)
-    (folder / "cards.json").write_text(json.dumps({case: str(card) for case, card in cards.items()}))
-    command = [sys.executable, "-I", folder / "without.py", folder / "cards.json", folder / "said.json"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert answer.returncode == 0, answer.stderr
-    return TensorStore(folder, json.loads((folder / "said.json").read_text()))
+    asked, said = folder / "cards.json", folder / "said.json"
+    asked.write_text(json.dumps({case: str(card) for case, card in cards.items()}))
+    follow(f"CARDS, SAID = {str(asked)!r}, {str(said)!r}\n{READ_ALL}")
+    return TensorStore(folder, json.loads(said.read_text()))
 
 
 def save_inputs(folder: Path) -> None:

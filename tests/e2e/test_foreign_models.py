@@ -1,8 +1,6 @@
 """Checkpoints as others save them, used as a person does: runs, plans, predictions, and the card without hellora."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import pytest
 import tiny_models
 import torch
 import transformers
+from cards import Follow, code_of
 from refusals import check_refusal
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -45,18 +44,15 @@ def unigram(folder: Path) -> Path:
     return folder
 
 
-def follow(card: Path, **replaced: str) -> dict[str, Any]:
+def said_by(card: Path, follow: Follow, **replaced: str) -> dict[str, Any]:
     """Run the code of a card, with other lines for some of its own, without hellora."""
-    code = card.read_text().partition("```python\n")[2].partition("\n```")[0]
-    lines = code.split("\n")
+    lines = code_of(card).split("\n")
     for name, value in replaced.items():
         (place,) = [i for i, line in enumerate(lines) if line.startswith(f"{name} = ")]
         lines[place] = f"{name} = {value}"
-    code = "\n".join(["import sys, warnings; sys.modules['hellora'] = None; warnings.simplefilter('ignore')", *lines])
-    code += "\nimport json\nprint('SAID' + json.dumps({'logits': logits.tolist(), 'answer': globals().get('answer')}))"
-    answer = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    found: dict[str, Any] = json.loads(answer.stdout.partition("SAID")[2])
+    lines.append("import json")
+    lines.append("print('SAID' + json.dumps({'logits': logits.tolist(), 'answer': globals().get('answer')}))")
+    found: dict[str, Any] = json.loads(follow("\n".join(lines)).partition("SAID")[2])
     return found
 
 
@@ -67,7 +63,7 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("head", ["mean_pooling", "own"])
 @pytest.mark.parametrize("kind", ["left", "unigram"])
-def test_the_card_gives_the_runs_logits(kind: str, head: str, tmp_path: Path, sentences: Path) -> None:
+def test_the_card_gives_the_runs_logits(kind: str, head: str, tmp_path: Path, sentences: Path, follow: Follow) -> None:
     """Of a GPT-2 whose tokenizer pads on the left, or knows `</s>` itself; of texts with special tokens inside."""
     config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, n_positions=64, eos_token_id=1)
     torch.manual_seed(0)
@@ -85,11 +81,12 @@ def test_the_card_gives_the_runs_logits(kind: str, head: str, tmp_path: Path, se
         for size in (1, 4)
     }  # fmt: skip
     torch.testing.assert_close(torch.tensor(said[1]), torch.tensor(said[4]), atol=1e-6, rtol=0)
-    plain = torch.tensor(follow(tmp_path / "run" / "adapter" / "README.md", texts=repr(SPECIAL))["logits"]).softmax(-1)
+    card = tmp_path / "run" / "adapter" / "README.md"
+    plain = torch.tensor(said_by(card, follow, texts=repr(SPECIAL))["logits"]).softmax(-1)
     torch.testing.assert_close(plain, torch.tensor(said[4]), atol=1e-5, rtol=0)
 
 
-def test_an_answer_is_greedy_in_the_card_too(tmp_path: Path) -> None:
+def test_an_answer_is_greedy_in_the_card_too(tmp_path: Path, follow: Follow) -> None:
     folder = tiny_models.save_llama(tmp_path / "llama", eos_token_id=[3, 4])
     rows = [{"instruction": text, "response": topic} for text, topic in tiny_models.sentences(24)]
     data = jsonl(tmp_path / "rows.jsonl", rows)
@@ -103,7 +100,8 @@ def test_an_answer_is_greedy_in_the_card_too(tmp_path: Path) -> None:
         out = tmp_path / f"run{len(said)}"
         hellora.run("quickstart", run, out=out)
         said.append(hellora.predict(out, asked)[0]["answer"])
-        assert follow(out / "adapter" / "README.md", prompt="'the [SEP] old boat'")["answer"] == said[-1]
+        card = out / "adapter" / "README.md"
+        assert said_by(card, follow, prompt="'the [SEP] old boat'")["answer"] == said[-1]
     assert said[0] == said[1]
 
 

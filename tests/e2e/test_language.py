@@ -1,8 +1,6 @@
 """Language models on the command line: chats, texts, packed rows and preferences, from a file to answers."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 import tiny_models
 import tomli_w
 import torch
+from cards import Follow, code_of
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 Command = Callable[..., Any]
@@ -78,7 +77,7 @@ def begin(hellora: Command, model: Path, data: Path, out: Path, **changes: Any) 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_was_learned_is_measured_exported_and_asked(
-    case: str, hellora: Command, tiny_llama: Path, tmp_path: Path
+    case: str, hellora: Command, tiny_llama: Path, tmp_path: Path, follow: Follow
 ) -> None:
     form, changes = CASES[case]
     data = save(tmp_path / "data", form)
@@ -97,12 +96,10 @@ def test_what_was_learned_is_measured_exported_and_asked(
     (prediction,) = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
     assert prediction["prompt"] == "we saw the"
     assert hellora("evaluate", tmp_path / "out", data / "test.jsonl").status == 0
-    card = (tmp_path / "out" / "adapter" / "README.md").read_text()
-    assert ("apply_chat_template" in card) == chat
-    code = card.partition("```python\n")[2].partition("\n```")[0]
-    asked = code.replace("What is federated learning?", "we saw the") + "\nprint(answer)"
-    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=120, check=True)
-    assert said.stdout.strip() == prediction["answer"].strip()
+    card = tmp_path / "out" / "adapter" / "README.md"
+    assert ("apply_chat_template" in card.read_text()) == chat
+    asked = code_of(card).replace("What is federated learning?", "we saw the") + "\nprint(answer)"
+    assert follow(asked).strip() == prediction["answer"].strip()
 
 
 def test_what_is_cut_is_said(hellora: Command, tiny_llama: Path, tmp_path: Path) -> None:

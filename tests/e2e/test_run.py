@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cards import Follow, code_of
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import sentences as tiny_sentences
@@ -550,8 +551,8 @@ def test_answers_are_kept_shown_and_never_twice(
 # -------------------------------------------------------------------------------------------- the README of the adapter
 
 
-def code_of(out: Path) -> str:
-    return (out / "adapter" / "README.md").read_text().partition("```python\n")[2].partition("\n```")[0]
+def code_in(out: Path) -> str:
+    return code_of(out / "adapter" / "README.md")
 
 
 def logits_of_hellora(setup: Setup, out: Path, batch: dict[str, torch.Tensor], trained: bool = True) -> torch.Tensor:
@@ -575,7 +576,7 @@ def check_readme(out: Path, inputs: Callable[[dict[str, Any]], Any]) -> None:
     names: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # what peft does with transformers is not ours
-        exec(code_of(out), names)
+        exec(code_in(out), names)
     setup = prepare(read_experiment(str(out / "experiment.toml")))
     expected = logits_of_hellora(setup, out, inputs(names))
     torch.testing.assert_close(names["logits"], expected, atol=1e-5, rtol=0)
@@ -617,7 +618,7 @@ def test_the_readme_gives_the_same_logits_for_a_language_model(
     template = changed("data.prompt", "we saw {instruction}: the {response} is")
     hellora(*llama_run, *template, "--out", tmp_path / "out")
     check_readme(tmp_path / "out", lambda names: dict(names["batch"]))
-    assert "'we saw {instruction}: the {response} is'.format(" in code_of(tmp_path / "out")
+    assert "'we saw {instruction}: the {response} is'.format(" in code_in(tmp_path / "out")
 
 
 @pytest.mark.parametrize("head", ["mean_pooling", "own"])
@@ -632,8 +633,8 @@ def test_the_readme_gives_the_same_logits_for_pairs_and_without_a_padding_token(
     changes = (*changed("model.name", model), *changed("task.head_type", head), *changed("data.text_pair", "text"))
     assert hellora("run", small, "--out", out, *changes, *changed("fleet.layers", [1, 2, 3])).status == 0
     check_readme(out, lambda names: dict(names["batch"]))
-    assert "texts, pairs, padding=True" in code_of(out)
-    assert "tokenizer.pad_token = " in code_of(out)
+    assert "texts, pairs, padding=True" in code_in(out)
+    assert "tokenizer.pad_token = " in code_in(out)
 
 
 # -------------------------------------------------------------------------------------------------------- plan and list
@@ -743,17 +744,14 @@ def test_help_a_list_and_what_is_refused_by_name_need_no_torch() -> None:
     }
 
 
-def test_exit_status_and_streams_as_a_shell_sees_them(small: Path, tmp_path: Path) -> None:
+def test_exit_status_and_streams_as_a_shell_sees_them(small: Path, tmp_path: Path, follow: Follow) -> None:
     bad = shell("run", small, "--set", "train.learning=1")
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr.startswith("error: unknown setting train.learning")
     assert bad.stderr.count("\n") == 1
     good = shell("run", small, "--out", tmp_path / "out", "--set", "rounds=1")
     assert (good.returncode, good.stderr) == (0, "")
-    code = tmp_path / "readme.py"
-    code.write_text(code_of(tmp_path / "out") + "\nprint(logits.shape)\n")
-    answer = subprocess.run([sys.executable, code], capture_output=True, text=True, timeout=120, check=False)
-    assert (answer.returncode, answer.stdout) == (0, "torch.Size([2, 3])\n"), answer.stderr
+    assert follow(code_in(tmp_path / "out") + "\nprint(logits.shape)\n") == "torch.Size([2, 3])\n"
 
 
 FAULTY = """

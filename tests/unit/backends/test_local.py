@@ -2,8 +2,11 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess, SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ import pytest
 import torch
 from factories import bits, orders_of
 
-from hellora.backends.local import LocalBackend, Worker
+from hellora.backends.local import LocalBackend, Worker, libraries_of
+from hellora.backends.wire import read_answer
 from hellora.client.work import ClientWork
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, WireFormat
 from hellora.core.types import ClientProfile
@@ -189,6 +193,38 @@ def test_the_processes_end_with_the_run(work: ClientWork) -> None:
         assert all(worker.process.is_alive() for worker in workers)
     assert not any(worker.process.is_alive() for worker in workers)
     backend.close()  # twice does no harm
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks only on Linux")
+def test_imports_are_made_once_for_all_processes(work: ClientWork, pool: LocalBackend) -> None:
+    """They are forked from one that has the libraries, and not what a person wrote."""
+    assert all(isinstance(worker.process, ForkServerProcess) for worker in pool.pool)
+    libraries = libraries_of([work.data, *work.base.net.modules()])
+    assert {"datasets.arrow_dataset", "transformers.models.bert.modeling_bert"} <= set(libraries)
+    own = type("Own", (torch.nn.Linear,), {"__module__": "own"})
+    assert libraries_of([own(1, 1), torch.nn.Linear(1, 1)]) == ["torch.nn.modules.linear"]
+
+
+def test_who_cannot_be_forked_is_spawned(work: ClientWork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers on a GPU, and of a model of many tensors: no process is started to fork them from."""
+    contexts: list[Any] = []
+    monkeypatch.setattr(Worker, "start", lambda _self, context, _work: contexts.append(context))
+    Worker(work, "cuda:0", "fp32")
+    monkeypatch.setattr("hellora.backends.local.MOST_SHARED", 8)
+    Worker(work, "cpu", "fp32")
+    assert [type(context) for context in contexts] == [SpawnContext] * 2
+
+
+def test_more_tensors_than_a_fork_is_handed_come_to_a_spawned_process(
+    work: ClientWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forkserver, "MAXFDS_TO_SEND", 8)
+    worker, (task,) = Worker(work, "cpu", "fp32"), tasks_for(work, [0])
+    assert isinstance(worker.process, SpawnProcess)
+    worker.send(task)
+    answer = read_answer(worker.connection.recv_bytes(), task, work.base.spec)
+    worker.stop()
+    assert comparable(answer) == comparable(work.attempt(task))
 
 
 def test_one_process_is_this_one(work: ClientWork) -> None:

@@ -29,6 +29,9 @@ def gains(folder: Path) -> dict[str, tuple[float, float]]:
     for name in np.unique(owner):
         places = np.flatnonzero(owner == name)
         rows, encoded = setup.corpus.test.select(places), setup.test.select(places)
+        if encoded.num_tokens == 0:  # all answers were cut off
+            print(f"{name}: nothing to measure")
+            continue
         both = [
             setup.evaluate_adapter(adapter, rows, encoded, rows.select(())) for adapter in (before, found[0].adapter)
         ]

@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from hellora.cli import adapter, compare, federation, plan, report, run
+from hellora.cli import adapter, catalogue, compare, federation, plan, report, run
 from hellora.cli.ending import run_command
 from hellora.cli.help import Commands, with_examples
 from hellora.core.version import __version__
-from hellora.runs.terminal import plain_console
 
 app = typer.Typer(cls=Commands, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -28,24 +27,7 @@ def hellora(
         print(context.get_help())
 
 
-@app.command("list")
-def list_() -> None:
-    """List methods, tasks, partitioners and presets."""
-    from hellora.experiments import registry
-    from hellora.experiments.presets import preset_summaries
-
-    console = plain_console()
-    for kind in registry.FOLDERS:
-        console.print(f"\n{registry.heading(kind)}", style="bold")
-        for name in registry.names(kind):
-            console.print(f"  {name:<28}{registry.summary(kind, name)}", highlight=False)
-    console.print("\npresets", style="bold")
-    for name, lines in preset_summaries().items():
-        for label, line in zip([name] + [""] * len(lines), lines, strict=False):
-            console.print(f"  {label:<28}{line}", highlight=False)
-
-
-PARTS = (run.app, plan.app, compare.app, adapter.app, federation.app, report.app)
+PARTS = (run.app, plan.app, compare.app, adapter.app, federation.app, report.app, catalogue.app)
 for part in PARTS:
     app.add_typer(part)
 with_examples((app, *PARTS))

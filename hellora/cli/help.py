@@ -17,7 +17,8 @@ EXAMPLES = {
     "push": "hellora push my-adapter me/my-adapter --private",
     "predict": "hellora predict runs/quickstart texts.csv --out predictions.csv",
     "evaluate": "hellora evaluate my-adapter test.csv --set data.text=body --set data.label=topic",
-    "list": "hellora list",
+    "list": "hellora list allocators",
+    "show": "hellora show flexlora",
     "certificates": "hellora certificates keys --host server.example.org --client hospital --client clinic",
     "server": "hellora server state --certificates keys --host 0.0.0.0",
     "client": "hellora client --server server.example.org:8443 --name clinic --data notes.csv --key clinic "

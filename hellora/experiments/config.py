@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hellora.core.errors import InputError, nearest
 from hellora.data.file_names import format_of
 from hellora.experiments import registry
+from hellora.experiments.elsewhere import setting_called
 from hellora.experiments.found_task import found_task
 from hellora.experiments.own_code import NAMING, named_code, refuse_unnamed_code, with_whole_paths
 from hellora.experiments.presets import presets
@@ -177,10 +178,27 @@ def check_names(table: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{section} must be a table: write [{section}] and its settings below it, or --set {section}.KEY=…"
             )
-    check_keys(table, "", [*defaults_of(TOP), *SECTIONS])
+
+    def meant(key: str, value: Any, close: bool) -> list[str]:
+        return settings_meant(table, key, value, close)
+
+    check_keys(table, "", [*defaults_of(TOP), *SECTIONS], meant=meant)
     for section in SECTIONS:
         content = table.get(section, {})
-        check_keys(content, section, owners(section, content))
+        check_keys(content, section, owners(section, content), meant=meant)
+
+
+def settings_meant(table: Mapping[str, Any], key: str, value: Any, close: bool) -> list[str]:
+    """Return the settings that an unknown key may mean: by its name elsewhere, where it is a table of another name by
+    what that holds or, unless its own table has one that is `close`, as a key of another table of the experiment."""
+    if (ours := setting_called(key)) is not None:
+        return [ours]
+    if isinstance(value, dict):
+        return [ours for each in value if (ours := setting_called(each)) is not None]
+    if close:
+        return []
+    above = [key] if key in defaults_of(TOP) else []
+    return above + [f"{each}.{key}" for each in SECTIONS if key in owners(each, table.get(each, {}))]
 
 
 def owners(section: str, content: Table) -> dict[str, str]:

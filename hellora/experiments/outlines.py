@@ -4,6 +4,7 @@ So that a list of names, or the answer to a wrong name or key, need not wait for
 """
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,24 +12,44 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
 
+COMMENT = re.compile(r"  # (.*)$")
+WORDS = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}
+
 
 @dataclass(frozen=True)
 class Outline:
     """The outline of a dataclass that inherits no fields."""
 
-    summary: str  # the first line of its docstring
+    text: str  # its docstring
+    about: str  # the first paragraph of its module's, which cites what it is of
     defaults: Mapping[str, Any]  # of its fields, in order; None where a field has none, or one that is no literal
+    types: Mapping[str, str]  # in words
+    meanings: Mapping[str, str]  # the comments beside them; "" where there is none
+
+    @property
+    def summary(self) -> str:
+        """Return the first line of its docstring."""
+        return self.text.partition("\n")[0]
 
 
 @cache
 def outline(module: str, name: str = "", base: str = "") -> Outline:
     """Outline the class of a name, or the one of a base, or of a kind of it such as TextTask of Task, in a module."""
-    classes = [each for each in ast.parse(source(module)).body if isinstance(each, ast.ClassDef)]
+    text = source(module)
+    tree, lines = ast.parse(text), text.splitlines()
+    classes = [each for each in tree.body if isinstance(each, ast.ClassDef)]
     (found,) = [each for each in classes if each.name == name or is_of(base, each)]
-    fields = [each for each in found.body if isinstance(each, ast.AnnAssign) and not is_class_variable(each)]
+    fields = {
+        each.target.id: each
+        for each in found.body
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and not is_class_variable(each)
+    }
     return Outline(
-        summary=(ast.get_docstring(found) or "").partition("\n")[0],
-        defaults={each.target.id: literal(each.value) for each in fields if isinstance(each.target, ast.Name)},
+        text=ast.get_docstring(found) or "",
+        about=(ast.get_docstring(tree) or "").partition("\n\n")[0],
+        defaults={key: literal(each.value) for key, each in fields.items()},
+        types={key: type_in_words(module, each.annotation) for key, each in fields.items()},
+        meanings={key: comment_beside(lines[each.lineno - 1 : each.end_lineno]) for key, each in fields.items()},
     )
 
 
@@ -59,6 +80,49 @@ def is_of(base: str, found: ast.ClassDef) -> bool:
 
 def is_class_variable(field: ast.AnnAssign) -> bool:
     return "ClassVar" in ast.unparse(field.annotation)
+
+
+def comment_beside(lines: list[str]) -> str:
+    """Return the comment beside a field, which may be written over several lines."""
+    found = [match[1] for line in lines if (match := COMMENT.search(line))]
+    return found[-1] if found else ""
+
+
+def type_in_words(module: str, kind: ast.expr) -> str:
+    """Say what a field of a module takes: "whole number", "list of text", or what to choose among."""
+    match kind:
+        case ast.BinOp(left=left, right=right):
+            parts = [type_in_words(module, each) for each in (left, right) if not is_none(each)]
+            return ", or ".join(parts)
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=among):
+            values = among.elts if isinstance(among, ast.Tuple) else [among]
+            return f"one of {', '.join(str(ast.literal_eval(value)) for value in values)}"
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=[each, *_])):
+            return f"list of {type_in_words(module, each)}"
+        case ast.Name(id=name) if name not in WORDS and (meant := assigned(module, name)) is not None:
+            return type_in_words(*meant)
+    return WORDS.get(ast.unparse(kind), ast.unparse(kind))
+
+
+def assigned(module: str, name: str) -> tuple[str, ast.expr] | None:
+    """Find the module of hellora that gives a name its value, and the value; follow imports to there."""
+    for each in ast.parse(source(module)).body:
+        match each:
+            case ast.Assign(targets=[ast.Name(id=found)], value=value) if found == name:
+                return module, value
+            case ast.ImportFrom(module=str(other), names=imported) if other.startswith("hellora."):
+                if name in [alias.name for alias in imported] and is_module(other):
+                    return assigned(other, name)
+    return None
+
+
+def is_module(name: str) -> bool:
+    folder, _, file = name.rpartition(".")
+    return place(folder).joinpath(f"{file}.py").is_file()
+
+
+def is_none(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is None
 
 
 def literal(value: ast.expr | None) -> Any:

@@ -11,8 +11,10 @@ from typing import Any
 
 from hellora.client.own_metrics import BUILT_IN, Metric
 from hellora.core.errors import InputError, nearest, one_line
+from hellora.experiments.elsewhere import strategy_called
 from hellora.experiments.outlines import modules, outline
-from hellora.experiments.own_code import is_code, load
+from hellora.experiments.own_code import NAMING, is_code, load
+from hellora.experiments.presets import named_by, presets
 
 # The folder of a kind, and the class that all of it extend.
 FOLDERS: dict[str, tuple[str, str]] = {
@@ -25,19 +27,6 @@ FOLDERS: dict[str, tuple[str, str]] = {
     "server_optimizer": ("hellora.methods.server_optimizers", "hellora.methods.strategies:ServerOptimizer"),
     "task": ("hellora.tasks", "hellora.tasks:Task"),
     "partitioner": ("hellora.data.partitioners", "hellora.data.partitioning:Partitioner"),
-}
-
-
-# What a task is called elsewhere: on the Hub, in other libraries, by people.
-ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "sequence_classification": ("text_classification", "classification", "sentiment", "sentiment_analysis", "seq_cls"),
-    "image_classification": ("images", "vision", "image"),
-    "causal_lm": ("text_generation", "chat", "sft", "instruction", "instructions", "instruction_tuning", "lm", "clm"),
-    "preference": ("dpo", "rlhf", "preferences", "reward", "orpo"),
-    "token_classification": ("ner", "named_entity_recognition", "tagging", "pos", "token_cls"),
-    "regression": ("sts", "stsb", "rating", "ratings", "scoring"),
-    "multi_label": ("multilabel", "multi_label_classification", "tags"),
-    "seq2seq": ("text2text_generation", "summarization", "translation", "seq2seq_lm", "encoder_decoder"),
 }
 
 
@@ -75,18 +64,36 @@ def metric(name: str) -> Metric:
 
 
 def check_name(kind: str, name: str) -> None:
-    """Raise InputError unless the kind has the name; the message has the nearest one."""
+    """Raise InputError unless the kind has the name; the message says what else is called that, or the nearest one."""
     if name not in names(kind):
-        mend = nearest_task(name) if kind == "task" else nearest(name, names(kind))
+        mend = misplaced(kind, name) or (nearest_task(name) if kind == "task" else nearest_name(kind, name))
         raise InputError(f"there is no {kind} {name!r}{mend}")
+
+
+def misplaced(kind: str, name: str) -> str:
+    """Return the end of an error message where a preset's name, or one of another kind, stands for that of a kind."""
+    word = name.lower().replace("-", "_")
+    keys = {each: key for key, each in NAMING.items()}
+    if word in presets():
+        its = named_by(word, *keys[kind])
+        known = f" (its {kind} is {', '.join(its)})" if its else ""
+        return f": {word} is a preset: write hellora run {word}{known}"
+    for other, (section, key) in keys.items():
+        if other != kind and word in names(other):
+            return f": {word} is a name of {section}.{key}; choose among {', '.join(names(kind))}"
+    return ""
+
+
+def nearest_name(kind: str, name: str) -> str:
+    """Return the end of an error message: what a strategy is called here, the nearest name, or all of the kind."""
+    meant = strategy_called(kind, name)
+    return f": did you mean {meant!r}?" if meant in names(kind) else nearest(name, names(kind))
 
 
 def nearest_task(name: str) -> str:
     """Return the end of an error message: what a task is called here, all that there are, and how to write one."""
-    known, word = names("task"), name.lower().replace("-", "_").replace(" ", "_")
-    meant = next((task for task, others in ELSEWHERE.items() if word in others or word == task), None)
-    said = f": did you mean {meant!r}?" if meant in known else nearest(name, known)
-    listed = f" There are {', '.join(known)}" if said.endswith("?") else ""
+    said = nearest_name("task", name)
+    listed = f" There are {', '.join(names('task'))}" if said.endswith("?") else ""
     return f"{said}{listed}; one of your own is a class in one file (docs/your-own-strategy.md)"
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -37,8 +37,15 @@ def field_names(cls: type) -> set[str]:
     return {f.name for f in fields(cls)}
 
 
-def check_keys(content: Mapping[str, Any], section: str, known: Collection[str], near: Collection[str] = ()) -> None:
-    """Raise InputError where a table has other keys than the `known` ones; the nearest is named of these and `near`."""
+def check_keys(
+    content: Mapping[str, Any],
+    section: str,
+    known: Collection[str],
+    near: Collection[str] = (),
+    meant: Callable[[str, Any, bool], list[str]] = lambda *_: [],
+) -> None:
+    """Raise InputError where a table has other keys than the `known` ones; the message has the settings that are
+    `meant` by the key and its value, with whether some key is close, or else the nearest of these and `near`."""
     dot = f"{section}." if section else ""
     for key in content:
         if (moved := MOVED.get(f"{dot}{key}")) is not None:
@@ -47,7 +54,10 @@ def check_keys(content: Mapping[str, Any], section: str, known: Collection[str],
                 f"hellora cannot be gone on with"
             )
         if key not in known:
-            raise InputError(f"unknown setting {dot}{key}{nearest(key, sorted({*known, *near}))}")
+            mend = nearest(key, sorted({*known, *near}))
+            if places := meant(key, content[key], mend.endswith("?")):
+                mend = f": did you mean {' or '.join(places)}?"
+            raise InputError(f"unknown setting {dot}{key}{mend}")
 
 
 def build(cls: type, content: Mapping[str, Any], section: str, near: Collection[str] = ()) -> Any:

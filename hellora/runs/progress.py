@@ -1,6 +1,7 @@
 """A terminal shows how a run goes: bars for rounds and clients with the time left, one line per round."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -8,11 +9,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from hellora.core.exchange import ClientFailure, ClientUpdate
 from hellora.core.units import in_bytes
@@ -22,8 +25,23 @@ from hellora.experiments.setup import Setup
 from hellora.record.answers import AnswerLine
 from hellora.record.round_line import Line
 from hellora.runs.answering import shown_answers
+from hellora.runs.terminal import say
 from hellora.runs.tracking import train_loss
 from hellora.server.simulation import in_seconds
+
+UNDER = 11  # columns before what a line of a round says
+
+
+class TimeLeft(ProgressColumn):
+    """Says how long the rounds to come take, if they take as long as those that are done, however long that is."""
+
+    def render(self, task: Task) -> Text:
+        ended, first = task.fields.get("ended"), task.fields.get("first", 0)
+        if ended is None or task.start_time is None or task.remaining is None:
+            return Text("")
+        each = (ended - task.start_time) / (task.completed - first)
+        left = max(0.0, each * task.remaining - (task.get_time() - ended))
+        return Text(f"{timedelta(seconds=round(left))} left", style="progress.remaining")
 
 
 class TerminalProgress:
@@ -36,8 +54,7 @@ class TerminalProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeLeft(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -53,46 +70,40 @@ class TerminalProgress:
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
 
+    def line(self, text: str, under: int = UNDER, style: str | None = None) -> None:
+        say(self.console, text, under, style)
+
     def loading(self, experiment: Experiment, folder: Path) -> None:
-        self.console.print(f"{experiment.name} → {folder}", highlight=False)
+        self.line(f"{experiment.name} → {folder}", 2)
         if experiment.found:
-            self.console.print(f"task: {experiment.found}", highlight=False)
-        self.console.print(f"loading {experiment.model.name} and {experiment.data.name} …", highlight=False)
+            self.line(f"task: {experiment.found}", 2)
+        self.line(f"loading {experiment.model.name} and {experiment.data.name} …", 2)
 
     def noted(self, note: str) -> None:
-        self.console.print(note, highlight=False, style="yellow", markup=False)
+        self.line(note, 2, "yellow")
 
-    def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
-        spec, run, corpus = setup.base.spec, setup.federation, setup.corpus
-        on = setup.experiment.data.evaluate_on
+    def started(self, setup: Setup, metrics: Mapping[str, float], first_round: int) -> None:
+        run = setup.federation
         self.names = tuple(setup.clients)
-        capacities = sorted({p.budget.capacity(spec.num_layers) for p in run.fleet})
-        ranks = sorted({int(p.budget.ranks(spec.num_layers, spec.max_rank).max()) for p in run.fleet})
-        self.console.print(
-            f"{len(run.fleet)} clients of capacity {'/'.join(map(str, capacities))} of {spec.num_layers} layers, "
-            f"rank {'/'.join(map(str, ranks))}; "
-            f"{setup.training_examples} training, {len(corpus.test)} {on} examples{sampled(setup)}; "
-            f"proxy data: {corpus.proxy_source}",
-            highlight=False,
-        )
-        if said := arithmetic(setup.experiment):
-            self.console.print(said, highlight=False, markup=False)
-        for note in setup.notes:
-            self.console.print(f"data: {note}", highlight=False, markup=False)
+        for text in what_trains(setup):
+            self.line(text, 2)
         for notice in setup.base.notices:
-            self.console.print(notice, highlight=False, style="yellow", markup=False)
+            self.line(notice, 2, "yellow")
         if run.planner is not None:
             if run.planner.model.measured:
-                self.console.print("this model's costs need values: measured in real steps on this machine")
+                self.line("this model's costs need values: measured in real steps on this machine", 2)
             for clients in run.left_out.values():
                 why = run.planner.explain(clients[0])
-                self.console.print(f"{len(clients)} of the clients train nothing: {why}", highlight=False)
-        self.console.print(f"{'start' if not first_round else 'was':>9}  {shown(initial)}", highlight=False)
-        self.rounds = self.bars.add_task("rounds", total=run.rounds, completed=first_round)
+                self.line(f"{len(clients)} of the clients train nothing: {why}", 2)
+        if first_round:
+            self.line(", ".join([f"resuming after round {first_round - 1}", *([shown(metrics)] if metrics else [])]))
+        else:
+            self.line(f"{'start':>9}  {shown(metrics)}")
+        self.rounds = self.bars.add_task("rounds", total=run.rounds, completed=first_round, first=first_round)
         self.clients = self.bars.add_task("clients", total=None)
 
     def head_solved(self, metrics: Mapping[str, float]) -> None:
-        self.console.print(f"{'solved':>9}  {shown(metrics)}", highlight=False)
+        self.line(f"{'solved':>9}  {shown(metrics)}")
 
     def round_started(self, clients: int) -> None:
         if self.clients is not None:
@@ -104,39 +115,64 @@ class TerminalProgress:
 
     def answered(self, round: int | None, answers: Sequence[AnswerLine]) -> None:
         for line in shown_answers(self.console, round, answers):
-            self.console.print(line, highlight=False, markup=False)
+            self.line(line)
 
     def round_finished(self, line: Line) -> None:
         if self.rounds is not None:
-            self.bars.advance(self.rounds)
-        parts = [f"round {line['round']:3d}"]
-        if line["metrics"] is not None:
-            parts.append(shown(line["metrics"]))
-        if (loss := train_loss(line)) is not None:
-            parts.append(f"train loss {loss:.3f}")
-        parts.append(f"{len(line['updated'])} of {len(line['cohort'])} clients")
-        parts.append(f"up {in_bytes(line['uplink_bytes'])}, down {in_bytes(line['downlink_bytes'])}")
-        parts.append(f"{line['seconds']:.1f} s")
-        if line["simulated_clock"] is not None:
-            parts.append(f"simulated {in_seconds(line['simulated_clock'])}")
-        self.console.print("  ".join(parts), highlight=False)
+            self.bars.update(self.rounds, advance=1, ended=self.bars.get_time())
+        self.line(round_in_words(line, self.console.width if self.console.is_terminal else None))
         if line["left_out"] is not None:
             first, last = line["left_out"]
-            self.console.print(
+            self.line(
                 f"{'head':>9}  right about {first:.3f} of the examples without each, {last:.3f} with what was trained: "
-                f"the run ends with the better",
-                highlight=False,
+                f"the run ends with the better"
             )
         for kind in ("missing", "rejected"):
             failed = [*line[kind].items(), *(item for wave in line["sums"] for item in wave[kind].items())]
             for client, reason in dict.fromkeys(failed):
                 name = f" ({self.names[int(client)]})" if self.names else ""
-                self.console.print(
-                    f"           client {client}{name} {kind}: {reason}",
-                    highlight=False,
-                    style="yellow",
-                    markup=False,  # a reason may quote a text, and a bracket in it is no tag
-                )
+                self.line(f"           client {client}{name} {kind}: {reason}", UNDER + 2, "yellow")
+
+
+def what_trains(setup: Setup) -> list[str]:
+    """Say which clients train, on what data, in which arithmetic."""
+    spec, run, corpus = setup.base.spec, setup.federation, setup.corpus
+    capacities = sorted({p.budget.capacity(spec.num_layers) for p in run.fleet})
+    ranks = sorted({int(p.budget.ranks(spec.num_layers, spec.max_rank).max()) for p in run.fleet})
+    clients = (
+        f"{len(run.fleet)} clients of capacity {'/'.join(map(str, capacities))} of {spec.num_layers} layers, "
+        f"rank {'/'.join(map(str, ranks))}; "
+        f"{setup.training_examples} training, {len(corpus.test)} {setup.experiment.data.evaluate_on} examples"
+        f"{sampled(setup)}; proxy data: {corpus.proxy_source}"
+    )
+    said = arithmetic(setup.experiment)
+    return [clients, *([said] if said else []), *(f"data: {note}" for note in setup.notes)]
+
+
+def round_in_words(line: Line, width: int | None) -> str:
+    """Sum up a round in one line. Where that is wider than a terminal, what matters less is left out: the bytes, that
+    all clients answered, metrics but the first and the loss, the loss in training; rounds.jsonl has everything."""
+    metrics = {} if line["metrics"] is None else dict(line["metrics"])
+    loss, trained, asked = train_loss(line), len(line["updated"]), len(line["cohort"])
+    parts = {
+        "round": f"round {line['round']:3d}",
+        **{f"metric {name}": shown({name: value}) for name, value in metrics.items()},
+        "train": "" if loss is None else f"train loss {loss:.3f}",
+        "clients": f"{trained}/{asked} clients",
+        "bytes": f"up {in_bytes(line['uplink_bytes'])}, down {in_bytes(line['downlink_bytes'])}",
+        "seconds": f"{line['seconds']:.1f} s",
+        "clock": "" if line["simulated_clock"] is None else f"simulated {in_seconds(line['simulated_clock'])}",
+    }
+    others = [f"metric {name}" for name in list(metrics)[:0:-1] if name != "loss"]
+    for less in ("bytes", *(["clients"] if trained == asked else []), *others, "train"):
+        if width is None or len(joined(parts)) <= width:
+            break
+        del parts[less]
+    return joined(parts)
+
+
+def joined(parts: Mapping[str, str]) -> str:
+    return "  ".join(part for part in parts.values() if part)
 
 
 def sampled(setup: Setup) -> str:

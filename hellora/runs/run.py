@@ -53,8 +53,8 @@ class Progress(Protocol):
     def noted(self, note: str) -> None:
         """Note what a person has to know before the run goes on, such as a state that is damaged."""
 
-    def started(self, setup: Setup, initial: Mapping[str, float], first_round: int) -> None:
-        """Note that they are loaded; `initial` are the metrics before round 0."""
+    def started(self, setup: Setup, metrics: Mapping[str, float], first_round: int) -> None:
+        """Note that they are loaded; `metrics` are those before round 0 or, of a run that is gone on with, the last."""
 
     def head_solved(self, metrics: Mapping[str, float]) -> None:
         """Note that the head is solved before round 0; `metrics` are those with it."""
@@ -152,7 +152,7 @@ def run_in(
     digest = hashlib.sha256(b"".join(map(encoded, lines)))
     with tracking(experiment, folder.path, lines) as tracked, setup.backend() as backend:
         state, record = (found.state, found.record) if found else start(setup, folder, origin)
-        progress.started(setup, record["initial"], state.round)
+        progress.started(setup, last_metrics(lines) if lines else record["initial"], state.round)
         tell_first(progress, [] if found else read_answers(folder.answers))
         clock = time.perf_counter()
         reporting = ReportingBackend(backend, progress)
@@ -194,6 +194,11 @@ def tell_round(progress: Progress, line: Line, answers: Sequence[AnswerLine]) ->
     progress.round_finished(line)
     if answers:
         progress.answered(line["round"], answers)
+
+
+def last_metrics(lines: Sequence[Line]) -> Mapping[str, float]:
+    """Return the metrics of the last round that was evaluated, {} where none was."""
+    return next((line["metrics"] for line in reversed(lines) if line["metrics"] is not None), {})
 
 
 def check_data(setup: Setup, record: Mapping[str, Any]) -> None:

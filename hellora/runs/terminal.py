@@ -2,6 +2,7 @@
 
 import logging
 import os
+import textwrap
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +21,23 @@ def plain_console() -> Console:
     if not console.is_terminal:
         console.width = 200
     return console
+
+
+def say(console: Console, text: str, under: int = 0, style: str | None = None) -> None:
+    """Print a line as it stands; on a terminal, what does not fit goes on below it, from a column on, at whole words.
+
+    A file or a pipe has no edge: there it stays one line, which can be searched.
+    """
+    lines = [text]
+    if console.is_terminal and len(text) > console.width:
+        width = max(console.width, under + 20)
+        own = text[: len(text) - len(text.lstrip())]
+        lines = textwrap.wrap(
+            text.lstrip(), width, initial_indent=own, subsequent_indent=" " * under,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    for line in lines:
+        console.print(line, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def quieten() -> None:

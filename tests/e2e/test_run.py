@@ -681,7 +681,7 @@ def test_list_has_a_line_for_everything(hellora: Command) -> None:
     answer = hellora("list")
     assert answer.status == 0
     lines = {
-        line[2:30].strip(): line[30:] for line in answer.out.splitlines() if line.startswith("  ") and line[2] != " "
+        line[2:32].strip(): line[32:] for line in answer.out.splitlines() if line.startswith("  ") and line[2] != " "
     }
     expected = {name for kind in registry.FOLDERS for name in registry.names(kind)} | set(presets())
     assert lines.keys() == expected

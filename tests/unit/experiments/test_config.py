@@ -18,19 +18,21 @@ from hellora.core.exchange import TrainSettings
 from hellora.core.types import Budget
 from hellora.data.partitioners.dirichlet import Dirichlet
 from hellora.data.partitioners.iid import Iid
-from hellora.experiments import registry
+from hellora.experiments import elsewhere, registry
 from hellora.experiments.config import (
     NAMING,
     SECTIONS,
     check,
     override,
     own_table,
+    owners,
     presets,
     read_experiment,
 )
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.overrides import parse_settings
 from hellora.experiments.presets import preset_summaries
+from hellora.experiments.sections import TOP, defaults_of
 from hellora.experiments.settings import FleetSettings
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.methods.allocators.fed_hello import FedHello
@@ -174,6 +176,66 @@ def test_an_unknown_key_is_named_with_the_nearest_valid_one(key: str, nearest: s
     assert f"unknown setting {key}: " in str(refusal.value)
     expected = f"did you mean {nearest!r}?" if nearest else "choose among"
     assert expected in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "setting"),
+    [
+        ("train.learning_rate", "train.lr"),
+        ("lr", "server.lr or train.lr"),  # the server optimizer has one, too
+        ("lora.r", "model.rank"),
+        ("training.num_train_epochs", "train.epochs"),
+        ("model.lora_alpha", "model.alpha"),
+        ("train.rounds", "rounds"),
+        ("data.num_clients", "data.clients"),
+        ("num_clients", "data.clients"),
+        ("data.dirichlet_alpha", "data.alpha"),
+        ("train.rank", "model.rank"),
+    ],
+)
+def test_a_key_from_elsewhere_is_answered_with_ours(key: str, setting: str) -> None:
+    with pytest.raises(InputError, match=rf"^unknown setting {key.split('.')[0]}\S*: did you mean {setting}\?$"):
+        check("bad", with_setting(key, 1))
+
+
+def test_names_from_elsewhere_are_of_what_there_is_here() -> None:
+    own = {key for place in (TOP, *SECTIONS.values()) for key in defaults_of(place)}
+    for ours, others in elsewhere.SETTINGS.items():
+        section, _, key = ours.rpartition(".")
+        known = owners(section, {}) if section else defaults_of(TOP)
+        assert key in known, ours
+        assert not own & set(others), "it is ours already"
+    for kind, names in elsewhere.STRATEGIES.items():
+        assert names.keys() <= set(registry.names(kind))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "mend"),
+    [
+        (
+            "method.aggregator",
+            "flexlora",
+            "flexlora is a preset: write hellora run flexlora (its aggregator is product_svd)",
+        ),
+        (
+            "method.aggregator",
+            "FlexLoRA",
+            "flexlora is a preset: write hellora run flexlora (its aggregator is product_svd)",
+        ),
+        (
+            "method.dispatcher",
+            "glue_rte",
+            "glue_rte is a preset: write hellora run glue_rte (its dispatcher is truncate)",
+        ),
+        ("method.allocator", "trimmed_mean", "trimmed_mean is a name of method.aggregator; choose among budget_value"),
+        ("method.aggregator", "FedAvg", "did you mean 'participant_mean'?"),
+        ("data.partitioner", "non-iid", "did you mean 'dirichlet'?"),
+    ],
+)
+def test_a_name_in_the_wrong_place_is_answered_with_the_right_one(key: str, value: str, mend: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        check("bad", with_setting(key, value))
+    assert f"{value!r}: {mend}" in str(refusal.value)
 
 
 def test_an_unknown_table_is_named_with_the_nearest_valid_one() -> None:

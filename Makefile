@@ -42,8 +42,8 @@ docs: $(VENV)/.dev  ## the documentation as a site: open build/site/index.html
 fast: $(VENV)/.dev  ## only the quick tests, no checks
 	@$(PYTEST) -q -m "not slow and not flower and not gpu and not shared_data and not browser" $(TESTS)
 
-slow: $(VENV)/.dev  ## only the slow tests
-	@$(PYTEST) --dist loadgroup -m slow $(TESTS)
+slow: $(VENV)/.dev  ## only the slow tests, many of which wait for other processes: three at once
+	@$(PYTEST) -n 3 --dist loadgroup -m slow $(TESTS)
 
 lock: $(VENV)/.federation  ## what a deployment here installs, each file with its hash: build/locked.txt
 	@mkdir -p build

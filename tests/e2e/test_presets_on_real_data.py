@@ -19,13 +19,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.shared_data]
 
 @pytest.fixture(scope="session")
 def excerpt(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder with some rows of a data set: train, public (of no client) and test."""
+    """A folder with a few hundred rows of a data set: train, public (of no client) and test."""
     made: dict[str, Path] = {}
 
     def of(name: str) -> Path:
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name)
-            sizes = {"train": 240, "public": 40, "test": 60}
+            sizes = {"train": 600, "public": 40, "test": 60}
             for split, count in sizes.items():
                 file = next((shared_data / name).glob(f"{'test' if split == 'test' else 'train'}*.parquet"))
                 rows = load_dataset("parquet", data_files=str(file), split="train").shuffle(seed=0)

@@ -14,7 +14,6 @@ from hellora.experiments import registry
 from hellora.experiments.config import LISTS, own_table, whole_table
 from hellora.experiments.elsewhere import STRATEGIES, strategy_called
 from hellora.experiments.outlines import Outline, outline, place
-from hellora.experiments.own_code import NAMING
 from hellora.experiments.presets import preset_summaries, presets
 from hellora.experiments.sections import default_of, named_in
 from hellora.experiments.tables import Table, settings_of
@@ -22,7 +21,6 @@ from hellora.experiments.tables import Table, settings_of
 PRESET = "preset"
 KINDS = (*registry.FOLDERS, PRESET)
 MOST_PRESETS = 12  # that use a strategy, and are named
-KEYS = {kind: key for key, kind in NAMING.items()}  # the section and the key that name a strategy of a kind
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def page_of_preset(name: str) -> str:
 def of_strategy(kind: str, name: str) -> Entry:
     """Describe a strategy by what its class and its file say of it, and by the presets that name it."""
     found = outline(f"{registry.FOLDERS[kind][0]}.{name}", base=registry.base_of(kind))
-    section, key = KEYS[kind]
+    section, key = registry.KEYS[kind]
     value = f"\"{section}.{key}=['{name}']\"" if kind in LISTS else f"{section}.{key}={name}"
     users, page = presets_with(kind, name), page_of_strategy(kind, name, list(found.defaults))
     facts = [("use it", f"--set {value}")]
@@ -155,7 +153,7 @@ def presets_with(kind: str, name: str) -> list[str]:
 
 
 def used(kind: str, table: Table) -> list[str]:
-    section, key = KEYS[kind]
+    section, key = registry.KEYS[kind]
     value: Any = table.get(section, {}).get(key, default_of(section, key))
     return named_in(value)
 

@@ -28,6 +28,7 @@ FOLDERS: dict[str, tuple[str, str]] = {
     "task": ("hellora.tasks", "hellora.tasks:Task"),
     "partitioner": ("hellora.data.partitioners", "hellora.data.partitioning:Partitioner"),
 }
+KEYS = {kind: key for key, kind in NAMING.items()}  # the section and the key that name a strategy of a kind
 
 
 def names(kind: str) -> list[str]:
@@ -73,12 +74,11 @@ def check_name(kind: str, name: str) -> None:
 def misplaced(kind: str, name: str) -> str:
     """Return the end of an error message where a preset's name, or one of another kind, stands for that of a kind."""
     word = name.lower().replace("-", "_")
-    keys = {each: key for key, each in NAMING.items()}
     if word in presets():
-        its = named_by(word, *keys[kind])
+        its = named_by(word, *KEYS[kind])
         known = f" (its {kind} is {', '.join(its)})" if its else ""
         return f": {word} is a preset: write hellora run {word}{known}"
-    for other, (section, key) in keys.items():
+    for other, (section, key) in KEYS.items():
         if other != kind and word in names(other):
             return f": {word} is a name of {section}.{key}; choose among {', '.join(names(kind))}"
     return ""

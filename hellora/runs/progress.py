@@ -131,7 +131,7 @@ class TerminalProgress:
             failed = [*line[kind].items(), *(item for wave in line["sums"] for item in wave[kind].items())]
             for client, reason in dict.fromkeys(failed):
                 name = f" ({self.names[int(client)]})" if self.names else ""
-                self.line(f"           client {client}{name} {kind}: {reason}", UNDER + 2, "yellow")
+                self.line(f"{'':{UNDER}}client {client}{name} {kind}: {reason}", UNDER + 2, "yellow")
 
 
 def what_trains(setup: Setup) -> list[str]:

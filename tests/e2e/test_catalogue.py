@@ -12,7 +12,7 @@ from pages import ROOT
 from refusals import check_refusal
 
 from hellora.experiments import catalogue
-from hellora.experiments.registry import FOLDERS, names
+from hellora.experiments.registry import FOLDERS, KEYS, names
 from hellora.experiments.sections import NAMING
 
 Command = Callable[..., Any]
@@ -85,7 +85,7 @@ def test_everything_can_be_shown(kind: str, name: str, monkeypatch: pytest.Monke
 
 
 def test_each_kind_has_a_key_of_its_own() -> None:
-    assert catalogue.KEYS.keys() == set(NAMING.values()) == set(FOLDERS)
+    assert KEYS.keys() == set(NAMING.values()) == set(FOLDERS)
 
 
 @pytest.mark.parametrize(

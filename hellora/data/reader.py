@@ -7,6 +7,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hellora.core.errors import InputError
+from hellora.core.metrics import UNLABELLED
 from hellora.data.cells import (
     Faults,
     cells_of,
@@ -19,13 +20,23 @@ from hellora.data.cells import (
 )
 from hellora.data.forms import read_form
 from hellora.data.label_sets import LABELS, label_sets, read_label_sets
-from hellora.data.labels import UNLABELLED, in_order
+from hellora.data.labels import in_order, oddities
 from hellora.data.loading import Split
 from hellora.data.numbers import NUMBERS, check_names, names_of, read_numbers
 from hellora.data.preferences import asked_of, read_preferences
 from hellora.data.settings import LANGUAGE, ONE_CLASS, TEXTS, Columns, DataSettings
 from hellora.data.tags import classes_of, read_tokens
 from hellora.data.usable import Tolerance, check_faults
+
+# What the two texts of a pair are called, in the data sets of GLUE and others.
+PAIRS = {
+    "sentence1": "sentence2",
+    "question1": "question2",
+    "question": "sentence",
+    "premise": "hypothesis",
+    "text": "text_pair",
+    "text1": "text2",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +58,14 @@ class Reader:
             return Reader(settings, columns, tags, {tag: index for index, tag in enumerate(tags)}, declared)
         if columns in LANGUAGE and settings.label not in train.data.column_names:
             return Reader(settings, columns, (), None)
+        if columns in TEXTS:
+            settings.check_columns_differ()
         if columns not in LANGUAGE and (column := unlabelled(train, settings, columns)):
-            cells_of(train, column, "labels" if column in settings.labels else "label")
+            setting = "labels" if column in settings.labels else "label"
+            cells_of(train, column, setting)
             raise InputError(
-                f"data.label: {train.where} is unlabelled, for its column '{column}' is -1 or empty in every row: name "
-                f"another column or split"
+                f"data.{setting}: {train.where} is unlabelled, for its column '{column}' is -1 or empty in every row: "
+                f"name another column or split"
             )
         if columns == "text_numbers":
             names = names_of(settings)
@@ -135,8 +149,21 @@ class Reader:
             labels = self._labels_if_any(split) if free else self._labels(split, faults)
             cells["label"], features["label"] = labels, Value("int64")
 
+    def say_oddities(self, split: Split) -> None:
+        """Note what a person may have meant otherwise: of classes, and of a second text that is not read."""
+        if self.columns in (*ONE_CLASS, "text_labels", "tokens") and (found := oddities(self.labels)):
+            self.notes.append(f"the classes of {split.where} are {found}")
+        beside = PAIRS.get(self.settings.text, "")
+        if self.columns in TEXTS and not self.settings.text_pair and beside in split.data.column_names:
+            self.notes.append(
+                f"not read: '{beside}' of {split.where}, beside '{self.settings.text}' (data.text_pair = '{beside}' "
+                f"reads both)"
+            )
+
     def check_vanished(self, train: Dataset) -> None:
         """Raise InputError where no row of a class of the training split can be used."""
+        if self.columns == "text_labels" and not any(1 in row for row in train["targets"][:]):
+            raise InputError(f"data.label: no example of {self.settings.name} has a label: name another column")
         if self.index_of is None or self.columns not in ONE_CLASS:
             return
         left = set(train["label"][:])

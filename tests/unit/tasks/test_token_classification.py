@@ -13,8 +13,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from hellora.client.evaluation import evaluate
 from hellora.client.inference import predict
 from hellora.core.errors import InputError
-from hellora.core.metrics import ClassScores
-from hellora.data.labels import UNLABELLED
+from hellora.core.metrics import UNLABELLED, ClassScores
 from hellora.model.resident import BaseModel
 from hellora.model.settings import ModelSettings
 from hellora.model.words import check_tells_words, word_prefix

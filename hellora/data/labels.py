@@ -17,17 +17,15 @@ def in_order(labels: Iterable[str]) -> list[str]:
     return sorted(found, key=int) if all(map(WHOLE_NUMBER.fullmatch, found)) else sorted(found)
 
 
-def oddities(labels: Sequence[str]) -> str:
-    """Say what of classes a person may have meant otherwise: those that differ in case or spaces only, and numbers that
-    stand for names; "" where that is nothing."""
+def oddities(labels: Sequence[str], where: str) -> str:
+    """Say what of the classes of a source a person may have meant otherwise: two that differ in case or spaces only,
+    or numbers that stand for names; "" where that is nothing."""
     first: dict[str, str] = {}
     for label in labels:
         twin = first.setdefault("".join(label.split()).casefold(), label)
         if twin != label:
-            return f"{twin!r} and {label!r} among others, which differ in case or spaces only: {', '.join(labels[:10])}"
-    if labels and all(map(WHOLE_NUMBER.fullmatch, labels)):
-        return (
-            f"numbers without names: {', '.join(labels[:10])}{' …' * (len(labels) > 10)} (write names in their place "
-            f"to have some)"
-        )
-    return ""
+            return f"of the classes of {where}, {twin!r} and {label!r} differ in case or spaces only"
+    if not labels or not all(map(WHOLE_NUMBER.fullmatch, labels)):
+        return ""
+    shown = ", ".join(labels[:10]) + " …" * (len(labels) > 10)
+    return f"the classes of {where} are numbers ({shown}): write names in that column if they have some"

@@ -149,14 +149,14 @@ class Reader:
             labels = self._labels_if_any(split) if free else self._labels(split, faults)
             cells["label"], features["label"] = labels, Value("int64")
 
-    def say_oddities(self, split: Split) -> None:
+    def say_oddities(self, where: str, columns: Sequence[str] = ()) -> None:
         """Note what a person may have meant otherwise: of classes, and of a second text that is not read."""
-        if self.columns in (*ONE_CLASS, "text_labels", "tokens") and (found := oddities(self.labels)):
-            self.notes.append(f"the classes of {split.where} are {found}")
+        if self.columns in (*ONE_CLASS, "text_labels", "tokens") and (said := oddities(self.labels, where)):
+            self.notes.append(said)
         beside = PAIRS.get(self.settings.text, "")
-        if self.columns in TEXTS and not self.settings.text_pair and beside in split.data.column_names:
+        if self.columns in TEXTS and not self.settings.text_pair and beside in columns:
             self.notes.append(
-                f"not read: '{beside}' of {split.where}, beside '{self.settings.text}' (data.text_pair = '{beside}' "
+                f"not read: '{beside}' of {where}, beside '{self.settings.text}' (data.text_pair = '{beside}' "
                 f"reads both)"
             )
 

@@ -24,7 +24,26 @@ def corpus(folder: Path, train: str, test: str | None = None, **settings: Any) -
     ("cell", "number"),
     [
         *[("3.5", 3.5), (" 4 ", 4.0), ("1e-3", 0.001), ("-.5", -0.5), ("+2.", 2.0), (7, 7.0), (2.25, 2.25)],
-        *[(cell, None) for cell in ("", " ", "nan", "inf", "-Infinity", "1e999", "n/a", "3,5", "1_000", "0x1", "5 mg")],
+        *[
+            (cell, None)
+            for cell in (
+                "",
+                " ",
+                "nan",
+                "inf",
+                "-Infinity",
+                "1e999",
+                "1e31",
+                "−2",
+                "1 000",
+                "50%",
+                "n/a",
+                "3,5",
+                "1_000",
+                "0x1",
+                "5 mg",
+            )
+        ],
         *[(math.nan, None), (math.inf, None), (None, None)],
     ],
 )

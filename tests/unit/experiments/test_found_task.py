@@ -92,6 +92,13 @@ def test_what_data_and_model_are_for(data: str, model: str, task: str | None, mo
 
 
 @pytest.mark.usefixtures("folder")
+def test_who_names_a_separator_has_several_labels() -> None:
+    found = found_task({"data": {"name": "class.jsonl", "separator": ";"}, "model": {"name": "bert"}})
+    assert found is not None
+    assert found.why.startswith("multi_label, for class.jsonl has texts ('text') with labels between ';' ('label')")
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_task_that_is_not_there_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hellora.experiments.registry.names", lambda _: ["sequence_classification"])
     assert found_task({"data": {"name": "photos"}}) is None

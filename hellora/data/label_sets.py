@@ -7,6 +7,7 @@
 An empty list or text is an example without labels. One that is missing is that of a row that cannot be used.
 """
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -202,7 +203,7 @@ def joined_by(label: str, labels: Collection[str], marks: Sequence[str]) -> str:
 
 def asked_for(mark: str, labels: str, place: str) -> str:
     """Ask for the separator of labels."""
-    written = '"\\t"' if mark == "\t" else repr(mark)  # as TOML has it
+    written = json.dumps(mark) if mark.isspace() else repr(mark)  # as TOML has it
     return (
         f"data.separator: {place} has the labels {labels[:80]!r}: set data.separator = {written} or, where that is one "
         f"label, to what separates them"

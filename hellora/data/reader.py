@@ -1,7 +1,7 @@
 """Read splits into the columns that a task reads; rows that cannot be used are left out and noted."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
@@ -28,6 +28,7 @@ from hellora.data.settings import LANGUAGE, ONE_CLASS, TEXTS, Columns, DataSetti
 from hellora.data.tags import classes_of, read_tokens
 from hellora.data.usable import Tolerance, check_faults
 
+TARGETS = ("text_numbers", "text_labels")  # columns of a task whose examples have numbers or labels, and no class
 # What the two texts of a pair are called, in the data sets of GLUE and others.
 PAIRS = {
     "sentence1": "sentence2",
@@ -95,7 +96,7 @@ class Reader:
 
         Rows that cannot be used are left out, and noted. A label that is absent or no class of the training split is
         UNLABELLED with `may_lack_labels`; else one that is no class is an error. With `prompts_alone`, answers of a
-        language task are not read, nor the tags of words.
+        language task are not read, nor the tags of words, nor numbers or labels.
         """
         settings, faults = self.settings, Faults()
         if self.columns == "tokens":
@@ -103,7 +104,8 @@ class Reader:
             cells, features = read_tokens(split, settings, faults, self.notes, known, may_lack_labels, prompts_alone)
         else:
             cells, features = self._said(split, faults, prompts_alone)
-            self._add_targets(split, faults, may_lack_labels, cells, features)
+            told = without_targets(split, settings) if prompts_alone and self.columns in TARGETS else split
+            self._add_targets(told, faults, may_lack_labels, cells, features)
         for column in keep:
             if column not in cells:
                 cells[column], features[column] = cells_of(split, column, "column"), split.data.features[column]
@@ -201,10 +203,16 @@ class Reader:
         return [self.index_of.get(value, UNLABELLED) if isinstance(value, str) else UNLABELLED for value in found]
 
 
+def without_targets(split: Split, settings: DataSettings) -> Split:
+    """Return a split as if nobody knew what its examples are: what is predicted may have anything in that column."""
+    known = [name for name in settings.target_columns if name in split.data.column_names]
+    return replace(split, data=split.data.remove_columns(known))
+
+
 def unlabelled(split: Split, settings: DataSettings, columns: Columns, classes: Container[str] = ()) -> str | None:
     """Name the column of classes, or of what stands in their place, in which no row has one; None where there is none
     such."""
-    if columns in ("text_numbers", "text_labels"):
+    if columns in TARGETS:
         return column_without_cells(split, settings.target_columns)
     return settings.label if is_unlabelled(split, settings.label, classes) else None
 

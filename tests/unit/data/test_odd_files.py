@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from hellora.core.errors import InputError
 from hellora.data.loading import Split
+from hellora.data.one_file import read_rows
 from hellora.data.reader import Reader
 from hellora.data.settings import Columns, DataSettings
 from hellora.data.sources import Corpus, load_corpus
@@ -164,6 +165,14 @@ def test_labels_that_are_refused(cells: list[str], settings: dict[str, Any], wor
     in_csv(tmp_path, ["text", "label"], [[f"text {i}", cell] for i, cell in enumerate(cells)])
     with pytest.raises(InputError, match=re.escape(words.format(tmp_path.name))):
         read(tmp_path, "text_labels", **settings)
+
+
+def test_what_is_predicted_may_have_any_labels(tmp_path: Path) -> None:
+    """They are not looked at, where they would be refused otherwise."""
+    in_csv(tmp_path, ["text", "label"], [["a", "[1, 0, 0]"], ["b", "sea, sky"]])
+    for columns, names in (("text_labels", ("sea", "sky")), ("text_numbers", ("value",))):
+        rows = read_rows(str(tmp_path / "train.csv"), DataSettings(), columns, names, labelled=False).data
+        assert rows["text"][:] == ["a", "b"]
 
 
 # ---------------------------------------------------------------------------------------------------- classes, columns

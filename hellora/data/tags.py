@@ -16,7 +16,7 @@ from hellora.data.labels import as_written, in_order
 from hellora.data.loading import Split
 from hellora.data.settings import DataSettings
 from hellora.data.tag_schemes import OUTSIDE, TYPED, are_of_entities, in_another_notation, in_iob2, parted, scheme_of
-from hellora.data.written_lists import is_broken, written_lists
+from hellora.data.written_lists import is_broken, written_list, written_lists
 
 TOKENS = ("tokens", "words")  # columns, by the names that people give them
 TAGS = ("tags", "ner_tags", "labels", "pos_tags")
@@ -141,16 +141,22 @@ def items_of(split: Split, column: str, which: str, faults: Faults, may_be_lists
     lists = written_lists(cells) if may_be_lists else None
     found = []
     for row, cell in enumerate(cells):
-        items = cell if lists is None or lists[row] is None else lists[row]
-        if isinstance(items, str):
-            if (lists or which == "tags") and is_broken(items):
-                faults.setdefault(row, f"its {which} begin with a bracket, and are no list")
-            items = items.split()
-        items = list(items) if isinstance(items, list | tuple) else []
+        items = listed(cell, may_be_lists)
+        no_list = isinstance(cell, str) and (lists is None or lists[row] is None)
+        if no_list and is_broken(cell) and (lists or which == "tags"):
+            faults.setdefault(row, f"its {which} begin with a bracket, and are no list")
         if other := next((type(each) for each in items if not isinstance(each, str | int | None)), None):
             faults.setdefault(row, f"it has a {other.__name__} among its {which}, not a text or a whole number")
         found.append(items)
     return found
+
+
+def listed(cell: Any, may_be_list: bool = True) -> list[Any]:
+    """Return the items of a cell: of a list, of a list that is written out, or of a text by white space."""
+    if isinstance(cell, str):
+        written = written_list(cell) if may_be_list else None
+        return cell.split() if written is None else written
+    return list(cell) if isinstance(cell, list | tuple) else []
 
 
 def tag_of(tag: Any, names: Sequence[str]) -> str:

@@ -139,7 +139,8 @@ def measure(
         if probabilities is not None and outputs.logits is not None:
             probabilities.append(outputs.logits.float().softmax(-1).cpu())
     loss_sums, counts = in_doubles(losses), in_doubles(weights)
-    loss = sum(float(part.sum()) for part in loss_sums) / sum(float(part.sum()) for part in counts)
+    total = sum(float(part.sum()) for part in counts)
+    loss = sum(float(part.sum()) for part in loss_sums) / (total or 1.0)  # the first rows alone may count for nothing
     told, right = kind.by_name(base, listed(said)), kind.by_name(base, references)
     found = scored(kind, loss, told, right, torch.cat(probabilities).numpy() if probabilities else None, more)
     weighed = torch.cat(counts)

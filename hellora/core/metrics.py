@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+UNLABELLED = -100  # the class of an example, or of a word, that has none: it has a loss of 0 and counts in no metric
 MAIN = ("accuracy", "pearson", "entity_f1", "micro_f1")  # the first that a run has; else its loss
 SHARES = frozenset({"accuracy", "entity_f1", "micro_f1", "macro_f1", "mean_average_precision"})  # from 0 to 1
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "rmse"})

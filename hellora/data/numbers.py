@@ -1,7 +1,7 @@
 """Read what regression learns: a column of numbers, or several (`data.labels`).
 
-A table of texts has a number as a person writes it, "3.5", "-2", "1e-3", " 4 ". A cell that is empty, nan, infinite, or
-no number, such as "n/a" or "3,5", is that of a row that cannot be used.
+A table of texts has a number as a person writes it, "3.5", "-2", "1e-3", " 4 ". A cell that is empty, nan, larger than
+1e30, or no number, such as "n/a" or "3,5", is that of a row that cannot be used.
 """
 
 import math
@@ -18,6 +18,7 @@ from hellora.data.settings import DataSettings
 
 NUMBERS = [Value("float64")]  # in the column `targets`
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+LARGEST = 1e30  # in size; the squares of larger ones do not fit into what networks calculate with
 UNKNOWN = math.nan  # the number of a public example without one
 VALUE = "value"  # the name of a number that is alone, whatever its column is called
 
@@ -59,16 +60,15 @@ def read_numbers(split: Split, settings: DataSettings, faults: Faults, may_lack_
 
 
 def as_number(cell: Any) -> float | None:
-    """Return the number that a cell is, or has written; None where it is none, or not finite."""
+    """Return the number that a cell is, or has written; None where it is none, not finite, or too large."""
     if isinstance(cell, str):
         cell = float(cell) if NUMBER.fullmatch(cell.strip()) else None
-    if not isinstance(cell, int | float | Decimal) or not math.isfinite(cell):
-        return None
-    return float(cell)
+    number = float(cell) if isinstance(cell, int | float | Decimal) else math.nan
+    return number if abs(number) <= LARGEST else None
 
 
 def why_none(cell: Any, column: str) -> str:
     """Say why a cell has no number."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return f"its '{column}' is empty"
-    return f"its '{column}' is '{cell}', no number that is finite (they are written as 3.5 or 1e-3)"
+    return f"its '{column}' is '{cell}', no number up to {LARGEST:.0e} (they are written as 3.5 or 1e-3)"

@@ -9,7 +9,6 @@
 What can be more than one of these, or none, is left to the usual task, or that of the preset.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,8 @@ from hellora.experiments.sections import SECTIONS, defaults_of
 from hellora.experiments.tables import Table, build
 
 FRACTIONS = 10  # different numbers from which labels with fractions are amounts, and no classes
+NO_NUMBER = 0.05  # the share of amounts that may be no number, as of other rows that cannot be used
+LOOKED_AT = 20  # rows, to tell whether words have tags
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def by_columns(rows: Any, data: Any, family: str) -> Iterator[FoundTask]:
         yield FoundTask("preference", f"{data.name} has answers of which one is preferred")
     elif data.messages or names & {*CONVERSATIONS}:
         yield from of_language(f"{data.name} has conversations", family)
-    elif words and tags and are_lists(rows[words][:1]) and are_lists(rows[tags][:1]):
+    elif words and tags and are_tagged(rows[words][:LOOKED_AT], rows[tags][:LOOKED_AT]):
         yield FoundTask("token_classification", f"{data.name} has tokens ('{words}') with tags ('{tags}')")
     elif texts and family != "decoder":
         yield labelled(rows[data.label][:], data)
@@ -108,24 +109,38 @@ def of_language(what: str, family: str) -> Iterator[FoundTask]:
 
 def labelled(labels: Sequence[Any], data: Any) -> FoundTask:
     """Return the task of texts with these labels."""
-    texts, told = f"{data.name} has texts ('{data.text}') with", [label for label in labels if label is not None]
-    if are_lists(told[:1]):
-        return FoundTask("multi_label", f"{texts} lists of labels ('{data.label}')")
+    texts, told = f"{data.name} has texts ('{data.text}') with", [label for label in labels if label not in (None, "")]
+    if data.separator or items_of(told[:1]):
+        what = f"labels between {data.separator!r}" if data.separator else "lists of labels"
+        return FoundTask("multi_label", f"{texts} {what} ('{data.label}')")
     if are_amounts(told):
         return FoundTask("regression", f"{texts} many numbers with fractions ('{data.label}')")
     return FoundTask("sequence_classification", f"{texts} a class each ('{data.label}')")
 
 
-def are_lists(cells: Sequence[Any]) -> bool:
-    """Tell whether there is a cell, and it is a list."""
-    return bool(cells) and isinstance(cells[0], list)
+def items_of(cells: Sequence[Any]) -> list[list[Any]]:
+    """Return the cells that are lists, or have one written out."""
+    from hellora.data.written_lists import written_list
+
+    lists = [written_list(cell) if isinstance(cell, str) else cell for cell in cells]
+    return [each for each in lists if isinstance(each, list)]
+
+
+def are_tagged(words: Sequence[Any], tags: Sequence[Any]) -> bool:
+    """Tell whether cells are lists, or texts with as many tags as words in each, which are not always one."""
+    if len(items_of(words)) == len(items_of(tags)) == len(words):
+        return True
+    if not all(isinstance(cell, str) for cell in (*words, *tags)):
+        return False
+    counts = [(len(one.split()), len(other.split())) for one, other in zip(words, tags, strict=True)]
+    return all(one == other for one, other in counts) and any(one > 1 for one, _ in counts)
 
 
 def are_amounts(labels: Sequence[Any]) -> bool:
-    """Tell whether labels are numbers, some with a fraction, of which there are many different ones."""
-    try:
-        numbers = {float(label) for label in labels}
-    except (TypeError, ValueError):
-        return False
-    finite = all(math.isfinite(number) for number in numbers)
-    return finite and len(numbers) >= FRACTIONS and not all(number.is_integer() for number in numbers)
+    """Tell whether labels are numbers, but for a few, some with a fraction, and many different ones."""
+    from hellora.data.numbers import as_number
+
+    numbers = [as_number(label) for label in labels if not isinstance(label, bool)]
+    found = {number for number in numbers if number is not None}
+    few = numbers.count(None) <= NO_NUMBER * len(labels)
+    return few and len(found) >= FRACTIONS and not all(number.is_integer() for number in found)

@@ -74,10 +74,13 @@ def build(cls: type, content: Mapping[str, Any], section: str, near: Collection[
         # As JSON, because that is where pydantic is strict (no text for a number) and still takes lists for tuples.
         return TypeAdapter(cls).validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        first = next((each for each in errors if each["type"] == "literal_error"), errors[0])
+        first = first if first["loc"][:1] == errors[0]["loc"][:1] and isinstance(first["input"], str) else errors[0]
         where = dot + ".".join(str(part) for part in first["loc"][:1])
         what = first["msg"].removeprefix("Value error, ")
         if first["type"] in ("list_type", "tuple_type"):
-            what = f"Input should be a list, such as {json.dumps([first['input']])}"
+            such_as = "" if isinstance(first["input"], dict) else f", such as {json.dumps([first['input']])}"
+            what = f"Input should be a list{such_as}"
         given = f", not {first['input']!r}" if first["loc"] else ""
         raise InputError(f"{where.rstrip('.') or 'the experiment'}: {what}{given}") from error

@@ -152,7 +152,7 @@ def what_trains(setup: Setup) -> list[str]:
 def round_in_words(line: Line, width: int | None) -> str:
     """Sum up a round in one line. Where that is wider than a terminal, what matters less is left out: the bytes, that
     all clients answered, metrics but the first and the loss, the loss in training; rounds.jsonl has everything."""
-    metrics = {} if line["metrics"] is None else dict(line["metrics"])
+    metrics = distinct(line["metrics"] or {})
     loss, trained, asked = train_loss(line), len(line["updated"]), len(line["cohort"])
     parts = {
         "round": f"round {line['round']:3d}",
@@ -181,4 +181,9 @@ def sampled(setup: Setup) -> str:
 
 
 def shown(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "micro_f1")
+    return "  ".join(f"{name} {value:.3f}" for name, value in distinct(metrics).items())
+
+
+def distinct(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Leave out the micro F1 that is an accuracy by another name, where examples have a class each."""
+    return {name: value for name, value in metrics.items() if name != "micro_f1" or "accuracy" not in metrics}

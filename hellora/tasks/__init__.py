@@ -16,9 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
-from hellora.core.metrics import ClassScores
+from hellora.core.metrics import UNLABELLED, ClassScores
 from hellora.core.number_sums import NumberSums
-from hellora.data.labels import UNLABELLED
 from hellora.data.settings import ONE_CLASS, Columns
 from hellora.model.normalise import position_limit
 from hellora.model.resident import BaseModel

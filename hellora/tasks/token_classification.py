@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hellora.core.exchange import Outputs
-from hellora.core.metrics import ClassScores
-from hellora.data.labels import UNLABELLED
+from hellora.core.metrics import UNLABELLED, ClassScores
 from hellora.data.settings import Columns
 from hellora.data.tag_schemes import OUTSIDE, are_of_entities, parted, spans
 from hellora.model.load import adapter_spec, load_network, load_tokenizer

@@ -39,6 +39,11 @@ def test_a_round_is_one_line_that_fits() -> None:
     assert round_in_words(line_of(), 120) == round_in_words(line_of(), None) == whole
 
 
+def test_micro_f1_is_shown_where_it_is_no_accuracy() -> None:
+    several = {"micro_f1": 0.607, "macro_f1": 0.55, "loss": 1.426}
+    assert round_in_words(line_of(metrics=several), 80).startswith("round   9  micro_f1 0.607  macro_f1 0.550  loss")
+
+
 def test_what_matters_less_is_left_out_first() -> None:
     assert "7/8 clients" in round_in_words(line_of(updated=list(range(7))), 90), "not all answered"
     timed = round_in_words(line_of(simulated_clock=8123.0), 80)

@@ -13,8 +13,8 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from hellora.client.evaluation import evaluate
 from hellora.client.inference import predict
 from hellora.core.errors import InputError
-from hellora.core.metrics import ClassScores
-from hellora.data.labels import UNLABELLED
+from hellora.core.metrics import UNLABELLED, ClassScores
+from hellora.core.types import Adapter
 from hellora.model.resident import BaseModel
 from hellora.model.settings import ModelSettings
 from hellora.model.words import check_tells_words, word_prefix
@@ -43,6 +43,19 @@ def test_the_first_token_of_a_word_has_its_tag(base: BaseModel) -> None:
     assert encoded.tokens is not None
     assert encoded.tokens.tolist() == [4]
     assert encoded.note() == "words without a token of the model's, neither learned nor tagged: 1"
+
+
+def test_texts_of_which_no_word_has_a_token_are_refused_and_measured_as_nothing(base: BaseModel) -> None:
+    """Some of them beside others are measured as if they were not there."""
+    nothing, some = (["\u200b"], [1]), (["a", "boat"], [4, 0])
+    with pytest.raises(InputError, match=r"data\.tokens: the model has a token for no word of any test example"):
+        TASK.encode(base, rows(nothing)).note("test ")
+    own = Adapter({}, base.initial_head())
+    alone, beside, without = (
+        evaluate(own, base, TASK, rows(*each), 8).metrics for each in ([nothing], [nothing, some], [some])
+    )
+    assert alone["loss"] == alone["token_accuracy"] == 0.0
+    assert beside == pytest.approx(without)
 
 
 def test_words_behind_the_limit_are_counted(base: BaseModel) -> None:

@@ -34,6 +34,7 @@ class Curve:
     x: Sequence[float]
     y: Sequence[float]
     half: Sequence[float | None] = ()
+    colour: int | None = None  # None: that of its place among the curves
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,11 @@ def line_chart(
     """Draw lines over a common axis, with their bands; `from_zero`: the heights are amounts. What of a band is not
     `within` two heights is not shown, so that it cannot press the lines together.
     """
+    colours = [place if curve.colour is None else curve.colour for place, curve in enumerate(curves)]
     traces: list[Any] = [
-        band(curve, i) for i, curve in enumerate(curves) if any(half is not None for half in curve.half)
+        band(curve, i) for i, curve in zip(colours, curves, strict=True) if any(half is not None for half in curve.half)
     ]
-    for i, curve in enumerate(curves):
+    for i, curve in zip(colours, curves, strict=True):
         name = text(curve.name)
         traces.append(
             go.Scatter(

@@ -71,7 +71,8 @@ function coloured(trace) {
   if (meta.mark) marker.line = { ...marker.line, color: own };
   if (trace.marker.pattern) marker.pattern = { ...marker.pattern, fgcolor: colour("surface") };
   const errors = {};
-  for (const axis of ["error_x", "error_y"]) if (trace[axis]) errors[axis] = { ...trace[axis], color: colour("text") };
+  const ofInterval = meta.dots ? own : colour("text"); // on a bar of its own colour an interval could not be seen
+  for (const axis of ["error_x", "error_y"]) if (trace[axis]) errors[axis] = { ...trace[axis], color: ofInterval };
   return { ...trace, marker, line: { ...trace.line, color: own }, ...errors };
 }
 
@@ -84,7 +85,8 @@ function scaleOf(trace) {
 
 function layoutOf(figure, revision) {
   const axis = (own) => ({
-    ...own, color: colour("quiet"), gridcolor: colour("grid"), linecolor: colour("line"), zeroline: false,
+    zeroline: false, ...own, color: colour("quiet"), gridcolor: colour("grid"), linecolor: colour("line"),
+    zerolinecolor: colour("quiet"),
     ticklabelstandoff: 4, // a point on the axis leaves the label readable
   });
   return {

@@ -27,6 +27,13 @@ ONE_ROUND = ("--set", "rounds=1")
 RESULTS = ("table.csv", "table.json", "table.md")
 
 
+@pytest.fixture(autouse=True)
+def figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the tiny runs, so only tests that ask for the figures have them."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr("hellora.comparing.results.draw", lambda *_, **__: None)
+
+
 def cells_in(out: Path) -> list[str]:
     return sorted(str(path.parent.relative_to(out)) for path in out.glob("*/*/*/**/summary.json"))
 
@@ -179,7 +186,7 @@ def test_a_table_that_cannot_be_written_stops_the_comparison(
             raise OSError(28, "No space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr("hellora.comparing.run.write_atomically", full)
+    monkeypatch.setattr("hellora.comparing.results.write_atomically", full)
     answer = hellora("compare", small, *METHODS, *ONE_ROUND, "--out", tmp_path / "out")
     assert (answer.status, progress_of(answer)) == (1, [])
     assert answer.err == (

@@ -17,6 +17,7 @@ import pytest
 import tomli_w
 from browsing import Watching
 from playwright.sync_api import Page, expect
+from rich.console import Console
 from run_folders import line, write_run
 
 import hellora as library
@@ -102,7 +103,7 @@ def comparison(table: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     (folder / "small.toml").write_text(tomli_w.dumps({**table, "rounds": 2}))
     methods = {"random_layers": {"method.allocator": "random_layers"}, "fed_hello": {}}
     changes = {"methods": methods, "seeds": [0, 1]}
-    run_comparison(read_comparison(str(folder / "small.toml"), changes), folder / "cmp", lambda _: None)
+    run_comparison(read_comparison(str(folder / "small.toml"), changes), folder / "cmp", Console(quiet=True))
     return folder / "cmp"
 
 

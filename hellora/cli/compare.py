@@ -137,7 +137,7 @@ def show(result: "Result", folder: Path, runs: int) -> None:
     from hellora.comparing.table import on_screen
 
     console = plain_console()
-    for table in on_screen(result.rows):
+    for table in on_screen(result.rows, console):
         console.print(table)
     files = f"table: {folder / 'table.md'}, also as .csv, .json and .tex; figures: {folder / 'figures'}"
     for line in (*result.notes, files):

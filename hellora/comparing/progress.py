@@ -46,22 +46,34 @@ class Tally:
         if self.status is not None:
             self.status.stop()
 
+    def loading(self, cell: Cell, what: str) -> None:
+        """Show which run is about to begin."""
+        self.show(cell, what, "loading", self.left(0.0, self.total - self.done))
+
     def running(self, cell: Cell, what: str, round: int, first: int, rounds: int) -> None:
-        """Show the run in progress: before its round `round` of `rounds`, having begun now at `first`."""
+        """Show the run in progress: so many of its rounds are done, and now it began after the `first` of them."""
+        left = self.left((round - first) / rounds, self.total - self.done - round / rounds)
+        self.show(cell, what, f"round {round}/{rounds}", left)
+
+    def show(self, cell: Cell, what: str, state: str, left: str) -> None:
+        """Show the run in progress in one line."""
         if self.status is not None:
-            left = self.left((round - first) / rounds, self.total - self.done - round / rounds)
             width = self.console.width - SPINNER - 1
-            line = in_progress(self.done + 1, self.total, cell, what, f"round {round}/{rounds}", left, width)
+            line = in_progress(self.done + 1, self.total, cell, what, state, left, width)
             self.status.update(Text(line, no_wrap=True, overflow="ellipsis"))
 
     def finished(self, cell: Cell, what: str, outcome: Sequence[str], seconds: float | None) -> None:
-        """Say what came of a run; without `seconds`, it was not run now."""
+        """Say what came of a run, as much as fits into a terminal's line; without `seconds`, it was not run now."""
         self.done += 1
         self.worked += seconds is not None
         took = "" if seconds is None else f"{seconds:.0f} s"
         left = self.left(0.0, self.total - self.done) if self.done < self.total else ""
-        parts = [f"{self.done:>3}/{self.total}", *names_of(cell, what), *outcome, took, left]
-        say(self.console, "  ".join(filter(None, parts)), len(f"{self.done:>3}/{self.total}") + UNDER)
+        number = f"{self.done:>3}/{self.total}"
+        for known in range(len(outcome), 0, -1):
+            line = "  ".join(filter(None, [number, *names_of(cell, what), *outcome[:known], took, left]))
+            if len(line) <= self.console.width or not self.console.is_terminal:
+                break
+        say(self.console, line, len(number) + UNDER)
 
     def left(self, part: float, to_come: float) -> str:
         """Say how long the runs to come will take if they are like those done now, with `part` of the one in progress;
@@ -76,7 +88,7 @@ class WatchedProgress(TerminalProgress):
 
     def __init__(self, log: Console, tell: Callable[[int, int, int], None]) -> None:
         super().__init__(log)
-        self.tell = tell  # of the round that is next, the first one done now, and how many there are
+        self.tell = tell  # how many rounds are done, after how many it went on now, and how many there are
         self.round = self.first = self.total = 0
 
     def started(self, setup: Setup, metrics: Mapping[str, float], first_round: int) -> None:
@@ -95,11 +107,11 @@ class WatchedProgress(TerminalProgress):
         self.tell(self.round, self.first, self.total)
 
 
-def in_progress(number: int, total: int, cell: Cell, what: str, round: str, left: str, width: int) -> str:
+def in_progress(number: int, total: int, cell: Cell, what: str, state: str, left: str, width: int) -> str:
     """Say which run is in progress in one line; where that is wider than the terminal, less of its name."""
     names = names_of(cell, what)
     for known in (names, [cell.setting, cell.method], [cell.method], []):
-        line = "  ".join(filter(None, [f"run {number}/{total}", *known, round, left]))
+        line = "  ".join(filter(None, [f"run {number}/{total}", *known, state, left]))
         if len(line) <= width:
             break
     return line

@@ -148,15 +148,16 @@ def run_cell(experiment: Experiment, folder: Path, cell: Cell, what: str, tally:
     """Run or resume one run; return the finished run, or why it failed."""
     done_before = RunFolder(folder).summary.exists()
     started = time.perf_counter()
+    tally.loading(cell, what)
     outcome = attempt(experiment, folder, partial(tally.running, cell, what))
     seconds = None if done_before else time.perf_counter() - started
     if isinstance(outcome, Run):
         worst = outcome.summary["worst_client"]
         said = [
             f"{outcome.metric} {outcome.summary['final'][outcome.metric]:.3f}",
+            "(done before)" if done_before else "",
             "" if worst is None else f"worst client {worst:.3f}",
             f"up {in_bytes(outcome.summary['uplink_bytes'])}",
-            "(done before)" if done_before else "",
         ]
         tally.finished(cell, what, said, seconds)
     else:

@@ -5,6 +5,9 @@ from dataclasses import asdict
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +19,8 @@ from hellora.core.units import in_bytes
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+LESS = ("rounds", "seconds", "downlink_bytes", "spread", "peak_bytes", "uplink_bytes")  # first to go from a screen
+WIDEST = 10_000  # columns of a screen on which everything has room
 BYTES = ("peak_bytes", "uplink_bytes", "downlink_bytes", "bytes_to_target")
 
 
@@ -118,21 +123,35 @@ def footnotes(rows: Sequence[Row], notes: Iterable[str] = ()) -> list[str]:
     return [*lines, *notes]
 
 
-def on_screen(rows: Sequence[Row]) -> list[Table]:
-    """Make a table per setting, the best mean in bold."""
+def on_screen(rows: Sequence[Row], console: Console) -> list[Table]:
+    """Make a table per setting, the best mean in bold. Columns for which a terminal has no room are named below it."""
     tables = []
     for setting in dict.fromkeys(row.setting for row in rows):
         mine = [row for row in rows if row.setting == setting]
-        columns = headings(mine)
-        table = Table("method", title=setting, title_justify="left")
-        for text in columns.values():
-            table.add_column(text, justify="right")
-        for row in mine:
-            bold = ["bold" if row.best and name == row.metric else "" for name in columns]
-            cells = [Text(cell_text(row, name), style) for name, style in zip(columns, bold, strict=True)]
-            table.add_row(Text(row.method), *cells)
-        tables.append(table)
+        columns, wide = headings(mine), console.options.update(width=WIDEST)
+        metrics = {row.metric for row in mine}
+        others = sorted(reversed(columns), key=lambda name: name in COSTS)  # what was asked for stays longest
+        leave = [name for name in (*LESS, *others) if name in columns and name not in metrics]
+        left_out: list[str] = []
+        while leave and Measurement.get(console, wide, screen_table(mine, columns, [])).maximum > console.width:
+            if (name := leave.pop(0)) in columns:
+                left_out.append(columns.pop(name))
+        tables.append(screen_table(mine, columns, left_out))
     return tables
+
+
+def screen_table(rows: Sequence[Row], columns: Mapping[str, str], left_out: Sequence[str]) -> Table:
+    """Make the table of a setting with these columns."""
+    table = Table(title=rows[0].setting, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table.caption = Text(f"no room here: {', '.join(left_out)}") if left_out else None
+    table.add_column("method", overflow="fold")
+    for text in columns.values():
+        table.add_column(text, justify="right", overflow="fold")
+    for row in rows:
+        bold = ["bold" if row.best and name == row.metric else "" for name in columns]
+        cells = [Text(cell_text(row, name), style) for name, style in zip(columns, bold, strict=True)]
+        table.add_row(Text(row.method), *cells)
+    return table
 
 
 def as_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:

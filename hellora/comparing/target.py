@@ -10,7 +10,7 @@ from hellora.core.metrics import LOWER_IS_BETTER
 COSTS = {
     "rounds_to_target": "rounds to target",
     "bytes_to_target": "bytes to target",
-    "seconds_to_target": "s to target",
+    "seconds_to_target": "seconds to target",
 }
 
 

@@ -42,7 +42,8 @@ def at_the_end(rows: Sequence[Row], colours: Colours) -> Section:
     ]
     lead = (
         "The last round of runs that have ended: means over seeds, with 95 % intervals. ★ is the best of its setting; "
-        "an open dot is worse than the best, by the paired differences of the seeds; a full one cannot be told from it."
+        "an open dot is worse, by the paired differences of the seeds; a full one cannot be told from the best, as "
+        "nothing can of one seed."
     )
     return Section(id, title, lead, views, wide=True, open=True)
 
@@ -64,7 +65,7 @@ def dots_of(name: str, heading: str, rows: Sequence[Row], colours: Colours) -> g
         words = f"{row.method}: {value_text(name, found)}"
         return Dot(row.method + own, found.mean / size, half, colours[row.method], row.mark(name), within, words)
 
-    return dot_chart(blocks_of(shown, dot), f"{heading}, {unit}" if name in BYTES else heading)
+    return dot_chart(blocks_of(shown, dot), unit)
 
 
 def blocks_of(rows: Sequence[Row], dot: Callable[[Row], Dot]) -> list[Block]:
@@ -104,7 +105,7 @@ def differences_to(method: str, rows: Sequence[Row], colours: Colours) -> View |
         [row.setting, row.method, f"{pairs.mean:+.4f}", half_text(pairs), str(pairs.n), verdict(row, pairs)]
         for row, pairs in found.values()
     ]
-    figure = dot_chart(blocks_of([row for row, _ in found.values()], dot), f"difference to {method}", zero=True)
+    figure = dot_chart(blocks_of([row for row, _ in found.values()], dot), "difference", zero=True)
     columns = ["setting", "method", f"difference to {method}", "95 % interval", "pairs", ""]
     return View(f"to {method}", figure, Table(columns, lines))
 

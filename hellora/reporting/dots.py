@@ -79,9 +79,11 @@ def trace_of(places: Sequence[int], dots: Sequence[Dot]) -> Any:
         marker={
             "symbol": [SYMBOLS.get(dot.mark, "circle") for dot in dots],
             "size": [SIZES.get(dot.mark, 9) for dot in dots],
+            "line": {"width": 2},
+            "opacity": 1,
         },
         error_x={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 2, "width": 5},
-        meta={"colour": dots[0].colour, "dots": True},
+        meta={"colour": dots[0].colour, "mark": True, "dots": True},
         text=[text(dot.words) for dot in dots],
         hovertemplate="%{text}<extra></extra>",
     )

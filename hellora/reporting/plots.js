@@ -94,7 +94,7 @@ function layoutOf(figure, revision) {
     xaxis: axis(figure.layout.xaxis),
     yaxis: axis(figure.layout.yaxis),
     height: figure.layout.height ?? 340,
-    margin: { l: 48, r: 12, t: 36, b: 44 },
+    margin: { l: 48, r: 20, t: 36, b: 44 }, // on the right, half a label of the axis,
     font: { family: "system-ui, sans-serif", size: 13, color: colour("text") },
     legend: { orientation: "h", x: 0, y: 1, xanchor: "left", yanchor: "bottom" },
     hoverlabel: { bgcolor: colour("surface"), font: { color: colour("text") } },

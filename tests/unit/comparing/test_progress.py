@@ -31,6 +31,8 @@ def test_the_time_left_is_that_of_all_runs_by_what_was_done_now() -> None:
             assert tally.status is not None
             return str(tally.status.status)
 
+        tally.loading(CELL, "")
+        assert shown() == "run 2/4  dirichlet  fed_hello  seed 3  loading"
         tally.running(CELL, "", 0, 0, 10)
         assert shown() == "run 2/4  dirichlet  fed_hello  seed 3  round 0/10"
         now = 50.0

@@ -170,13 +170,30 @@ def test_latex_is_methods_by_settings() -> None:
 
 def test_the_best_mean_is_bold_on_screen() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system="standard")
-    for table in on_screen(rows_of(runs_of({("iid", "a"): [0.5], ("iid", "b"): [0.7]}))):
+    for table in on_screen(rows_of(runs_of({("iid", "a"): [0.5], ("iid", "b"): [0.7]})), console):
         console.print(table)
     file = console.file
     assert isinstance(file, io.StringIO)
     text = file.getvalue()
     assert re.search(r"\x1b\[1m *0\.700", text)
     assert not re.search(r"\x1b\[1m *0\.500", text)
+
+
+def test_a_narrow_screen_has_whole_names_and_says_which_columns_have_no_room() -> None:
+    name = "a_method_with_a_long_name"
+    rows = rows_of(runs_of({("iid", name): [0.5, 0.7], ("iid", "b"): [0.7, 0.8]}, groups={2: 0.4, 4: 0.6}), target=0.6)
+    for width in (120, 80, 40):
+        console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+        for table in on_screen(rows, console):
+            console.print(table)
+        file = console.file
+        assert isinstance(file, io.StringIO)
+        lines = file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        assert sum(name in line and "≈ 0.600 ± 1.271" in line for line in lines) == (width > 40)
+        assert "…" not in file.getvalue()
+        assert ("≥ 1 (1 of 2)" in file.getvalue()) == (width > 40)
+        assert any(line.startswith("no room here: rounds, s, down") for line in lines)
 
 
 def test_the_peak_is_the_most_that_any_client_held() -> None:

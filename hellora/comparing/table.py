@@ -130,8 +130,8 @@ def on_screen(rows: Sequence[Row], console: Console) -> list[Table]:
         mine = [row for row in rows if row.setting == setting]
         columns, wide = headings(mine), console.options.update(width=WIDEST)
         metrics = {row.metric for row in mine}
-        others = sorted(reversed(columns), key=lambda name: name in COSTS)  # what was asked for stays longest
-        leave = [name for name in (*LESS, *others) if name in columns and name not in metrics]
+        others = [name for name in reversed(columns) if name not in COSTS]
+        leave = [name for name in (*LESS, *others, *reversed(COSTS)) if name in columns and name not in metrics]
         left_out: list[str] = []
         while leave and Measurement.get(console, wide, screen_table(mine, columns, [])).maximum > console.width:
             if (name := leave.pop(0)) in columns:

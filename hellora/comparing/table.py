@@ -143,7 +143,7 @@ def on_screen(rows: Sequence[Row], console: Console) -> list[Table]:
 def screen_table(rows: Sequence[Row], columns: Mapping[str, str], left_out: Sequence[str]) -> Table:
     """Make the table of a setting with these columns."""
     table = Table(title=rows[0].setting, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    table.caption = Text(f"no room here: {', '.join(left_out)}") if left_out else None
+    table.caption = Text(f"no room for: {', '.join(left_out)}") if left_out else None
     table.add_column("method", overflow="fold")
     for text in columns.values():
         table.add_column(text, justify="right", overflow="fold")

@@ -193,7 +193,7 @@ def test_a_narrow_screen_has_whole_names_and_says_which_columns_have_no_room() -
         assert sum(name in line and "≈ 0.600 ± 1.271" in line for line in lines) == (width > 40)
         assert "…" not in file.getvalue()
         assert ("≥ 1 (1 of 2)" in file.getvalue()) == (width > 40)
-        assert any(line.startswith("no room here: rounds, s, down") for line in lines)
+        assert any(line.startswith("no room for: rounds, s, down") for line in lines)
 
 
 def test_the_peak_is_the_most_that_any_client_held() -> None:

@@ -83,7 +83,7 @@ def trace_of(places: Sequence[int], dots: Sequence[Dot]) -> Any:
             "opacity": 1,
         },
         error_x={"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 2, "width": 5},
-        meta={"colour": dots[0].colour, "mark": True, "dots": True},
+        meta={"colour": dots[0].colour, "mark": True},
         text=[text(dot.words) for dot in dots],
         hovertemplate="%{text}<extra></extra>",
     )

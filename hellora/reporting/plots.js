@@ -70,10 +70,8 @@ function coloured(trace) {
   const marker = { ...trace.marker, color: own };
   if (meta.mark) marker.line = { ...marker.line, color: own };
   if (trace.marker.pattern) marker.pattern = { ...marker.pattern, fgcolor: colour("surface") };
-  const errors = {};
-  const ofInterval = meta.dots ? own : colour("text"); // on a bar of its own colour an interval could not be seen
-  for (const axis of ["error_x", "error_y"]) if (trace[axis]) errors[axis] = { ...trace[axis], color: ofInterval };
-  return { ...trace, marker, line: { ...trace.line, color: own }, ...errors };
+  const interval = trace.error_x ? { error_x: { ...trace.error_x, color: own } } : {};
+  return { ...trace, marker, line: { ...trace.line, color: own }, ...interval };
 }
 
 function scaleOf(trace) {

@@ -163,6 +163,9 @@ data.min_examples = [1, 2]
     assert read_comparison(write(comparison.to_toml()), {}) == comparison
     alone = read_comparison("quickstart", {"methods": {"a": {}}, "sweep": {"data.alpha": [1, 0.1]}})
     assert list(alone.settings) == ["alpha-1", "alpha-0.1"]
+    fleet = {"fleet.speed": [1e9] * 3, "fleet.link": ["1MB/s"] * 3}
+    late = read_comparison("quickstart", {"methods": {"a": fleet}, "sweep": {"deadline": [60, 5]}})
+    assert [late.of(cell, {}).run.deadline for cell in late.cells[:2]] == [60, 5]
     both = swept_settings({"data.alpha": [1], "model.alpha": [[1, 2]]})
     assert [list(settings) for settings in both.values()] == [["data.alpha-1"], ["model.alpha-1-2"]]
 

@@ -61,7 +61,7 @@ def test_of_one_seed_nothing_is_said_about_differences() -> None:
 def test_a_lower_loss_is_better() -> None:
     runs = runs_of({("x", "a"): [1.0, 1.1], ("x", "random_layers"): [2.0, 2.1]}, metric="loss", worst=None)
     a, reference = rows_of(runs)
-    assert (a.best, a.above_reference, reference.best) == (True, True, False)
+    assert (a.best, a.above_reference, reference.best, reference.like_best) == (True, True, False, False)
     assert list(headings([a, reference])) == ["loss", "uplink_bytes", "downlink_bytes", "seconds", "rounds", "n"]
 
 

@@ -15,7 +15,7 @@ from hellora.core.errors import HelloraError, InputError, RunError
 from hellora.core.version import __version__
 
 if TYPE_CHECKING:
-    from hellora.comparing.run import Result
+    from hellora.comparing.results import Result
 
 __all__ = [
     "HelloraError",
@@ -107,6 +107,8 @@ def compare(
     methods: Mapping[str, Settings] | None = None,
     settings: Mapping[str, Settings] | None = None,
     seeds: Sequence[int] | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    target: float | None = None,
     tune: Mapping[str, Sequence[Any]] | None = None,
     budget: str | int | None = None,
     memory: Sequence[str] | None = None,
@@ -123,6 +125,8 @@ def compare(
         methods: by name, what makes a method: `{"geometric": {"method.allocator": "geometric"}}`
         settings: by name, what makes a setting to compare in: `{"skewed": {"data.alpha": 0.1}}`
         seeds: one run each; `[0, 1, 2]` if not given
+        sweep: values of settings, each one more setting to compare in: `{"fleet.availability": [1.0, 0.7]}`
+        target: of the main metric: what it costs each method to reach it
         tune: values to try for every method, on a validation split: `{"train.lr": [1e-3, 1e-2]}`
         budget: `"uplink"`, or bytes: compare at equal uplink
         memory: of each group of clients, such as `["2GiB", "8GiB"]`: compare at equal memory
@@ -132,16 +136,22 @@ def compare(
         allow: code that the files may name
 
     Returns:
-        The rows of the table, its notes, and which runs failed and why.
+        The `table` as a pandas DataFrame, its `rows` and `notes`, and which runs `failed` and why.
 
     Raises:
         InputError: something does not fit; nothing has been computed.
     """
-    from hellora.comparing.plan import changes_of, read_comparison
+    from rich.console import Console
+
+    from hellora.comparing.options import changes_of
+    from hellora.comparing.plan import read_comparison
     from hellora.comparing.run import run_comparison
 
-    changes = changes_of(experiment, methods, settings, tune, seeds, budget, memory, ridge_head)
-    return run_comparison(read_comparison(source, changes, allow), Path(out), print, resume)
+    changes = changes_of(
+        experiment, methods, settings, tune, sweep=sweep, seeds=seeds, target=target, budget=budget, memory=memory,
+        ridge_head=ridge_head,
+    )  # fmt: skip
+    return run_comparison(read_comparison(source, changes, allow), Path(out), Console(soft_wrap=True), resume)
 
 
 def report(*runs: str | Path, out: str | Path | None = None) -> Path:

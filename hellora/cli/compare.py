@@ -7,12 +7,13 @@ import typer
 
 from hellora.cli.arguments import Allow, Overrides, sources
 from hellora.cli.ending import resumable
-from hellora.runs.terminal import default_folder, plain_console, quieten
+from hellora.runs.terminal import default_folder, plain_console, quieten, say
 
 if TYPE_CHECKING:
     from hellora.comparing.plan import Comparison
-    from hellora.comparing.run import Result
+    from hellora.comparing.results import Result
 
+UNDER = 2  # columns before what goes on below a line
 app = typer.Typer(rich_markup_mode=None)
 
 Compared = Annotated[
@@ -35,6 +36,13 @@ Tune = Annotated[
     list[str] | None,
     typer.Option(metavar="SECTION.KEY=VALUE,…", help="values to try for every method, on a validation split"),
 ]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SECTION.KEY=VALUE,…", help="values of a setting, in each of which all are compared"),
+]
+Target = Annotated[
+    str | None, typer.Option(metavar="NUMBER", help="of the main metric: say what it costs each method to reach it")
+]
 Uplink = Annotated[
     str | None, typer.Option(metavar="uplink|BYTES", help="compare at equal uplink: the least of all, or so much")
 ]
@@ -50,6 +58,8 @@ def compare(
     methods: Methods = None,
     settings: Settings = None,
     seeds: Seeds = None,
+    sweep: Sweep = None,
+    target: Target = None,
     tune: Tune = None,
     budget: Uplink = None,
     memory: Memory = None,
@@ -67,7 +77,10 @@ def compare(
     from hellora.comparing.plan import read_comparison
     from hellora.experiments.own_code import allowing, named_code
 
-    said = changes(overrides, methods, settings, seeds, tune, budget, memory, ridge_head)
+    said = changes(
+        overrides, methods, settings, seeds, sweep=sweep, target=target, tune=tune, budget=budget, memory=memory,
+        ridge_head=ridge_head,
+    )  # fmt: skip
     comparison = read_comparison(source, said, allow or ())
     from hellora.comparing.run import run_comparison  # it imports torch, and a wrong name is told without
 
@@ -76,11 +89,8 @@ def compare(
     again = ["hellora", "compare", str(folder / "comparison.toml"), "--out", str(folder), "--resume"]
     again += allowing([*(allow or ()), *named_code(said)])
     with resumable(again, print_line):
-        result = run_comparison(comparison, folder, print_line, resume)
-    show(result, folder)
-    if result.failed:
-        print_line(f"{len(result.failed)} of {len(comparison.cells)} runs failed; --resume tries them again")
-        raise typer.Exit(1)
+        result = run_comparison(comparison, folder, plain_console(), resume)
+    show(result, folder, len(comparison.cells))
 
 
 def changes(
@@ -88,21 +98,26 @@ def changes(
     methods: list[str] | None,
     settings: list[str] | None,
     seeds: str | None,
+    *,
+    sweep: list[str] | None,
+    target: str | None,
     tune: list[str] | None,
     budget: str | None,
     memory: str | None,
     ridge_head: bool,
 ) -> dict[str, Any]:
     """Return what the command line says of a comparison, in the form of its file."""
-    from hellora.comparing.plan import changes_of, parse_grid, parse_named
+    from hellora.comparing.options import changes_of, parse_named, parse_values
     from hellora.experiments.overrides import parse_settings, parse_value
 
     return changes_of(
         parse_settings(overrides or ()),
         parse_named("--method", methods or ()),
         parse_named("--setting", settings or ()),
-        parse_grid(tune) if tune else None,
+        parse_values("--tune", tune) if tune else None,
+        sweep=parse_values("--sweep", sweep or ()),
         seeds=[parse_value(seed.strip()) for seed in seeds.split(",")] if seeds is not None else None,
+        target=target and parse_value(target),
         budget=budget and parse_value(budget),
         memory=[size.strip() for size in memory.split(",")] if memory is not None else None,
         ridge_head=ridge_head,
@@ -117,17 +132,21 @@ def extent(comparison: "Comparison") -> str:
     return f"{' × '.join(factors)} = {len(comparison.cells)} runs{before}"
 
 
-def show(result: "Result", folder: Path) -> None:
-    """Print the tables and their notes, and where they are on disk."""
+def show(result: "Result", folder: Path, runs: int) -> None:
+    """Print the tables and their notes, where they are on disk and, with a status of 1, that some runs failed."""
     from hellora.comparing.table import on_screen
 
     console = plain_console()
-    for table in on_screen(result.rows):
+    for table in on_screen(result.rows, console):
         console.print(table)
-    for line in (*result.notes, f"table: {folder / 'table.md'}, also as .csv and .json"):
-        console.print(line, highlight=False)
+    files = f"table: {folder / 'table.md'}, also as .csv, .json and .tex; figures: {folder / 'figures'}"
+    for line in (*result.notes, files):
+        say(console, line, UNDER)
+    if result.failed:
+        say(console, f"{len(result.failed)} of {runs} runs failed; --resume tries them again", UNDER)
+        raise typer.Exit(1)
 
 
 def print_line(line: str) -> None:
     """Print a line whatever brackets and colons are in it."""
-    plain_console().print(line, highlight=False)
+    say(plain_console(), line, UNDER)

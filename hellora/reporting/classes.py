@@ -50,7 +50,7 @@ def scores(found: Mapping[str, Mapping[str, float]]) -> View:
         for name in order
     ]
     table = Table(["class", "precision", "recall", "F1", "examples"], rows, left_out=len(found) - len(order))
-    chart = lying_bars(Bars("F1", shortened(order), [found[name]["f1"] for name in order], within=(0.0, 1.0)), "F1")
+    chart = lying_bars(Bars("F1", shortened(order), [found[name]["f1"] for name in order]), "F1")
     return View("F1", chart, table)
 
 

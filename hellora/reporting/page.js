@@ -20,6 +20,7 @@ function frame(section) {
   if (section.steps) made.append(sliderOf(section));
   made.append(element("div", "", { class: "plot", role: "img" }));
   const details = element("details");
+  details.open = section.open;
   details.append(element("summary", "The numbers"), element("div", "", { class: "table", tabindex: "0", role: "group" }));
   details.addEventListener("toggle", () => fillTable(current(section.id)));
   made.append(details);

@@ -52,6 +52,7 @@ def section_content(section: Section) -> dict[str, Any]:
         "lead": section.lead,
         "why": section.why,
         "wide": section.wide,
+        "open": section.open,
         "views": [
             {
                 "label": view.label,

@@ -52,6 +52,7 @@ class Section:
     texts: Table | None = None
     why: str = ""
     wide: bool = False  # its plot needs the whole width of a screen
+    open: bool = False  # its numbers are shown from the beginning
 
 
 @dataclass(frozen=True)

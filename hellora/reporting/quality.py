@@ -114,7 +114,7 @@ def quality_section(
 # ------------------------------------------------------------------------------------------------------- several runs
 
 
-def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis) -> Curve:
+def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis, colour: int | None = None) -> Curve:
     """Average runs that differ in their seed, wherever all of them were measured, at their mean place on the axis; with
     half of Student's 95 % interval, where there is more than one.
     """
@@ -130,7 +130,7 @@ def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis) -
             x.append(float(np.mean([row[i] for row in places])))
             y.append(found.mean)
             half.append(found.half)
-    return Curve(name, x, y, half)
+    return Curve(name, x, y, half, colour)
 
 
 def plausible(metric: str, curves: Sequence[Curve]) -> tuple[float, float]:
@@ -142,8 +142,16 @@ def plausible(metric: str, curves: Sequence[Curve]) -> tuple[float, float]:
     return lowest, 2 * max(means) - min(means)
 
 
-def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequence[RunRecord]]) -> Section:
-    """Show a metric of groups of runs, each by its name. A run without a round is not in its group yet."""
+def compared_quality(
+    id: str,
+    title: str,
+    metric: str,
+    groups: Mapping[str, Sequence[RunRecord]],
+    colours: Mapping[str, int] | None = None,
+) -> Section:
+    """Show a metric of groups of runs, each by its name and in its colour. A run without a round is not in its group
+    yet.
+    """
     every = [run for runs in groups.values() for run in runs]
     begun = {name: [run for run in runs if run.lines] for name, runs in groups.items()}
     groups = {
@@ -155,7 +163,7 @@ def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequ
         return missing(id, title, "Nothing is measured yet.")
     views = []
     for axis in axes([run for runs in groups.values() for run in runs]):
-        curves = [group_curve(name, runs, metric, axis) for name, runs in groups.items()]
+        curves = [group_curve(name, runs, metric, axis, (colours or {}).get(name)) for name, runs in groups.items()]
         rows = [
             [curve.name, f"{place:.6g}", f"{mean:.4f}", "–" if half is None else f"± {half:.4f}"]
             for curve in curves

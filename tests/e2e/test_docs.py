@@ -47,6 +47,7 @@ ELSEWHERE = {
     r"run llm_quickstart": "takes minutes",
     r"hellora push ": "needs the hub: test_push.py",
     r"compare cifar100.toml": "needs the hub",
+    r"compare robust.toml": "36 runs: test_compare.py runs a smaller one",
 }
 # Other programs; their commands are not run.
 OTHERS = (

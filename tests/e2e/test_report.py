@@ -17,6 +17,7 @@ import pytest
 import tomli_w
 from browsing import Watching
 from playwright.sync_api import Page, expect
+from rich.console import Console
 from run_folders import line, write_run
 
 import hellora as library
@@ -45,6 +46,21 @@ ALL = [
 DRAWN = """plot => plot.querySelectorAll(
     '.scatterlayer .trace path, .scatterlayer .trace .point, .barlayer .point, .heatmaplayer image'
 ).length"""
+COLOURS = """plot => plot.data.map(trace => [trace.name, [
+    trace.marker?.color, trace.line?.color, trace.fillcolor, trace.error_x?.color, trace.error_y?.color
+]])"""
+# Texts of a plot that lie over each other, or that its edge cuts off.
+COLLIDING = """plot => {
+    const edge = plot.getBoundingClientRect(), kinds = ".xtick text, .ytick text, .xtitle, .ytitle, .legendtext";
+    const texts = [...plot.querySelectorAll(kinds)].map(text => [text.textContent, text.getBoundingClientRect()]);
+    const cut = texts.filter(([, a]) => a.left < edge.left - 1 || a.right > edge.right + 1);
+    const both = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+    const over = texts.flatMap(([name, a], i) =>
+        texts.slice(i + 1).filter(([, b]) => both(a, b)).map(([other]) => [name, other]));
+    return [...cut.map(([name]) => name), ...over];
+}"""
+ALPHAS = ("alpha-1.0", "alpha-0.5")
 FOCUS = """() => {
     const at = document.activeElement, style = getComputedStyle(at);
     const name = at.id || at.name || at.textContent.trim().slice(0, 40);
@@ -99,10 +115,10 @@ def run(table: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def comparison(table: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    (folder / "small.toml").write_text(tomli_w.dumps({**table, "rounds": 2}))
+    (folder / "small.toml").write_text(tomli_w.dumps({**table, "rounds": 1}))
     methods = {"random_layers": {"method.allocator": "random_layers"}, "fed_hello": {}}
-    changes = {"methods": methods, "seeds": [0, 1]}
-    run_comparison(read_comparison(str(folder / "small.toml"), changes), folder / "cmp", lambda _: None)
+    changes = {"methods": methods, "seeds": [0, 1], "sweep": {"data.alpha": [1.0, 0.5]}, "target": 0.4}
+    run_comparison(read_comparison(str(folder / "small.toml"), changes), folder / "cmp", Console(quiet=True))
     return folder / "cmp"
 
 
@@ -132,7 +148,8 @@ def check_drawn(page: Page, ids: list[str]) -> None:
             assert plot.evaluate(DRAWN) > 0, (id, view)
             seen.add(json.dumps(plot.evaluate("plot => [plot.layout.xaxis.title.text, plot.data]"), default=str))
         assert len(seen) == views, f"{id}: two views show the same"
-        section.locator("summary").click()
+        if section.locator("details[open]").count() == 0:
+            section.locator("summary").click()
         expect(section.locator("tbody tr")).not_to_have_count(0)
         assert section.locator("thead th").count() == section.locator("tbody tr").first.locator("td").count()
 
@@ -305,18 +322,36 @@ def test_the_comparison_switches_what_it_compares(
 ) -> None:
     file = tmp_path / "cmp.html"
     file.write_text(html(content_of(page_of([comparison]))))
-    page = opened(file.as_uri(), width).page
-    check_drawn(page, ["end-base", "accuracy-base", "loss-base"])
-    expected = [row["values"]["worst_client"] for row in json.loads((comparison / "table.json").read_text())["rows"]]
-    end = page.locator("#end-base")
-    end.get_by_role("radio", name="worst client").check()
-    means, up, down = end.locator(".plot").evaluate(
-        "plot => [plot.data[0].y, plot.data[0].error_y.array, plot.data[0].error_y.arrayminus]"
+    page = opened(file.as_uri(), width, color_scheme="dark" if width == 390 else "light").page
+    expect(page.locator("#end tbody tr")).to_have_count(4)  # the table is in sight
+    check_drawn(
+        page, ["end", "differences", "sweep-data.alpha", *(f"{m}-{s}" for s in ALPHAS for m in ("accuracy", "loss"))]
     )
-    assert means == pytest.approx([each["mean"] for each in expected])
-    assert up == pytest.approx([min(each["half"], 1 - each["mean"]) for each in expected])
-    assert down == pytest.approx([min(each["half"], each["mean"]) for each in expected])
+    rows = json.loads((comparison / "table.json").read_text())["rows"]
+    page.locator("#end").get_by_role("radio", name="worst client").check()
+    for place, method in enumerate(("random_layers", "fed_hello")):
+        expected = [row["values"]["worst_client"] for row in rows if row["method"] == method]
+        means, up, down = page.locator("#end .plot").evaluate(
+            f"plot => [plot.data[{place}].x, plot.data[{place}].error_x.array, plot.data[{place}].error_x.arrayminus]"
+        )
+        assert means == pytest.approx([each["mean"] for each in expected])
+        assert up == pytest.approx([min(each["half"], 1 - each["mean"]) for each in expected])
+        assert down == pytest.approx([min(each["half"], each["mean"]) for each in expected])
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    check_colours(page, ["random_layers", "fed_hello"])
+    for plot in page.locator(".plot").all():
+        assert plot.evaluate(COLLIDING) == []
+
+
+def check_colours(page: Page, methods: list[str]) -> None:
+    """Each method is drawn in one colour, its intervals, too, and no other method in that."""
+    found: dict[str, set[str]] = {}
+    for plot in page.locator(".plot").all():
+        for name, colours in plot.evaluate(COLOURS):
+            found.setdefault(name.removesuffix(", 95 %"), set()).update(each[:7] for each in colours if each)
+    assert list(found) == methods
+    assert all(len(colours) == 1 for colours in found.values()), found
+    assert len(set[str]().union(*found.values())) == len(methods)
 
 
 # ---------------------------------------------------------------------------------------------------------- live
@@ -374,7 +409,7 @@ def test_the_report_is_written_into_the_run_s_folder(
     assert f"report: {run / 'report.html'}, 4." in answer.out
     assert hellora("report", comparison, "--out", tmp_path / "new" / "cmp.html").status == 0
     assert "<title>Comparison" in (tmp_path / "new" / "cmp.html").read_text()
-    answer = hellora("report", run, comparison / "cells/base/fed_hello/seed-0", "--out", tmp_path / "both.html")
+    answer = hellora("report", run, comparison / "cells/alpha-1.0/fed_hello/seed-0", "--out", tmp_path / "both.html")
     assert answer.status == 0
 
 

@@ -86,7 +86,7 @@ def test_clients_of_whole_adapters_share_one_evaluation(prepared: Prepare, count
     assert list(found["clients"]) == ["0", "1", "2", "3", "4", "5"]
     assert found["worst_client"] == min(found["clients"].values()) < max(found["clients"].values())
     labels = np.array(setup.corpus.train["label"])[setup.work.parts[2]]
-    by_example = [evaluation.recall[int(label)] for label in labels]
+    by_example = [evaluation.per_class.recall[int(label)] for label in labels]
     assert found["clients"]["2"] == pytest.approx(np.mean(by_example))
 
 

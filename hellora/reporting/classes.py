@@ -12,7 +12,8 @@ from hellora.reporting.record import RunRecord
 
 MOST = 100  # classes that are shown
 MOST_PAIRS = 20  # confused pairs that are drawn
-LONGEST, OF_PAIR = 16, 11  # characters of a name in a plot, and of one of two; its table has it whole
+LONGEST, OF_PAIR = 12, 9  # characters of a name in a plot, and of one of two; its table has it whole
+UPRIGHT = 90  # pixels of the names below a matrix
 Scores = Mapping[str, Mapping[str, float]]
 
 
@@ -89,9 +90,17 @@ def matrices(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[View
         [[name, *map(str, row)] for name, row in zip(names, counts, strict=True)],
     )
     return [
-        View(label, heat_map(values, shown, shown, "taken for", "class", unit), table)
-        for label, unit, values in (("taken for what, shares", "share", shares), ("in examples", "examples", numbers))
+        View(label, with_room(heat_map(values, shown, shown, "taken for", "class", unit)), table)
+        for label, unit, values in (
+            ("confusion", "share of the class", shares),
+            ("confusion in examples", "examples", numbers),
+        )
     ]
+
+
+def with_room(chart: Any) -> Any:
+    """Make a matrix so much higher that the names below it, which stand upright, take nothing from its rows."""
+    return chart.update_layout(height=chart.layout.height + UPRIGHT)
 
 
 def shortened(names: Sequence[str]) -> list[str]:

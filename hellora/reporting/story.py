@@ -1,5 +1,6 @@
 """The first screen of a run's page says what was learned, by whom, and at what cost; the sections below show how."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -77,16 +78,24 @@ def taught(run: RunRecord) -> Told:
 
 
 def budgets(run: RunRecord) -> list[str]:
-    """Say how many clients have which budget, the most frequent ones first; [] where nobody has one."""
+    """Say how many clients have which budget, of many the most frequent ones, the smallest first; [] where nobody has
+    one."""
     layers = max((len(row) for line in run.lines for row in line["ranks"].values()), default=0)
-    found = Counter(budget for client in run.clients if (budget := in_plain_words(client.budget, layers)))
+    words = {client.id: in_plain_words(client.budget, layers) for client in run.clients}
+    found = Counter(budget for budget in words.values() if budget)
     if not found:
         return []
-    named = [f"{count} with {budget}" for budget, count in found.most_common(MOST_BUDGETS)]
-    others = sum(found.values()) - sum(count for _, count in found.most_common(MOST_BUDGETS))
-    free = len(run.clients) - sum(found.values())
+    shown = dict(found.most_common(MOST_BUDGETS))
+    smallest = sorted(run.clients, key=lambda client: size_of(client.budget))
+    named = [f"{shown[each]} with {each}" for each in dict.fromkeys(words[c.id] for c in smallest) if each in shown]
+    others, free = found.total() - sum(shown.values()), len(run.clients) - found.total()
     more = [f"{others} with others"] * (others > 0) + [f"{free} without a limit"] * (free > 0)
     return [f"Budgets: {'; '.join([*named, *more])}."]
+
+
+def size_of(budget: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return what sorts budgets: by layers, then by memory; what is not limited comes last."""
+    return tuple(budget.get(name) or math.inf for name in ("layers", "memory_bytes"))
 
 
 def in_plain_words(budget: Mapping[str, Any], layers: int) -> str:

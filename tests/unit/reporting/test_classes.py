@@ -61,7 +61,7 @@ def test_of_many_classes_the_pairs_are_shown_that_are_confused_most(tmp_path: Pa
     (section,) = classes(run_with(tmp_path, per_class=found, most_confused=pairs))
     view = section.views[-1]
     assert view.label == "most confused"
-    assert view.figure.data[0].y == ("a → not_equiva… 1", "a → not_equiva… 2", "b → a")
+    assert view.figure.data[0].y == ("a → not_equi… 1", "a → not_equi… 2", "b → a")
     assert view.figure.data[0].x == (9, 7, 1)
     assert view.table.rows[0] == ["a", f"{long}_1", "9"]
 
@@ -108,4 +108,4 @@ def test_each_metric_that_was_asked_for_has_its_plot(tmp_path: Path) -> None:
 
 def test_long_names_are_cut_and_stay_apart() -> None:
     alike = [f"not_equivalent_at_all_{end}" for end in ("here", "there")]
-    assert shortened(["sea", *alike]) == ["sea", "not_equivalent_… 2", "not_equivalent_… 3"]
+    assert shortened(["sea", *alike]) == ["sea", "not_equival… 2", "not_equival… 3"]

@@ -218,9 +218,6 @@ def test_parts_of_their_own_never_leave_their_clients(site: Site) -> None:
     changes = {"method": FEDSA, "train": {"lr": 0.03, "batch_size": 8, "epochs": 10}}
     run = undisturbed(site.submit("fedsa", **changes), **changes)
     assert all(line["metrics"]["accuracy"] >= 0 for line in run.lines())
-    found = json.loads((run.folder / "summary.json").read_text())["per_class"]
-    assert found.keys() >= run.lines()[-1]["per_class"].keys()
-    assert sum(scores["examples"] for scores in found.values()) > 0, "of what each client told last"
     simulated = tensors(site.folder / "fedsa-replay")
     state = json.loads(max((run.folder / "checkpoint").glob("state-*.json")).read_text())
     for client, name in enumerate(CLIENTS):

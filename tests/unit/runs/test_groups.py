@@ -170,6 +170,9 @@ def test_a_client_with_its_own_model_is_measured_by_it(
     sizes = [len(rows) for rows in setup.held_out]
     mean = sum(found["clients"][str(i)] * size for i, size in enumerate(sizes)) / sum(sizes)
     assert evaluation.metrics["accuracy"] == pytest.approx(mean)
+    counts = evaluation.per_class.counts.values()
+    assert sum(own.examples for own in counts) == sum(own.said for own in counts) == sum(sizes)
+    assert sum(own.right for own in counts) / sum(sizes) == pytest.approx(mean)
     members = [p.id for p in setup.federation.fleet if p.budget.layers == 2]
     expected = sum(found["clients"][str(i)] * sizes[i] for i in members) / sum(sizes[i] for i in members)
     assert found["groups"][1]["metrics"]["accuracy"] == pytest.approx(expected)

@@ -30,8 +30,7 @@ def classes(run: RunRecord) -> list[Section]:
             else "This run did not record it."
         )
         return [missing(id, title, why)]
-    assert run.last_evaluated is not None
-    lead = f"After round {run.last_evaluated['round']}."
+    lead = f"After round {run.last_evaluated['round']}." if run.last_evaluated else ""
     views = [scores(found), *over_rounds(run), *taken(run.summary or {})]
     return [Section(id, title, lead, views, wide=len(found) > 20)]
 

@@ -45,6 +45,8 @@ def check_line(line: Any, where: str) -> None:
     check_numbers(line["metrics"] or {}, f"{where}metrics: ")
     check_numbers({"simulated_clock": line.get("simulated_clock")}, where)
     check_scores(line.get("per_class") or {}, f"{where}per_class: ")
+    if line.get("sample") is not None:
+        check_sample(line["sample"], f"{where}sample: ")
     for client, values in line["clients"].items():
         checked(values, {}, f"{where}client {client}: ")
         check_numbers(values, f"{where}client {client}: ")
@@ -61,6 +63,22 @@ def check_line(line: Any, where: str) -> None:
     for attempt in (*(line.get("repeated") or ()), line):
         for name in ("missing", "rejected", "dropped"):
             checked(attempt.get(name, {}), {}, f"{where}{name}: ")
+
+
+def check_sample(sample: Any, where: str) -> None:
+    """Raise ValueError where something does not say of which sample of the test examples metrics are."""
+    checked(sample, {"examples": int, "of": int, "intervals": dict}, where)
+    for name, interval in sample["intervals"].items():
+        if len(interval) != 2 or not all(isinstance(end, NUMBER) for end in interval):
+            raise ValueError(f"{where}the interval of {name} is {interval!r:.40}")
+
+
+def check_budget(budget: Any, where: str) -> None:
+    """Raise ValueError where something is not a client's budget: numbers, or a rank for each layer."""
+    checked(budget, {}, where)
+    ranks = budget.get("rank")
+    each = ranks if isinstance(ranks, list) else [ranks]
+    check_numbers({**budget, "rank": None, **{f"rank of layer {i}": rank for i, rank in enumerate(each)}}, where)
 
 
 def check_numbers(fields: Mapping[Any, Any], where: str) -> None:

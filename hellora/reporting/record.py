@@ -12,7 +12,16 @@ from typing import Any
 
 from hellora.core.errors import InputError
 from hellora.core.metrics import asked_for, main_metric
-from hellora.reporting.fields import OF_ANSWER, OF_SUMMARY, OF_TABLE, check_classes, check_line, check_numbers, checked
+from hellora.reporting.fields import (
+    OF_ANSWER,
+    OF_SUMMARY,
+    OF_TABLE,
+    check_budget,
+    check_classes,
+    check_line,
+    check_numbers,
+    checked,
+)
 
 Line = Mapping[str, Any]  # of rounds.jsonl
 FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "answers.jsonl", "summary.json")
@@ -54,8 +63,9 @@ class RunRecord:
 
     @property
     def last_evaluated(self) -> Line | None:
-        """Return the line of the last round that was evaluated; None before there is one."""
-        return next((line for line in reversed(self.lines) if line["metrics"]), None)
+        """Return the line of the last round in which the main metric was measured; None before there is one."""
+        measured = (line for line in reversed(self.lines) if (line["metrics"] or {}).get(self.metric) is not None)
+        return next(measured, None)
 
     @property
     def per_class(self) -> Mapping[str, Mapping[str, float]] | None:
@@ -214,6 +224,7 @@ def read(file: Path) -> Any:
 def client_of(fields: Mapping[str, Any]) -> Client:
     """Make a client of its entry in clients.json."""
     name = fields.get("name", f"client {fields['id']}")
+    check_budget(fields.get("budget", {}), f"client {fields['id']}: budget: ")
     return Client(
         int(fields["id"]),
         str(name),

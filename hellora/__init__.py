@@ -251,9 +251,10 @@ def evaluate(
     Returns:
         The metrics by name, with those that `task.metrics` asks for. Of classes: accuracy, macro_f1, micro_f1, loss
         (nats per example), `per_class` (precision, recall, f1 and examples by class) and, of up to 50 classes,
-        `confusion`: of each class (rows, as in `per_class`) how many are taken for each. Of tagged words: entity_f1 (or
-        macro_f1 of plain tags), token_accuracy, loss (nats per word). Of language: loss (nats per token), perplexity
-        and, where `task.answers` asks for answers, rouge_l.
+        `confusion`: its `labels`, and as `counts` of each class (rows) how many are taken for each (columns); of more
+        `most_confused`: [class, taken for, examples] each. Of tagged words: entity_f1 (or macro_f1 of plain tags),
+        token_accuracy, loss (nats per word), `per_class` by kind of entity. Of language: loss (nats per token),
+        perplexity and, where `task.answers` asks for answers, rouge_l.
 
     Raises:
         InputError: the adapter, the file or a setting does not fit, or a label is none of the run's classes.

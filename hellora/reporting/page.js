@@ -91,6 +91,7 @@ function offerViews(section, fieldset) {
 
 function show() {
   document.querySelector("h1").textContent = content.title;
+  document.getElementById("story").replaceChildren(...content.story.map(told));
   const facts = content.facts.map(([name, value]) => {
     const pair = element("div");
     pair.append(element("dt", name), element("dd", value));
@@ -126,6 +127,13 @@ function wholeRows(drawn) {
     else wide.add(drawn[i]);
   }
   return wide;
+}
+
+function told({ title, headline, lines }) {
+  const made = element("section");
+  made.append(element("h2", title), element("p", headline, { class: "headline" }));
+  made.append(...lines.map((line) => element("p", line)));
+  return made;
 }
 
 function listContents(drawn) {

@@ -56,6 +56,15 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Told:
+    """A part of the story that a page begins with."""
+
+    title: str
+    headline: str
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Page:
     """A page holds all that is shown."""
 
@@ -64,6 +73,7 @@ class Page:
     sections: Sequence[Section]
     notes: Sequence[str] = ()
     ended: bool = True
+    story: Sequence[Told] = ()
 
 
 def missing(id: str, title: str, why: str) -> Section:

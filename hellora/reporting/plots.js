@@ -4,6 +4,7 @@
 
 const LONG = 40; // letters from which a cell may be broken into lines
 const coarse = matchMedia("(pointer: coarse)");
+const narrow = matchMedia("(max-width: 30rem)");
 
 function element(name, text = "", attributes = {}) {
   const made = document.createElement(name);
@@ -64,7 +65,7 @@ function decoded(text, dtype) {
 
 function coloured(trace) {
   const meta = trace.meta;
-  if (meta.scale) return { ...trace, colorscale: scaleOf(trace), colorbar: { ...trace.colorbar, outlinewidth: 0 } };
+  if (meta.scale) return { ...trace, colorscale: scaleOf(trace), colorbar: barOf(trace.colorbar) };
   const own = colour(`colour-${meta.colour % 8}`);
   if (meta.band) return { ...trace, fillcolor: `${own}2e`, line: { ...trace.line, color: own } };
   const marker = { ...trace.marker, color: own };
@@ -72,6 +73,11 @@ function coloured(trace) {
   if (trace.marker.pattern) marker.pattern = { ...marker.pattern, fgcolor: colour("surface") };
   const interval = trace.error_x ? { error_x: { ...trace.error_x, color: own } } : {};
   return { ...trace, marker, line: { ...trace.line, color: own }, ...interval };
+}
+
+// On a phone what is drawn needs the room of the title, which is also said by the view.
+function barOf(own) {
+  return { ...own, outlinewidth: 0, ...(narrow.matches ? { title: { text: "" }, thickness: 8 } : {}) };
 }
 
 function scaleOf(trace) {

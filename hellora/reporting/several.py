@@ -14,9 +14,10 @@ from hellora.comparing.table import footnotes
 from hellora.core.errors import InputError
 from hellora.core.metrics import in_words
 from hellora.reporting.compared import Colours, at_the_end, differences, sweeps
+from hellora.reporting.fields import check_numbers, checked
 from hellora.reporting.parts import Page, Section
 from hellora.reporting.quality import compared_quality
-from hellora.reporting.record import RunRecord, blamed, check_numbers, checked, read, read_run
+from hellora.reporting.record import RunRecord, blamed, read, read_run
 
 ASIDE = ("seed", "compute", "min_clients", "attempts")  # what does not make a run another one
 Groups = Mapping[str, Sequence[RunRecord]]  # by name, those of one setting

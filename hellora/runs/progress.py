@@ -96,7 +96,7 @@ class TerminalProgress:
                 why = run.planner.explain(clients[0])
                 self.line(f"{len(clients)} of the clients train nothing: {why}", 2)
         if first_round:
-            self.line(", ".join([f"resuming after round {first_round - 1}", *([shown(metrics)] if metrics else [])]))
+            self.line(resumed(setup, metrics, first_round))
         else:
             self.line(f"{'start':>9}  {shown(metrics)}")
         self.rounds = self.bars.add_task("rounds", total=run.rounds, completed=first_round, first=first_round)
@@ -132,6 +132,18 @@ class TerminalProgress:
             for client, reason in dict.fromkeys(failed):
                 name = f" ({self.names[int(client)]})" if self.names else ""
                 self.line(f"{'':{UNDER}}client {client}{name} {kind}: {reason}", UNDER + 2, "yellow")
+
+
+def resumed(setup: Setup, metrics: Mapping[str, float], first_round: int) -> str:
+    """Say after which round a run goes on, and what was measured last: after that round, or after which other one."""
+    ended, every = first_round - 1, setup.experiment.run.eval_every
+    measured = first_round // every * every - 1
+    said = f"resuming after round {ended}"
+    if not metrics:
+        return said
+    if measured == ended or setup.measured_by_clients:  # of these, who told anything is not known
+        return f"{said}, {shown(metrics)}"
+    return f"{said}; after round {measured}, the last that was evaluated: {shown(metrics)}"
 
 
 def what_trains(setup: Setup) -> list[str]:

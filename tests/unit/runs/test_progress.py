@@ -91,10 +91,13 @@ def test_a_run_that_goes_on_says_after_which_round_and_how_good_it_is() -> None:
     assert last_metrics(lines[1:]) == {}
 
 
-def begun(metrics: dict[str, float], first_round: int) -> str:
+def begun(metrics: dict[str, float], first_round: int, eval_every: int = 1) -> str:
     file = StringIO()
     run = SimpleNamespace(fleet=[], planner=None, rounds=5)
-    setup: Any = SimpleNamespace(federation=run, clients=(), base=SimpleNamespace(notices=()))
+    experiment = SimpleNamespace(run=SimpleNamespace(eval_every=eval_every))
+    setup: Any = SimpleNamespace(
+        federation=run, clients=(), base=SimpleNamespace(notices=()), experiment=experiment, measured_by_clients=False
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hellora.runs.progress.what_trains", lambda _: [])
         TerminalProgress(Console(file=file, width=80)).started(setup, metrics, first_round)
@@ -105,3 +108,6 @@ def test_a_run_that_begins_says_start_and_one_that_goes_on_what_it_has() -> None
     assert begun({"accuracy": 0.052}, 0) == "    start  accuracy 0.052\n"
     assert begun({"accuracy": 0.659}, 4) == "resuming after round 3, accuracy 0.659\n"
     assert begun({}, 4) == "resuming after round 3\n"
+    assert begun({"accuracy": 0.5}, 4, eval_every=2) == "resuming after round 3, accuracy 0.500\n"
+    of_another = "resuming after round 3; after round 2, the last that was evaluated: accuracy 0.500\n"
+    assert begun({"accuracy": 0.5}, 4, eval_every=3) == of_another

@@ -1,7 +1,11 @@
 """What the [data] table says."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from hellora.core.errors import InputError
+from hellora.core.given import GIVEN
 
 Columns = Literal["text", "image", "instruction", "preference", "text_numbers", "text_labels", "tokens"]
 TEXTS: tuple[Columns, ...] = ("text", "text_numbers", "text_labels")  # a text or a pair of texts, and what it is
@@ -77,6 +81,19 @@ class DataSettings:
         for name in ("proxy", "public"):
             if getattr(self, name) in (self.name, self.train_split):
                 raise ValueError(f"{name} must not be the clients' training data, '{getattr(self, name)}'")
+
+    @property
+    def source(self) -> str | Mapping[str, Any]:
+        """Return where the data come from: their name, or tables that were given in its place, by split.
+
+        Raises:
+            InputError: the name is of tables that were given, and are not here.
+        """
+        if self.name.startswith(GIVEN):
+            raise InputError(
+                f"data.name: {self.name} are tables that were given in Python: give them again, data={{'train': …}}"
+            )
+        return self.name
 
     @property
     def target_columns(self) -> tuple[str, ...]:

@@ -16,12 +16,13 @@ def round_line(
     seconds: float,
     before: Line | None,
     sample: Mapping[str, Any] | None = None,
+    validation: Mapping[str, float] | None = None,
 ) -> Line:
     """Make one line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
     attempts before the one that counted, and `sums` the waves in which clients summed their features to solve the head;
-    their bytes are counted. `layer_scores` are those of rounds that measured
-    them. `simulated_clock` is the sum of `simulated_seconds` so far. `sample` says of how many test examples `metrics`
-    are, with 95 % intervals; null where they are of all.
+    their bytes are counted. `layer_scores` are those of rounds that measured them. `simulated_clock` is the sum of
+    `simulated_seconds` so far. `sample` says of how many test examples `metrics` are, with 95 % intervals; null where
+    they are of all. `validation` are the metrics that may end the run, or null.
     """
     ranks = report.allocation.ranks.tolist()
     simulated = clock = None
@@ -37,11 +38,10 @@ def round_line(
         "sums": [attempt_fields(wave) for wave in report.sums],
         "metrics": metrics,
         "sample": sample,
+        "validation": validation,
         "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},
         **diagnostic_fields(report.diagnostics),
-        "idle_rounds": idle_rounds(
-            report.allocation, report.counted.updated, before["idle_rounds"] if before else None
-        ),
+        "idle_rounds": idle_rounds(report.allocation, report.counted.updated, (before or {}).get("idle_rounds")),
         "layer_scores": new_layer_scores(report),
         "left_out": left_out(report),
         "uplink_bytes": report.uplink_bytes,

@@ -10,6 +10,7 @@ from hellora.core.errors import InputError, RunError
 from hellora.core.held_out import HeldOut
 from hellora.core.state import RoundReport, ServerState
 from hellora.experiments.setup import Setup
+from hellora.experiments.stopping import Ended
 from hellora.record.round_line import Line
 
 
@@ -18,8 +19,10 @@ class Evaluations:
     """Evaluates the states after the rounds that are due, before a run goes on from them."""
 
     setup: Setup
+    lines: Sequence[Line] = ()  # of the rounds so far; the run adds to them
     last: Evaluation | None = None  # of the last state, if it was due
     answers: Sequence[Mapping[str, Any]] = ()  # of the last state, if prompts were due to be answered
+    validation: Mapping[str, float] | None = None  # metrics of the last state, if it was due and may end the run
 
     def problem_with(self, state: ServerState) -> str:
         """Evaluate a state if it is due; say why a run cannot go on from it, "" where it can."""
@@ -27,15 +30,23 @@ class Evaluations:
         if self.setup.measured_by_clients:
             return ""
         due = state.round % run.eval_every == 0 or state.round == run.rounds
-        asks = self.setup.experiment.task.asks(state.round, run.rounds, due)
         try:
-            self.last = self.setup.evaluate(state, whole=state.round == run.rounds, asks=asks) if due else None
+            self.validation = self.setup.validate(state).metrics if due and self.setup.experiment.stop.asked else None
+            ends = self.ended([{"round": state.round - 1, "validation": self.validation}])
+            rounds = state.round if ends else run.rounds
+            asks = self.setup.experiment.task.asks(state.round, rounds, due)
+            self.last = self.setup.evaluate(state, whole=state.round == rounds, asks=asks) if due else None
         except InputError as error:  # a metric of the user's own that worked until now
             raise RunError(str(error)) from error
         answers = self.last.answers if self.last else self.setup.answered(state) if asks else ()
         self.answers = [asdict(answer) for answer in answers]
         loss = self.last.metrics.get("loss", 0.0) if self.last else 0.0
         return "" if math.isfinite(loss) else f"the loss on {self.setup.experiment.data.evaluate_on} examples is {loss}"
+
+    def ended(self, more: Sequence[Line] = ()) -> Ended | None:
+        """Say if, and why, the last round ends the run early; `more` is what is known of rounds without a line yet."""
+        measured = [(line["round"], line["validation"]) for line in (*self.lines, *more) if line.get("validation")]
+        return self.setup.experiment.stop.ended(measured)
 
     def of(self, report: RoundReport) -> Evaluation | None:
         """Return the evaluation of a finished round; None where none was due, or no client told of its own model."""

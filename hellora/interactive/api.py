@@ -37,7 +37,7 @@ def run(
         resume: go on with the run in `out` after its last whole round
         from_round: with `resume`, go back to before this round; a state of it must be kept (the setting `keep`)
         allow: code that the file may name (`"mine.py:Mine"`, `"remote-code"`); what `settings` name is allowed
-        model: a loaded model of transformers, in the place of `model.name`; or settings, as below
+        model: a loaded model of transformers, in the place of its name; or a name, or settings
         tokenizer: of that model, or its image processor
         on_round: called with the record of each round, as in `rounds.jsonl`, once it is safe on disk; what it raises
             ends the run, which can be resumed
@@ -53,7 +53,7 @@ def run(
     """
     from hellora.interactive.starting import Start
 
-    every = {**(settings or {}), **changes}
+    every = [settings or {}, changes]
     start = Start(source, every, out, resume, allow=allow, model=model, tokenizer=tokenizer, from_round=from_round)
     return start.run(on_round)
 
@@ -76,7 +76,7 @@ def rounds(
     """
     from hellora.interactive.starting import Start
 
-    every = {**(settings or {}), **changes}
+    every = [settings or {}, changes]
     return Start(source, every, out, resume, allow=allow, model=model, tokenizer=tokenizer).rounds()
 
 

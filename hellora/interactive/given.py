@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import tomllib
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hellora.model.given import lay_down
 from hellora.model.settings import GivenModel, ModelSettings
 
 Settings = Mapping[str, Any]  # "section.key": value, or "section": {key: value}
+NAMED = ("model", "data")  # sections in whose place there may be a name alone
 OBJECTS = {"model": "model=… and tokenizer=…", "data": "data={'train': …}"}  # what may be given, and how
 
 
@@ -63,17 +64,16 @@ class Given:
 
 
 def given_experiment(
-    source: "str | Path | Experiment", settings: Settings, allow: Collection[str], model: Any, tokenizer: Any
+    source: "str | Path | Experiment", settings: Sequence[Settings], allow: Collection[str], model: Any, tokenizer: Any
 ) -> tuple[Experiment, Given]:
-    """Read an experiment with settings that may hold tables, and a model that may be loaded.
+    """Read an experiment with settings that may hold tables, the last of which count, and a model that may be loaded.
 
     Raises:
         InputError: a setting or an object does not fit.
     """
+    if isinstance(model, Mapping | str | Path):  # settings of it, as of all others
+        settings, model = [*settings, {"model": model}], None
     changes, tables = apart(settings)
-    if isinstance(model, Mapping):
-        changes |= {f"model.{key}": value for key, value in model.items()}
-        model = None
     given = Given.of(model, tokenizer, tables)
     changes |= {} if given.model is None else {"model.name": given.model.folder}
     changes |= {} if given.data is None else {"data.name": given.data.name}
@@ -86,13 +86,18 @@ def given_experiment(
     return given.put_into(experiment), given
 
 
-def apart(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+def apart(settings: Sequence[Settings]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return settings as {"section.key": value}, and the tables among those of [data], by split."""
     flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if key == "data" and is_table(value):
-            value = {"train": value}
-        flat |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, Mapping) else {key: value}
+    for key, value in (item for some in settings for item in some.items()):
+        if key in NAMED and isinstance(value, str | Path):
+            flat[f"{key}.name"] = str(value)
+        elif key == "data" and is_table(value):
+            flat["data.train"] = value
+        elif isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": each for name, each in value.items()}
+        else:
+            flat[key] = value
     tables = {key.removeprefix("data."): value for key, value in flat.items() if is_table(value)}
     return {key: value for key, value in flat.items() if not is_table(value)}, tables
 

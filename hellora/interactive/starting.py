@@ -1,7 +1,7 @@
 """Begin a run, or go on with one, from Python."""
 
 import copy
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Start:
     def __init__(
         self,
         source: str | Path | Experiment,
-        settings: Mapping[str, Any],
+        settings: Sequence[Mapping[str, Any]],  # the last of which count
         out: str | Path | None,
         resume: bool,
         *,

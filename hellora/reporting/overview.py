@@ -70,6 +70,7 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
     table, last = run.table, next((line["metrics"] for line in reversed(run.lines) if line["metrics"]), None)
     method, metric = table.get("method", {}), run.metric
     stopped = [("stopped by", f"{run.error} (the whole is in {ERROR})")] if run.error and not run.summary else []
+    stopped += [("stopped early", run.summary["stopped"]["why"])] if run.summary and "stopped" in run.summary else []
     found = [
         ("state", f"{len(run.lines)} of {table['rounds']} rounds" + ("" if run.summary else ", not ended")),
         *stopped,

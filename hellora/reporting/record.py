@@ -187,6 +187,8 @@ def read_summary(file: Path) -> Mapping[str, Any] | None:
             for group in summary["groups"]:
                 checked(group, {"layers": int, "rank": (int, list), "clients": int, "metrics": dict}, "groups: ")
             check_classes(summary)
+            if "stopped" in summary:
+                checked(summary["stopped"], {"why": str}, "stopped: ")
             for part in ("initial", "final", "clients"):
                 check_numbers(summary[part], f"{part}: ")
         return summary
@@ -235,6 +237,7 @@ def check_line(line: Any, where: str) -> None:
     """Raise ValueError where a line of rounds.jsonl is not one that a run wrote."""
     checked(line, OF_LINE, where)
     check_numbers(line["metrics"] or {}, f"{where}metrics: ")
+    check_numbers(line.get("validation") or {}, f"{where}validation: ")
     check_numbers({"simulated_clock": line.get("simulated_clock")}, where)
     for client, values in line["clients"].items():
         checked(values, {}, f"{where}client {client}: ")

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import hellora as package
 from hellora.experiments.config import read_experiment
+from hellora.interactive.given import given_experiment
 from hellora.interactive.notebook import NotebookProgress
 from hellora.interactive.run import Run
 
@@ -54,7 +55,7 @@ def finished(
     heard: list[dict[str, Any]] = []
     out = tmp_path_factory.mktemp("runs") / "own"
     run = package.run(
-        file, {"stop": {"patience": 1}}, data={**frames, **DATA}, out=out, on_round=heard.append, **objects
+        file, {"stop": {"patience": 1}, "data": DATA}, data=frames, out=out, on_round=heard.append, **objects
     )
     return run, heard
 
@@ -186,6 +187,17 @@ def test_objects_that_do_not_fit_are_refused(file: Path, objects: dict[str, Any]
     with pytest.raises(package.InputError, match="on_round must be a function"):
         package.run("quickstart", out=tmp_path / "out", on_round=[3])
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_put_together_and_the_last_of_them_count(file: Path) -> None:
+    layers = [{"train": {"lr": 0.5, "steps": 3}, "data.alpha": 2.0}, {"train": {"steps": 4}, "data": "my.csv"}]
+    experiment, _ = given_experiment(file, layers, (), "my-bert", None)
+    assert (experiment.train.lr, experiment.train.steps) == (0.5, 4)
+    assert (experiment.model.name, experiment.data.name) == ("my-bert", "my.csv")
+    changed, _ = given_experiment(experiment, [{"data": {"clients": 9}}], (), {"rank": 2}, None)
+    assert (changed.data.name, changed.data.clients, changed.model.rank) == ("my.csv", 9, 2)
+    same, _ = given_experiment(experiment, [{}], (), None, None)
+    assert same.table == experiment.table
 
 
 def test_a_run_without_classes_says_so_and_every_folder_is_read(tmp_path: Path) -> None:

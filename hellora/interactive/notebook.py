@@ -35,7 +35,7 @@ class NotebookProgress:
 
     def loading(self, experiment: Experiment, folder: Path) -> None:
         self.title = f"{experiment.name} → {folder}"
-        self.notes = [f"loading {experiment.model.name} and {experiment.data.name} …"]
+        self.notes = ["loading model and data …"]
         self.draw()
 
     def noted(self, note: str) -> None:
@@ -71,7 +71,8 @@ class NotebookProgress:
         """Show it all anew."""
         notes = "".join(f"<div><small>{escape(note)}</small></div>" for note in self.notes)
         bar = f'<progress value="{self.done}" max="{self.rounds}"></progress> ' if self.rounds else ""
-        self.show(f"<div>{bar}{escape(self.title)} {escape(self.time_left())}</div>{notes}{self.table()}")
+        said = " · ".join(filter(None, (self.title, self.time_left())))
+        self.show(f"<div>{bar}{escape(said)}</div>{notes}{self.table()}")
 
     def time_left(self) -> str:
         """Say how many rounds are done, and how long the others take if they are like those done until now."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hellora.core.errors import InputError
+from hellora.core.given import in_words
 from hellora.core.units import in_bytes
 from hellora.reporting.answers import answers
 from hellora.reporting.classes import classes
@@ -62,7 +63,7 @@ def page_of_run(run: RunRecord) -> Page:
 
 def short(name: str) -> str:
     """Return the last part of a path, which is of one machine only; a name on the Hub is whole."""
-    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
+    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else in_words(name)
 
 
 def facts(run: RunRecord) -> list[tuple[str, str]]:

@@ -45,8 +45,13 @@ class Start:
         console = plain_console()
         showing: NotebookProgress | TerminalProgress
         showing = NotebookProgress() if console.is_jupyter else TerminalProgress(console)
-        with showing as progress:
-            for line in run_rounds(self.experiment, self.folder, progress, self.resume, from_round=self.from_round):
+        with (
+            showing as progress,
+            closing(
+                run_rounds(self.experiment, self.folder, progress, self.resume, from_round=self.from_round)
+            ) as lines,
+        ):
+            for line in lines:
                 yield copy.deepcopy(line)
 
     def run(self, on_round: OnRound | Iterable[OnRound]) -> Run:

@@ -26,10 +26,10 @@ class GivenData(DataSettings):
     splits: Mapping[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
-    def of(settings: DataSettings, splits: Mapping[str, Dataset]) -> "GivenData":
-        """Return the same settings, of these tables."""
+    def of(settings: DataSettings, name: str, splits: Mapping[str, Dataset]) -> "GivenData":
+        """Return the same settings, of the tables of that name."""
         same = {each.name: getattr(settings, each.name) for each in fields(DataSettings)}
-        return GivenData(**{**same, "name": name_of(splits)}, splits=splits)
+        return GivenData(**{**same, "name": name}, splits=splits)
 
     @property
     def source(self) -> Mapping[str, Dataset]:
@@ -51,7 +51,7 @@ def is_records(value: Any) -> bool:
 
 
 def table_of(value: Any, what: str) -> Dataset:
-    """Return a table as a `datasets.Dataset`, with texts and classes as files have them; errors call it `what`.
+    """Return a table as a `datasets.Dataset`, with its texts as files have them; errors call it `what`.
 
     Raises:
         InputError: it cannot be one, such as a DataFrame with columns of mixed types.
@@ -65,7 +65,8 @@ def table_of(value: Any, what: str) -> Dataset:
         raise InputError(f"{what} cannot be read as a table: {one_line(error)[:200]}: mend its columns") from error
     texts = {name: Value("string") for name, feature in table.features.items() if feature == Value("large_string")}
     with without_bars():
-        return table.cast(Features({**table.features, **texts})).with_format(None)  # pandas has large ones
+        table = table.cast(Features({**table.features, **texts})) if texts else table  # pandas has large ones
+    return table.with_format(None)
 
 
 def name_of(splits: Mapping[str, Dataset]) -> str:

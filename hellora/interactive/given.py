@@ -11,7 +11,7 @@ from typing import Any
 
 from hellora.core.errors import InputError
 from hellora.core.given import GIVEN
-from hellora.data.given import GivenData, is_table, table_of
+from hellora.data.given import GivenData, is_table, name_of, table_of
 from hellora.data.settings import DataSettings
 from hellora.experiments.config import check, read_experiment
 from hellora.experiments.experiment import Experiment
@@ -46,7 +46,7 @@ class Given:
         if (model is None) != (tokenizer is None):
             raise InputError("model and tokenizer belong together: give both, or settings of the model alone")
         splits = {split: table_of(table, f"data[{split!r}]") for split, table in tables.items()}
-        data = GivenData.of(DataSettings(), splits) if splits else None
+        data = GivenData.of(DataSettings(), name_of(splits), splits) if splits else None
         if model is None:
             return Given(None, data)
         folder = Folder()
@@ -59,7 +59,7 @@ class Given:
         if self.model is not None:
             model = GivenModel.of(model, self.model.name, Path(self.model.folder))
         if self.data is not None:
-            data = GivenData.of(data, self.data.splits)
+            data = GivenData.of(data, self.data.name, self.data.splits)
         return experiment.with_given(model, data)
 
 

@@ -1,10 +1,11 @@
 """hellora: fine-tune one Hugging Face model with LoRA across clients that cannot all afford the same training.
 
 import hellora
-summary = hellora.run("quickstart", {"method.allocator": "geometric"}, out="runs/mine")
-hellora.predict("runs/mine", "texts.csv")
+run = hellora.run("quickstart", method={"allocator": "geometric"}, out="runs/mine")
+run.history, run["final"], run.predict(["Return the sum of the numbers."])
 
-The functions are the commands of `hellora`. What they raise is an InputError (nothing has been computed) or a RunError.
+The functions are the commands of `hellora`; `rounds` is `run` as a loop, and `load` reads what `run` returns. What they
+raise is an InputError (nothing has been computed) or a RunError.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hellora.core.errors import HelloraError, InputError, RunError
 from hellora.core.version import __version__
+from hellora.interactive.api import load, rounds, run
 
 if TYPE_CHECKING:
     from hellora.comparing.results import Result
@@ -25,53 +27,15 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "load",
     "plan",
     "predict",
     "report",
+    "rounds",
     "run",
 ]
 
 Settings = Mapping[str, Any]  # "section.key": value
-
-
-def run(
-    source: str,
-    settings: Settings | None = None,
-    *,
-    out: str | Path,
-    resume: bool = False,
-    from_round: int | None = None,
-    allow: Sequence[str] = (),
-) -> Mapping[str, Any]:
-    """Run a preset or an experiment file, as `hellora run` does; progress is printed.
-
-    With `compute.workers` above 1, call it below `if __name__ == "__main__":`, for the worker processes import the
-    calling script.
-
-    Args:
-        source: a preset's name, or a TOML file
-        settings: what to change in it, `{"section.key": value}`
-        out: the folder of the run, new or, to resume, as it was left
-        resume: go on with the run in `out` after its last whole round
-        from_round: with `resume`, go back to before this round; a state of it must be kept (the setting `keep`)
-        allow: code that the file may name (`"mine.py:Mine"`, `"remote-code"`); what `settings` name is allowed
-
-    Returns:
-        The run's summary, as in `summary.json`. The adapter is in the folder `adapter` below `out`.
-
-    Raises:
-        InputError: a setting, the data, the model or the folder `out` does not fit; nothing has been computed.
-        RunError: a round got too few usable updates; go on with `resume=True`.
-    """
-    from rich.console import Console
-
-    from hellora.experiments.config import read_experiment
-    from hellora.runs.progress import TerminalProgress
-    from hellora.runs.run import run_experiment
-
-    experiment = read_experiment(source, settings or {}, allow=allow)
-    with TerminalProgress(Console(soft_wrap=True)) as progress:
-        return run_experiment(experiment, Path(out), progress, resume, from_round=from_round)
 
 
 def plan(

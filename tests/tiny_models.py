@@ -1,7 +1,9 @@
 """Tiny real models and data, built from configs and written as Hugging Face folders. No download."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,10 +153,18 @@ def sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
 
 def save_sentences(folder: Path, train: int = 96, test: int = 60) -> Path:
     """train.csv and test.csv with the columns text and label."""
+    return save_splits(folder, ("text", "label"), sentences(train, 1), sentences(test, 2))
+
+
+def save_pairs(folder: Path) -> Path:
+    """The same with a column more, other: the last half of the text's words."""
+    train, test = ([(a, a[len(a) // 2 :], b) for a, b in sentences(*each)] for each in ((96, 1), (60, 2)))
+    return save_splits(folder, ("text", "other", "label"), train, test)
+
+
+def save_splits(folder: Path, names: Sequence[str], train: Sequence[Any], test: Sequence[Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, count, seed in (("train", train, 1), ("test", test, 2)):
+    for name, rows in (("train", train), ("test", test)):
         with (folder / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["text", "label"])
-            writer.writerows(sentences(count, seed))
+            csv.writer(file).writerows([names, *rows])
     return folder

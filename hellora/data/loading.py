@@ -64,23 +64,29 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def load_splits(name: str, subset: str, train: str, others: Sequence[str], columns: str = "text") -> Source:
-    """Load the splits of a source; `train` is always among them, and of `others` those that there are.
+def load_splits(
+    name: str | Mapping[str, Dataset], subset: str, train: str, others: Sequence[str], columns: str = "text"
+) -> Source:
+    """Load the splits of a source, or take those that are here; `train` is always among them, and of `others` those
+    that there are.
 
     A source with one split only has it under the name `train`.
 
     Raises:
         InputError: there is no such source, it cannot be read, or it cannot be told what its splits are.
     """
-    path = Path(name).expanduser()
-    if name in EMBEDDED:
-        source = whole(EMBEDDED[name](), name, (train, *others))
-    elif path.is_file():
+    wanted = (train, *others)
+    if not isinstance(name, str):
+        source, name = whole(name, "the given tables", wanted), "the given tables"
+    elif name in EMBEDDED:
+        source = whole(EMBEDDED[name](), name, wanted)
+    elif (path := Path(name).expanduser()).is_file():
         source = of_file(path, train, columns)
-    elif path.is_dir():
-        source = of_folder(path.absolute(), name, subset, (train, *others), columns)
     else:
-        source = of_hub(name, subset, (train, *others))
+        is_folder = path.is_dir()
+        source = (
+            of_folder(path.absolute(), name, subset, wanted, columns) if is_folder else of_hub(name, subset, wanted)
+        )
     for split in source.splits.values():
         if not len(split.data):
             raise InputError(f"data.name: {split.where} has no rows: fill it or name other data")
@@ -97,9 +103,7 @@ def of_hub(name: str, subset: str, wanted: Sequence[str]) -> Source:
     """Load a data set of the hub."""
     path = Path(name)
     a_file = has_rows(path, "tokens") or bool(compression_of(path))
-    if a_file or path.is_absolute() or name.startswith((".", "~")):
-        raise InputError(f"data.name: there is no file or folder {name}: correct the path")
-    if name.count("/") > 1:
+    if a_file or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(f"data.name: there is no file or folder {name}: correct the path")
     try:
         return whole(datasets.load_dataset(name, subset or None), name, wanted)
@@ -110,7 +114,7 @@ def of_hub(name: str, subset: str, wanted: Sequence[str]) -> Source:
         ) from error
 
 
-def whole(loaded: DatasetDict, name: str, wanted: Sequence[str]) -> Source:
+def whole(loaded: Mapping[str, Dataset], name: str, wanted: Sequence[str]) -> Source:
     """Make a source of splits that have names already; a synonym of one that is wanted stands for it."""
     splits: dict[str, Split] = {}
     notes = []

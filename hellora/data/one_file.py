@@ -1,6 +1,6 @@
 """Read examples to predict or to evaluate on: of a file, a folder, or the test split of what has several."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from datasets import Dataset, Image
@@ -20,8 +20,10 @@ class Rows:
     notes: Sequence[str] = ()  # what a person should know of what was read
 
 
-def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Sequence[str], labelled: bool) -> Rows:
-    """Read the rows of a source, by the columns that `settings` name.
+def read_rows(
+    name: str | Mapping[str, Dataset], settings: DataSettings, columns: Columns, labels: Sequence[str], labelled: bool
+) -> Rows:
+    """Read the rows of a source, or of tables that are here, by the columns that `settings` name.
 
     Where they need not be labelled, a label may be absent, a response is not read, and every row must be usable, so
     that there is an answer for each.
@@ -44,7 +46,7 @@ def read_rows(name: str, settings: DataSettings, columns: Columns, labels: Seque
     return Rows(rows, files, reader.notes)
 
 
-def test_split(name: str, settings: DataSettings, columns: Columns) -> tuple[Split, list[str]]:
+def test_split(name: str | Mapping[str, Dataset], settings: DataSettings, columns: Columns) -> tuple[Split, list[str]]:
     """Load the test split of a source, or its only one; and what is to be said of what was read."""
     why = None
     for split in settings.test_names:

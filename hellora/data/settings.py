@@ -1,9 +1,11 @@
 """What the [data] table says."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from hellora.core.errors import InputError
+from hellora.core.given import GIVEN
 
 Columns = Literal["text", "image", "instruction", "preference", "text_numbers", "text_labels", "tokens"]
 TEXTS: tuple[Columns, ...] = ("text", "text_numbers", "text_labels")  # a text or a pair of texts, and what it is
@@ -87,6 +89,19 @@ class DataSettings:
         for place, (setting, column) in enumerate(used):
             if other := next((each for each, taken in used[:place] if taken == column), ""):
                 raise InputError(f"data.{setting}: '{column}' is the column of data.{other}, too: name another one")
+
+    @property
+    def source(self) -> str | Mapping[str, Any]:
+        """Return where the data come from: their name, or tables that were given in its place, by split.
+
+        Raises:
+            InputError: the name is of tables that were given, and are not here.
+        """
+        if self.name.startswith(GIVEN):
+            raise InputError(
+                f"data.name: {self.name} are tables that were given in Python: give them again, data={{'train': …}}"
+            )
+        return self.name
 
     @property
     def target_columns(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from hellora.core.errors import InputError
 from hellora.data.labels import in_order
 from hellora.data.loading import Source, Split, load_splits
+from hellora.data.natural import cut_within
 from hellora.data.reader import Reader
 from hellora.data.server_data import fingerprint
 from hellora.data.settings import LANGUAGE, Columns, DataSettings
@@ -75,7 +76,8 @@ def reader_of(settings: DataSettings, columns: Columns, classes: Classes | None)
 
 
 def server_corpus(settings: DataSettings, columns: Columns, seed: int, classes: Classes | None) -> Corpus:
-    """Read the server's own data; `train` is empty, `test` is the test split of the source, or its only one.
+    """Read the server's own data; `train` is empty, `test` is the test split of the source, or its only one. Validation
+    examples are a part of it, for the server has none to train on.
 
     Raises:
         InputError: a setting or a row is wrong.
@@ -87,6 +89,11 @@ def server_corpus(settings: DataSettings, columns: Columns, seed: int, classes: 
     test = reader.read(source.splits[test_name])
     own = read_own_of_server(settings, reader, source.splits, test, test_name, test.select(()), seed)
     print_of = fingerprint({"test": test, "proxy": own.proxy, "public": own.public})
+    if settings.validation:
+        rest, validation = cut_within(own.test, max(1, round(settings.validation * len(own.test))), seed, "validation")
+        if not len(rest):
+            raise InputError(f"data.validation: {settings.name} has too few test examples to hold any out: lower it")
+        own = replace(own, validation=validation, test=validation if settings.evaluate_on == "validation" else rest)
     return replace(own, notes=tuple(reader.notes), fingerprint=print_of)
 
 

@@ -73,7 +73,7 @@ def load_corpus(settings: DataSettings, columns: Columns, seed: int, natural: st
     """
     others = (*settings.test_names, settings.proxy or "proxy", settings.public)
     wanted = tuple(filter(None, dict.fromkeys(others)))
-    source = load_splits(settings.name, settings.subset, settings.train_split, wanted, columns)
+    source = load_splits(settings.source, settings.subset, settings.train_split, wanted, columns)
     reader = Reader.for_split(source.splits[settings.train_split], settings, columns)
     reader.notes.extend(source.notes)
     everyone = read_train(settings, reader, source.splits[settings.train_split], natural)

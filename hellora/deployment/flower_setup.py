@@ -190,11 +190,14 @@ def connected(roster: Roster, names: Sequence[str], contract: str, setup: Setup)
 
 def check_deployed(experiment: Experiment) -> None:
     """Refuse what needs all data in one place."""
-    data = experiment.data
-    if data.validation or data.max_examples is not None:
+    if experiment.data.max_examples is not None:
         raise InputError(
-            "data.validation and data.max_examples cut the training data, which the server of a deployment does not "
-            "have: remove them"
+            "data.max_examples cuts the training data, which the server of a deployment does not have: remove it"
+        )
+    if experiment.stop.asked and experiment.method.personal:
+        raise InputError(
+            "stop: clients of a deployment measure models of their own by themselves, and the server has nothing to "
+            "end a run by: remove [stop]"
         )
 
 

@@ -40,7 +40,11 @@ def is_toml(name: str) -> bool:
 
 
 def read_experiment(
-    source: str, settings: Mapping[str, Any] | None = None, simulated: bool = True, allow: Collection[str] = ()
+    source: str,
+    settings: Mapping[str, Any] | None = None,
+    simulated: bool = True,
+    allow: Collection[str] = (),
+    rows: Any = None,
 ) -> "Experiment":
     """Read and check the experiment of a preset or a TOML file. Nothing is loaded but the strategies that it names.
 
@@ -49,6 +53,7 @@ def read_experiment(
         settings: what to change in it, `{"section.key": value}`
         simulated: False for clients that bring their own data and budgets, and need not be given any
         allow: code that the file may name, as `--allow` takes it; what `settings` name is allowed
+        rows: the training split, where it is an object in memory, which no name leads to
 
     Raises:
         InputError: the file, a key, a value or a combination is wrong, or it names code that is not allowed; the
@@ -56,7 +61,7 @@ def read_experiment(
     """
     changes = settings or {}
     given = whole_table(source, {*allow, *named_code(changes)})
-    table, found = settled_task(given, changes, source in presets())
+    table, found = settled_task(given, changes, source in presets(), rows)
     return replace(check(Path(source).stem, table, simulated), found=found)
 
 
@@ -114,7 +119,7 @@ def as_written(source: str) -> Table:
         raise InputError(f"{source} is not valid TOML: {error}") from error
 
 
-def settled_task(table: Table, changes: Mapping[str, Any], preset: bool) -> tuple[Table, str]:
+def settled_task(table: Table, changes: Mapping[str, Any], preset: bool, rows: Any = None) -> tuple[Table, str]:
     """Change `changes` in a table, with the task that data and model are for where nobody names one; return it, and how
     that was found, "" where it was not looked for. Who changes data or model of a preset has not named its task.
     """
@@ -122,7 +127,7 @@ def settled_task(table: Table, changes: Mapping[str, Any], preset: bool) -> tupl
     named = isinstance(task := changed.get("task", {}), dict) and "name" in task
     if "task.name" in changes or (named and not (preset and changes.keys() & {"data.name", "model.name"})):
         return changed, ""
-    found = found_task(changed)
+    found = found_task(changed, rows)
     if found is None or (not named and not found.takes(task)):
         return changed, ""
     return override(

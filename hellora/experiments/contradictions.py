@@ -64,6 +64,7 @@ def contradictions(experiment: Experiment, simulated: bool) -> None:
     check_saved(experiment)
     check_targets(experiment)
     check_metrics(experiment)
+    check_stop(experiment)
     if simulated:
         check_attention(experiment)
         check_eight_bit(experiment.train, devices(experiment.compute.device)[0].partition(":")[0])
@@ -221,6 +222,23 @@ def check_metrics(experiment: Experiment) -> None:
                 f"task.metrics: {metric.setting!r} is of examples with a class each, which those of {named} have not: "
                 f"remove it"
             )
+
+
+def check_stop(experiment: Experiment) -> None:
+    """Raise InputError where a run could end early by nothing but the test data, or before what its end is to do."""
+    method, stop = experiment.method, experiment.stop
+    if not stop.asked:
+        return
+    if not experiment.data.validation:
+        raise InputError(
+            "stop ends a run by validation data, for what is tested on must not choose the end: set data.validation, "
+            "such as 0.1, or remove [stop]"
+        )
+    if method.solves_after(experiment.run.rounds - 1, experiment.run.rounds):
+        raise InputError(
+            "stop may end a run before its last round, after which the head is solved again: set method.head = "
+            "'aggregate' and method.head_rounds = 0, or remove [stop]"
+        )
 
 
 def check_clients(experiment: Experiment) -> None:

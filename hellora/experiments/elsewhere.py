@@ -29,6 +29,10 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "train.optimizer": ("optim",),
     "train.clip_norm": ("max_grad_norm", "clip_grad_norm", "grad_clip", "gradient_clipping"),
     "train.precision": ("bf16", "fp16", "amp", "mixed_precision"),
+    "stop.metric": ("metric_for_best_model", "monitor"),
+    "stop.patience": ("early_stopping", "early_stopping_patience"),
+    "stop.target": ("target_accuracy",),
+    "data.validation": ("validation_split", "val_split", "validation_fraction"),
     "compute.eval_batch_size": ("per_device_eval_batch_size",),
     "tracking.trackers": ("report_to", "log_with"),
 }

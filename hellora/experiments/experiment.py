@@ -17,6 +17,7 @@ from hellora.experiments.settings import (
     TrackingSettings,
     WireSettings,
 )
+from hellora.experiments.stopping import StopSettings
 from hellora.experiments.tables import Table, plain, settings_of
 from hellora.methods.strategies import Method
 from hellora.model.settings import ModelSettings
@@ -44,6 +45,7 @@ class Experiment:
     train: TrainSettings
     wire: WireSettings
     guard: GuardSettings
+    stop: StopSettings
     compute: ComputeSettings
     tracking: TrackingSettings
     table: Table = field(repr=False)
@@ -72,6 +74,12 @@ class Experiment:
     def most_clients(self) -> int | None:
         """Return how many clients there are at most; None where only the data tell."""
         return self.data.clients if self.natural else self.data.num_clients
+
+    def with_given(self, model: ModelSettings, data: DataSettings) -> "Experiment":
+        """Return the same experiment with other settings of model and data, which may be objects in memory."""
+        names = {"model": model.name, "data": data.name}
+        table = {**self.table, **{key: {**self.table[key], "name": name} for key, name in names.items()}}
+        return replace(self, model=model, data=data, table=table)
 
     def with_clients(self, clients: int) -> "Experiment":
         """Return the same experiment with the number of its natural clients, which its data tell."""

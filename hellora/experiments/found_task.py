@@ -43,8 +43,9 @@ class FoundTask:
         }
 
 
-def found_task(table: Table) -> FoundTask | None:
-    """Find the task of an experiment's table, which is not checked yet; None where it is not clear."""
+def found_task(table: Table, rows: Any = None) -> FoundTask | None:
+    """Find the task of an experiment's table, which is not checked yet; None where it is not clear. `rows` are those of
+    the training split, where they are here already."""
     given = [table.get(part, {}) for part in ("data", "model")]
     if not all(isinstance(part, dict) for part in given):  # which is said when all settings are checked
         return None
@@ -52,10 +53,10 @@ def found_task(table: Table) -> FoundTask | None:
         {**defaults_of(SECTIONS[name]), **part} for name, part in zip(("data", "model"), given, strict=True)
     )
     known = registry.names("task")
-    return next((found for found in fitting(settings, str(model["name"])) if found.name in known), None)
+    return next((found for found in fitting(settings, str(model["name"]), rows) if found.name in known), None)
 
 
-def fitting(data: Table, model: str) -> Iterator[FoundTask]:
+def fitting(data: Table, model: str, rows: Any) -> Iterator[FoundTask]:
     """Yield what data, or else the model, are for."""
     from hellora.data.first_look import first_look
     from hellora.data.settings import DataSettings
@@ -66,7 +67,7 @@ def fitting(data: Table, model: str) -> Iterator[FoundTask]:
         settings, family = build(DataSettings, own, "data"), family_of(model)
     except InputError:  # which is said when all settings are checked
         return
-    rows = first_look(settings)
+    rows = first_look(settings) if rows is None else rows
     if rows is not None:
         yield from by_columns(rows, settings, family)
     elif family == "images":

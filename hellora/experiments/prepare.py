@@ -48,14 +48,17 @@ def prepare(experiment: Experiment) -> Setup:
     clients = experiment.data.num_clients
     parts = client_rows(experiment.partitioner, corpus.train, clients, seed_for(seed, "partition"))
     held_out: Parts = []
+    validated: Parts = []
     if experiment.method.personal:
+        if experiment.stop.asked:
+            _, validated = hold_out(parts, replace(experiment.data, evaluate_on="validation"), seed)
         parts, held_out = hold_out(parts, experiment.data, seed)
     base = load_base(experiment, corpus)
     rules, start = experiment.method.local_training, experiment.method.start
     work = ClientWork(base, experiment.task, corpus.train, parts, rules, start, experiment.train)
     tokens = work.row_tokens  # a row that cannot be encoded is named here; later it would be its client's fault
     corpus = replace(corpus, notes=(*corpus.notes, *work.notes))
-    return assemble(
+    setup = assemble(
         experiment,
         corpus,
         work,
@@ -65,6 +68,7 @@ def prepare(experiment: Experiment) -> Setup:
         connect=on_this_machine,
         held_out=held_out,
     )
+    return replace(setup, validated=validated)
 
 
 def read_data(experiment: Experiment) -> tuple[Experiment, Corpus]:

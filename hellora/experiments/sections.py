@@ -24,6 +24,7 @@ SECTIONS = {
     "train": "hellora.core.exchange:TrainSettings",
     "wire": "hellora.experiments.settings:WireSettings",
     "guard": "hellora.server.guard:GuardSettings",
+    "stop": "hellora.experiments.stopping:StopSettings",
     "compute": "hellora.experiments.settings:ComputeSettings",
     "tracking": "hellora.experiments.settings:TrackingSettings",
 }

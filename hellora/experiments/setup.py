@@ -44,6 +44,7 @@ class Setup:
     connect: Callable[["Setup"], AbstractContextManager[Backend]]
     clients: Mapping[str, Any] = field(default_factory=dict)  # what those of a network said of themselves, by name
     run_id: str = ""  # under which clients of a network keep tensors of their own
+    validated: Parts = field(default_factory=list)  # each client's validation rows where heads are personal
 
     @cached_property
     def test(self) -> Encoded:
@@ -55,6 +56,11 @@ class Setup:
         found = encode_rows(self.experiment.task, self.base, self.corpus.test)
         found.note(f"{self.experiment.data.evaluate_on} ")
         return found
+
+    @cached_property
+    def validation(self) -> Encoded:
+        """Encode the validation data, once; a run that may end early has some."""
+        return encode_rows(self.experiment.task, self.base, self.corpus.validation)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -126,15 +132,27 @@ class Setup:
             return replace(found, sampled=(len(rows), len(self.test)))
         if not self.held_out:
             return self.evaluate_adapter(state.adapter, self.corpus.test, self.test, asked)
+        return self.evaluate_clients(state, self.held_out, asks)
+
+    def validate(self, state: ServerState) -> Evaluation:
+        """Evaluate on all validation data; where clients have models of their own, each on its own part of them."""
+        if self.validated:
+            return self.evaluate_clients(state, self.validated, asks=False)
+        encoded, rows = self.validation, self.corpus.validation
+        assert rows is not None  # as they are encoded
+        return self.evaluate_adapter(state.adapter, rows, encoded, rows.select(()))
+
+    def evaluate_clients(self, state: ServerState, parts: Parts, asks: bool) -> Evaluation:
+        """Evaluate each client's own model on its part of the rows, and their mean."""
         own_models = {}
-        for client, rows in enumerate(self.held_out):
+        for client, rows in enumerate(parts):
             if len(rows):
                 adapter = with_private(state.adapter, state.private.get(client, {}))
                 own, encoded = self.work.data.select(rows), self.work.encoded.select(rows)
                 asked = own if asks else own.select(())
                 own_models[client] = self.evaluate_adapter(adapter, own, encoded, asked)
         clients = {client: each.metrics for client, each in own_models.items()}
-        sizes = {client: len(rows) for client, rows in enumerate(self.held_out)}
+        sizes = {client: len(rows) for client, rows in enumerate(parts)}
         return Evaluation.of_clients(clients, sizes, [each.per_class for each in own_models.values()])
 
     def evaluate_on_test(self, adapter: Adapter) -> Evaluation:

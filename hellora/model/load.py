@@ -18,7 +18,7 @@ from hellora.core.errors import InputError
 from hellora.core.types import AdapterSpec, ModuleSpec
 from hellora.model.attention_choice import attention, no_attention
 from hellora.model.chat import turn_ends
-from hellora.model.location import HOLDS_ADAPTER, check_minilm, resolve_name
+from hellora.model.location import HOLDS_ADAPTER, check_minilm, place_of, resolve_name
 from hellora.model.memory import align, keep_unpacked
 from hellora.model.normalise import end_ids, settle_tokenizer, text_config
 from hellora.model.own_heads import OTHER_SIZE, class_names, match, own_head, settle_head, sizes_of
@@ -48,7 +48,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of each la
 def loading(settings: ModelSettings) -> Iterator[dict[str, Any]]:
     """Lend the arguments common to every load, and turn whatever transformers raises into one line."""
     common = {
-        "pretrained_model_name_or_path": resolve_name(settings.name),
+        "pretrained_model_name_or_path": place_of(settings),
         "trust_remote_code": settings.trust_remote_code,
     }
     verbosity, collecting = transformers_logging.get_verbosity(), gc.isenabled()

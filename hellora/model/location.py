@@ -5,6 +5,8 @@ import importlib.util
 from pathlib import Path
 
 from hellora.core.errors import InputError
+from hellora.core.given import GIVEN
+from hellora.model.settings import GivenModel, ModelSettings
 from hellora.model.smollm2 import smollm2_folder
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
@@ -41,6 +43,18 @@ def resolve_name(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"model.name: there is no folder {name}: say where it lies with --set model.name=…")
     return name
+
+
+def place_of(settings: ModelSettings) -> str:
+    """Return from where transformers loads a model. Raise InputError where it is an object that is not here."""
+    if isinstance(settings, GivenModel):
+        return settings.folder
+    if settings.name.startswith(GIVEN):
+        raise InputError(
+            f"model.name: {settings.name} is a loaded model that was given in Python: give the same again, with "
+            f"model=… and tokenizer=…"
+        )
+    return resolve_name(settings.name)
 
 
 def check_minilm(folder: Path) -> None:

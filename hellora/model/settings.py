@@ -1,7 +1,8 @@
 """The settings of the [model] table."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -63,3 +64,16 @@ class ModelSettings:
             raise InputError("model.dtype = 'auto' is settled by an experiment's device: name a dtype here")
         found: torch.dtype = getattr(torch, self.dtype)
         return found
+
+
+@dataclass(frozen=True)
+class GivenModel(ModelSettings):
+    """The settings of a model that was given; `name` is its fingerprint, and `folder` where it lies."""
+
+    folder: str = ""
+
+    @staticmethod
+    def of(settings: ModelSettings, name: str, folder: Path) -> "GivenModel":
+        """Return the same settings, of the model in a folder."""
+        same = {each.name: getattr(settings, each.name) for each in fields(ModelSettings)}
+        return GivenModel(**{**same, "name": name}, folder=str(folder))

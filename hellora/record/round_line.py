@@ -18,6 +18,7 @@ class Measured:
     metrics: Mapping[str, float] | None = None  # None: the round was not evaluated
     sample: Mapping[str, Any] | None = None  # None: of all test examples
     per_class: Mapping[str, Mapping[str, float]] | None = None  # scores by the classes' names; None: many, or none
+    validation: Mapping[str, float] | None = None  # metrics that may end the run; None: nothing may, or none were due
 
 
 def round_line(report: RoundReport, measured: Measured, seconds: float, before: Line | None) -> Line:
@@ -25,7 +26,8 @@ def round_line(report: RoundReport, measured: Measured, seconds: float, before: 
     attempts before the one that counted, and `sums` the waves in which clients summed their features to solve the head;
     their bytes are counted. `layer_scores` are those of rounds that measured
     them. `simulated_clock` is the sum of `simulated_seconds` so far. `sample` says of how many test examples `metrics`
-    and `per_class` are, with 95 % intervals; null where they are of all.
+    and `per_class` are, with 95 % intervals; null where they are of all. `validation` are the metrics that may end the
+    run, or null.
     """
     ranks = report.allocation.ranks.tolist()
     simulated = clock = None
@@ -42,11 +44,10 @@ def round_line(report: RoundReport, measured: Measured, seconds: float, before: 
         "metrics": measured.metrics,
         "sample": measured.sample,
         "per_class": measured.per_class,
+        "validation": measured.validation,
         "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},
         **diagnostic_fields(report.diagnostics),
-        "idle_rounds": idle_rounds(
-            report.allocation, report.counted.updated, before["idle_rounds"] if before else None
-        ),
+        "idle_rounds": idle_rounds(report.allocation, report.counted.updated, (before or {}).get("idle_rounds")),
         "layer_scores": new_layer_scores(report),
         "left_out": left_out(report),
         "uplink_bytes": report.uplink_bytes,

@@ -43,6 +43,7 @@ def check_line(line: Any, where: str) -> None:
     """Raise ValueError where a line of rounds.jsonl is not one that a run wrote."""
     checked(line, OF_LINE, where)
     check_numbers(line["metrics"] or {}, f"{where}metrics: ")
+    check_numbers(line.get("validation") or {}, f"{where}validation: ")
     check_numbers({"simulated_clock": line.get("simulated_clock")}, where)
     check_scores(line.get("per_class") or {}, f"{where}per_class: ")
     if line.get("sample") is not None:

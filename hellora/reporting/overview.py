@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hellora.core.errors import InputError
+from hellora.core.given import in_words
 from hellora.reporting.answers import answers
 from hellora.reporting.classes import classes
 from hellora.reporting.clients import drift, failures, labels, served
@@ -68,7 +69,7 @@ def untimed(run: RunRecord) -> list[Section]:
 
 def short(name: str) -> str:
     """Return the last part of a path, which is of one machine only; a name on the Hub is whole."""
-    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
+    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else in_words(name)
 
 
 def facts(run: RunRecord) -> list[tuple[str, str]]:
@@ -76,6 +77,7 @@ def facts(run: RunRecord) -> list[tuple[str, str]]:
     table = run.table
     method = table.get("method", {})
     stopped = [("stopped by", f"{run.error} (the whole is in {ERROR})")] if run.error and not run.summary else []
+    stopped += [("stopped early", run.summary["stopped"]["why"])] if run.summary and "stopped" in run.summary else []
     return [
         ("state", f"{len(run.lines)} of {table['rounds']} rounds" + ("" if run.summary else ", not ended")),
         *stopped,

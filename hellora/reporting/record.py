@@ -188,6 +188,8 @@ def read_summary(file: Path) -> Mapping[str, Any] | None:
             for group in summary["groups"]:
                 checked(group, {"layers": int, "rank": (int, list), "clients": int, "metrics": dict}, "groups: ")
             check_classes(summary)
+            if "stopped" in summary:
+                checked(summary["stopped"], {"why": str}, "stopped: ")
             for part in ("initial", "final", "clients"):
                 check_numbers(summary[part], f"{part}: ")
         return summary

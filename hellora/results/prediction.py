@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hellora.data.settings import LANGUAGE
 from hellora.experiments.machine import device_check, devices
 from hellora.experiments.own_code import named_code
 from hellora.model.resident import BaseModel
+from hellora.model.settings import GivenModel
 from hellora.record.atomic import write_atomically
 from hellora.record.run_folder import RunFolder
 from hellora.results.adapter_folder import USAGE_FILE, Usage, load_adapter, read_usage
@@ -41,8 +42,11 @@ class Predictor:
     adapter: Adapter
 
     @staticmethod
-    def load(source: Path, settings: Mapping[str, Any], allow: Collection[str] = ()) -> "Predictor":
+    def load(
+        source: Path, settings: Mapping[str, Any], allow: Collection[str] = (), given: GivenModel | None = None
+    ) -> "Predictor":
         """Load an exported adapter, merged weights, or a run: its adapter, or its checkpoint if it is not finished.
+        `given` is the base, where the run was given an object.
 
         Raises:
             InputError: there is nothing of the kind, a setting is wrong, or it names code that is neither in `allow`
@@ -52,7 +56,7 @@ class Predictor:
         finished = RunFolder(source).adapter
         folder = source if (source / USAGE_FILE).is_file() else finished
         if (folder / USAGE_FILE).is_file():
-            usage = read_usage(folder, settings, allowed)
+            usage = with_given(read_usage(folder, settings, allowed), given)
             base = ready(usage)
             return Predictor(usage, base, load_adapter(folder, usage, base))
         if not RunFolder(source).experiment.is_file():
@@ -62,10 +66,11 @@ class Predictor:
             )
         saved = Saved.read(source, allowed)
         usage = Usage.of_experiment(saved.experiment, saved.labels, saved.origin, settings, saved.turns)
+        usage = with_given(usage, given)
         return Predictor(usage, ready(usage), saved.state.adapter)
 
-    def read(self, file: str) -> Rows:
-        """Read the rows to predict, which need no labels."""
+    def read(self, file: str | Mapping[str, Any]) -> Rows:
+        """Read the rows to predict, which need no labels, of a file or of tables that are here, by split."""
         usage = self.usage
         return read_rows(file, usage.data, usage.task.columns, usage.labels, labelled=False)
 
@@ -150,6 +155,13 @@ def evaluate_file(
     if out is not None:
         write(out, as_json(metrics))
     return metrics
+
+
+def with_given(usage: Usage, given: GivenModel | None) -> Usage:
+    """Return the usage with the base that was given, where its name is that of its base."""
+    if given is None or given.name != usage.model.name:
+        return usage
+    return replace(usage, model=GivenModel.of(usage.model, given.name, Path(given.folder)))
 
 
 def ready(usage: Usage) -> BaseModel:

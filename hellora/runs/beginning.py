@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hellora.client import not_finite
-from hellora.core.errors import HelloraError, InputError
+from hellora.core.errors import HelloraError, InputError, nearest
 from hellora.core.state import Attempt, RoundReport, ServerState
 from hellora.experiments.setup import Setup
 from hellora.model.origin import Origin
@@ -40,6 +40,7 @@ def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState,
         raise InputError(
             f"model.name: the loss of {setup.experiment.model.name!r} is {initial['loss']} before training: {why}"
         )
+    check_metric(setup, state)
     record = {
         "initial": {} if setup.measured_by_clients else initial,  # it is not on what later metrics are on
         "clients": setup.clients,
@@ -55,6 +56,15 @@ def start(setup: Setup, folder: RunFolder, origin: Origin) -> tuple[ServerState,
         write_answers(folder.answers, None, [asdict(answer) for answer in found.answers])
     save_state(folder.checkpoint, state, record)
     return state, record
+
+
+def check_metric(setup: Setup, state: ServerState) -> None:
+    """Raise InputError where a run is to end early by a metric that is not measured."""
+    if not (name := setup.experiment.stop.metric):
+        return
+    known = setup.validate(state).metrics
+    if name not in known:
+        raise InputError(f"stop.metric = {name!r} is not measured{nearest(name, sorted(known))}")
 
 
 def why_it_fails(base: BaseModel, error: Exception) -> str:

@@ -13,6 +13,7 @@ from hellora.core.held_out import HeldOut
 from hellora.core.per_class import Label
 from hellora.core.state import RoundReport, ServerState
 from hellora.experiments.setup import Setup
+from hellora.experiments.stopping import Ended
 from hellora.record.round_line import Line, Measured
 
 
@@ -21,8 +22,10 @@ class Evaluations:
     """Evaluates the states after the rounds that are due, before a run goes on from them."""
 
     setup: Setup
+    lines: Sequence[Line] = ()  # of the rounds so far; the run adds to them
     last: Evaluation | None = None  # of the last state, if it was due
     answers: Sequence[Mapping[str, Any]] = ()  # of the last state, if prompts were due to be answered
+    validation: Mapping[str, float] | None = None  # metrics of the last state, if it was due and may end the run
 
     def problem_with(self, state: ServerState) -> str:
         """Evaluate a state if it is due; say why a run cannot go on from it, "" where it can."""
@@ -30,9 +33,12 @@ class Evaluations:
         if self.setup.measured_by_clients:
             return ""
         due = state.round % run.eval_every == 0 or state.round == run.rounds
-        asks = self.setup.experiment.task.asks(state.round, run.rounds, due)
         try:
-            self.last = self.setup.evaluate(state, whole=state.round == run.rounds, asks=asks) if due else None
+            self.validation = self.setup.validate(state).metrics if due and self.setup.experiment.stop.asked else None
+            ends = self.ended([{"round": state.round - 1, "validation": self.validation}])
+            rounds = state.round if ends else run.rounds
+            asks = self.setup.experiment.task.asks(state.round, rounds, due)
+            self.last = self.setup.evaluate(state, whole=state.round == rounds, asks=asks) if due else None
         except InputError as error:  # a metric of the user's own that worked until now
             raise RunError(str(error)) from error
         answers = self.last.answers if self.last else self.setup.answered(state) if asks else ()
@@ -53,8 +59,14 @@ class Evaluations:
         told of its own model."""
         found = told([report.client_metrics], self.known) if self.setup.measured_by_clients else self.last
         if found is None:
-            return Measured()
-        return Measured(found.metrics, found.sample, scores_of_round(found.per_class, self.setup.corpus.labels))
+            return Measured(validation=self.validation)
+        scores = scores_of_round(found.per_class, self.setup.corpus.labels)
+        return Measured(found.metrics, found.sample, scores, self.validation)
+
+    def ended(self, more: Sequence[Line] = ()) -> Ended | None:
+        """Say if, and why, the last round ends the run early; `more` is what is known of rounds without a line yet."""
+        measured = [(line["round"], line["validation"]) for line in (*self.lines, *more) if line.get("validation")]
+        return self.setup.experiment.stop.ended(measured)
 
     def final(self, state: ServerState, lines: Sequence[Line]) -> Evaluation:
         """Return the evaluation of a run that has ended; of clients elsewhere the last that each told."""

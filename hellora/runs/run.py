@@ -5,18 +5,15 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, cast
 
-from hellora.client.evaluation import Evaluation
 from hellora.client.per_class import by_name
 from hellora.core.errors import InputError
-from hellora.core.exchange import ClientFailure, ClientUpdate
 from hellora.core.metrics import asked_for
-from hellora.core.state import ServerState
-from hellora.core.types import ClientProfile
+from hellora.core.state import RoundReport, ServerState
 from hellora.core.version import __version__
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.machine import threads
@@ -27,7 +24,7 @@ from hellora.model.origin import Origin
 from hellora.record.answers import AnswerLine, read_answers, write_answers
 from hellora.record.atomic import write_atomically
 from hellora.record.checkpoint import save_state
-from hellora.record.last_good import last_good
+from hellora.record.last_good import LastGood, last_good
 from hellora.record.round_line import Line, round_line
 from hellora.record.run_folder import RunFolder, encoded
 from hellora.record.sealed import sealed_json
@@ -37,58 +34,15 @@ from hellora.runs.beginning import start, with_first_waves, with_solved_head
 from hellora.runs.evaluations import Evaluations
 from hellora.runs.fleet_record import fleet_record
 from hellora.runs.groups import served
+from hellora.runs.observer import Progress, ReportingBackend
 from hellora.runs.tracking import check_trackers, tracking
-from hellora.server.backend import Backend, Order
 from hellora.server.rounds import federate
 
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy")
 
 
-class Progress(Protocol):
-    """An observer wants to know how a run goes; every method may do nothing."""
-
-    def loading(self, experiment: Experiment, folder: Path) -> None:
-        """Note that data and model are about to be loaded."""
-
-    def noted(self, note: str) -> None:
-        """Note what a person has to know before the run goes on, such as a state that is damaged."""
-
-    def started(self, setup: Setup, metrics: Mapping[str, float], first_round: int) -> None:
-        """Note that they are loaded; `metrics` are those before round 0 or, of a run that is gone on with, the last."""
-
-    def head_solved(self, metrics: Mapping[str, float]) -> None:
-        """Note that the head is solved before round 0; `metrics` are those with it."""
-
-    def round_started(self, clients: int) -> None:
-        """Note that so many clients are asked to train, in a new round or a new attempt at it."""
-
-    def client_answered(self, answer: ClientUpdate | ClientFailure) -> None:
-        """Note that a client trained, or failed."""
-
-    def answered(self, round: int | None, answers: Sequence[AnswerLine]) -> None:
-        """Note what the model answers to the same prompts after a round, None before training; there are some."""
-
-    def round_finished(self, line: Line) -> None:
-        """Note that a round's line of `rounds.jsonl` is written, and its checkpoint."""
-
-
-class ReportingBackend(Backend):
-    """Tells `progress` of every answer that passes through a backend."""
-
-    def __init__(self, backend: Backend, progress: Progress) -> None:
-        self.backend, self.progress = backend, progress
-
-    def clients(self) -> Sequence[ClientProfile]:
-        return self.backend.clients()
-
-    def train(self, orders: Sequence[Order]) -> Iterator[ClientUpdate | ClientFailure]:
-        self.progress.round_started(len(orders))
-        for answer in self.backend.train(orders):
-            self.progress.client_answered(answer)
-            yield answer
-
-
 Record = Mapping[str, Any]  # what a checkpoint holds besides the state
+Rounds = Generator[Line, None, Mapping[str, Any]]  # what a run yields, and returns in the end
 Prepare = Callable[[Experiment, Record], Setup]  # the record is that of the run to go on with, else {}
 
 
@@ -117,6 +71,26 @@ def run_experiment(
         InputError: settings, data, model or folder do not fit; nothing has been computed.
         RunError: a round got too few usable updates, or a strategy raised; everything before it is kept.
     """
+    rounds = run_rounds(experiment, out, progress, resume, preparing, from_round)
+    while True:
+        try:
+            next(rounds)
+        except StopIteration as end:
+            return cast(Mapping[str, Any], end.value)
+
+
+def run_rounds(
+    experiment: Experiment,
+    out: Path,
+    progress: Progress,
+    resume: bool = False,
+    preparing: Prepare = lambda experiment, _: prepare(experiment),
+    from_round: int | None = None,
+) -> Rounds:
+    """Do as `run_experiment` does, and yield the line of each round once it is safe on disk; return the summary.
+
+    Who closes the generator between two rounds leaves a folder that can be gone on with.
+    """
     if from_round is not None and not resume:
         raise InputError("--from-round goes back in a run that is there: give --resume, too")
     check_trackers(experiment.tracking)
@@ -125,53 +99,56 @@ def run_experiment(
         if folder.summary.exists() and from_round is None:
             return folder.read_summary()
         same = begun.compute.threads if begun else 0  # results depend on the threads
-        return run_in(
-            folder,
-            experiment.with_threads(experiment.compute.threads or same or threads(experiment)),
-            progress,
-            preparing,
-            from_round,
-        )
+        experiment = experiment.with_threads(experiment.compute.threads or same or threads(experiment))
+        return (yield from rounds_in(folder, experiment, progress, preparing, from_round))
 
 
-def run_in(
+def rounds_in(
     folder: RunFolder, experiment: Experiment, progress: Progress, preparing: Prepare, from_round: int | None
-) -> Mapping[str, Any]:
-    """Run, or go on with, an experiment in the folder that it claimed."""
+) -> Rounds:
+    """Run, or go on with, an experiment in the folder that it claimed; yield each round's line, return the summary."""
     found = last_good(folder, from_round)
     lines, before = (found.lines, found.record) if found else ([], {})
-    progress.loading(experiment, folder.path)
-    for note in found.notes if found else ():
-        progress.noted(note)
+    tell_where(progress, experiment, folder, found)
     setup = preparing(experiment, before)
     check_data(setup, before)
     origin = origin_of(setup, before)
     folder.begin(experiment, lines, back=found is not None and found.back)
     record_fleet(folder, setup)
-    evaluations = Evaluations(setup)
-    digest = hashlib.sha256(b"".join(map(encoded, lines)))
+    evaluations, digest = Evaluations(setup, lines), hashlib.sha256(b"".join(map(encoded, lines)))
     with tracking(experiment, folder.path, lines) as tracked, setup.backend() as backend:
         state, record = (found.state, found.record) if found else start(setup, folder, origin)
         progress.started(setup, last_metrics(lines) if lines else record["initial"], state.round)
         tell_first(progress, [] if found else read_answers(folder.answers))
-        clock = time.perf_counter()
-        reporting = ReportingBackend(backend, progress)
+        clock, reporting = time.perf_counter(), ReportingBackend(backend, progress)
         state, record = with_solved_head(setup, folder, state, record, reporting)
         if state.round == 0 and "solved" in record:
             progress.head_solved(record["solved"]["metrics"])
-        for report in federate(state, setup.federation, reporting, setup, evaluations.problem_with):
+        going = federate(state, setup.federation, reporting, setup, evaluations.problem_with)
+        while not evaluations.ended() and (report := next(going, None)) is not None:
             report = with_first_waves(report, record)
             state, now = report.state, time.perf_counter()
-            previous = lines[-1] if lines else None
-            lines.append(round_line(report, evaluations.of(report), now - clock, previous))
+            answers = write_round(folder, lines, report, evaluations, now - clock)
             clock = now
-            folder.append(lines[-1])
-            answers = write_answers(folder.answers, report.round, evaluations.answers)
             digest.update(encoded(lines[-1]))
             save_state(folder.checkpoint, state, record | {"lines": digest.hexdigest()}, experiment.run.keep)
             tracked.tell(lines)
             tell_round(progress, lines[-1], answers)
-    return finish(setup, folder, state, evaluations.final(state, lines), record, lines, origin)
+            now = time.perf_counter()
+            yield lines[-1]
+            clock += time.perf_counter() - now  # what the caller does is no part of a round
+    if ended := evaluations.ended():
+        progress.noted(f"stopped early: {ended.why}")
+    return finish(setup, folder, state, evaluations, record, lines, origin)
+
+
+def write_round(
+    folder: RunFolder, lines: list[Line], report: RoundReport, evaluations: Evaluations, seconds: float
+) -> Sequence[AnswerLine]:
+    """Write the line of a finished round below those before it, and what was answered after it; return the answers."""
+    lines.append(round_line(report, evaluations.of(report), seconds, lines[-1] if lines else None))
+    folder.append(lines[-1])
+    return write_answers(folder.answers, report.round, evaluations.answers)
 
 
 def record_fleet(folder: RunFolder, setup: Setup) -> None:
@@ -179,6 +156,13 @@ def record_fleet(folder: RunFolder, setup: Setup) -> None:
     write_atomically(folder.clients, json.dumps(fleet_record(setup)).encode())
     if (planner := setup.federation.planner) is not None:
         write_atomically(folder.costs, json.dumps(planner.model.as_record()).encode())
+
+
+def tell_where(progress: Progress, experiment: Experiment, folder: RunFolder, found: LastGood | None) -> None:
+    """Tell what is about to be loaded, and what there is to know of the state that the run goes on from."""
+    progress.loading(experiment, folder.path)
+    for note in found.notes if found else ():
+        progress.noted(note)
 
 
 def tell_first(progress: Progress, answers: Sequence[AnswerLine]) -> None:
@@ -224,7 +208,7 @@ def finish(
     setup: Setup,
     folder: RunFolder,
     state: ServerState,
-    evaluation: Evaluation,
+    evaluations: Evaluations,
     record: Record,
     lines: Sequence[Line],
     origin: Origin,
@@ -235,6 +219,7 @@ def finish(
         shutil.rmtree(old, ignore_errors=True)
     save_adapter(draft, trained_by(setup, state, record["initial"], lines, origin), folder.adapter)
     draft.rename(folder.adapter)
+    evaluation, ended = evaluations.final(state, lines), evaluations.ended()
     final = lines[-1]["metrics"] or evaluation.metrics
     asked = asked_for(setup.experiment.table["task"]["metrics"], final)
     summary = {
@@ -242,6 +227,7 @@ def finish(
         "base_model": resolve_name(setup.experiment.model.name),
         "seed": setup.experiment.run.seed,
         "rounds": len(lines),
+        **({"stopped": ended.to_json()} if ended else {}),
         "initial": record["initial"],
         **({"solved": record["solved"]["metrics"]} if "solved" in record else {}),
         "final": final,
@@ -254,11 +240,16 @@ def finish(
         "seconds": round(sum(line["seconds"] for line in lines), 3),
         "simulated_seconds": lines[-1]["simulated_clock"],
         "data": data_record(setup),
-        "versions": {"hellora": __version__, "python": platform.python_version()}
-        | {name: version(name) for name in LIBRARIES},
+        "versions": versions(),
     }
     write_atomically(folder.summary, sealed_json(summary))
     return summary
+
+
+def versions() -> dict[str, str]:
+    """Say with which versions a run was computed."""
+    own = {"hellora": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in LIBRARIES}
 
 
 def trained_by(

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 def values_of(line: Line, split: str) -> dict[str, float]:
     """Return the numbers of a round, by the names that trackers show. `split` is what the metrics were measured on."""
     values = {f"{split}/{name}": value for name, value in (line["metrics"] or {}).items()}
+    values |= {f"validation/{name}": value for name, value in (line.get("validation") or {}).items()}
     if (loss := train_loss(line)) is not None:
         values["train/loss"] = loss
     values |= {

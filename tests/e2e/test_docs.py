@@ -127,6 +127,22 @@ def test_what_a_page_shows_runs_in_its_order(hellora: Callable[..., Any], user: 
                 follow(hellora, command)
 
 
+def test_the_notebook_runs_from_its_first_cell_to_its_last(user: Path) -> None:
+    """With the small quickstart, fewer rows, and fewer steps than its settings have."""
+    cells = json.loads((ROOT / "examples" / "own_data.ipynb").read_text())["cells"]
+    assert len(cells) <= 15
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+            names["frame"] = names["frame"].head(480)
+            names.get("settings", {}).update(rounds=3, train={"steps": 1, "batch_size": 4})
+    assert len(names["frame"]) == 480
+    assert names["run"].history["round"].tolist() == [0, 1, 2]
+    assert "accuracy" in (user / "own_data.html").read_text()
+
+
 def write(file: Path, block: Block) -> None:
     """A block with a title is a file of the reader's; settings in it are checked at once."""
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, sentences: Path, follow: Fol
         "mean_pooling": {},
         "embeddings": {**whole, "model.modules_to_save": ["embeddings"]},
         "own_head": {"task.head_type": "own", "model.classes": 5},
-        "pairs": {"data.text_pair": "text"},
+        "pairs": {"data.name": tiny_models.save_pairs(folder / "two"), "data.text_pair": "other"},
         "image": {"task.name": "image_classification", "model.name": vit, "data.name": folder / "colours", **three},
         "language": language,
         "tied": {**language, **whole, "model.name": tied, "model.modules_to_save": ["lm_head"]},

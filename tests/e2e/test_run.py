@@ -17,6 +17,7 @@ import torch
 from cards import Follow, code_of
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_models import save_pairs
 from tiny_models import sentences as tiny_sentences
 from transformers import BertModel
 
@@ -102,6 +103,7 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
             "metrics",
             "sample",
             "per_class",
+            "validation",
             "clients",
             "aggregation_error",
             "energy",
@@ -634,7 +636,8 @@ def test_the_readme_gives_the_same_logits_for_pairs_and_without_a_padding_token(
     settings = json.loads((model / "tokenizer_config.json").read_text())
     settings |= {"pad_token": None, "eos_token": "[SEP]"}
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
-    changes = (*changed("model.name", model), *changed("task.head_type", head), *changed("data.text_pair", "text"))
+    pairs = (*changed("data.name", save_pairs(tmp_path / "pairs")), *changed("data.text_pair", "other"))
+    changes = (*changed("model.name", model), *changed("task.head_type", head), *pairs)
     assert hellora("run", small, "--out", out, *changes, *changed("fleet.layers", [1, 2, 3])).status == 0
     check_readme(out, lambda names: dict(names["batch"]))
     assert "texts, pairs, padding=True" in code_in(out)

@@ -181,6 +181,18 @@ def test_parts_of_their_own_stay_with_clients_and_what_is_shared_ends_with_the_s
     assert one == other
 
 
+def test_a_deployment_ends_early_by_data_of_its_server(tiny_bert: Path, tmp_path: Path, trainers: FakeGrid) -> None:
+    def stopping(method: str) -> Experiment:
+        table = experiment(tiny_bert, tmp_path / "server", method).table
+        return check("early", {**table, "data": {**table["data"], "validation": 0.3}, "stop": {"target": 0.0}})
+
+    world = Deployed(trainers, lambda _: None)
+    summary = run_experiment(stopping(next(iter(METHODS))), tmp_path / "out", Silent(), preparing=world.prepare)
+    assert (summary["rounds"], summary["stopped"]["round"]) == (1, 0)
+    with pytest.raises(InputError, match="the server has nothing to end a run by: remove"):
+        run_experiment(stopping("fedsa"), tmp_path / "own", Silent(), preparing=world.prepare)
+
+
 def test_the_record_has_the_means_of_what_clients_tell_of_their_models(
     tiny_bert: Path, tmp_path: Path, trainers: FakeGrid
 ) -> None:

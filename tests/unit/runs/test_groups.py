@@ -226,3 +226,14 @@ def test_tuning_and_test_runs_train_the_same_clients_on_the_same_rows(prepared: 
     assert rows_in(test.work.parts) == rows_in(tuning.work.parts)
     assert len(tuning.corpus.test) == 19
     assert len(tuning.corpus.train) == 96 - 19
+
+
+def test_a_run_of_clients_own_models_may_end_by_the_other_half_of_what_they_hold_out(prepared: Prepare) -> None:
+    setup = prepared(method={"head": "local"}, data={"validation": 0.2}, stop={"patience": 1})
+    state = acting_state(setup)
+    for client, (test, validation) in enumerate(zip(setup.held_out, setup.validated, strict=True)):
+        assert not {*test} & {*validation}
+        assert not {*setup.work.parts[client]} & {*validation}
+    found = setup.validate(state)
+    assert found.rows == {client: len(rows) for client, rows in enumerate(setup.validated)}
+    assert found.metrics != setup.evaluate(state).metrics

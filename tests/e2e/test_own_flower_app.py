@@ -5,8 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import tiny_models
@@ -21,27 +21,17 @@ pytestmark = pytest.mark.flower
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The example with a tiny model and a few sentences."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import BertForSequenceClassification
-
     spec = importlib.util.spec_from_file_location("own_flower_app", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-
-    def network() -> Any:
-        bert = BertForSequenceClassification(
-            tiny_models.bert_config(num_hidden_layers=6, vocab_size=31000, num_labels=20)
-        )
-        return get_peft_model(bert, LoraConfig(task_type="SEQ_CLS", r=8, target_modules=["query", "value"]))
-
-    texts = [{"text": f"word {number}", "label": number % 20} for number in range(800)]
-    rows = {split: Dataset.from_list(texts) for split in ("train", "test")}
-    monkeypatch.setattr(module, "network", network)
-    monkeypatch.setattr(module, "docstrings", lambda: rows)
+    bert = tiny_models.save_bert(tmp_path / "bert", num_hidden_layers=6)
+    rows = Dataset.from_list([{"text": text, "label": len(text) % 20} for text, _ in tiny_models.sentences(600)])
+    monkeypatch.setattr(module, "resolve_name", lambda _: str(bert))
+    monkeypatch.setattr(module, "docstrings", lambda: {"train": rows, "test": rows})
     return module
 
 

@@ -233,9 +233,7 @@ def test_layers_are_scored_by_a_function_of_the_apps() -> None:
         return [1.0, 2.0, 9.0]
 
     settings = {"cohort": 3, "method.warmup": 0}
-    with pytest.raises(
-        InputError, match=r"fed_hello: method\.allocator = .* scores layers: give layer_scores"
-    ):
+    with pytest.raises(InputError, match=r"fed_hello: method\.allocator = .* scores layers: give layer_scores"):
         LoraStrategy("fed_hello", settings, clients=3)
     LoraStrategy("fed_hello", settings, clients=3, layer_scores=layer_scores, log=lambda _: None).start(
         grid_of(BUDGETS), ArrayRecord(initial()), num_rounds=1

@@ -3,7 +3,7 @@ setting, and formulas as MathML, which a browser draws by itself."""
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from html import unescape
 from pathlib import Path
 from posixpath import relpath
@@ -22,6 +22,8 @@ from hellora.experiments.own_code import NAMING
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))")
 SHOWN = re.compile(r"^```console\n\$ hellora show (?P<table>\w+)\n```\n", re.MULTILINE)
+CONSOLE = re.compile(r'<div class="language-console highlight">.*?</div>', re.DOTALL)
+OPTION = re.compile(r"(?<=[\s>])--[a-z][\w-]*")
 FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
 
 
@@ -59,7 +61,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Formulas, written as LaTeX between dollars, become MathML."""
+    """Formulas, written as LaTeX between dollars, become MathML; in commands, no line ends within an option."""
+    html = CONSOLE.sub(lambda block: OPTION.sub(r'<span class="option">\g<0></span>', block[0]), html)
     return FORMULA.sub(mathml, html)
 
 
@@ -95,8 +98,7 @@ def with_settings(markdown: str) -> str:
 
 def tables(name: str) -> Iterator[str]:
     """Yield the parts below a table's heading, as Markdown."""
-    own = catalogue.entry(name, catalogue.TABLE).settings
-    yield table(["setting", "takes", "default", "what it means"], map(cells, own))
+    yield rows_of(catalogue.entry(name, catalogue.TABLE).settings)
     for (section, key), kind in NAMING.items():
         if section == name:
             yield f"### `{section}.{key}`"
@@ -105,31 +107,25 @@ def tables(name: str) -> Iterator[str]:
 
 def of_kind(kind: str) -> Iterator[str]:
     """Yield the settings of all strategies of a kind, and which have none."""
-    (section, _), rows, without = registry.KEYS[kind], list[list[str]](), list[str]()
+    (section, _), without = registry.KEYS[kind], list[str]()
     for name in registry.names(kind):
         found = outline(f"{registry.FOLDERS[kind][0]}.{name}", base=registry.base_of(kind))
         page = catalogue.page_of_strategy(kind, name, list(found.defaults))
-        rows += [[linked(name, page), *cells(setting)] for setting in catalogue.settings(found, section)]
-        without += [] if found.defaults else [linked(name, page)]
-    if rows:
-        yield table([kind.replace("_", " "), "setting", "takes", "default", "what it means"], rows)
+        word = f"[`{name}`]({Path(page).relative_to('docs')})" if page else f"`{name}`"
+        if found.defaults:
+            yield f"{word}: {found.summary}"
+            yield rows_of(catalogue.settings(found, section))
+        else:
+            without.append(word)
     if without:
         yield f"Without settings: {', '.join(without)}."
 
 
-def linked(name: str, page: str) -> str:
-    return f"[`{name}`]({Path(page).relative_to('docs')})" if page else f"`{name}`"
-
-
-def cells(setting: Setting) -> list[str]:
-    """Return the cells of a row: the setting's own name, without its table."""
-    name = setting.key.rpartition(".")[2]
-    default = setting.value if setting.value in ("needed", "not set") else f"`{setting.value}`"
-    return [f"`{name}`", setting.takes, default, setting.meaning]
-
-
-def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in a frame by which the style sheet knows it."""
-    lines = [heading, ["---"] * len(heading), *rows]
+def rows_of(settings: Iterable[Setting]) -> str:
+    """Return a table with a row for each setting, under its name alone, in a frame that the style sheet knows."""
+    lines = [["setting", "takes", "default", "what it means"], ["---"] * 4]
+    for setting in settings:
+        default = setting.value if setting.value in ("needed", "not set") else f"`{setting.value}`"
+        lines.append([f"`{setting.key.rpartition('.')[2]}`", setting.takes, default, setting.meaning])
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     return f'<div class="settings" markdown>\n\n{text}\n\n</div>'

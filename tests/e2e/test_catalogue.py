@@ -67,7 +67,8 @@ def test_a_strategy_is_shown_with_what_its_settings_take_and_mean(hellora: Comma
     assert re.search(r"\nused by   bert_ledgar, .*\bquickstart\b", out)
     assert "\n  method.warmup = not set\n      whole number: rounds of randomized_geometric, T_RGD" in out
     assert (
-        '\n  method.pattern = "bottleneck"\n      one of triangle, inverted_triangle, bottleneck, uniform\n' in out
+        '\n  method.pattern = "bottleneck"\n      one of triangle, inverted_triangle, bottleneck, uniform: the shape'
+        in out
     ), "a type that is defined in another module"
 
 

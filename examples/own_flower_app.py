@@ -1,9 +1,9 @@
 """Hellora in a Flower app of one's own: your model, your loop, your data; hellora decides who trains what, and merges.
 
-python examples/own_flower_app.py        # six unequal clients on Flower's simulation, about a minute
-"""
+    python examples/own_flower_app.py        # six unequal clients on Flower's simulation, about a minute
 
-from functools import cache
+What a client does is code of its own: it borrows nothing from hellora but the data and the model to try it with.
+"""
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -34,7 +34,6 @@ class Classifier(nn.Module):
         return self.head((self.encoder(**tokens).last_hidden_state * mask).sum(1) / mask.sum(1))
 
 
-@cache
 def network():
     return Classifier(resolve_name("minilm")).eval()
 
@@ -82,7 +81,7 @@ def main(grid, _):
         return MetricRecord({"accuracy": float(right.float().mean())})
 
     strategy = LoraStrategy("random_layers", {"cohort": 4}, clients=CLIENTS)
-    result = strategy.start(grid, adapter, num_rounds=3, evaluate_fn=evaluate)
+    result = strategy.start(grid, adapter, num_rounds=2, evaluate_fn=evaluate)
     for server_round, metrics in result.evaluate_metrics_serverapp.items():
         print(f"after round {server_round}: accuracy {metrics['accuracy']:.3f}")
 

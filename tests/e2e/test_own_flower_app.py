@@ -43,9 +43,9 @@ def test_the_example_trains_each_client_within_its_layers(
     grid = FakeGrid({node: {"partition-id": node - 60, "num-partitions": len(nodes)} for node in nodes}, example.client)
     example.server(grid, Context(1, 0, {}, RecordDict(), {}))
     out = capsys.readouterr().out
-    assert re.findall(r"^after round (\d): accuracy [01]\.\d{3}$", out, re.MULTILINE) == ["0", "1", "2", "3"]
+    assert re.findall(r"^after round (\d): accuracy [01]\.\d{3}$", out, re.MULTILINE) == ["0", "1", "2"]
     asked = [message for message in grid.asked if message.metadata.message_type == "train"]
-    assert len(asked) == 3 * 4
+    assert len(asked) == 2 * 4
     for message in asked:
         names = message.content.config_records["config"]["train"]
         layers = {found[1] for name in names if (found := re.search(r"\.layer\.(\d+)\.", name))}
@@ -57,9 +57,9 @@ def test_the_example_trains_each_client_within_its_layers(
 def test_the_example_runs_on_flowers_simulation() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "FLWR_TELEMETRY_ENABLED": "0"}
     ran = subprocess.run(
-        [sys.executable, str(EXAMPLE)], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(EXAMPLE)], env=environment, capture_output=True, text=True, timeout=600, check=False
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     accuracy = [float(found) for found in re.findall(r"^after round \d: accuracy (\S+)$", ran.stdout, re.MULTILINE)]
-    assert len(accuracy) == 4
+    assert len(accuracy) == 3
     assert accuracy[-1] > accuracy[0] + 0.1

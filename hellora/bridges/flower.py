@@ -23,12 +23,12 @@ from hellora.backends.records import num_bytes
 from hellora.backends.roster import Reply, Roster, content_of, plain
 from hellora.backends.wire import most_bytes, unflatten
 from hellora.bridges.arrays import Naming
+from hellora.bridges.joining import EXAMPLES, admitted, profile_of, said
 from hellora.bridges.methods import check_method, check_task
-from hellora.budgets.written import written_budget
-from hellora.core.errors import HelloraError, RunError
+from hellora.core.errors import RunError
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TrainSettings
 from hellora.core.state import ServerState
-from hellora.core.types import Adapter, Budget, ClientProfile
+from hellora.core.types import Adapter, ClientProfile
 from hellora.experiments.config import read_experiment
 from hellora.methods.sharing import answer_part, is_of
 from hellora.methods.strategies import Answers
@@ -36,7 +36,7 @@ from hellora.server.backend import Backend, Order
 from hellora.server.federation import Federation
 from hellora.server.rounds import heard, ordered, settled
 
-BUDGET, EXAMPLES, TRAIN = "budget", "num-examples", "train"  # a record and keys of the messages
+TRAIN = "train"  # the key that names what a client trains
 JOIN_SECONDS = 3600.0  # that a run waits for its clients
 
 ScoreLayers = Callable[[ArrayRecord], npt.ArrayLike]
@@ -258,40 +258,3 @@ def mean_metrics(answers: Answers) -> MetricRecord:
             found.setdefault(name, []).append((update.weight, value))
     means = {name: sum(w * v for w, v in pairs) / sum(w for w, _ in pairs) for name, pairs in found.items()}
     return MetricRecord({**means, "num-updates": len(answers)})
-
-
-# ------------------------------------------------------------------------------------------------------- who takes part
-
-
-def said(reply: Reply) -> dict[str, Any]:
-    """Return the budget that a node answers with. Raise ValueError where there is none."""
-    if isinstance(reply, str):
-        raise ValueError(reply)
-    if BUDGET not in reply.config_records:
-        raise ValueError(f'its answer to "query.join" has no ConfigRecord {BUDGET!r}')
-    return dict(reply.config_records[BUDGET])
-
-
-def admitted(_: int, fields: Mapping[str, Any]) -> str:
-    """Return the name of a client. Raise ValueError where its budget cannot be."""
-    profile_of(0, fields)
-    return str(fields["name"])
-
-
-def profile_of(client: int, fields: Mapping[str, Any]) -> ClientProfile:
-    """Return the profile of a client that says this of itself. Raise ValueError where it cannot be."""
-    if unknown := sorted(fields.keys() - {"name", EXAMPLES, "layers", "rank"}):
-        raise ValueError(f"its budget has {unknown[0]!r}: it may have name, {EXAMPLES}, layers and rank")
-    if not isinstance(fields.get("name"), str):
-        raise ValueError("its budget has no name, which is a text")
-    if not isinstance(examples := fields.get(EXAMPLES), int) or examples < 1:
-        raise ValueError(f"its budget has no {EXAMPLES}, which is at least 1")
-    return ClientProfile(client, examples, budget_of(fields))
-
-
-def budget_of(fields: Mapping[str, Any]) -> Budget:
-    rank = fields.get("rank")
-    try:
-        return written_budget("", layers=fields.get("layers"), rank=tuple(rank) if isinstance(rank, list) else rank)
-    except (HelloraError, TypeError, ValueError) as error:
-        raise ValueError(f"its budget cannot be: {error}") from error

@@ -64,4 +64,4 @@ class FakeGrid(Grid):
         return found
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        raise NotImplementedError
+        return self.pull_messages(self.push_messages(messages))

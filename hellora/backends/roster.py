@@ -101,8 +101,16 @@ def plain(text: str) -> str:
 class Roster:
     """A roster knows which node is which client, by name; it asks every node once."""
 
-    def __init__(self, grid: Grid, hello: RecordDict, log: Callable[[str], None], admit: Admit = name_of) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        hello: RecordDict,
+        log: Callable[[str], None],
+        admit: Admit = name_of,
+        read: "Callable[[Reply], dict[str, Any]] | None" = None,
+    ) -> None:
         self.grid, self.hello, self.log, self.admit = grid, hello, log, admit
+        self.read = read or understood  # what a node says of itself; ValueError: it says nothing of use
         self.asked: set[int] = set()
         self.refused: dict[int, tuple[float, float]] = {}  # by node: when it is asked again, and the wait after that
         self.nodes: dict[str, int] = {}  # by name
@@ -124,7 +132,7 @@ class Roster:
     def welcome(self, node: int, reply: Reply, connected: frozenset[int]) -> None:
         """Take a client in, or say why not; it may do better when it is asked again, a while later."""
         try:
-            fields = understood(reply)
+            fields = self.read(reply)
             name = self.admit(node, fields)
             if self.nodes.get(name, node) in connected - {node}:
                 raise ValueError(f"it says that it is {name}, who is here already")
@@ -150,8 +158,8 @@ class Roster:
             connected = self.refresh(BACK_SECONDS)
         return {name: self.nodes[name] for name in names if self.nodes.get(name) in connected}
 
-    def gather(self, enough: Callable[[], bool], seconds: float) -> None:
-        """Wait until enough clients have joined. Raise RunError when the time is up."""
+    def gather(self, enough: Callable[[], bool], seconds: float, advice: str = "start the others, --resume") -> None:
+        """Wait until enough clients have joined. Raise RunError, with advice, when the time is up."""
         until, told = time.monotonic() + seconds, -1
         while True:
             self.refresh(min(ASK_SECONDS, seconds))
@@ -161,9 +169,7 @@ class Roster:
                 told = len(self.nodes)
                 self.log(f"waiting for clients; here: {', '.join(sorted(self.nodes)) or 'none yet'}")
             if time.monotonic() > until:
-                raise RunError(
-                    f"only {len(self.nodes)} clients joined within {seconds:g} s: start the others, --resume"
-                )
+                raise RunError(f"only {len(self.nodes)} clients joined within {seconds:g} s: {advice}")
             time.sleep(1.0)
 
 

@@ -17,7 +17,7 @@ Kind = Annotated[
 
 @app.command("list")
 def list_(kind: Kind = None) -> None:
-    """List methods, tasks, partitioners and presets."""
+    """List tables of settings, methods, tasks, partitioners and presets."""
     from hellora.experiments import catalogue
 
     console = plain_console()
@@ -30,10 +30,13 @@ def list_(kind: Kind = None) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="of a preset, or of anything that `hellora list` has")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="of a preset, a table such as train, or anything that `hellora list` has"),
+    ],
     kind: Annotated[str | None, typer.Option(metavar="KIND", help="of a name of several kinds: preset …")] = None,
 ) -> None:
-    """Say what a preset or a strategy does, and its settings."""
+    """Say what a preset, a strategy or a table of settings is for, and its settings."""
     from hellora.experiments import catalogue
 
     entry = catalogue.entry(name, None if kind is None else catalogue.kind_called(kind))
@@ -48,5 +51,5 @@ def show(
         console.print("\nsettings", style="bold")
     for setting in entry.settings:
         say(console, f"  {setting.key} = {setting.value}", under=6)
-        if setting.meaning:
-            say(console, f"      {setting.meaning}", under=6)
+        if about := ": ".join(part for part in (setting.takes, setting.meaning) if part):
+            say(console, f"      {about}", under=6)

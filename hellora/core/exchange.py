@@ -116,7 +116,7 @@ class TrainSettings:
     momentum: float = 0.0  # of sgd
     weight_decay: float = 0.01  # torch's default for AdamW
     batch_size: int = 16  # examples per step
-    epochs: int = 1
+    epochs: int = 1  # passes over its own examples, in a round
     steps: int | None = None  # optimizer updates; replaces `epochs` where given
     same_batches: bool = False  # every epoch has the batches of the first, in another order
     clip_norm: float | None = None  # largest L2 norm of all trained gradients together

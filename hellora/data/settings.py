@@ -21,22 +21,22 @@ class DataSettings:
     subset: str = ""  # configuration of a hub data set
     train_split: str = "train"  # of a folder: the name of its files, or of the folder that they are in
     test_split: str = "test"  # where it is "test" and absent, "validation" or "dev" stands in
-    text: str = "text"
-    text_pair: str = ""
-    label: str = "label"
+    text: str = "text"  # a column
+    text_pair: str = ""  # the column of a second text; "" = there is none
+    label: str = "label"  # the column of the class, or of a number
     labels: tuple[str, ...] = ()  # several columns in its place: of numbers, or one-hot, a label each
     separator: str = ""  # of labels in one text, such as ","
-    image: str = "image"
+    image: str = "image"  # the column of images
     tokens: str = ""  # a column of words, where each has a tag; "" = found by its name, as is that of tags
-    tags: str = ""
+    tags: str = ""  # the column of their tags
     messages: str = ""  # a column of conversations; "" = found by its name
     prompt: str = ""  # a template over columns, as is the response, such as "{instruction}"; "" = found by their names
-    response: str = ""
+    response: str = ""  # as the prompt
     system: str = (
         ""  # before conversations that have none: a text or a template; "" = a column `system`, if there is one
     )
     chosen: str = "chosen"  # of pairs of answers, the column of the preferred one
-    rejected: str = "rejected"
+    rejected: str = "rejected"  # and that of the other one
     as_chat: bool = False  # prompts and responses become turns, in the form of the model's chat template
     test_fraction: float = 0.1  # held out where the source has no test split
     proxy: str = (
@@ -51,7 +51,7 @@ class DataSettings:
     strict: bool = False  # refuse the first row that cannot be used
     unusable: float = 0.05  # the share of rows that may be left out because they cannot be used
     clients: int | None = None  # 20; of natural clients the most that take part, all where it is not given
-    partitioner: str = "dirichlet"
+    partitioner: str = "dirichlet"  # how the examples are dealt out to clients
 
     def __post_init__(self) -> None:
         for name in ("name", "train_split", "test_split", "partitioner"):

@@ -14,21 +14,24 @@ from hellora.experiments import registry
 from hellora.experiments.config import LISTS, own_table, whole_table
 from hellora.experiments.elsewhere import STRATEGIES, strategy_called
 from hellora.experiments.outlines import Outline, outline, place
+from hellora.experiments.own_code import NAMING
 from hellora.experiments.presets import preset_summaries, presets
-from hellora.experiments.sections import default_of, named_in
+from hellora.experiments.sections import SECTIONS, TOP, default_of, named_in
 from hellora.experiments.tables import Table, settings_of
 
-PRESET = "preset"
-KINDS = (*registry.FOLDERS, PRESET)
+PRESET, TABLE = "preset", "table"
+KINDS = (TABLE, *registry.FOLDERS, PRESET)
+TABLES = {"top": TOP, **SECTIONS}  # of an experiment file, and what holds the settings of each
 MOST_PRESETS = 12  # that use a strategy, and are named
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: its whole key, its value or default as it is written in a file, and what is known of it."""
+    """One setting: its whole key, its value or default as it is written in a file, what it takes and what it means."""
 
     key: str
     value: str
+    takes: str = ""
     meaning: str = ""
 
 
@@ -44,10 +47,12 @@ class Entry:
 
 def heading(kind: str) -> str:
     """Return what the names of a kind are headed with, such as "server optimizers"."""
-    return "presets" if kind == PRESET else registry.heading(kind)
+    return f"{kind}s" if kind in (PRESET, TABLE) else registry.heading(kind)
 
 
 def names(kind: str) -> list[str]:
+    if kind == TABLE:
+        return list(TABLES)
     return presets() if kind == PRESET else registry.names(kind)
 
 
@@ -55,6 +60,8 @@ def summaries(kind: str) -> dict[str, list[str]]:
     """Return the names of a kind, each with the lines that sum it up."""
     if kind == PRESET:
         return preset_summaries()
+    if kind == TABLE:
+        return {name: [outline_of(name).summary] for name in TABLES}
     return {name: [registry.summary(kind, name)] for name in registry.names(kind)}
 
 
@@ -73,18 +80,25 @@ def kind_called(word: str) -> str:
 
 
 def entry(name: str, kind: str | None = None) -> Entry:
-    """Describe a preset, or else a strategy of any kind; of a name of several kinds, the one that is asked for.
+    """Describe a preset, else a strategy of any kind, else a table; of a name of several kinds, the one that is asked
+    for.
 
     Raises:
         InputError: nothing is called that; the message has the nearest names.
     """
-    word = name.lower().replace("-", "_")
-    found = [each for each in (PRESET, *registry.FOLDERS) if kind in (None, each) and word in names(each)]
+    word = name.strip("[]").lower().replace("-", "_")
+    found = [each for each in (PRESET, *registry.FOLDERS, TABLE) if kind in (None, each) and word in names(each)]
     if not found:
         raise InputError(f"there is no {'name' if kind is None else kind} {name!r}{near(word, kind)}")
-    described = of_preset(word) if found[0] == PRESET else of_strategy(found[0], word)
+    described = described_as(found[0], word)
     others = [("see also", f"hellora show {word} --kind {other}") for other in found[1:]]
     return Entry(described.title, described.text, [*described.facts, *others], described.settings)
+
+
+def described_as(kind: str, name: str) -> Entry:
+    if kind == TABLE:
+        return of_table(name)
+    return of_preset(name) if kind == PRESET else of_strategy(kind, name)
 
 
 def near(word: str, kind: str | None) -> str:
@@ -140,11 +154,27 @@ def of_strategy(kind: str, name: str) -> Entry:
     return Entry(f"{name} ({kind.replace('_', ' ')})", texts, facts, list(settings(found, section)))
 
 
+def of_table(name: str) -> Entry:
+    """Describe a table of an experiment file, and say which of its keys name strategies."""
+    found, section = outline_of(name), "" if name == "top" else name
+    kinds = [kind.replace("_", " ") for (owner, _), kind in NAMING.items() if owner == section]
+    facts = [("besides", f"the settings of the {', '.join(kinds)} that it names: hellora list")] if kinds else []
+    title = f"[{section}] (table)" if section else "the top of an experiment file"
+    text = [" ".join(part.split()) for part in found.text.split("\n\n")]
+    return Entry(title, text, [*facts, ("docs", "docs/settings.md")], list(settings(found, section)))
+
+
+def outline_of(table: str) -> Outline:
+    module, _, name = TABLES[table].partition(":")
+    return outline(module, name)
+
+
 def settings(found: Outline, section: str) -> Iterator[Setting]:
-    """Yield the settings of a strategy with their defaults, and what they take and mean."""
+    """Yield the settings of a class with their defaults, and what they take and mean."""
+    dot = f"{section}." if section else ""
     for key, default in found.defaults.items():
-        parts = [part for part in (found.types[key], found.meanings[key]) if part]
-        yield Setting(f"{section}.{key}", "not set" if default is None else json.dumps(default), ": ".join(parts))
+        value = "needed" if key in found.needed else "not set" if default is None else json.dumps(default)
+        yield Setting(f"{dot}{key}", value, found.types[key], found.meanings[key])
 
 
 def presets_with(kind: str, name: str) -> list[str]:

@@ -12,11 +12,11 @@ class MethodSettings:
     """The [method] table names the strategies; their own settings are not among these."""
 
     start: str = "none"  # how the head is solved in closed form
-    sampler: str = "uniform"
-    allocator: str = "fed_hello"
-    dispatcher: str = "whole"
+    sampler: str = "uniform"  # who is asked
+    allocator: str = "fed_hello"  # who trains what
+    dispatcher: str = "whole"  # what a client receives
     local_training: tuple[str, ...] = ("plain",)  # rules of how a client trains, in order
-    aggregator: str = "participant_mean"
+    aggregator: str = "participant_mean"  # how unequal updates become one adapter
     head: HeadPolicy = "aggregate"  # aggregate, frozen, local, or closed_form: frozen, and solved again
     head_begins: HeadBegins = "solved"  # by the start, or drawn, and solved after rounds only
     head_rounds: int = 0  # it is solved again after every so many rounds, and the last; 0 = with closed_form the last

@@ -23,6 +23,7 @@ class Outline:
     text: str  # its docstring
     about: str  # the first paragraph of its module's, which cites what it is of
     defaults: Mapping[str, Any]  # of its fields, in order; None where a field has none, or one that is no literal
+    needed: frozenset[str]  # the fields without a default
     types: Mapping[str, str]  # in words
     meanings: Mapping[str, str]  # the comments beside them; "" where there is none
 
@@ -47,7 +48,8 @@ def outline(module: str, name: str = "", base: str = "") -> Outline:
     return Outline(
         text=ast.get_docstring(found) or "",
         about=(ast.get_docstring(tree) or "").partition("\n\n")[0],
-        defaults={key: literal(each.value) for key, each in fields.items()},
+        defaults={key: literal(module, each.value) for key, each in fields.items()},
+        needed=frozenset(key for key, each in fields.items() if each.value is None),
         types={key: type_in_words(module, each.annotation) for key, each in fields.items()},
         meanings={key: comment_beside(lines[each.lineno - 1 : each.end_lineno]) for key, each in fields.items()},
     )
@@ -125,7 +127,10 @@ def is_none(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and value.value is None
 
 
-def literal(value: ast.expr | None) -> Any:
+def literal(module: str, value: ast.expr | None) -> Any:
+    """Return a value that is written out in a module, or there has the name of one; None for any other."""
+    if isinstance(value, ast.Name) and (meant := assigned(module, value.id)) is not None:
+        return literal(*meant)
     try:
         return None if value is None else ast.literal_eval(value)
     except ValueError:

@@ -24,8 +24,8 @@ ALWAYS = (*USES, "prefix_cache", "prefix_cache_on_disk")
 class RunSettings:
     """The top of the file says how long a run is, and how many clients a round asks."""
 
-    seed: int = 0
-    rounds: int = 10
+    seed: int = 0  # of every random number of the run
+    rounds: int = 10  # how many
     cohort: int = 8  # clients per round
     min_clients: int = 1  # usable updates that a round needs
     attempts: int = 3  # cohorts tried in a round before the run stops
@@ -235,7 +235,7 @@ class PolicySettings:
 class ServerSettings:
     """The [server] table names the server optimizer; its own settings are not among these."""
 
-    optimizer: str = "average"
+    optimizer: str = "average"  # of the server's step on what was aggregated
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class ComputeSettings:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …; auto = every CUDA device, else the CPU
     workers: int = 1  # processes that train side by side; 0 = one per CUDA device, 1 on the CPU
     threads: int = 0  # CPU threads of each process; 0 = the machine's cores divided by the workers
-    eval_batch_size: int = 64
+    eval_batch_size: int = 64  # examples in one pass of an evaluation
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.threads < 0 or self.eval_batch_size < 1:

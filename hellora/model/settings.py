@@ -23,7 +23,7 @@ class ModelSettings:
     """The [model] table says which model is trained, and what shape its adapter has."""
 
     name: str = "minilm"  # hub id, local folder, "minilm" or "smollm2"
-    rank: int = 8
+    rank: int = 8  # of the global adapter
     alpha: float | None = None  # scale = alpha / rank; None = rank, so that the scale is 1, or √rank with rslora
     rslora: bool = False  # scale = alpha / √rank, of this rank for every client, whatever ranks clients train
     targets: tuple[str, ...] | Literal["all-linear"] = ()  # module name endings; () = usual attention projections
@@ -33,7 +33,7 @@ class ModelSettings:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"  # of the base weights; adapters are float32
     attn_implementation: str = ""  # eager, sdpa, flash_attention_2, flex_attention …; "" = transformers' choice
     quantization: Quantization = "none"  # of the linear modules inside the blocks; needs the extra `quantized`
-    trust_remote_code: bool = False
+    trust_remote_code: bool = False  # lets code that comes with the model run
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0 <= self.dropout < 1:

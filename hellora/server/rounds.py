@@ -246,14 +246,22 @@ class Tried:
 
 def attempt(state: ServerState, run: Federation, backend: Backend, lent: LentModel | None, number: int) -> Tried:
     """Do steps 1 to 3: allocate, order, and gather what clients answer, one answer after the other."""
+    return heard(*ordered(state, run, lent, number), backend)
+
+
+def ordered(state: ServerState, run: Federation, lent: LentModel | None, number: int = 0) -> tuple[Outbox, States]:
+    """Do step 1 and prepare step 2: return the orders of an attempt, and what its strategies want to find again."""
     context, allocation, states = allocate(run, state, lent, number)
     outbox = Outbox(run, state, context, allocation, estimates(run, allocation))
-    orders = outbox.orders
-    crossing = {order.client: outbox.crossing(order.client) for order in orders}
-    there = simulate(run, state.round, orders, outbox.estimated, crossing)
-    gathered = gather(run, orders, there.missing, backend.train(there.awaited))
-    record = gathered.record(allocation.clients, there, crossing)
-    return Tried(outbox, gathered, {**states, "dispatcher": outbox.seen.state}, there.seconds, record)
+    return outbox, {**states, "dispatcher": outbox.seen.state}
+
+
+def heard(outbox: Outbox, states: States, backend: Backend) -> Tried:
+    """Do step 3: gather what clients answer to the orders."""
+    crossing = {order.client: outbox.crossing(order.client) for order in outbox.orders}
+    there = simulate(outbox.run, outbox.state.round, outbox.orders, outbox.estimated, crossing)
+    gathered = gather(outbox.run, outbox.orders, there.missing, backend.train(there.awaited))
+    return Tried(outbox, gathered, states, there.seconds, gathered.record(outbox.allocation.clients, there, crossing))
 
 
 def settled(

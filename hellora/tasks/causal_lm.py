@@ -56,11 +56,11 @@ class CausalLM(Task):
     packing: bool = False  # a row of a step is several examples, up to max_length; none attends to another
     answers: int = 0  # prompts, of the validation data where there are any, else of the test data
     answers_every: int = 0  # rounds between answers; 0 = answers with each evaluation
-    answer_tokens: int = 64
+    answer_tokens: int = 64  # of an answer, at most
     temperature: float = 0.0  # of `hellora predict`; 0 = the likeliest token, which runs always take
     top_p: float = 1.0  # draw among the likeliest tokens that together have this probability
     stop: tuple[str, ...] = ()  # texts before which an answer of `hellora predict` ends
-    sampling_seed: int = 0
+    sampling_seed: int = 0  # of answers that are drawn
     columns: ClassVar[Columns] = "instruction"
     pipeline: ClassVar[str] = "text-generation"
 

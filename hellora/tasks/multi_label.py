@@ -28,9 +28,9 @@ answers = [[label for label, p in zip(labels, row) if p >= {threshold}] for row 
 class MultiLabel(TextTask):
     """Says of every label whether a text has it: where its probability is `threshold` or more."""
 
-    head_type: HeadType = "mean_pooling"
+    head_type: HeadType = "mean_pooling"  # on the mean of the last states, or the model's own
     max_length: int = 128  # tokens; longer texts are cut
-    threshold: float = 0.5
+    threshold: float = 0.5  # the probability from which a text has a label
     columns: ClassVar[Columns] = "text_labels"
     pipeline: ClassVar[str] = "text-classification"
 

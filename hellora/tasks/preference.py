@@ -41,12 +41,12 @@ class Preference(Task):
     beta: float = 0.1  # β: how much a step away from the reference costs
     label_smoothing: float = 0.0  # ε: the part of pairs that may be the wrong way round
     answers: int = 0  # these as of `causal_lm`
-    answers_every: int = 0
-    answer_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    sampling_seed: int = 0
+    answers_every: int = 0  # rounds between answers; 0 = answers with each evaluation
+    answer_tokens: int = 64  # of an answer, at most
+    temperature: float = 0.0  # of `hellora predict`; 0 = the likeliest token, which runs always take
+    top_p: float = 1.0  # draw among the likeliest tokens that together have this probability
+    stop: tuple[str, ...] = ()  # texts before which an answer of `hellora predict` ends
+    sampling_seed: int = 0  # of answers that are drawn
     columns: ClassVar[Columns] = "preference"
     pipeline: ClassVar[str] = "text-generation"
 

@@ -33,7 +33,7 @@ answers = [dict(zip(names, numbers)) for numbers in (logits * deviation + mean).
 class Regression(TextTask):
     """Says numbers of texts; those that it learns from are standardised by `mean` and `deviation`, of each."""
 
-    head_type: HeadType = "mean_pooling"
+    head_type: HeadType = "mean_pooling"  # on the mean of the last states, or the model's own
     max_length: int = 128  # tokens; longer texts are cut
     mean: tuple[float, ...] = ()  # of each number; () = that of the training data, of which clients tell sums
     deviation: tuple[float, ...] = ()  # likewise, its standard deviation

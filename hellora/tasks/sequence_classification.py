@@ -20,7 +20,7 @@ from hellora.tasks.common.texts import HeadType, TextTask
 class SequenceClassification(ClassTask, TextTask):
     """Classifies texts; `head_type` is mean_pooling (masked mean of the last hidden states, linear) or own."""
 
-    head_type: HeadType = "mean_pooling"
+    head_type: HeadType = "mean_pooling"  # on the mean of the last states, or the model's own
     max_length: int = 128  # tokens; longer texts are cut
     class_weights: Weights = ()  # of the loss in training: a number per class, in their order, or "balanced"
     label_smoothing: float = 0.0  # of the labels in training, from 0 to below 1

@@ -1,10 +1,12 @@
 """What there is to name: `hellora list` and `hellora show`."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from pages import ROOT
 from refusals import check_refusal
 
 from hellora.experiments import catalogue
-from hellora.experiments.registry import FOLDERS, KEYS, names
+from hellora.experiments.registry import FOLDERS, KEYS, named, names
 from hellora.experiments.sections import NAMING
+from hellora.experiments.tables import plain
 
 Command = Callable[..., Any]
 
@@ -64,7 +67,8 @@ def test_a_strategy_is_shown_with_what_its_settings_take_and_mean(hellora: Comma
     assert re.search(r"\nused by   bert_ledgar, .*\bquickstart\b", out)
     assert "\n  method.warmup = not set\n      whole number: rounds of randomized_geometric, T_RGD" in out
     assert (
-        '\n  method.pattern = "bottleneck"\n      one of triangle, inverted_triangle, bottleneck, uniform\n' in out
+        '\n  method.pattern = "bottleneck"\n      one of triangle, inverted_triangle, bottleneck, uniform: the shape'
+        in out
     ), "a type that is defined in another module"
 
 
@@ -81,7 +85,34 @@ def test_everything_can_be_shown(kind: str, name: str, monkeypatch: pytest.Monke
     facts = dict(shown.facts)
     assert all(shown.text)
     assert kind in ("task", "partitioner") or (ROOT / facts["docs"]).is_file()
-    assert all(setting.meaning and "Literal" not in setting.meaning for setting in shown.settings)
+    assert all(setting.takes and setting.meaning and "Literal" not in setting.takes for setting in shown.settings)
+
+
+@pytest.mark.parametrize("table", catalogue.TABLES)
+def test_a_table_is_shown_with_every_setting_that_it_may_have(table: str) -> None:
+    shown, place = catalogue.entry(table, "table"), catalogue.TABLES[table]
+    names = [setting.key.rpartition(".")[2] for setting in shown.settings]
+    assert names == [field.name for field in fields(named(place))]
+    assert all(setting.takes and setting.meaning for setting in shown.settings)
+    default = plain(asdict(named(place)()))
+    written = {name: json.loads(s.value) for name, s in zip(names, shown.settings, strict=True) if s.value != "not set"}
+    assert written == default
+
+
+def test_the_commands_know_tables(hellora: Command) -> None:
+    out = hellora("show", "train").out
+    assert out.startswith("[train] (table)\n")
+    assert "\n  train.batch_size = 16\n      whole number: examples per step\n" in out
+    assert hellora("show", "[train]").out == out
+    assert "\n  seed = 0\n" in hellora("show", "top").out
+    assert (
+        '\n  policy.may = ["recompute_frozen", "recompute_all", "micro_batch", "beside"]\n'
+        in hellora("show", "policy").out
+    )
+    assert (
+        "\nbesides   the settings of the server optimizer that it names: hellora list\n"
+        in hellora("show", "server").out
+    )
 
 
 def test_each_kind_has_a_key_of_its_own() -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from html.parser import HTMLParser
@@ -20,9 +21,12 @@ from browsing import Watching
 from pages import ROOT
 from playwright.sync_api import expect
 
+from hellora.experiments import catalogue
+from hellora.experiments.registry import KEYS, names, settings_of
+from hellora.experiments.sections import defaults_of
+
 pytestmark = pytest.mark.browser
 WIDTHS = [(1280, "light"), (390, "dark")]
-PHONE = 390
 # Whatever reaches beyond the window, and is not inside something that scrolls in itself.
 TOO_WIDE = """() => {
     const scrolls = (at) => at && (["auto", "scroll"].includes(getComputedStyle(at).overflowX)
@@ -31,6 +35,9 @@ TOO_WIDE = """() => {
         .filter((at) => at.getBoundingClientRect().right > innerWidth + 1 && !scrolls(at))
         .map((at) => at.outerHTML.slice(0, 80));
 }"""
+
+# Commands of which a part, such as the comment at their end, is only seen after scrolling.
+HIDDEN = "blocks => blocks.filter((at) => at.scrollWidth > at.clientWidth + 1).map((at) => at.textContent.slice(0, 80))"
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +143,31 @@ def test_the_reference_has_docstrings_fields_and_what_is_raised(site: Path) -> N
     assert "what fits a budget in bytes or seconds" in text  # RoundContext.planner, of another file
 
 
+def test_the_page_of_settings_has_a_row_for_each(site: Path) -> None:
+    rows = re.findall(r"<tr>\s*(.*?)\s*</tr>", (site / "settings.html").read_text(), re.DOTALL)
+    cells = [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<td>(.*?)</td>", row, re.DOTALL)] for row in rows]
+    found = Counter(row[0] for row in cells if row)
+    own = [key for place in catalogue.TABLES.values() for key in defaults_of(place)]
+    named = [key for kind in KEYS for name in names(kind) for key in settings_of(kind, name)]
+    assert found == Counter([*own, *named])
+    assert all(all(row) and len(row) == 4 for row in cells if row)
+    assert ["batch_size", "whole number", "16", "examples per step"] in cells
+
+
+def test_the_results_on_the_home_page_are_those_of_the_benchmark() -> None:
+    tables = (ROOT / "benchmarks" / "results" / "trec" / "table.md").read_text().split("## ")
+    measured = {text.partition("\n")[0]: text for text in tables}
+    rows = re.findall(
+        r"^\| (\w+) \| (0.*?) \| (0.*?) \| (.*?) \| (.*?) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 5
+    for name, alike, skewed, up, down in rows:
+        for setting, accuracy in (("iid", alike), ("dirichlet", skewed)):
+            (line,) = re.findall(rf"^\| {name} \|.*$", measured[setting], re.MULTILINE)
+            assert accuracy in line
+            assert f"| {up} | {down} |" in line
+
+
 # -------------------------------------------------------------------------------------------------------- in a browser
 
 
@@ -152,18 +184,21 @@ def test_a_page_opens_from_disk_without_a_word_to_anybody(
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
 
 
-def test_no_page_is_wider_than_a_phone_and_every_figure_loads(
+def test_no_page_is_wider_than_its_window_every_figure_loads_and_commands_are_seen_whole(
     opened: Callable[..., Watching], site: Path, pages: list[Path]
 ) -> None:
-    watching = opened((site / "index.html").as_uri(), PHONE)
+    page = opened((site / "index.html").as_uri()).page
     for each in pages:
         if each.name == "404.html":
             continue
-        watching.page.goto(each.as_uri())
-        assert watching.page.evaluate("document.documentElement.scrollWidth") <= PHONE, each.name
-        assert watching.page.evaluate(TOO_WIDE) == [], each.name
+        page.goto(each.as_uri())
+        for width, _ in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, each.name
+            assert page.evaluate(TOO_WIDE) == [], each.name
+            assert page.locator(".language-console code").evaluate_all(HIDDEN) == [], (each.name, width)
         empty = "images => images.filter((image) => !image.naturalWidth).map((image) => image.src)"
-        assert watching.page.locator("article img").evaluate_all(empty) == [], each.name
+        assert page.locator("article img").evaluate_all(empty) == [], each.name
 
 
 @pytest.fixture
@@ -180,10 +215,11 @@ def served(site: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_the_search_finds_a_page(opened: Callable[..., Watching], served: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "found"), [("stragglers asynchronous", "faq.html"), ("label_smoothing", "settings.html#taskname")]
+)
+def test_the_search_finds_a_page(opened: Callable[..., Watching], served: str, words: str, found: str) -> None:
     page = opened(f"{served}/index.html").page
     page.get_by_role("textbox", name="Search").click()
-    page.keyboard.type("stragglers asynchronous")
-    expect(page.locator(".md-search-result__link").first).to_have_attribute(
-        "href", re.compile("faq.html"), timeout=20_000
-    )
+    page.keyboard.type(words)
+    expect(page.locator(f'.md-search-result__link[href*="{found}"]').first).to_be_attached(timeout=20_000)

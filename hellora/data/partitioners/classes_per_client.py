@@ -22,7 +22,7 @@ MIN_SHARE = 10  # examples of a class that each of its holders has at least, whe
 class ClassesPerClient(Partitioner):
     """Every client holds `k` classes, and every class has a holder."""
 
-    k: int = 10
+    k: int = 10  # classes of each client
 
     def __post_init__(self) -> None:
         if self.k < 1:

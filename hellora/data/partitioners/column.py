@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Column(Partitioner):
     """Gives client i the rows with the i-th value of `column`, in sorted order of value."""
 
-    column: str
+    column: str  # each of its values is a client
 
     def partition(self, data: "Dataset", clients: int, seed: int) -> list[Indices]:
         values, client_of = values_of(data, self.column)

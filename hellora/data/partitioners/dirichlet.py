@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Dirichlet(Partitioner):
     """Gives clients few classes and unequal sizes where `alpha` is small; a large one comes close to iid."""
 
-    alpha: float = 0.3
+    alpha: float = 0.3  # the smaller, the more do clients' classes differ
     min_examples: int = 10  # per client; drawn anew, up to ten times, until every client has that many
 
     def __post_init__(self) -> None:

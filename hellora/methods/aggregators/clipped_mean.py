@@ -31,7 +31,7 @@ class ClippedMean(Aggregator):
     """
 
     max_norm: float = 10.0  # M
-    weighting: Weighting = "uniform"
+    weighting: Weighting = "uniform"  # clients count by their examples, or alike
 
     def __post_init__(self) -> None:
         check_weighting(self.weighting)

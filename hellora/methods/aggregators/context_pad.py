@@ -39,7 +39,7 @@ Padding = Literal["pad_a_only", "zero", "mean", "linear", "adjacent"]
 class ContextPad(Aggregator):
     """Pads clients of lower rank with their own context and counts them less; higher ranks weigh more."""
 
-    padding: Padding = "pad_a_only"
+    padding: Padding = "pad_a_only"  # what stands for the components that a client has not
     kappa: float = 1.0  # κ: a client's weight grows with the κ-th power of its rank in the module
     gamma: float = 1.0  # γ: how much of its weight a client has in the components that it was padded with
 

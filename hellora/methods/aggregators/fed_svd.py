@@ -38,7 +38,7 @@ class FedSvd(Aggregator):
     where B has not grown to its full rank. It needs max_rank <= d_in.
     """
 
-    weighting: Weighting = "samples"
+    weighting: Weighting = "samples"  # clients count by their examples, or alike
     period: int = 1  # rounds from one SVD to the next
 
     def __post_init__(self) -> None:

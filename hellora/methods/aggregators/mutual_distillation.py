@@ -47,12 +47,12 @@ class MutualDistillation(Aggregator):
     trained keeps its prototype in step 1, bit for bit. In step 2 it teaches and learns like the others.
     """
 
-    temperature: float = 2.0
-    kd_weight: float = 1.0
+    temperature: float = 2.0  # of the probabilities that are compared
+    kd_weight: float = 1.0  # of the loss of distillation
     ce_weight: float = 0.3  # of the true labels; public examples without one add nothing
     kd_steps: int = 50  # per round and prototype, and never more than one pass over the public data
-    kd_batch_size: int = 16
-    kd_lr: float = 1e-3
+    kd_batch_size: int = 16  # public examples in a step
+    kd_lr: float = 1e-3  # of AdamW on the server
     ensemble: Ensemble = "uniform"  # w: alike, by rank, or by the examples that a rank was trained on this round
     include_self: bool = True  # False: a prototype learns from the others only
     top_k: int = 64  # of a language model: teachers say this much about each token, and the mass of the rest

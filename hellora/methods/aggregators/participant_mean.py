@@ -23,7 +23,7 @@ from hellora.methods.strategies import Aggregator, Answers
 class ParticipantMean(Aggregator):
     """Averages over the clients that trained a component, weighted by examples (tokens, of language) or uniformly."""
 
-    weighting: Weighting = "samples"
+    weighting: Weighting = "samples"  # clients count by their examples, or alike
 
     def __post_init__(self) -> None:
         check_weighting(self.weighting)

@@ -23,7 +23,7 @@ class ProductSvd(Aggregator):
     truncation the components beyond the smallest rank fade from round to round (rank collapse, arXiv 2602.13486).
     """
 
-    weighting: Weighting = "samples"
+    weighting: Weighting = "samples"  # clients count by their examples, or alike
 
     def __post_init__(self) -> None:
         check_weighting(self.weighting)

@@ -24,7 +24,7 @@ class ProductUpdate(Aggregator):
     It is exact up to that cut. A component that few clients train moves by their share of the weights only.
     """
 
-    weighting: Weighting = "samples"
+    weighting: Weighting = "samples"  # clients count by their examples, or alike
     eta: float = 1.0  # the server's learning rate
 
     def __post_init__(self) -> None:

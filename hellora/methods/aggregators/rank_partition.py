@@ -29,7 +29,7 @@ class RankPartition(Aggregator):
     is product_svd. It is biased with unequal ones: what a small client leaves out still pulls its first directions.
     """
 
-    weighting: Weighting = "samples"
+    weighting: Weighting = "samples"  # clients count by their examples, or alike
 
     def __post_init__(self) -> None:
         check_weighting(self.weighting)

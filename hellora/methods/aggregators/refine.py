@@ -30,7 +30,7 @@ class Refine(Aggregator):
     sent.
     """
 
-    weighting: Weighting = "samples"
+    weighting: Weighting = "samples"  # clients count by their examples, or alike
     ridge: float = 0.01  # λ, beside the squared lengths of A's rows
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ class Residual(Aggregator):
     matrix.
     """
 
-    weighting: Weighting = "samples"
+    weighting: Weighting = "samples"  # clients count by their examples, or alike
     residual_rank: int | None = None  # at most, by SVD; None: the smaller side of the matrix, which loses nothing
 
     def __post_init__(self) -> None:

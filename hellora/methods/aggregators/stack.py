@@ -37,7 +37,7 @@ class Stack(Aggregator):
     would never move.
     """
 
-    weighting: Weighting = "samples"
+    weighting: Weighting = "samples"  # clients count by their examples, or alike
     energy: float = 1.0  # of each round's sum; 1 keeps all of it
     residual_rank: int | None = None  # at most, by SVD; None: the smaller side of the matrix, which loses nothing
 

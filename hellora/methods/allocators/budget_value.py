@@ -32,7 +32,7 @@ Value = Literal["fisher", "geometric", "uniform"]
 class BudgetValue(Allocator):
     """Chooses the layers and ranks of the greatest value that the client can afford in bytes and seconds."""
 
-    value: Value = "uniform"
+    value: Value = "uniform"  # of a layer: measured, by a pattern, or alike
     refresh: int | None = None  # rounds between measurements of Fisher information; None = a tenth of the run
     pattern: Pattern = "bottleneck"  # of the geometric prior
 

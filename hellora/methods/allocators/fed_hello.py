@@ -25,9 +25,9 @@ class FedHello(Allocator):
 
     warmup: int | None = None  # rounds of randomized_geometric, T_RGD; None = a tenth of the run
     refresh: int | None = None  # rounds between refreshes, T_FIM; None = a tenth of the run
-    pattern: Pattern = "bottleneck"
-    scores: Source = "proxy"
-    resample: Resample = "every_round"
+    pattern: Pattern = "bottleneck"  # the shape over the model's depth by which layers are taken
+    scores: Source = "proxy"  # who scores the layers: the server on proxy data, or the clients
+    resample: Resample = "every_round"  # when a client draws its layers anew
 
     def __post_init__(self) -> None:
         if self.warmup is not None and self.warmup < 0:

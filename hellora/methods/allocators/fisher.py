@@ -44,12 +44,12 @@ def span(setting: int | None, rounds: int) -> int:
 class Fisher(Allocator):
     """Lets more clients train important layers, and measures importance anew every `refresh` rounds."""
 
-    scores: Source = "proxy"
+    scores: Source = "proxy"  # who scores the layers: the server on proxy data, or the clients
     refresh: int | None = None  # rounds between refreshes, T_FIM; None = a tenth of the run
     resample: Resample = "every_round"  # on_refresh: a client keeps its layers until the next refresh
-    clusters: int = 3
+    clusters: int = 3  # into which layers are put by their scores
     smoothing: float = 0.9  # of reported scores: how much of the old value stays when a layer is reported again
-    fallback: Pattern = "bottleneck"
+    fallback: Pattern = "bottleneck"  # the pattern where scores say nothing
 
     def __post_init__(self) -> None:
         for name, allowed in (("scores", get_args(Source)), ("resample", get_args(Resample))):

@@ -40,7 +40,7 @@ def pattern_layers(pattern: Pattern, capacity: int, num_layers: int) -> npt.NDAr
 class Geometric(Allocator):
     """Trains a fixed pattern of layers for each capacity."""
 
-    pattern: Pattern = "bottleneck"
+    pattern: Pattern = "bottleneck"  # the shape over the model's depth by which layers are taken
 
     def __post_init__(self) -> None:
         if self.pattern not in get_args(Pattern):

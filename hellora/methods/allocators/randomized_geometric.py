@@ -23,7 +23,7 @@ from hellora.methods.strategies import Allocator
 class RandomizedGeometric(Allocator):
     """Draws layers anew in every round, by a fixed pattern of probabilities."""
 
-    pattern: Pattern = "bottleneck"
+    pattern: Pattern = "bottleneck"  # the shape over the model's depth by which layers are taken
 
     def __post_init__(self) -> None:
         Geometric(self.pattern)  # the same patterns are valid

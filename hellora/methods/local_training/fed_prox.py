@@ -26,7 +26,7 @@ class FedProx(LocalTraining):
     """Penalises the squared distance from the received adapter, in its factors or in what they do."""
 
     mu: float = 0.01  # μ; 0 is plain training
-    form: Form = "factors"
+    form: Form = "factors"  # what stays near: the factors, or their product and the head
 
     def __post_init__(self) -> None:
         if not self.mu >= 0:

@@ -39,7 +39,7 @@ class LogitAdjustment(LocalTraining):
 
     tau: float = 1.0  # τ of prior and fedlc; 0 is plain training
     added_count: float = 1.0  # a of prior: examples that are added to the count of every class
-    adjustment: Adjustment = "prior"
+    adjustment: Adjustment = "prior"  # of the loss: by the prior, or as FedLC or FedRS have it
     absent_scale: float = 0.5  # α of fedrs, by which the logits of absent classes are multiplied; 1 is plain training
 
     def __post_init__(self) -> None:

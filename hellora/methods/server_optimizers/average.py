@@ -21,8 +21,8 @@ from hellora.methods.strategies import ServerOptimizer
 class Average(ServerOptimizer):
     """Adds the aggregated delta, with momentum; lr = 1 and momentum = 0 take the aggregated adapter as it is."""
 
-    lr: float = 1.0
-    momentum: float = 0.0
+    lr: float = 1.0  # of the server's step
+    momentum: float = 0.0  # of the server's steps
 
     def __post_init__(self) -> None:
         if not self.lr > 0 or not 0 <= self.momentum < 1:

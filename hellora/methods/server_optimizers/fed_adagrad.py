@@ -21,8 +21,8 @@ from hellora.methods.strategies import ServerOptimizer
 class FedAdagrad(ServerOptimizer):
     """The second moment only grows, so that steps become smaller."""
 
-    lr: float = 1e-2
-    beta1: float = 0.0
+    lr: float = 1e-2  # of the server's step
+    beta1: float = 0.0  # the share of the last mean of deltas that stays
     tau: float = 1e-3  # how much the server adapts: the smaller the more
 
     def __post_init__(self) -> None:

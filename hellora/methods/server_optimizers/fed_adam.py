@@ -21,9 +21,9 @@ from hellora.methods.strategies import ServerOptimizer
 class FedAdam(ServerOptimizer):
     """The second moment forgets, so that steps stay of one size."""
 
-    lr: float = 1e-2
-    beta1: float = 0.9
-    beta2: float = 0.99
+    lr: float = 1e-2  # of the server's step
+    beta1: float = 0.9  # the share of the last mean of deltas that stays
+    beta2: float = 0.99  # the share of the last mean of their squares that stays
     tau: float = 1e-3  # how much the server adapts: the smaller the more
 
     def __post_init__(self) -> None:

@@ -22,9 +22,9 @@ from hellora.methods.strategies import ServerOptimizer
 class FedYogi(ServerOptimizer):
     """The second moment changes slowly where deltas are sparse, so that steps cannot grow at once."""
 
-    lr: float = 1e-2
-    beta1: float = 0.9
-    beta2: float = 0.99
+    lr: float = 1e-2  # of the server's step
+    beta1: float = 0.9  # the share of the last mean of deltas that stays
+    beta2: float = 0.99  # the share of the last mean of their squares that stays
     tau: float = 1e-3  # how much the server adapts: the smaller the more
 
     def __post_init__(self) -> None:

@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from hellora.cli.arguments import Allow
-from hellora.runs.terminal import plain_console, quieten
+from hellora.cli.arguments import Allow, AsJson
+from hellora.runs.terminal import Voice, plain_console, quieten
 
 app = typer.Typer(rich_markup_mode=None)
 MOST_CLASSES = 20  # that `hellora evaluate` shows
@@ -35,13 +35,14 @@ def export(
         str | None, typer.Option(metavar="ID|NAME", help="its own adapter, where the method has such")
     ] = None,
     allow: Allow = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run's adapter as peft loads it, with a model card."""
     quieten()
     from hellora.results.exporting import export_run
 
     folder = export_run(run, out, merged, client, allow or ())
-    plain_console().print(f"{folder} (its README shows how to use it)", highlight=False)
+    Voice(as_json=as_json).end(f"{folder} (its README shows how to use it)", {"folder": str(folder), "merged": merged})
 
 
 @app.command()
@@ -59,7 +60,7 @@ def push(
     quieten()
     from hellora.results.pushing import push
 
-    plain_console().print(push(source, repo, private, merged, allow or ()), highlight=False)
+    Voice()(push(source, repo, private, merged, allow or ()))
 
 
 @app.command()

@@ -1,13 +1,14 @@
 """`hellora compare` runs methods × settings × seeds, and shows their means with intervals."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hellora.cli.arguments import Allow, Overrides, sources
+from hellora.cli.arguments import Allow, AsJson, Overrides, Quiet, sources
 from hellora.cli.ending import resumable
-from hellora.runs.terminal import default_folder, plain_console, quieten
+from hellora.runs.terminal import Voice, default_folder, quieten
 
 if TYPE_CHECKING:
     from hellora.comparing.plan import Comparison
@@ -58,6 +59,8 @@ def compare(
     allow: Allow = None,
     out: Annotated[Path | None, typer.Option(help="the comparison's folder [default: runs/compare-NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the comparison in the folder")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare methods over seeds, with 95 % intervals.
 
@@ -71,15 +74,15 @@ def compare(
     comparison = read_comparison(source, said, allow or ())
     from hellora.comparing.run import run_comparison  # it imports torch, and a wrong name is told without
 
-    folder = out or default_folder(f"compare-{Path(source).stem}", resume)
-    print_line(f"{extent(comparison)} → {folder}")
+    folder, say = out or default_folder(f"compare-{Path(source).stem}", resume), Voice(quiet, as_json)
+    say(f"{extent(comparison)} → {folder}")
     again = ["hellora", "compare", str(folder / "comparison.toml"), "--out", str(folder), "--resume"]
     again += allowing([*(allow or ()), *named_code(said)])
-    with resumable(again, print_line):
-        result = run_comparison(comparison, folder, print_line, resume)
-    show(result, folder)
+    with resumable(again, say.insist):
+        result = run_comparison(comparison, folder, say, resume)
+    show(result, folder, say)
     if result.failed:
-        print_line(f"{len(result.failed)} of {len(comparison.cells)} runs failed; --resume tries them again")
+        say.insist(f"{len(result.failed)} of {len(comparison.cells)} runs failed; --resume tries them again")
         raise typer.Exit(1)
 
 
@@ -117,17 +120,14 @@ def extent(comparison: "Comparison") -> str:
     return f"{' × '.join(factors)} = {len(comparison.cells)} runs{before}"
 
 
-def show(result: "Result", folder: Path) -> None:
+def show(result: "Result", folder: Path, say: Voice) -> None:
     """Print the tables and their notes, and where they are on disk."""
     from hellora.comparing.table import on_screen
 
-    console = plain_console()
-    for table in on_screen(result.rows):
-        console.print(table)
-    for line in (*result.notes, f"table: {folder / 'table.md'}, also as .csv and .json"):
-        console.print(line, highlight=False)
-
-
-def print_line(line: str) -> None:
-    """Print a line whatever brackets and colons are in it."""
-    plain_console().print(line, highlight=False)
+    if not say.as_json:
+        for table in on_screen(result.rows):
+            say.console.print(table)
+        for line in result.notes:
+            say(line)
+    found = json.loads((folder / "table.json").read_text(encoding="utf-8")) if say.as_json else {}
+    say.end(f"table: {folder / 'table.md'}, also as .csv and .json", {"comparison": str(folder), "table": found})

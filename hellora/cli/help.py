@@ -9,6 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 # In the order in which `hellora --help` shows them.
 EXAMPLES = {
     "run": "hellora run quickstart --set method.allocator=geometric --out runs/mine",
+    "init": "hellora init my.csv --out topics.toml",
     "plan": "hellora plan quickstart --round 3",
     "compare": "hellora compare quickstart --method a=method.allocator=geometric --method b=method.allocator=fed_hello",
     "report": "hellora report runs/quickstart",

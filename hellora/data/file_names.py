@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-FORMATS = (".parquet", ".jsonl", ".csv", ".json")
+FORMATS = (".parquet", ".jsonl", ".csv", ".tsv", ".json")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TAGGED = (".conll", ".bio", ".iob", ".iob2", ".txt")  # a word and its tag a line; read by tasks that tag words
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 IMAGES = (

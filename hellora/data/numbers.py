@@ -6,6 +6,7 @@ no number, such as "n/a" or "3,5", is that of a row that cannot be used.
 
 import math
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +20,7 @@ from hellora.data.settings import DataSettings
 NUMBERS = [Value("float64")]  # in the column `targets`
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 UNKNOWN = math.nan  # the number of a public example without one
+FRACTIONS = 10  # different numbers from which labels with fractions are amounts, and no classes
 VALUE = "value"  # the name of a number that is alone, whatever its column is called
 
 
@@ -72,3 +74,13 @@ def why_none(cell: Any, column: str) -> str:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return f"its '{column}' is empty"
     return f"its '{column}' is '{cell}', no number that is finite (they are written as 3.5 or 1e-3)"
+
+
+def are_amounts(labels: Sequence[Any]) -> bool:
+    """Tell whether labels are numbers, some with a fraction, of which there are many different ones."""
+    try:
+        numbers = {float(label) for label in labels}
+    except (TypeError, ValueError):
+        return False
+    finite = all(math.isfinite(number) for number in numbers)
+    return finite and len(numbers) >= FRACTIONS and not all(number.is_integer() for number in numbers)

@@ -134,6 +134,15 @@ def listed(cell: Any, may_be_list: bool = True) -> list[Any]:
     return cell.split()
 
 
+def are_tagged(words: Sequence[Any], tags: Sequence[Any]) -> bool:
+    """Say whether cells are words with a tag each: lists or, of texts, as many of these as of those, and somewhere more
+    than one."""
+    if words and isinstance(words[0], list) and isinstance(tags[0], list):
+        return True
+    counts = [(len(listed(of_row)), len(listed(of_tags))) for of_row, of_tags in zip(words, tags, strict=True)]
+    return bool(counts) and all(one == other for one, other in counts) and max(counts) > (1, 1)
+
+
 def tag_of(tag: Any, names: Sequence[str]) -> str:
     """Return a tag as a text; "" where there is none."""
     if names and isinstance(tag, int):

@@ -4,12 +4,11 @@
     chosen and rejected                       preference
     conversations, prompts with responses     causal_lm, or seq2seq of a model that encodes and decodes
     tokens and tags                           token_classification
-    a text with a label                       sequence_classification; of lists multi_label, of fractions regression
+    a text with a label                       sequence_classification; of several multi_label, of fractions regression
 
 What can be more than one of these, or none, is left to the usual task, or that of the preset.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from hellora.experiments import registry
 from hellora.experiments.sections import SECTIONS, defaults_of
 from hellora.experiments.tables import Table, build
 
-FRACTIONS = 10  # different numbers from which labels with fractions are amounts, and no classes
+TRIED = 20  # rows whose words and tags are counted
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ def fitting(data: Table, model: str) -> Iterator[FoundTask]:
 def by_columns(rows: Any, data: Any, family: str) -> Iterator[FoundTask]:
     """Yield what the columns of a `datasets.Dataset` are for, as the [data] table names them."""
     from hellora.data.forms import CONVERSATIONS, PAIRS
-    from hellora.data.tags import TAGS, TOKENS
+    from hellora.data.tags import TAGS, TOKENS, are_tagged
 
     names = set(rows.column_names)
-    texts = {data.text, data.label} <= names
+    texts = {data.text, *data.target_columns} <= names
     pairs = data.prompt or data.response or any({prompt, response} <= names for prompt, response, _ in PAIRS)
     known = (data.tokens, *TOKENS), (data.tags, *TAGS)
     words, tags = (next((name for name in each if name in names), "") for each in known)
@@ -88,10 +87,10 @@ def by_columns(rows: Any, data: Any, family: str) -> Iterator[FoundTask]:
         yield FoundTask("preference", f"{data.name} has answers of which one is preferred")
     elif data.messages or names & {*CONVERSATIONS}:
         yield from of_language(f"{data.name} has conversations", family)
-    elif words and tags and are_lists(rows[words][:1]) and are_lists(rows[tags][:1]):
+    elif words and tags and are_tagged(rows[words][:TRIED], rows[tags][:TRIED]):
         yield FoundTask("token_classification", f"{data.name} has tokens ('{words}') with tags ('{tags}')")
     elif texts and family != "decoder":
-        yield labelled(rows[data.label][:], data)
+        yield labelled([rows[column][:] for column in data.target_columns], data)
     elif pairs and not texts:
         yield from of_language(f"{data.name} has prompts with responses", family)
     elif data.text in names and not texts and family == "decoder":
@@ -106,26 +105,23 @@ def of_language(what: str, family: str) -> Iterator[FoundTask]:
         yield FoundTask("causal_lm", what)
 
 
-def labelled(labels: Sequence[Any], data: Any) -> FoundTask:
-    """Return the task of texts with these labels."""
-    texts, told = f"{data.name} has texts ('{data.text}') with", [label for label in labels if label is not None]
-    if are_lists(told[:1]):
-        return FoundTask("multi_label", f"{texts} lists of labels ('{data.label}')")
-    if are_amounts(told):
-        return FoundTask("regression", f"{texts} many numbers with fractions ('{data.label}')")
-    return FoundTask("sequence_classification", f"{texts} a class each ('{data.label}')")
+def labelled(columns: Sequence[Sequence[Any]], data: Any) -> FoundTask:
+    """Return the task of texts with these labels, in one column or in several."""
+    from hellora.data.label_sets import written_lists
+    from hellora.data.numbers import are_amounts
+
+    texts = f"{data.name} has texts ('{data.text}') with"
+    named = ", ".join(map(repr, data.target_columns))
+    told = [[label for label in cells if label is not None] for cells in columns]
+    if data.separator or are_lists(told[0][:1]) or written_lists(told[0]):
+        return FoundTask("multi_label", f"{texts} lists of labels ({named})")
+    if all(map(are_amounts, told)):
+        return FoundTask("regression", f"{texts} many numbers with fractions ({named})")
+    if len(told) > 1:
+        return FoundTask("multi_label", f"{texts} a column for each label ({named})")
+    return FoundTask("sequence_classification", f"{texts} a class each ({named})")
 
 
 def are_lists(cells: Sequence[Any]) -> bool:
     """Tell whether there is a cell, and it is a list."""
     return bool(cells) and isinstance(cells[0], list)
-
-
-def are_amounts(labels: Sequence[Any]) -> bool:
-    """Tell whether labels are numbers, some with a fraction, of which there are many different ones."""
-    try:
-        numbers = {float(label) for label in labels}
-    except (TypeError, ValueError):
-        return False
-    finite = all(math.isfinite(number) for number in numbers)
-    return finite and len(numbers) >= FRACTIONS and not all(number.is_integer() for number in numbers)

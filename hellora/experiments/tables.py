@@ -78,6 +78,7 @@ def build(cls: type, content: Mapping[str, Any], section: str, near: Collection[
         where = dot + ".".join(str(part) for part in first["loc"][:1])
         what = first["msg"].removeprefix("Value error, ")
         if first["type"] in ("list_type", "tuple_type"):
-            what = f"Input should be a list, such as {json.dumps([first['input']])}"
+            groups = ", with a value for each group of clients" if section == "fleet" else ""
+            raise InputError(f"{where} is a list{groups}: write {where} = {json.dumps([first['input']])}") from error
         given = f", not {first['input']!r}" if first["loc"] else ""
         raise InputError(f"{where.rstrip('.') or 'the experiment'}: {what}{given}") from error

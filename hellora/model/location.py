@@ -5,7 +5,8 @@ import importlib.util
 from pathlib import Path
 
 from hellora.core.errors import InputError
-from hellora.model.smollm2 import smollm2_folder
+from hellora.model.family import config_file
+from hellora.model.smollm2 import SMOLLM2_WHEEL, smollm2_folder
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED = {"minilm": MINILM_HUB, "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # and what the hub calls them
@@ -41,6 +42,18 @@ def resolve_name(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"model.name: there is no folder {name}: say where it lies with --set model.name=…")
     return name
+
+
+def is_here(name: str) -> bool:
+    """Tell whether a model is on this machine: in a folder, a wheel or the hub's cache. Nothing is loaded."""
+    if name == "smollm2":
+        return all(map(importlib.util.find_spec, (SMOLLM2_WHEEL, "gguf")))
+    if name == "minilm" and importlib.util.find_spec(MINILM_WHEEL):
+        return True
+    try:
+        return config_file(EMBEDDED.get(name, name)).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def check_minilm(folder: Path) -> None:

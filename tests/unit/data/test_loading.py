@@ -36,7 +36,7 @@ def texts(name: Path, train: str = "train", others: tuple[str, ...] = TEST) -> d
     return {key: split.data["text"][:] for key, split in load_splits(str(name), "", train, others).splits.items()}
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".json"])
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".tsv", ".json"])
 def test_a_file_is_the_training_split(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / f"all{suffix}", "a", "b")
     assert texts(tmp_path / f"all{suffix}") == {"train": ["a", "b"]}
@@ -154,7 +154,7 @@ def test_a_path_to_nothing(name: str) -> None:
         ("all.csv", b"text,label\na,1\nb,2,3\n", "is empty, damaged, or not .*Expected 2 columns, got 3"),
         ("all.csv", b"text,label,text\na,1,b\n", r"is empty, damaged, or not .*\(two columns are named 'text'\)"),
         ("all.csv", b"text\n", "has no rows: fill it or name other data"),
-        ("all.txt", b"a", r"does not end in \.parquet, \.jsonl, \.csv, \.json, nor in one of these and"),
+        ("all.txt", b"a", r"does not end in \.parquet, \.jsonl, \.csv, \.tsv, \.json, nor in one of these and"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path: Path, file: str, content: bytes, message: str) -> None:

@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 EXAMPLES = {
     "run": "hellora run quickstart --set method.allocator=geometric --out runs/mine",
     "init": "hellora init my.csv --out topics.toml",
-    "plan": "hellora plan quickstart --round 3",
+    "plan": "hellora plan quickstart --set method.allocator=geometric",
     "compare": "hellora compare quickstart --method a=method.allocator=geometric --method b=method.allocator=fed_hello",
     "report": "hellora report runs/quickstart",
     "watch": "hellora watch runs/quickstart",

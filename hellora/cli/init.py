@@ -59,7 +59,7 @@ def said(draft: "Draft") -> list[tuple[str, str, str]]:
     for section, content in draft.table.items():
         for key, value in content.items() if isinstance(content, dict) else ():
             why = draft.reason(section, key)
-            if why and section in ("task", "model", "data", "fleet"):
+            if why and section in ("task", "model", "data", "fleet") and (section, key) != ("data", "name"):
                 shown.append((f"{section}.{key}", as_toml(value), why))
     return shown
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hellora.server.federation import Federation
 
 app = typer.Typer(rich_markup_mode=None)
+BARE, PLANNED = 26, 76  # columns that the table of a round takes besides the ranks, without and with a budget's
 
 Planned = Annotated[
     str | None,
@@ -108,13 +109,15 @@ def plan_of_round(source: str, overrides: list[str], round: int, allow: Collecti
     if say.as_json:
         say.end("", {"round": round, "layers": federation.spec.num_layers, "clients": rows, "notes": notes})
         return
+    planned = federation.planner is not None
     table = Table("client", "layers", "allocation", title=title(federation, round))
     for column in table.columns[:2]:
         column.justify, column.no_wrap = "right", True
-    for name in ("budget", "policy", "peak") if federation.planner is not None else ():
+    for name in ("budget", "policy", "peak") if planned else ():
         table.add_column(name, justify="right")
+    room = say.console.width - (PLANNED if planned else BARE)
     for row in rows:
-        table.add_row(*in_cells(row, federation.planner is not None))
+        table.add_row(*in_cells(row, planned, room))
     say.console.print(table)
     for line in notes:
         say(line)
@@ -143,12 +146,14 @@ def of_estimate(estimate: "Estimate") -> dict[str, Any]:
     return known | {"seconds": estimate.seconds}
 
 
-def in_cells(row: Mapping[str, Any], planned: bool) -> list[str]:
-    """Write a client's row of the table."""
+def in_cells(row: Mapping[str, Any], planned: bool, room: int) -> list[str]:
+    """Write a client's row of the table, with runs of equal ranks where there is no room for all."""
     from hellora.core.units import in_bytes
 
     layers = sum(rank > 0 for rank in row["ranks"])
-    cells = [str(row["client"]), f"{layers} of {row['capacity']}", ranks_in_words(row["ranks"])]
+    ranks = ranks_in_words(row["ranks"])
+    ranks = ranks if len(ranks) <= room else shortened(row["ranks"])
+    cells = [str(row["client"]), f"{layers} of {row['capacity']}", ranks]
     if planned and "policy" in row:
         cells += [row["budget"], row["policy"], in_bytes(row["peak_bytes"])]
     elif planned:
@@ -216,10 +221,11 @@ def plan_of_budget(
         say.end("", {"model": name, "budget": budget, "choices": choices, "notes": found.assumptions})
         return
     deepest = found.planner.model.spec.num_layers - 1
-    headings = ["", "layers", f"ranks of layers 0 … {deepest}", "policy", "peak", "up", "time"]
+    headings = ["", "layers", "ranks", "policy", "peak", "up", "time"]
     headings += [] if measured is None else ["measured peak", "error", "operations/s"]
-    shown = Table(*headings, title=f"{name}, {budget}")
-    shown.columns[0].no_wrap = True
+    shown = Table(*headings, title=f"{name}, {budget}: ranks of layers 0 … {deepest}")
+    for column in (shown.columns[0], *shown.columns[4:7]):
+        column.no_wrap = True
     for choice in found.choices:
         row = row_of_choice(found, choice)
         if measured is not None and choice.estimate is not None:
@@ -244,7 +250,7 @@ def row_of_choice(plan: "BudgetPlan", choice: "Choice") -> list[str]:
         return [choice.name, "0", "nothing of this pattern fits"]
     policy, cost, took = choice.estimate.policy, choice.estimate.cost, choice.estimate.seconds
     time = f"{plan.relative_time(choice.ranks, policy):.2f} ×" if took is None else f"{took:.3g} s"
-    row = [choice.name, str((choice.ranks > 0).sum()), shortened(choice.ranks), policy.in_words]
+    row = [choice.name, str((choice.ranks > 0).sum()), shortened(choice.ranks.tolist()), policy.in_words]
     return [*row, in_bytes(cost.peak_bytes), in_bytes(cost.uplink_bytes), time]
 
 
@@ -257,7 +263,7 @@ def measured_in_words(measured: "Measured", estimate: "Estimate") -> list[str]:
     return [*found, f"{measured.speed:.3g}"]
 
 
-def shortened(ranks: "Ranks") -> str:
+def shortened(ranks: Sequence[int]) -> str:
     """Shorten runs of equal ranks: "·×24 16×8"."""
-    runs = [(rank, len(list(same))) for rank, same in groupby(ranks.tolist())]
+    runs = [(rank, len(list(same))) for rank, same in groupby(ranks)]
     return " ".join(f"{rank or '·'}" + (f"×{count}" if count > 1 else "") for rank, count in runs)

@@ -65,6 +65,17 @@ class Column:
         return bool(self.cells) and all(isinstance(cell, str) for cell in self.cells)
 
     @property
+    def are_encoded(self) -> bool:
+        """Return True if its cells are bytes, as they are or as `datasets` writes images."""
+        inside = [cell["bytes"] if isinstance(cell, dict) and "bytes" in cell else cell for cell in self.cells]
+        return bool(inside) and all(isinstance(cell, bytes) for cell in inside)
+
+    @property
+    def are_images(self) -> bool:
+        """Return True if its cells are paths of images."""
+        return self.are_texts and all(cell.lower().endswith(IMAGES) for cell in self.cells)
+
+    @property
     def are_lists(self) -> bool:
         return bool(self.cells) and all(isinstance(cell, list) for cell in self.cells)
 
@@ -165,13 +176,11 @@ def is_known_by_name(columns: Mapping[str, Column]) -> bool:
 
 
 def image_of(split: Split, columns: Mapping[str, Column]) -> str | None:
-    """Return the column of images: as the source declares it, encoded, or paths."""
-    for name, column in columns.items():
-        encoded = bool(column.cells) and isinstance(column.cells[0], dict) and "bytes" in column.cells[0]
-        paths = column.are_texts and all(str(cell).lower().endswith(IMAGES) for cell in column.cells)
-        if isinstance(split.data.features[name], Image) or encoded or paths:
-            return name
-    return None
+    """Return the column of images: as the source declares it, else encoded, else paths."""
+    declared = [name for name in columns if isinstance(split.data.features[name], Image)]
+    encoded = [name for name, column in columns.items() if column.are_encoded]
+    paths = [name for name, column in columns.items() if column.are_images]
+    return next(iter((*declared, *encoded, *paths)), None)
 
 
 def text_of(split: Split, columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[str, Found]:

@@ -9,6 +9,8 @@ import tomli_w
 from hellora.experiments.sections import SECTIONS
 from hellora.experiments.tables import Table
 
+SAID = "as you said"  # the reason of what a person chose
+WIDTH = 120  # of the longest line with a comment beside its setting; else the comment stands above
 COLUMN = 32  # where comments begin, if the setting is not longer
 
 
@@ -33,7 +35,7 @@ class Draft:
         """Say why a setting is as it is; "" where nothing is to be said."""
         value = self.table.get(section, {}).get(key) if section else self.table.get(key)
         known, why = self.reasons.get((section, key), (None, ""))
-        return why if known == value else "as you said"
+        return why if known == value else SAID
 
     def to_toml(self) -> str:
         """Write the file, tables in their usual order."""
@@ -47,9 +49,9 @@ class Draft:
         """Write the settings of a table, a line each; the reason of one that was changed since is left out."""
         written = []
         for key, value in content.items():
-            line = f"{key} = {as_toml(value)}"
-            why = self.reason(section, key)
-            written.append(f"{line:<{COLUMN - 1}} # {' '.join(why.split())}" if why else line)
+            line, why = f"{key} = {as_toml(value)}", " ".join(self.reason(section, key).split())
+            beside = f"{line:<{COLUMN - 1}} # {why}"
+            written += [line] if not why else [beside] if len(beside) <= WIDTH else [f"# {why}", line]
         return [*written, *([f"# {self.below[section]}"] if section in self.below else [])]
 
 

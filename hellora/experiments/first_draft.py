@@ -3,7 +3,7 @@
 What is guessed is read once as a run reads it, so that what cannot work is said before the file is written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +23,7 @@ from hellora.data.loading import Split, load_splits
 from hellora.data.partitioning import client_rows
 from hellora.data.settings import DataSettings
 from hellora.data.sources import Corpus
-from hellora.experiments.commented import Draft
+from hellora.experiments.commented import SAID, Draft, as_toml
 from hellora.experiments.config import check
 from hellora.experiments.experiment import Experiment
 from hellora.experiments.found_task import FoundTask, by_columns
@@ -38,7 +38,9 @@ from hellora.model.location import is_here
 from hellora.tasks import length_limit
 
 MOST_CLIENTS, LEAST_ROWS = 20, 10  # simulated clients, and rows of each
-MOST_STEPS = 50  # of a client in a round
+MOST_STEPS = 50  # of a client in a round; of a language model on a CPU fewer, and shorter ones, and a smaller test
+ON_A_CPU_STEPS, ON_A_CPU_LENGTH, ON_A_CPU_TEST = 10, 256, 300
+LANGUAGE_TASKS = ("causal_lm", "preference", "seq2seq")
 SHARES = ("1/3", "2/3", "all")
 COUNTS = ("cohort", "min_clients", "data.clients")  # of clients, which go together
 TO_SPARE = 0.8  # of the free memory that a client may take
@@ -90,6 +92,12 @@ class Known:
     free: int  # bytes, on the device that trains
     device: str
     as_chat: bool  # prompts and responses, for a model that is made to chat
+    given: Mapping[str, Any]  # of [data], by somebody
+
+    @property
+    def slow(self) -> bool:
+        """Return True if a step takes a good while."""
+        return self.device == "cpu" and self.task.name in LANGUAGE_TASKS
 
 
 def looked_at(source: str, given: Mapping[str, Any], changes: Mapping[str, Any]) -> Known:
@@ -114,6 +122,7 @@ def looked_at(source: str, given: Mapping[str, Any], changes: Mapping[str, Any])
         free=free,
         device=device,
         as_chat="model.name" not in changes and task.name == "causal_lm" and form_of(train, settings).kind == "pairs",
+        given=given,
     )
 
 
@@ -167,15 +176,19 @@ def sketch(known: Known) -> Draft:
     found.add("", "cohort", 1)
     found.add("task", "name", known.task.name, known.task.reason)
     if known.task.name != "image_classification":
-        found.add("task", "max_length", known.length, "tokens; what is longer is cut")
+        length = min(known.length, ON_A_CPU_LENGTH) if known.slow else known.length
+        why = "what is longer is cut" if length == known.length else f"on a CPU; most examples have {known.length}"
+        found.add("task", "max_length", length, f"tokens; {why}")
     found.add("model", "name", known.model.name, known.model.why)
-    found.add("model", "rank", 8, "of the adapter")
+    found.add("model", "rank", 8)
     add_data(found, known)
-    found.add("fleet", "layers", list(SHARES), "of the model's, that a third of the clients each can train")
+    found.add("fleet", "layers", list(SHARES), "of the model's: what a third of the clients each can train")
     found.add("method", "allocator", "fed_hello", "who trains which layers; `hellora list allocators` has others")
     found.add("train", "lr", known.model.lr, "where it does not learn, try a third of it, or three times as much")
-    language = known.task.name in ("causal_lm", "preference", "seq2seq")
+    language = known.task.name in LANGUAGE_TASKS
     found.add("train", "batch_size", 8 if language else 32 if known.length <= 64 else 16)
+    if known.slow:
+        found.add("train", "steps", ON_A_CPU_STEPS, "of a client in a round; on a GPU epochs = 1 may take its place")
     if gpu:
         found.add("train", "precision", "auto", "bf16 where the device has it")
     return found
@@ -183,15 +196,19 @@ def sketch(known: Known) -> Draft:
 
 def add_data(found: Draft, known: Known) -> None:
     """Write down which columns are read, what is held out, and how rows are dealt out to clients."""
-    found.add("data", "name", known.source, "a relative path begins where you run it")
+    relative = not Path(known.source).expanduser().is_absolute()
+    found.add("data", "name", known.source, "from the folder that you run it in" if relative else "")
+    for key, value in known.given.items():
+        found.add("data", key, value, SAID)
     for key, each in known.columns.items():
         found.add("data", key, each.value, each.why)
     if known.as_chat:
         found.add("data", "as_chat", True, "a prompt is the user's turn, its response the assistant's")
-    if not known.has_test:
+    if not (known.has_test or "test_fraction" in known.given):
         share = 0.1 if known.rows >= 1000 else 0.2 if known.rows >= 200 else 0.3
+        share = min(share, round(ON_A_CPU_TEST / known.rows, 3)) if known.slow else share
         found.add("data", "test_fraction", share, f"of the {known.rows} rows, to test on: there is no test split")
-    if "partitioner" not in known.columns:
+    if "partitioner" not in {*known.columns, *known.given}:
         found.add("data", "clients", 1)
         found.add("data", "partitioner", "iid", 'equal shares; "dirichlet" with alpha = 0.3 makes clients that differ')
 
@@ -203,33 +220,38 @@ def dealt_out(found: Draft, experiment: Experiment, corpus: Corpus, changes: Map
         clients = changes.get("data.clients") or max(1, min(MOST_CLIENTS, rows // LEAST_ROWS))
         found.add("data", "clients", clients, f"simulated, of about {rows // clients} training examples each")
     found.add("", "cohort", min(8, clients), "clients that train in a round")
-    each, batch = rows // clients, experiment.train.batch_size
-    if each > MOST_STEPS * batch:
-        found.add("train", "steps", MOST_STEPS, f"of a client in a round; an epoch has about {each // batch}")
-    else:
-        found.add("train", "epochs", 1, "of a client in a round")
     if not len(corpus.proxy):
         found.add("method", "scores", "clients", "there are too few test examples for the server to score layers on")
+    each, batch = rows // clients, experiment.train.batch_size
+    if experiment.train.steps is None and each > MOST_STEPS * batch:
+        found.add("train", "steps", MOST_STEPS, f"of a client in a round; an epoch has about {each // batch}")
+    elif experiment.train.steps is None:
+        found.add("train", "epochs", 1, "of a client in a round")
 
 
 def afforded(found: Draft, experiment: Experiment, corpus: Corpus, free: int) -> None:
     """Say what training takes in bytes and, where this machine has less, give each client what there is."""
-    if not is_here(experiment.model.name):
-        found.below["fleet"] = f"memory in its place: `hellora plan` says what {experiment.model.name} takes, once here"
-        return
-    bare = experiment.task.load(experiment.model, corpus.labels, 0, weights=False)
-    planner = planner_of(experiment, bare, length_limit(bare, experiment.task.max_tokens))
-    spec, client = planner.model.spec, ClientProfile(0, experiment.train.batch_size)
-    sizes = []
-    for share in SHARES:
-        depth = Budget(layers=Fraction(parse_layers(share))).capacity(spec.num_layers)
-        ranks = np.where(np.arange(spec.num_layers) < spec.num_layers - depth, 0, spec.max_rank)
-        peak = planner.needed_memory_bytes(planner.estimate_of(client, ranks, planner.policy).cost)
-        sizes.append(f"{-(-peak // 2**20)}MiB")
-    if peak <= TO_SPARE * free:
-        shown = ", ".join(f'"{size}"' for size in sizes)
-        found.below["fleet"] = f"memory = [{shown}] in its place is what the last third, two thirds, all layers take"
-    else:
+    try:
+        peaks = [] if not is_here(experiment.model.name) else peaks_of(experiment, corpus.labels)
+    except InputError:  # such as of a task that cannot be planned; a run of layers needs no plan
+        peaks = []
+    sizes = [f"{-(-peak // 2**20)}MiB" for peak in peaks]
+    if peaks and peaks[-1] > TO_SPARE * free:
         del found.table["fleet"]["layers"]
         size = f"{int(TO_SPARE * free) // 2**20}MiB"
         found.add("fleet", "memory", [size], f"all layers take {sizes[-1]}; what fits into less is planned")
+    elif peaks:
+        found.below["fleet"] = f"memory = {as_toml(sizes)}  # in its place: what the last third, two thirds, all take"
+
+
+def peaks_of(experiment: Experiment, labels: Sequence[str]) -> list[int]:
+    """Predict the memory, in bytes, in which a client trains each of SHARES of the layers, the deepest ones."""
+    bare = experiment.task.load(experiment.model, labels, 0, weights=False)
+    planner = planner_of(experiment, bare, length_limit(bare, experiment.task.max_tokens))
+    spec, client = planner.model.spec, ClientProfile(0, experiment.train.batch_size)
+    peaks = []
+    for share in SHARES:
+        depth = Budget(layers=Fraction(parse_layers(share))).capacity(spec.num_layers)
+        ranks = np.where(np.arange(spec.num_layers) < spec.num_layers - depth, 0, spec.max_rank)
+        peaks.append(planner.needed_memory_bytes(planner.estimate_of(client, ranks, planner.policy).cost))
+    return peaks

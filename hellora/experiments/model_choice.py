@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hellora.core.errors import InputError
 from hellora.core.units import in_bytes
+from hellora.experiments.commented import SAID
 from hellora.model.family import Family, family_of
 from hellora.model.location import is_here
 
@@ -67,16 +68,18 @@ def chosen_model(task: str, named: str | None, free_bytes: int, gpu: bool) -> Ch
     if named is not None:
         check_family(named, task, family)
         known = next((each.lr for each in CANDIDATES if each.name == named), USUAL_LR.get(family, 1e-3))
-        return Choice(named, "as you said", known)
+        return Choice(named, SAID, known)
     known_here = [each for each in CANDIDATES if each.family == family]
     fitting = [each for each in known_here if each.bytes <= free_bytes and (gpu or each.parameters <= MOST_ON_A_CPU)]
     small = min(known_here, key=lambda each: (each.parameters, not is_here(each.name)))
-    best = max(fitting, key=lambda each: (is_here(each.name), each.parameters, each.name != "smollm2"), default=small)
-    where = "is on this machine" if is_here(best.name) else "is fetched from the hub when the run begins"
+    size = 1 if gpu else -1  # a GPU takes the largest, a CPU the smallest: rounds take minutes there
+    rank = {each: (is_here(each.name), size * each.parameters, each.name != "smollm2") for each in fitting}
+    best = max(fitting, key=rank.__getitem__, default=small)
+    where = "on this machine" if is_here(best.name) else "fetched from the hub when the run begins"
     others = [each.name for each in fitting if each.name != best.name and each.parameters != best.parameters]
     also = f"; {others[-1]} would fit, too" if others else ""
-    fits = in_bytes(free_bytes) + " are free" if fitting else f"the smallest known here, for {in_bytes(free_bytes)}"
-    return Choice(best.name, f"{best.parameters / 1e6:.0f} M parameters, {where}, {fits}{also}", best.lr)
+    tight = "" if fitting else f", the smallest one known for {in_bytes(free_bytes)}"
+    return Choice(best.name, f"{best.parameters / 1e6:.0f} M parameters, {where}{tight}{also}", best.lr)
 
 
 def check_family(name: str, task: str, family: Family) -> None:

@@ -24,7 +24,7 @@ def write(path: Path, *texts: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         datasets.Dataset.from_dict({"text": texts}).to_parquet(path)
-    elif path.suffix == ".csv":
+    elif path.suffix in (".csv", ".tsv"):
         path.write_text("\n".join(["text", *texts]))
     elif path.suffix == ".jsonl":
         path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
@@ -65,6 +65,12 @@ def test_a_csv_cell_is_read_as_it_is(tmp_path: Path) -> None:
         "when": ["2024-01-02", "", "12:01"],
         "sure": ["true", "", "FALSE"],
     }
+
+
+def test_tabs_separate_cells_of_a_tsv_file(tmp_path: Path) -> None:
+    (tmp_path / "all.tsv").write_text('text\tlabel\na, b\t1\n"two\tcells"\t2\n')
+    data = load_splits(str(tmp_path / "all.tsv"), "", "train", TEST).splits["train"].data
+    assert data.to_dict() == {"text": ["a, b", "two\tcells"], "label": ["1", "2"]}
 
 
 def test_the_columns_of_several_csv_files_are_matched_by_name(tmp_path: Path) -> None:

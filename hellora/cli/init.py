@@ -48,7 +48,7 @@ def init(
         say(f"data: {line}", 6)
     for label, value, why in said(found):
         say(f"{label:<{LABELS}}{value}  ({why})" if why else f"{label:<{LABELS}}{value}", LABELS)
-    say.end(f"{file}: look at it, then hellora plan {file}, and hellora run {file}", {"file": str(file)})
+    say.end(f"wrote {file}; go on with: hellora plan {file}, hellora run {file}", {"file": str(file)})
 
 
 def said(draft: "Draft") -> list[tuple[str, str, str]]:

@@ -48,6 +48,7 @@ ELSEWHERE = {
     r"(run|plan) (vit_cifar100|vit_domainnet|bert_ledgar|distilbert_imdb|llama_\w+)": "needs the hub",
     r"(run|plan) (smollm2_\w+|qwen_chat)": "needs the hub",
     r"run llm_quickstart": "takes minutes",
+    r"hellora run topics.toml$": "takes minutes: test_init.py runs what is written for data of each task",
     r"hellora push ": "needs the hub: test_push.py",
     r"compare cifar100.toml": "needs the hub",
 }

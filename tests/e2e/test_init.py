@@ -88,7 +88,7 @@ def drafted(hellora: Command, file: Path, data: str, model: Path, *settings: str
     changes = [part for each in ("fleet.layers=[1, 2]", *settings) for part in ("--set", each)]
     answer = hellora("init", data, "--model", model, "--out", file, *changes)
     assert (answer.status, answer.err) == (0, "")
-    assert answer.out.endswith(f"{file}: look at it, then hellora plan {file}, and hellora run {file}\n")
+    assert answer.out.endswith(f"wrote {file}; go on with: hellora plan {file}, hellora run {file}\n")
     table = tomllib.loads(file.read_text())
     return {**table["data"], "task": table["task"]["name"]}
 

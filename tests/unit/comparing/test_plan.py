@@ -203,7 +203,7 @@ def test_a_grid_that_is_not_written_as_one(text: str) -> None:
     [
         (
             {"methods": {"c": {"method.allocator": "fed_helo"}}},
-            "method c, setting iid: there is no allocator 'fed_helo'",
+            "method c, setting iid: method.allocator: there is no allocator 'fed_helo'",
         ),
         ({"settings": {"c": {"data.alhpa": 1}}}, "method layers, setting c: unknown setting data.alhpa"),
         ({"methods": {"c": {"cohort": 21}}}, "method c, setting iid: cohort = 21 is more than data.clients = 20"),

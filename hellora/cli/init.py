@@ -30,7 +30,7 @@ def init(
     It finds task, columns, model, clients and budgets, says what it took for granted, and how to go on.
     """
     quieten()
-    from hellora.data.file_names import stem_of
+    from hellora.data.file_names import check_here, stem_of
     from hellora.experiments.overrides import parse_settings
 
     say, file = Voice(quiet), out or Path(f"{stem_of(Path(data).expanduser().resolve())}.toml")
@@ -38,9 +38,10 @@ def init(
         raise InputError(f"--out {file}: an experiment file ends in .toml")
     if file.exists() and not force:
         raise InputError(f"{file} is there already: name another with --out, or write over it with --force")
+    check_here(data)
     changes = parse_settings(overrides or ())
     changes |= {} if model is None else {"model.name": model}
-    from hellora.experiments.first_draft import draft  # it imports torch, and a file that is there is told without
+    from hellora.experiments.first_draft import draft  # it imports torch, and what may be wrong is told without
 
     found = draft(data, changes)
     write(file, found.to_toml())

@@ -15,7 +15,7 @@ from hellora.core.errors import InputError
 from hellora.core.seeds import seed_for
 from hellora.core.types import Budget, ClientProfile
 from hellora.core.units import in_bytes, parse_layers
-from hellora.data.file_names import is_tagged
+from hellora.data.file_names import check_here, is_tagged
 from hellora.data.forms import form_of
 from hellora.data.found_columns import Found, found_columns
 from hellora.data.lengths import usual_length
@@ -128,14 +128,8 @@ def looked_at(source: str, given: Mapping[str, Any], changes: Mapping[str, Any])
 
 def look_at(source: str, settings: DataSettings) -> Mapping[str, Split]:
     """Load the splits of a file or folder on this machine, just as they are."""
+    check_here(source)
     path = Path(source).expanduser()
-    if not path.exists():
-        raise InputError(
-            f"there is no file or folder {source}: name one with data; for data of the hub, hellora run quickstart "
-            f"--set data.name={source}"
-        )
-    if (path / "config.json").is_file() and not any(path.glob("*.csv")):
-        raise InputError(f"{source} is a model: name the data, and --model {source}")
     wanted = (source, settings.subset, settings.train_split, settings.test_names)
     if is_tagged(path):
         return load_splits(*wanted, "tokens").splits

@@ -33,8 +33,8 @@ class Candidate:
 CANDIDATES = (
     Candidate("minilm", "encoder", 22.7e6, 1.2e-2),
     Candidate("FacebookAI/roberta-base", "encoder", 125e6, 1e-3),
-    Candidate("smollm2", "decoder", 134.5e6, 2e-3),
-    Candidate("HuggingFaceTB/SmolLM2-135M-Instruct", "decoder", 134.5e6, 2e-3),
+    Candidate("smollm2", "decoder", 134.515e6, 2e-3),
+    Candidate("HuggingFaceTB/SmolLM2-135M-Instruct", "decoder", 134.515e6, 2e-3),
     Candidate("Qwen/Qwen2.5-0.5B-Instruct", "decoder", 494e6, 2e-4),
     Candidate("google-t5/t5-small", "encoder-decoder", 60.5e6, 1e-3),
     Candidate("facebook/deit-tiny-patch16-224", "images", 5.7e6, 5e-3),

@@ -13,6 +13,8 @@ import tiny_models
 from PIL import Image
 from refusals import check_refusal
 
+from hellora.experiments import first_draft, model_choice
+
 Command = Callable[..., Any]
 SENTENCES = tiny_models.sentences(60)
 Rows = Sequence[Mapping[str, Any]]
@@ -150,6 +152,37 @@ def test_every_assumption_stands_in_the_file_and_on_the_screen(
     assert "data: read 60 rows of own" in answer.out
     for words in ("task.name", "data.text", "by its name", "data.label", "3 classes", "as you said"):
         assert words in answer.out
+
+
+def test_where_training_takes_more_than_there_is_clients_have_a_budget(
+    hellora: Command, tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_draft, "peaks_of", lambda *_: [2**30, 2**35, 2**40])
+    monkeypatch.setattr(first_draft, "free_memory", lambda _: 2**30)
+    answer = hellora("init", "classes.csv", "--model", models["bert"], "--out", tmp_path / "mine.toml")
+    assert tomllib.loads((tmp_path / "mine.toml").read_text())["fleet"] == {"memory": ["819MiB"]}
+    assert "all layers take 1048576MiB; what fits into less is planned" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("task", "free", "gpu", "here", "chosen", "said"),
+    [
+        ("sequence_classification", 2**34, False, {"minilm"}, "minilm", "on this machine; FacebookAI/roberta-base"),
+        ("sequence_classification", 2**34, True, {"minilm"}, "minilm", "on this machine"),
+        ("regression", 2**34, True, set(), "FacebookAI/roberta-base", "fetched from the hub when the run begins"),
+        ("causal_lm", 2**34, False, {"smollm2"}, "smollm2", "135 M parameters, on this machine"),
+        ("causal_lm", 2**34, False, set(), "HuggingFaceTB/SmolLM2-135M-Instruct", "fetched from the hub"),
+        ("image_classification", 2**34, False, set(), "facebook/deit-tiny-patch16-224", "vit-base-patch16-224-in21k"),
+        ("seq2seq", 2**20, False, set(), "google-t5/t5-small", "the smallest one known for 1.0 MiB"),
+    ],
+)
+def test_the_model_is_one_that_is_here_and_fits(
+    monkeypatch: pytest.MonkeyPatch, task: str, free: int, gpu: bool, here: set[str], chosen: str, said: str
+) -> None:
+    monkeypatch.setattr(model_choice, "is_here", lambda name: name in here)
+    found = model_choice.chosen_model(task, None, free, gpu)
+    assert found.name == chosen
+    assert said in found.why
 
 
 def test_it_writes_over_nothing_unless_it_is_forced(hellora: Command, models: dict[str, Path], folder: Path) -> None:

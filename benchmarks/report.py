@@ -67,7 +67,7 @@ def write_run(folder: Path, rounds: int = ROUNDS, clients: int = CLIENTS, layers
         "per_class": {
             name: {"precision": 0.7, "recall": 0.8, "f1": 0.75, "examples": 100} for name in ("moon", "sea", "sun")
         },
-        "confusion": [[80, 10, 10], [10, 80, 10], [10, 10, 80]],
+        "confusion": {"labels": ["moon", "sea", "sun"], "counts": [[80, 10, 10], [10, 80, 10], [10, 10, 80]]},
         "uplink_bytes": sum(line["uplink_bytes"] for line in lines),
         "data": {"evaluated_on": "the test split"},
     }

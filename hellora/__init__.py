@@ -15,7 +15,7 @@ from hellora.core.errors import HelloraError, InputError, RunError
 from hellora.core.version import __version__
 
 if TYPE_CHECKING:
-    from hellora.comparing.run import Result
+    from hellora.comparing.results import Result
 
 __all__ = [
     "HelloraError",
@@ -107,6 +107,8 @@ def compare(
     methods: Mapping[str, Settings] | None = None,
     settings: Mapping[str, Settings] | None = None,
     seeds: Sequence[int] | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    target: float | None = None,
     tune: Mapping[str, Sequence[Any]] | None = None,
     budget: str | int | None = None,
     memory: Sequence[str] | None = None,
@@ -123,6 +125,8 @@ def compare(
         methods: by name, what makes a method: `{"geometric": {"method.allocator": "geometric"}}`
         settings: by name, what makes a setting to compare in: `{"skewed": {"data.alpha": 0.1}}`
         seeds: one run each; `[0, 1, 2]` if not given
+        sweep: values of settings, each one more setting to compare in: `{"fleet.availability": [1.0, 0.7]}`
+        target: of the main metric: what it costs each method to reach it
         tune: values to try for every method, on a validation split: `{"train.lr": [1e-3, 1e-2]}`
         budget: `"uplink"`, or bytes: compare at equal uplink
         memory: of each group of clients, such as `["2GiB", "8GiB"]`: compare at equal memory
@@ -132,16 +136,22 @@ def compare(
         allow: code that the files may name
 
     Returns:
-        The rows of the table, its notes, and which runs failed and why.
+        The `table` as a pandas DataFrame, its `rows` and `notes`, and which runs `failed` and why.
 
     Raises:
         InputError: something does not fit; nothing has been computed.
     """
-    from hellora.comparing.plan import changes_of, read_comparison
+    from rich.console import Console
+
+    from hellora.comparing.options import changes_of
+    from hellora.comparing.plan import read_comparison
     from hellora.comparing.run import run_comparison
 
-    changes = changes_of(experiment, methods, settings, tune, seeds, budget, memory, ridge_head)
-    return run_comparison(read_comparison(source, changes, allow), Path(out), print, resume)
+    changes = changes_of(
+        experiment, methods, settings, tune, sweep=sweep, seeds=seeds, target=target, budget=budget, memory=memory,
+        ridge_head=ridge_head,
+    )  # fmt: skip
+    return run_comparison(read_comparison(source, changes, allow), Path(out), Console(soft_wrap=True), resume)
 
 
 def report(*runs: str | Path, out: str | Path | None = None) -> Path:
@@ -241,9 +251,10 @@ def evaluate(
     Returns:
         The metrics by name, with those that `task.metrics` asks for. Of classes: accuracy, macro_f1, micro_f1, loss
         (nats per example), `per_class` (precision, recall, f1 and examples by class) and, of up to 50 classes,
-        `confusion`: of each class (rows, as in `per_class`) how many are taken for each. Of tagged words: entity_f1 (or
-        macro_f1 of plain tags), token_accuracy, loss (nats per word). Of language: loss (nats per token), perplexity
-        and, where `task.answers` asks for answers, rouge_l.
+        `confusion`: its `labels`, and as `counts` of each class (rows) how many are taken for each (columns); of more
+        `most_confused`: [class, taken for, examples] each. Of tagged words: entity_f1 (or macro_f1 of plain tags),
+        token_accuracy, loss (nats per word), `per_class` by kind of entity. Of language: loss (nats per token),
+        perplexity and, where `task.answers` asks for answers, rouge_l.
 
     Raises:
         InputError: the adapter, the file or a setting does not fit, or a label is none of the run's classes.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hellora.comparing.statistics import Cell, Run
+from hellora.comparing.runs import Cell, Run
 
 
 def run_of(
@@ -14,8 +14,9 @@ def run_of(
     metric: str = "accuracy",
     evaluated_on: str = "the test split",
     peaks: Mapping[int, int] | None = None,
+    clock: float | None = None,
 ) -> Run:
-    """A run whose rounds end with these accuracies (None: not evaluated) and send `uplink` bytes up each."""
+    """A run whose rounds end with these accuracies (None: not evaluated), each of `uplink` bytes and `clock` s."""
     lines = [
         {
             "round": i,
@@ -24,6 +25,7 @@ def run_of(
             "uplink_bytes": uplink,
             "downlink_bytes": 3 * uplink,
             "seconds": 0.5,
+            "simulated_clock": None if clock is None else clock * (i + 1),
         }
         for i, value in enumerate(accuracy)
     ]

@@ -1,19 +1,15 @@
 """These commands use what a run has trained: export, push, predict, evaluate."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from hellora.cli.arguments import Allow, AsJson
-from hellora.runs.terminal import Voice, plain_console, quieten
+from hellora.runs.terminal import Voice, plain_console, quieten, say
 
 app = typer.Typer(rich_markup_mode=None)
-MOST_CLASSES = 20  # that `hellora evaluate` shows
 
 Trained = Annotated[
     Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="what `hellora export` wrote, or a run's folder")
@@ -69,21 +65,29 @@ def predict(
     file: Examples,
     overrides: Overrides = None,
     allow: Allow = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help=".jsonl or .csv [default: print JSON lines]")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="write all of it there, .jsonl or .csv")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print all of it as JSON lines")] = False,
 ) -> None:
     """Say what an adapter predicts for each row.
 
-    That is a label with the probabilities of all classes, or a language model's answer.
+    That is a label with the likeliest classes, or a language model's answer; --out and --json have the probabilities of
+    all classes.
     """
     quieten()
+    from hellora.cli.tables import MOST_ROWS, predictions_table
     from hellora.experiments.overrides import parse_settings
-    from hellora.results.prediction import as_text, predict_file
+    from hellora.results.prediction import as_text, predict_shown
 
-    predictions = predict_file(source, file, parse_settings(overrides or ()), out, allow or ())
-    if out is None:
+    predictions, texts = predict_shown(source, file, parse_settings(overrides or ()), out, allow or ())
+    console = plain_console()
+    if json:
         sys.stdout.write(as_text(predictions))
-    else:
-        plain_console().print(f"{len(predictions)} predictions: {out}", highlight=False)
+    elif out is not None:
+        say(console, f"{len(predictions)} predictions: {out}")
+    elif predictions:
+        console.print(predictions_table(console, predictions, texts))
+        if len(predictions) > MOST_ROWS:
+            say(console, f"… and {len(predictions) - MOST_ROWS} more: --out FILE has all of them")
 
 
 @app.command()
@@ -92,33 +96,27 @@ def evaluate(
     file: Examples,
     overrides: Overrides = None,
     allow: Allow = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the metrics there, too (.json)")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="write all of it there, too (.json)")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print all of it as JSON")] = False,
 ) -> None:
     """Measure an adapter on labelled examples."""
     quieten()
+    from hellora.cli.tables import MOST_CLASSES, confusion_table, scores_table
     from hellora.experiments.overrides import parse_settings
-    from hellora.results.prediction import evaluate_file
+    from hellora.results.prediction import as_json, evaluate_file
 
     found = evaluate_file(source, file, parse_settings(overrides or ()), out, allow or ())
+    if json:
+        sys.stdout.write(as_json(found))
+        return
     metrics = {name: value for name, value in found.items() if isinstance(value, float)}
     console, width = plain_console(), max(12, *(len(name) + 2 for name in metrics))
     for name, value in metrics.items():
-        console.print(f"{name:<{width}}{value:.4f}", highlight=False)
-    if per_class := found.get("per_class"):
-        console.print(table_of_classes(per_class))
-    if per_class and len(per_class) > MOST_CLASSES:
-        console.print(f"{len(per_class)} classes, of which these have the lowest F1; --out has all", highlight=False)
-
-
-def table_of_classes(per_class: Mapping[str, Mapping[str, float]]) -> Table:
-    """Make a table of how well each class is recognised; of many classes, those of the lowest F1."""
-    table = Table("class")
-    for heading in ("precision", "recall", "F1", "examples"):
-        table.add_column(heading, justify="right")
-    shown = list(per_class.items())
-    if len(shown) > MOST_CLASSES:
-        shown = sorted(shown, key=lambda each: each[1]["f1"])[:MOST_CLASSES]
-    for name, scores in shown:
-        numbers = [f"{scores[key]:.3f}" for key in ("precision", "recall", "f1")]
-        table.add_row(Text(name), *numbers, str(scores["examples"]))
-    return table
+        say(console, f"{name:<{width}}{value:.4f}", under=width)
+    per_class = found.get("per_class", {})
+    if per_class:
+        console.print(scores_table(per_class))
+    if len(per_class) > MOST_CLASSES:
+        say(console, f"these {MOST_CLASSES} of {len(per_class)} classes have the lowest F1; --out FILE has all")
+    if (confused := confusion_table(found, console.width)) is not None:
+        console.print(confused)

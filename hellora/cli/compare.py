@@ -12,8 +12,9 @@ from hellora.runs.terminal import Voice, default_folder, quieten
 
 if TYPE_CHECKING:
     from hellora.comparing.plan import Comparison
-    from hellora.comparing.run import Result
+    from hellora.comparing.results import Result
 
+UNDER = 2  # columns before what goes on below a line
 app = typer.Typer(rich_markup_mode=None)
 
 Compared = Annotated[
@@ -36,6 +37,13 @@ Tune = Annotated[
     list[str] | None,
     typer.Option(metavar="SECTION.KEY=VALUE,…", help="values to try for every method, on a validation split"),
 ]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SECTION.KEY=VALUE,…", help="values of a setting, in each of which all are compared"),
+]
+Target = Annotated[
+    str | None, typer.Option(metavar="NUMBER", help="of the main metric: say what it costs each method to reach it")
+]
 Uplink = Annotated[
     str | None, typer.Option(metavar="uplink|BYTES", help="compare at equal uplink: the least of all, or so much")
 ]
@@ -51,6 +59,8 @@ def compare(
     methods: Methods = None,
     settings: Settings = None,
     seeds: Seeds = None,
+    sweep: Sweep = None,
+    target: Target = None,
     tune: Tune = None,
     budget: Uplink = None,
     memory: Memory = None,
@@ -70,7 +80,10 @@ def compare(
     from hellora.comparing.plan import read_comparison
     from hellora.experiments.own_code import allowing, named_code
 
-    said = changes(overrides, methods, settings, seeds, tune, budget, memory, ridge_head)
+    said = changes(
+        overrides, methods, settings, seeds, sweep=sweep, target=target, tune=tune, budget=budget, memory=memory,
+        ridge_head=ridge_head,
+    )  # fmt: skip
     comparison = read_comparison(source, said, allow or ())
     from hellora.comparing.run import run_comparison  # it imports torch, and a wrong name is told without
 
@@ -79,11 +92,8 @@ def compare(
     again = ["hellora", "compare", str(folder / "comparison.toml"), "--out", str(folder), "--resume"]
     again += allowing([*(allow or ()), *named_code(said)])
     with resumable(again, say.insist):
-        result = run_comparison(comparison, folder, say, resume)
-    show(result, folder, say)
-    if result.failed:
-        say.insist(f"{len(result.failed)} of {len(comparison.cells)} runs failed; --resume tries them again")
-        raise typer.Exit(1)
+        result = run_comparison(comparison, folder, say.console, resume)
+    show(result, folder, len(comparison.cells), say)
 
 
 def changes(
@@ -91,21 +101,26 @@ def changes(
     methods: list[str] | None,
     settings: list[str] | None,
     seeds: str | None,
+    *,
+    sweep: list[str] | None,
+    target: str | None,
     tune: list[str] | None,
     budget: str | None,
     memory: str | None,
     ridge_head: bool,
 ) -> dict[str, Any]:
     """Return what the command line says of a comparison, in the form of its file."""
-    from hellora.comparing.plan import changes_of, parse_grid, parse_named
+    from hellora.comparing.options import changes_of, parse_named, parse_values
     from hellora.experiments.overrides import parse_settings, parse_value
 
     return changes_of(
         parse_settings(overrides or ()),
         parse_named("--method", methods or ()),
         parse_named("--setting", settings or ()),
-        parse_grid(tune) if tune else None,
+        parse_values("--tune", tune) if tune else None,
+        sweep=parse_values("--sweep", sweep or ()),
         seeds=[parse_value(seed.strip()) for seed in seeds.split(",")] if seeds is not None else None,
+        target=target and parse_value(target),
         budget=budget and parse_value(budget),
         memory=[size.strip() for size in memory.split(",")] if memory is not None else None,
         ridge_head=ridge_head,
@@ -120,14 +135,18 @@ def extent(comparison: "Comparison") -> str:
     return f"{' × '.join(factors)} = {len(comparison.cells)} runs{before}"
 
 
-def show(result: "Result", folder: Path, say: Voice) -> None:
-    """Print the tables and their notes, and where they are on disk."""
+def show(result: "Result", folder: Path, runs: int, say: Voice) -> None:
+    """Print the tables and their notes, where they are on disk and, with a status of 1, that some runs failed."""
     from hellora.comparing.table import on_screen
 
     if not say.as_json:
-        for table in on_screen(result.rows):
+        for table in on_screen(result.rows, say.console):
             say.console.print(table)
         for line in result.notes:
-            say(line)
+            say(line, UNDER)
     found = json.loads((folder / "table.json").read_text(encoding="utf-8")) if say.as_json else {}
-    say.end(f"table: {folder / 'table.md'}, also as .csv and .json", {"comparison": str(folder), "table": found})
+    files = f"table: {folder / 'table.md'}, also as .csv, .json and .tex; figures: {folder / 'figures'}"
+    say.end(files, {"comparison": str(folder), "table": found})
+    if result.failed:
+        say.insist(f"{len(result.failed)} of {runs} runs failed; --resume tries them again")
+        raise typer.Exit(1)

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from hellora.client.own_metrics import Metric, Probabilities, more_metrics
-from hellora.client.per_class import Confusion, confusion_of
 from hellora.client.sample import Interval, accuracy_interval, loss_interval
 from hellora.core.exchange import Outputs, Precision
-from hellora.core.metrics import ClassScores
+from hellora.core.per_class import PerClass
 from hellora.core.types import Adapter
 from hellora.data.settings import ONE_CLASS
 from hellora.methods.context import Scores
@@ -30,33 +29,27 @@ from hellora.tasks import Answered, Batch, Encoded, Example, Task
 class Evaluation:
     """An evaluation says what an adapter makes of some rows.
 
-    `per_class` has how well each class is recognised that occurs or is predicted, where there are classes, and
-    `confusion` how many of each are taken for each of them, in the same order, where they are few.
-    Where each client has a model of its own, `metrics` is the mean, `clients` has each one's, by client id, and `rows`
-    of how many rows these are.
+    `per_class` counts how each class is recognised that occurs or is predicted, where there are classes.
+    Where each client has a model of its own, `metrics` is the mean, `per_class` the sum, `clients` has each one's
+    metrics, by client id, and `rows` of how many rows these are.
     `intervals` has the 95 % interval of the accuracy (Wilson) and the loss (normal), were the rows a sample of many;
     `sampled` says how many were drawn of how many, None where all rows were evaluated.
     """
 
     metrics: dict[str, float]
-    per_class: Mapping[int | str, ClassScores] = field(default_factory=dict)
-    confusion: Confusion = ()
+    per_class: PerClass = field(default_factory=PerClass)
     clients: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     rows: Mapping[int, int] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     sampled: tuple[int, int] | None = None
     answers: Sequence[Answered] = ()  # of a language model, where prompts were answered
 
-    @property
-    def recall(self) -> dict[int, float]:
-        """Return the part of each class that is recognised, by its index, of those that occur."""
-        found = self.per_class.items()
-        return {label: scores.recall for label, scores in found if isinstance(label, int) and scores.count}
-
     @staticmethod
-    def of_clients(clients: Mapping[int, Mapping[str, float]], rows: Mapping[int, int]) -> "Evaluation":
+    def of_clients(
+        clients: Mapping[int, Mapping[str, float]], rows: Mapping[int, int], per_class: Iterable[PerClass]
+    ) -> "Evaluation":
         """Put together what clients' own models make of their own rows; `metrics` is the mean over all of them."""
-        found = Evaluation({}, clients=clients, rows=rows)
+        found = Evaluation({}, PerClass.sum(per_class), clients=clients, rows=rows)
         return replace(found, metrics=found.mean_over(clients))
 
     def mean_over(self, clients: Iterable[int]) -> dict[str, float]:
@@ -139,7 +132,8 @@ def measure(
         if probabilities is not None and outputs.logits is not None:
             probabilities.append(outputs.logits.float().softmax(-1).cpu())
     loss_sums, counts = in_doubles(losses), in_doubles(weights)
-    loss = sum(float(part.sum()) for part in loss_sums) / sum(float(part.sum()) for part in counts)
+    total = sum(float(part.sum()) for part in counts)
+    loss = sum(float(part.sum()) for part in loss_sums) / (total or 1.0)  # the first rows alone may count for nothing
     told, right = kind.by_name(base, listed(said)), kind.by_name(base, references)
     found = scored(kind, loss, told, right, torch.cat(probabilities).numpy() if probabilities else None, more)
     weighed = torch.cat(counts)
@@ -161,12 +155,11 @@ def scored(
     """Score what was said of all examples against what is right; `loss` is the mean loss."""
     asked = more_metrics(more, predictions, references, probabilities)
     metrics = {**kind.metrics(loss, predictions, references), **asked}
-    per_class = kind.per_class(predictions, references) if references else {}
+    per_class = kind.per_class(predictions, references) if references else PerClass()
     if not references or kind.columns not in ONE_CLASS:
         return Evaluation(metrics, per_class)
     right = sum(one == other for one, other in zip(predictions, references, strict=True))
-    confusion = confusion_of(predictions, references, per_class)
-    return Evaluation(metrics, per_class, confusion, intervals={"accuracy": accuracy_interval(right, len(references))})
+    return Evaluation(metrics, per_class, intervals={"accuracy": accuracy_interval(right, len(references))})
 
 
 def listed(batches: Sequence[Tensor]) -> list[Any]:

@@ -107,4 +107,4 @@ def measured(work: ClientWork, task: ClientTask, trained: Adapter, rows: Rows) -
     if not math.isfinite(loss):
         raise TrainingError(f"the loss on held-out examples is {loss}")
     right = None if accuracy is None else round(accuracy * len(rows))
-    return HeldOut(len(rows), loss * len(rows), right)
+    return HeldOut(len(rows), loss * len(rows), right, HeldOut.classes_of(found.per_class))

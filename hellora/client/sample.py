@@ -39,8 +39,9 @@ def loss_interval(losses: npt.NDArray[np.float64], weights: npt.NDArray[np.float
     The standard error of the ratio r is √(Σ (lᵢ − r wᵢ)² / (n − 1) / n) over the mean weight. Of one example nothing is
     known.
     """
-    examples, ratio = len(losses), losses.sum() / weights.sum()
-    if examples < 2:
+    examples = len(losses)
+    if examples < 2 or not weights.any():
         return -math.inf, math.inf
+    ratio = losses.sum() / weights.sum()
     error = math.sqrt(((losses - ratio * weights) ** 2).sum() / (examples - 1) / examples) / weights.mean()
     return float(ratio - Z * error), float(ratio + Z * error)

@@ -6,6 +6,8 @@ seeds = [0, 1, 2]
 [settings.NAME]                      "section.key" = value
 [tune]                               grid = {"train.lr" = […]}, tried for every method alike on a validation split;
                                      settings = ["NAME"]: in these, for all
+sweep = {"data.alpha" = [1, 0.1]}    values of a setting in their order, each a setting to compare in
+target = 0.8                         of the main metric: what it costs to reach it
 budget = "uplink"                    or a number of bytes: runs count up to equal uplink
 ridge_head = true                    with the frozen network and a head in closed form as a method, too
 memory = ["2GiB", "6GiB"]            every method with these groups of clients, in place of layers and ranks
@@ -20,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from hellora.comparing.statistics import HEAD_ALONE, Cell
+from hellora.comparing.runs import Cell
+from hellora.comparing.statistics import HEAD_ALONE
+from hellora.comparing.sweep import swept_settings
 from hellora.core.errors import InputError
 from hellora.experiments.config import as_written, check, own_table, settled_task, whole_table
-from hellora.experiments.overrides import parse_value
 from hellora.experiments.own_code import named_code
 from hellora.experiments.presets import presets
-from hellora.experiments.sections import override
+from hellora.experiments.sections import SECTIONS, defaults_of, override
 from hellora.experiments.tables import Table, build, field_names, plain, settings_of
 
 if TYPE_CHECKING:
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
 
 CARRIED = ("method", "server", "train")  # of a preset, what is its method's and not its data's
 NAME = re.compile(r"\w[\w.+-]*")
-NEXT_SETTING = re.compile(r",(?=\s*[\w.]+\s*=)")  # a comma inside a value is followed by no key
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Comparison:
     methods: dict[str, Table] = field(default_factory=dict)
     settings: dict[str, Table] = field(default_factory=lambda: {"base": {}})
     seeds: tuple[int, ...] = (0, 1, 2)
+    sweep: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # its settings are among `settings`
+    target: float | None = None  # of the main metric; None = what it costs to reach one is not asked
     budget: str | int | float | None = None  # "uplink", or bytes of uplink for each run; None = runs count whole
     memory: tuple[str, ...] = ()  # of the clients of each group, the same for every method; () = as methods say
     tune: Tuning | None = None
@@ -83,6 +87,8 @@ class Comparison:
             raise InputError(f"tune.settings: {sorted(unknown)[0]!r} is none of {', '.join(self.settings)}: correct it")
         if self.budget not in (None, "uplink") and (isinstance(self.budget, str | bool | float) or self.budget < 1):
             raise InputError(f"budget must be 'uplink' or a whole number of bytes, not {self.budget!r}")
+        if self.target is not None and self.budget is not None:
+            raise InputError("target asks what whole runs cost, and budget cuts runs short: keep one of them")
 
     @property
     def cells(self) -> list[Cell]:
@@ -140,6 +146,8 @@ class Comparison:
             table = self.experiment
             for changes in (parts_of(preset), setting, method, last):
                 table = override(table, changes)
+            if isinstance(fleet := table.get("fleet"), dict):
+                table = {**table, "fleet": of_all_groups(fleet)}
             return check(f"{cell.method}, {cell.setting}, seed {cell.seed}", table)
         except InputError as error:
             raise InputError(f"method {cell.method}, setting {cell.setting}: {error}") from error
@@ -158,6 +166,16 @@ class Comparison:
         return tomli_w.dumps({**values, "tune": plain(values["tune"])} if self.tune else values)
 
 
+def of_all_groups(fleet: Table) -> Table:
+    """Give every group of clients the same where a setting that has a value for each has a single one: methods may have
+    other groups, and a sweep is of numbers.
+    """
+    names = [name for name, default in defaults_of(SECTIONS["fleet"]).items() if isinstance(default, tuple)]
+    groups = max((len(fleet[name]) for name in names if isinstance(fleet.get(name), list)), default=0) or 1
+    single = {name: fleet[name] for name in names if isinstance(fleet.get(name), int | float | str)}
+    return {**fleet, **{name: [value] * groups for name, value in single.items()}}
+
+
 def parts_of(preset: Any, read: Callable[[str], Table] = as_written) -> Table:
     """Return those settings of a preset or file that are its method's; what code it names was looked at before."""
     if preset is None:
@@ -173,26 +191,13 @@ def parts_of(preset: Any, read: Callable[[str], Table] = as_written) -> Table:
     return settings_of(table)
 
 
-def changes_of(
-    experiment: Mapping[str, Any] | None,
-    methods: Mapping[str, Mapping[str, Any]] | None,
-    settings: Mapping[str, Mapping[str, Any]] | None,
-    grid: Mapping[str, Sequence[Any]] | None,
-    seeds: Sequence[Any] | None,
-    budget: Any,
-    memory: Sequence[str] | None,
-    ridge_head: bool = False,
-) -> dict[str, Any]:
-    """Put what is said of a comparison beside its file into the file's form; None leaves what the file says."""
-    tables: dict[str, Any] = {
-        "experiment": dict(experiment or {}),
-        "methods": dict(methods or {}),
-        "settings": dict(settings or {}),
-        "tune": {"grid": dict(grid)} if grid else {},
-    }
-    single = {"seeds": seeds and list(seeds), "budget": budget, "memory": memory and list(memory)}
-    single |= {HEAD_ALONE: True} if ridge_head else {}
-    return tables | {key: value for key, value in single.items() if value is not None}
+def with_swept(settings: Table, sweep: Table) -> Table:
+    """Add the settings of a sweep to the others."""
+    swept = {name: changes for of_key in swept_settings(sweep).values() for name, changes in of_key.items()}
+    for name in settings.keys() & swept.keys():
+        if settings[name] != swept[name]:
+            raise InputError(f"settings.{name} has the name of a value of the sweep: give it another name")
+    return {**settings, **swept}
 
 
 def read_comparison(source: str, changes: Mapping[str, Any], allow: Collection[str] = ()) -> Comparison:
@@ -207,7 +212,7 @@ def read_comparison(source: str, changes: Mapping[str, Any], allow: Collection[s
     table = own_table(source, allowed)
     if known.isdisjoint(table):  # an experiment
         table = {"base": source}
-    for key in ("experiment", "methods", "settings", "tune"):
+    for key in ("experiment", "methods", "settings", "sweep", "tune"):
         if not isinstance(table.setdefault(key, {}), dict):
             raise InputError(f"{key} must be a table: write [{key}] and what is in it below")
         table[key] = {**table[key], **changes.get(key, {})}
@@ -217,6 +222,8 @@ def read_comparison(source: str, changes: Mapping[str, Any], allow: Collection[s
         raise InputError(f"base must be the name of a preset or file, not {base!r}")
     below = {} if base is None else whole_table(base, allowed)
     table["experiment"], _ = settled_task(below, settings_of(table["experiment"]), base in presets())
+    table["sweep"] = settings_of(table["sweep"])
+    table["settings"] = with_swept(table["settings"], table["sweep"])
     if not table["settings"]:
         del table["settings"]
     if (alone := table.pop(HEAD_ALONE, False)) not in (True, False):
@@ -232,33 +239,3 @@ def read_comparison(source: str, changes: Mapping[str, Any], allow: Collection[s
         parts_of(method.get("preset"), lambda preset: own_table(preset, allowed))
     comparison.check()
     return comparison
-
-
-# --------------------------------------------------------------------------------------------------- from command lines
-
-
-def parse_named(option: str, texts: Sequence[str]) -> dict[str, Table]:
-    """Read `NAME=SECTION.KEY=VALUE,…` texts as tables of settings by name; nothing after `NAME=` is the base itself."""
-    tables: dict[str, Table] = {}
-    for text in texts:
-        name, equals, rest = text.partition("=")
-        pairs = [part.partition("=") for part in NEXT_SETTING.split(rest)] if rest.strip() else []
-        if not equals or not all(key.strip() and sign for key, sign, _ in pairs):
-            raise InputError(f"{option} {text!r}: write it as name=section.key=value,section.key=value")
-        keys = [key.strip() for key, _, _ in pairs]
-        if name.strip() in tables or len(set(keys)) < len(keys):
-            raise InputError(f"{option} {text!r}: {name.strip()} or a setting of it is given twice: leave one out")
-        tables[name.strip()] = {key.strip(): parse_value(value.strip()) for key, _, value in pairs}
-    return tables
-
-
-def parse_grid(texts: Sequence[str]) -> Table:
-    """Read `SECTION.KEY=VALUE,VALUE,…` texts as a grid."""
-    grid = {}
-    for text in texts:
-        key, equals, values = text.partition("=")
-        if not equals or not key.strip() or not values.strip():
-            raise InputError(f"--tune {text!r}: write it as section.key=value,value, such as train.lr=1e-3,1e-2")
-        listed = parse_value(f"[{values}]")  # names without quotes are no TOML
-        grid[key.strip()] = listed if isinstance(listed, list) else [parse_value(v.strip()) for v in values.split(",")]
-    return grid

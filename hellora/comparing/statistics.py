@@ -1,56 +1,42 @@
-"""Finished runs become rows: mean and 95 % interval per setting and method, and who beats random_layers.
+"""Finished runs become rows: mean and 95 % interval per setting and method, and who is above whom.
 
 interval      mean ± t(0.975, n − 1) · s / √n over n seeds, s with n − 1; none of one seed
-difference    the same of the paired differences to `random_layers` at equal seeds
+difference    the same of the paired differences to another method at equal seeds: to `random_layers`, to the best
 kept          the main metric divided by that of the setting `iid`, same method and seed
 spread        the best client's accuracy less the worst's
 lora adds     the main metric less that of the head alone, same seed: the run's own head as it was solved before round 0
               or, where it had none, the method `ridge_head`
 uplink budget the run counts up to its last evaluated round with at most so many bytes sent up since its start
+target        what a run spent up to its first evaluated round that reached it; see hellora.comparing.target
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from hellora.core.metrics import LOWER_IS_BETTER, main_metric
+from hellora.comparing.runs import Cell, Run
+from hellora.comparing.target import spent_until
+from hellora.core.metrics import LOWER_IS_BETTER
 from hellora.core.units import in_bytes
 
 REFERENCE, HEAD_ALONE, IID = "random_layers", "ridge_head", "iid"  # methods and a setting with a meaning by their names
 CLIENTS_OWN = "the clients' held-out examples"  # what runs.finish says of models that belong to one client
 
 
-@dataclass(frozen=True, order=True)
-class Cell:
-    """Names one run of a comparison."""
-
-    setting: str
-    method: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """Holds a finished run as its folder tells it."""
-
-    summary: Mapping[str, Any]
-    lines: Sequence[Mapping[str, Any]]
-
-    @property
-    def metric(self) -> str:
-        """Return the main metric of the run's task."""
-        return main_metric(self.summary["final"])
-
-
 @dataclass(frozen=True)
 class Interval:
-    """Holds the mean over n seeds, with half the width of its 95 % interval where there is one."""
+    """Holds the mean over n seeds, with half the width of its 95 % interval where there is one.
+
+    Where it is the cost of reaching a target, and some seeds never reached it, these count with all that they spent:
+    then the mean is the least that it can be, and there is no interval.
+    """
 
     mean: float
     half: float | None
     n: int
+    never: int = 0  # of the n, how many did not reach the target
 
 
 @dataclass(frozen=True)
@@ -67,8 +53,23 @@ class Row:
     evaluated_on: str
     asked: tuple[str, ...] = ()
     tuned: Mapping[str, Any] = field(default_factory=dict)
+    by_seed: Mapping[int, float] = field(default_factory=dict)  # the main metric
     best: bool = False  # the best mean of its setting, among what was measured on the same data
+    like_best: bool | None = None  # nothing tells it from the best; None: not known, or it is the best
     above_reference: bool | None = None  # None: not known, or it is the reference
+
+    @property
+    def measured(self) -> tuple[str, str, str]:
+        """Return what two rows must have in common to be compared."""
+        return self.setting, self.metric, self.evaluated_on
+
+    def mark(self, name: str) -> Literal["best", "like best", "worse", "at least", ""]:
+        """Say how the value of a column is marked: only of the main metric it is known what is best."""
+        if self.values[name].never:
+            return "at least"
+        if name != self.metric:
+            return ""
+        return "best" if self.best else "worse" if self.like_best is False else "like best" if self.like_best else ""
 
 
 # ----------------------------------------------------------------------------------------------------------- statistics
@@ -83,12 +84,34 @@ def interval_of(values: Sequence[float]) -> Interval:
     return Interval(float(np.mean(values)), half, n)
 
 
+def difference(mine: Mapping[int, float], theirs: Mapping[int, float]) -> Interval | None:
+    """Compute the mean of the paired differences (by seed), with its interval; None without a pair."""
+    pairs = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
+    return interval_of(pairs) if pairs else None
+
+
 def is_above(mine: Mapping[int, float], theirs: Mapping[int, float], lower_is_better: bool = False) -> bool | None:
-    """Tell whether the interval of the paired differences (by seed) is all on the good side; None below two pairs."""
-    sign = -1 if lower_is_better else 1
-    differences = [sign * (mine[seed] - theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
-    found = interval_of(differences) if len(differences) > 1 else None
-    return None if found is None or found.half is None else found.mean - found.half > 0
+    """Tell whether the interval of the paired differences is all on the good side; None below two pairs."""
+    found = difference(mine, theirs)
+    if found is None or found.half is None:
+        return None
+    return (-found.mean if lower_is_better else found.mean) - found.half > 0
+
+
+def curve_of(runs: Sequence[Run], metric: str) -> list[tuple[int, Interval]]:
+    """Average a metric of runs that differ in their seed, before the first round (0) and after each, wherever all of
+    them were measured.
+    """
+    rounds = [[run.summary["initial"], *(line["metrics"] or {} for line in run.lines)] for run in runs]
+    each = [[metrics.get(metric) for metrics in metrics_of_run] for metrics_of_run in rounds]
+    return [(place, interval_of(values)) for place, values in enumerate(zip(*each, strict=False)) if None not in values]
+
+
+def budgets_of(runs: Mapping[Cell, Run], budget: str | int | float | None) -> dict[Cell, int] | None:
+    """Return the bytes of uplink within which each run counts: so many, or what `uplink` comes to; None = all."""
+    if budget is None:
+        return None
+    return dict.fromkeys(runs, budget) if isinstance(budget, int) else uplink_budgets(runs)
 
 
 def uplink_budgets(runs: Mapping[Cell, Run]) -> dict[Cell, int]:
@@ -150,56 +173,88 @@ def rows_of(
     runs: Mapping[Cell, Run],
     budgets: Mapping[Cell, int] | None = None,
     tuned: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
+    target: float | None = None,
 ) -> list[Row]:
-    """Make a row per setting and method, in the order in which they first occur among the finished runs."""
+    """Make a row per setting and method, in the order in which they first occur among the finished runs.
+
+    Args:
+        runs: what has ended
+        budgets: bytes of uplink within which each run counts; None = runs count whole
+        tuned: values that were chosen, by setting and method
+        target: what the main metric shall reach; None = what that costs is not asked
+    """
     found = {cell: numbers(run, budgets.get(cell) if budgets else None) for cell, run in runs.items()}
     for cell, values in found.items():
-        at_home = found.get(Cell(IID, cell.method, cell.seed))
-        metric = runs[cell].metric
-        if cell.setting != IID and metric != "loss" and at_home and at_home.get(metric):
-            values["kept"] = values[metric] / at_home[metric]
-        alone = found.get(Cell(cell.setting, HEAD_ALONE, cell.seed))
+        values |= held_against(cell, runs[cell].metric, found)
         if cell.method == HEAD_ALONE:
             values.pop("lora_adds", None)
-        elif alone and metric != "loss" and metric in alone:
-            values.setdefault("lora_adds", values[metric] - alone[metric])
     rows = []
     for setting, method in dict.fromkeys((cell.setting, cell.method) for cell in runs):
-        cells = sorted(cell for cell in runs if (cell.setting, cell.method) == (setting, method))
-        metric = runs[cells[0]].metric
-        columns = [name for name in found[cells[0]] if all(name in found[cell] for cell in cells)]
-        rows.append(
-            Row(
-                setting=setting,
-                method=method,
-                metric=metric,
-                seeds=tuple(cell.seed for cell in cells),
-                values={name: interval_of([found[cell][name] for cell in cells]) for name in columns},
-                evaluated_on=runs[cells[0]].summary["data"]["evaluated_on"],
-                asked=tuple(name for name in runs[cells[0]].summary.get("asked_metrics", ()) if name in columns),
-                tuned=(tuned or {}).get((setting, method), {}),
-            )
-        )
-    return [marked(row, rows, found) for row in rows]
+        mine = {cell: runs[cell] for cell in sorted(runs) if (cell.setting, cell.method) == (setting, method)}
+        row = row_of(mine, found, (tuned or {}).get((setting, method), {}))
+        rows.append(row if target is None else replace(row, values={**row.values, **costs_of(mine.values(), target)}))
+    return [marked(row, rows) for row in rows]
 
 
-def marked(row: Row, rows: Sequence[Row], found: Mapping[Cell, Mapping[str, float]]) -> Row:
-    """Mark the row: best of its setting, above random_layers. Only the same metric of equal test data compares."""
+def row_of(runs: Mapping[Cell, Run], found: Mapping[Cell, Mapping[str, float]], tuned: Mapping[str, Any]) -> Row:
+    """Make the row of runs that differ in their seed."""
+    first, run = next(iter(runs.items()))
+    columns = [name for name in found[first] if all(name in found[cell] for cell in runs)]
+    return Row(
+        setting=first.setting,
+        method=first.method,
+        metric=run.metric,
+        seeds=tuple(cell.seed for cell in runs),
+        values={name: interval_of([found[cell][name] for cell in runs]) for name in columns},
+        evaluated_on=run.summary["data"]["evaluated_on"],
+        asked=tuple(name for name in run.summary.get("asked_metrics", ()) if name in columns),
+        tuned=tuned,
+        by_seed={cell.seed: found[cell][run.metric] for cell in runs},
+    )
+
+
+def held_against(cell: Cell, metric: str, found: Mapping[Cell, Mapping[str, float]]) -> dict[str, float]:
+    """Hold a run against that of its method in the setting iid, and against that of the head alone, where it does not
+    say itself what LoRA adds to its head.
+    """
+    at_home, alone = (found.get(Cell(*key, cell.seed)) for key in ((IID, cell.method), (cell.setting, HEAD_ALONE)))
+    mine, new = found[cell], {}
+    if metric == "loss":
+        return {}
+    if cell.setting != IID and at_home and at_home.get(metric):
+        new["kept"] = mine[metric] / at_home[metric]
+    if alone and metric in alone and "lora_adds" not in mine:
+        new["lora_adds"] = mine[metric] - alone[metric]
+    return new
+
+
+def costs_of(runs: Iterable[Run], target: float) -> dict[str, Interval]:
+    """Return what it cost runs that differ in their seed to reach a target, by column."""
+    spent = [spent_until(run, target) for run in runs]
+    never = sum(not reached for reached, _ in spent)
+    found = {}
+    for name in spent[0][1]:
+        if all(name in costs for _, costs in spent):
+            each = interval_of([costs[name] for _, costs in spent])
+            found[name] = Interval(each.mean, None, each.n, never) if never else each
+    return found
+
+
+def marked(row: Row, rows: Sequence[Row]) -> Row:
+    """Mark the row: best of its setting, or like it, above random_layers. Only the same metric of equal test data
+    compares.
+    """
     lower = row.metric in LOWER_IS_BETTER
-
-    def measured(row: Row) -> tuple[str, str, str]:
-        return row.setting, row.metric, row.evaluated_on
-
-    beside = [other for other in rows if measured(other) == measured(row)]
+    beside = [other for other in rows if other.measured == row.measured]
     whole = max(other.values[row.metric].n for other in beside)  # one that lacks seeds is not the best of all
-    means = [other.values[row.metric].mean for other in beside if other.values[row.metric].n == whole]
-    mine = row.values[row.metric]
-    best = len(beside) > 1 and mine.n == whole and mine.mean == (min if lower else max)(means)
-    above = None
-    if row.method != REFERENCE and any(other.method == REFERENCE for other in beside):
-
-        def by_seed(method: str) -> dict[int, float]:
-            return {c.seed: v[row.metric] for c, v in found.items() if (c.setting, c.method) == (row.setting, method)}
-
-        above = is_above(by_seed(row.method), by_seed(REFERENCE), lower)
-    return Row(**{**vars(row), "best": best, "above_reference": above})
+    means = {o.method: o.values[row.metric].mean for o in beside if o.values[row.metric].n == whole}
+    most = (min if lower else max)(means.values())
+    best = len(beside) > 1 and means.get(row.method) == most
+    seeds = {other.method: other.by_seed for other in beside}
+    like_best = above = None
+    if not best and len(beside) > 1:
+        behind = is_above(seeds[next(name for name, mean in means.items() if mean == most)], row.by_seed, lower)
+        like_best = None if behind is None else not behind
+    if row.method != REFERENCE and REFERENCE in seeds:
+        above = is_above(row.by_seed, seeds[REFERENCE], lower)
+    return replace(row, best=best, like_best=like_best, above_reference=above)

@@ -1,25 +1,35 @@
 """The table of a comparison is shown on the screen, as Markdown, CSV and JSON, with what a reader has to know of it."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from hellora.comparing.statistics import CLIENTS_OWN, HEAD_ALONE, REFERENCE, Row
+from hellora.comparing.statistics import CLIENTS_OWN, HEAD_ALONE, REFERENCE, Interval, Row
+from hellora.comparing.target import COSTS
 from hellora.core.metrics import in_words
 from hellora.core.units import in_bytes
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LESS = ("rounds", "seconds", "downlink_bytes", "spread", "peak_bytes", "uplink_bytes")  # first to go from a screen
+WIDEST = 10_000  # columns of a screen on which everything has room
+BYTES = ("peak_bytes", "uplink_bytes", "downlink_bytes", "bytes_to_target")
 
 
 def headings(rows: Sequence[Row]) -> dict[str, str]:
     """Return the columns of one setting's rows, with their headings."""
     shown = {name: in_words(name) for row in rows for name in (row.metric, *row.asked, "worst_client")}
     shown |= {"spread": "best − worst"}
-    shown |= group_headings(list(dict.fromkeys(n for row in rows for n in row.values if n.startswith("group "))))
+    shown |= group_headings(groups_that_differ(rows))
+    shown |= COSTS
     shown |= {
         "kept": "kept of iid",
         "lora_adds": "LoRA adds",
@@ -31,6 +41,13 @@ def headings(rows: Sequence[Row]) -> dict[str, str]:
     }
     present = {name: text for name, text in shown.items() if any(name in row.values for row in rows)}
     return present | ({"tuned": "tuned"} if any(row.tuned for row in rows) else {}) | {"n": "n"}
+
+
+def groups_that_differ(rows: Sequence[Row]) -> list[str]:
+    """Return the columns of groups, unless all groups of each method receive the same model."""
+    columns = list(dict.fromkeys(name for row in rows for name in row.values if name.startswith("group ")))
+    found = [{row.values[name].mean for name in columns if name in row.values} for row in rows]
+    return columns if any(len(means) > 1 for means in found) else []
 
 
 def group_headings(columns: Sequence[str]) -> dict[str, str]:
@@ -50,15 +67,27 @@ def cell_text(row: Row, name: str) -> str:
         return str(len(row.seeds))
     if name not in row.values:
         return "–"
-    found = row.values[name]
-    if name in ("peak_bytes", "uplink_bytes", "downlink_bytes"):
-        return in_bytes(round(found.mean))
-    if name in ("seconds", "rounds"):
-        return f"{found.mean:.0f}" if name == "seconds" else f"{found.mean:g}"
-    text = f"{found.mean:.3f}" + (f" ± {found.half:.3f}" if found.half is not None else "")
+    text = value_text(name, row.values[name])
     if name == row.metric:
         text += "*" * (row.above_reference is False) + "†" * (row.evaluated_on == CLIENTS_OWN)
+        text = "≈ " * (row.like_best is True) + text
     return text
+
+
+def value_text(name: str, found: Interval) -> str:
+    """Write a number of a column as it is shown, with half its interval but for what is no result."""
+
+    def written(value: float) -> str:
+        if name in BYTES:
+            return in_bytes(round(value))
+        if name.startswith("seconds"):
+            return f"{value:.0f}"
+        return f"{value:.3g}" if name.startswith("rounds") else f"{value:.3f}"
+
+    no_result = name in ("peak_bytes", "uplink_bytes", "downlink_bytes", "seconds", "rounds")
+    half = None if no_result else found.half
+    text = written(found.mean) + ("" if half is None else f" ± {written(half)}")
+    return f"≥ {text} ({found.n - found.never} of {found.n})" if found.never else text
 
 
 def footnotes(rows: Sequence[Row], notes: Iterable[str] = ()) -> list[str]:
@@ -74,6 +103,17 @@ def footnotes(rows: Sequence[Row], notes: Iterable[str] = ()) -> list[str]:
             f"LoRA adds: to the head alone on the frozen network, as this method solved it or, where it did not, as "
             f"{HEAD_ALONE} did; paired by seed."
         )
+    if any(row.like_best for row in rows):
+        lines.append(
+            "≈ not distinguishable from the best: the 95 % interval of the paired difference over seeds includes 0; "
+            "each pair for itself, however many are compared."
+        )
+    if any("rounds_to_target" in row.values for row in rows):
+        lines.append(
+            "to target: until the first evaluated round at the target or better; bytes are up and down, seconds those "
+            "of simulated devices. ≥ (k of n): k of n seeds reached it; the others count with all that they spent, so "
+            "the mean is at least that, and has no interval."
+        )
     if any(row.above_reference is False for row in rows):
         lines.append(
             f"* not above {REFERENCE}: the 95 % interval of the paired difference over seeds includes 0 or is below it."
@@ -83,21 +123,35 @@ def footnotes(rows: Sequence[Row], notes: Iterable[str] = ()) -> list[str]:
     return [*lines, *notes]
 
 
-def on_screen(rows: Sequence[Row]) -> list[Table]:
-    """Make a table per setting, the best mean in bold."""
+def on_screen(rows: Sequence[Row], console: Console) -> list[Table]:
+    """Make a table per setting, the best mean in bold. Columns for which a terminal has no room are named below it."""
     tables = []
     for setting in dict.fromkeys(row.setting for row in rows):
         mine = [row for row in rows if row.setting == setting]
-        columns = headings(mine)
-        table = Table("method", title=setting, title_justify="left")
-        for text in columns.values():
-            table.add_column(text, justify="right")
-        for row in mine:
-            bold = ["bold" if row.best and name == row.metric else "" for name in columns]
-            cells = [Text(cell_text(row, name), style) for name, style in zip(columns, bold, strict=True)]
-            table.add_row(Text(row.method), *cells)
-        tables.append(table)
+        columns, wide = headings(mine), console.options.update(width=WIDEST)
+        metrics = {row.metric for row in mine}
+        others = [name for name in reversed(columns) if name not in COSTS]
+        leave = [name for name in (*LESS, *others, *reversed(COSTS)) if name in columns and name not in metrics]
+        left_out: list[str] = []
+        while leave and Measurement.get(console, wide, screen_table(mine, columns, [])).maximum > console.width:
+            if (name := leave.pop(0)) in columns:
+                left_out.append(columns.pop(name))
+        tables.append(screen_table(mine, columns, left_out))
     return tables
+
+
+def screen_table(rows: Sequence[Row], columns: Mapping[str, str], left_out: Sequence[str]) -> Table:
+    """Make the table of a setting with these columns."""
+    table = Table(title=rows[0].setting, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table.caption = Text(f"no room for: {', '.join(left_out)}") if left_out else None
+    table.add_column("method", overflow="fold")
+    for text in columns.values():
+        table.add_column(text, justify="right", overflow="fold")
+    for row in rows:
+        bold = ["bold" if row.best and name == row.metric else "" for name in columns]
+        cells = [Text(cell_text(row, name), style) for name, style in zip(columns, bold, strict=True)]
+        table.add_row(Text(row.method), *cells)
+    return table
 
 
 def as_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
@@ -116,22 +170,33 @@ def as_markdown(rows: Sequence[Row], notes: Sequence[str]) -> str:
     return text + "".join(f"- {note}\n" for note in notes).replace("- *", "- \\*")
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Write a line per setting and method: numbers unrounded, bytes as bytes, half an interval empty if it has none."""
+def frame(rows: Sequence[Row]) -> "DataFrame":
+    """Return a line per setting and method: numbers unrounded, bytes as bytes, half an interval empty if it has none.
+
+    The cost of a target is empty where not all seeds reached it; `reached` says how many did.
+    """
+    from pandas import DataFrame  # its import takes longer than a wrong name may take to be told
+
     names = list(dict.fromkeys(name for row in rows for name in row.values))
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    columns = [part for name in names for part in (name, f"{name} ±")]
-    writer.writerow(["setting", "method", "n", *columns, "best", f"above {REFERENCE}", "evaluated on", "tuned"])
+    marks = ["best", "like best", f"above {REFERENCE}", "evaluated on", "tuned"]
+    reached = ["reached"] if "rounds_to_target" in names else []
+    columns = ["setting", "method", "n", *(part for name in names for part in (name, f"{name} ±")), *reached, *marks]
+    lines: list[list[Any]] = []
     for row in rows:
-        numbers: list[Any] = []
+        numbers: list[float | None] = []
         for name in names:
             found = row.values.get(name)
-            numbers += [found.mean, found.half] if found else [None, None]
+            numbers += [None if found is None or found.never else found.mean, found.half if found else None]
+        came = [len(row.seeds) - row.values["rounds_to_target"].never] if reached else []
         tuned = ", ".join(f"{key}={value}" for key, value in row.tuned.items())
-        marks = [row.best, row.above_reference, row.evaluated_on, tuned]
-        writer.writerow([row.setting, row.method, len(row.seeds), *numbers, *marks])
-    return file.getvalue()
+        said = [row.best, row.like_best, row.above_reference, row.evaluated_on, tuned]
+        lines.append([row.setting, row.method, len(row.seeds), *numbers, *came, *said])
+    return DataFrame(lines, columns=columns)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Write what `frame` returns."""
+    return str(frame(rows).to_csv(index=False, lineterminator="\n"))
 
 
 def as_table(rows: Sequence[Row], notes: Sequence[str], failed: Mapping[str, str]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
+from hellora.core.metrics import UNLABELLED
 
 Weights = tuple[float, ...] | Literal["balanced"]
-UNLABELLED = -100  # an example without a class, which has a loss of 0
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Of a run's metrics one is the main one: tables compare it, plots show it first, tuning goes by it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+UNLABELLED = -100  # the class of an example, or of a word, that has none: it has a loss of 0 and counts in no metric
 MAIN = ("accuracy", "pearson", "entity_f1", "micro_f1")  # the first that a run has; else its loss
 SHARES = frozenset({"accuracy", "entity_f1", "micro_f1", "macro_f1", "mean_average_precision"})  # from 0 to 1
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "rmse"})
@@ -17,16 +17,6 @@ IN_WORDS = {
     "matthews": "Matthews' φ",
     "auroc": "AUROC",
 }
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """Says how well one class, or one kind of entity, is recognised."""
-
-    precision: float  # of what is said to be of it, the part that is; 0 where nothing is
-    recall: float  # of what is of it, the part that is said to be; 0 where there is nothing
-    f1: float  # their harmonic mean
-    count: int  # how many are of it
 
 
 def main_metric(metrics: Iterable[str]) -> str:

@@ -34,8 +34,10 @@ def texts(cells: list[Any], split: Split, setting: str, faults: Faults) -> list[
         if cell is None or (isinstance(cell, str) and not cell.strip()):
             faults.setdefault(row, f"its {setting} is empty")
         elif not isinstance(cell, str):
-            what = "is not UTF-8" if isinstance(cell, bytes) else f"is {cell!r}, not a text"
-            raise InputError(f"data.{setting}: {split.place(row)} {what}: mend the data or name another column")
+            what = "bytes" if isinstance(cell, bytes) else f"{cell!r}"[:80]
+            raise InputError(
+                f"data.{setting}: {split.place(row)} is {what}, not a text: mend the data or name another column"
+            )
     return [cell or "" for cell in cells]
 
 
@@ -86,7 +88,8 @@ def column_without_cells(split: Split, columns: Sequence[str]) -> str | None:
 
 
 def filled(template: str, split: Split, setting: str) -> list[str]:
-    """Fill the template with each row's cells in place of `{column}`; an empty cell gives an empty text."""
+    """Fill the template with each row's cells in place of `{column}`; an empty cell gives an empty text, and so does a
+    row in which all of them are empty, whatever else the template says."""
     try:
         pieces = [(text, column, extra or how) for text, column, extra, how in string.Formatter().parse(template)]
     except ValueError as error:
@@ -116,7 +119,11 @@ def filled(template: str, split: Split, setting: str) -> list[str]:
     def piece(row: int, column: str | None) -> str:
         return "" if column is None or cells[column][row] is None else as_written(cells[column][row])
 
-    return ["".join(text + piece(row, column) for text, column, _ in pieces) for row in range(len(split.data))]
+    def fill(row: int) -> str:
+        says = any(piece(row, column).strip() for column in columns)
+        return "".join(text + piece(row, column) for text, column, _ in pieces) if says else ""
+
+    return [fill(row) for row in range(len(split.data))]
 
 
 def below_their_tables(paths: Sequence[str | None], split: Split) -> list[str | None]:

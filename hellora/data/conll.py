@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import pyarrow  # type: ignore[import-untyped]
 from datasets import Dataset
 
-from hellora.data.tag_schemes import OUTSIDE, TYPED
+from hellora.data.tag_schemes import OUTSIDE, TYPED, are_of_entities
 
 START = "-DOCSTART-"
 LOOKED_AT = 20  # sentences, to tell whether the first column has words
+RANGE = re.compile(r"\d+[-.]\d+")  # of CoNLL-U: two words that are written as one, or one that is not written
 Columns = list[str]
 
 
@@ -42,6 +43,7 @@ def read_columns(text: str) -> tuple[Dataset, list[int], str]:
     if width < 2:
         raise ValueError(f"line {sentences[0][0].number}: there is a word, and no tag behind it")
     check_words(sentences[:LOOKED_AT], width)
+    check_tags(sentences, width)
     tokens = [[line.columns[0] for line in sentence] for sentence in sentences]
     tags = [[line.columns[-1] if len(line.columns) == width else None for line in sentence] for sentence in sentences]
     kind = pyarrow.list_(pyarrow.string())
@@ -79,9 +81,32 @@ def is_word(columns: Columns, tags: set[str]) -> bool:
 def check_words(sentences: Sequence[Sequence[Line]], width: int) -> None:
     """Raise ValueError where the first column counts the words of each sentence, or names the document."""
     first = [[line.columns[0] for line in sentence] for sentence in sentences]
-    counts = [[str(place) for place in range(len(words) + 1)] for words in first]
     where = f"line {sentences[0][0].number}: its first column"
-    if max(map(len, first)) > 1 and all(each in (to[1:], to[:-1]) for each, to in zip(first, counts, strict=True)):
+    numbers = [[word for word in words if not RANGE.fullmatch(word)] for words in first]
+    if (
+        any(numbers)
+        and sum(map(len, first)) > 1
+        and (all(map(count, numbers)) or count([each for of in numbers for each in of]))
+    ):
         raise ValueError(f"{where} counts words: let the word be first, and the tag last")
     if width > 3 and len(first) > 1 and len({word for words in first for word in words}) == 1:
         raise ValueError(f"{where} is always {first[0][0]!r}: let the word be first, and the tag last")
+
+
+def count(words: Sequence[str]) -> bool:
+    """Say whether words are numbers that follow each other, from 0 or 1."""
+    return any([*words] == [str(place) for place in range(start, start + len(words))] for start in (0, 1))
+
+
+def check_tags(sentences: Sequence[Sequence[Line]], width: int) -> None:
+    """Raise ValueError where another column than the last has tags of entities, and the last one words."""
+    columns = [line.columns for sentence in sentences for line in sentence if len(line.columns) == width]
+    last = {each[-1] for each in columns}
+    for place in range(width - 1):
+        tags = {each[place] for each in columns}
+        typed = any(map(TYPED.fullmatch, tags)) and are_of_entities(tags)
+        if typed and len(last) > len(tags) and not are_of_entities(last):
+            raise ValueError(
+                f"its column {place + 1} of {width} has tags ({', '.join(sorted(tags)[:3])}), and the last one words: "
+                f"let the word be first, and the tag last"
+            )

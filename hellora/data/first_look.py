@@ -1,6 +1,7 @@
 """Take a first look at data that are here: what their columns are called, and what is in them."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from datasets import Dataset
@@ -23,8 +24,8 @@ def first_look(settings: DataSettings) -> Dataset | None:
     if not Path(settings.name).expanduser().exists():
         return None
     others = tuple(dict.fromkeys((*settings.test_names, "validation")))
-    try:
-        source = load_splits(settings.name, settings.subset, settings.train_split, others, "image")
-    except InputError:  # which is said when the data are read
-        return None
-    return source.splits[settings.train_split].data
+    for columns in ("image", "tokens"):  # which take folders of images, and files of words with tags, too
+        with suppress(InputError):  # which is said when the data are read
+            source = load_splits(settings.name, settings.subset, settings.train_split, others, columns)
+            return source.splits[settings.train_split].data
+    return None

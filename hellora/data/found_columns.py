@@ -21,10 +21,11 @@ from hellora.core.errors import InputError
 from hellora.data.cells import named
 from hellora.data.file_names import IMAGES
 from hellora.data.forms import CONVERSATIONS, PAIRS
-from hellora.data.label_sets import ONE_HOT, SEPARATORS, written_lists
+from hellora.data.label_sets import ONE_HOT, SEPARATORS
 from hellora.data.loading import Split
 from hellora.data.numbers import are_amounts
 from hellora.data.tags import TAGS, TOKENS
+from hellora.data.written_lists import written_lists
 
 TEXTS = (
     "text", "sentence", "message", "body", "content", "review", "document", "question", "utterance", "comment",

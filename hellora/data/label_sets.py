@@ -1,6 +1,6 @@
 """Read the labels of examples that may have several of them, or none, in the forms that people have them.
 
-    lists      a column of lists of labels; in CSV each is written as JSON has it
+    lists      a column of lists of labels, which CSV has written out (`written_lists`)
     texts      a column of texts such as "sport, local", which `data.separator` splits; without one each text is a label
     one-hot    a column for each label (`data.labels`) that says 0 or 1, false or true
 
@@ -8,22 +8,24 @@ An empty list or text is an example without labels. One that is missing is that 
 """
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import ClassLabel, Value
 
 from hellora.core.errors import InputError
+from hellora.core.metrics import UNLABELLED
 from hellora.data.cells import Faults, cells_of, named
-from hellora.data.labels import UNLABELLED, as_written, in_order
+from hellora.data.labels import in_order
 from hellora.data.loading import Split
 from hellora.data.settings import DataSettings
+from hellora.data.written_lists import written_lists
 
 LABELS = [Value("int8")]  # in the column `targets`
 SEPARATORS = (",", ";", "|")
 NEVER_INSIDE = (";", "|")  # of a label, where labels are separated by one of SEPARATORS: most likely a second one
+BETWEEN = (*SEPARATORS, "\t", "\n")  # what is between labels where each part is a label by itself, too
 ONE_HOT = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
@@ -86,15 +88,21 @@ def label_sets(split: Split, settings: DataSettings) -> LabelSets:
     if settings.labels:
         return of_columns(split, settings.labels)
     column = settings.label
-    cells = cells_of(split, column, "label")
-    given = [cell for cell in cells if cell is not None]
-    if all(isinstance(cell, list) for cell in given):
-        if settings.separator:
-            raise InputError(f"data.separator: the labels of {split.where} ('{column}') are lists: remove it")
-        return of_lists(cells, split, column)
-    if not settings.separator and (lists := written_lists(cells)) is not None:
-        return of_lists(lists, split, column)
-    return of_texts(named(cells, split.data.features[column]), split, settings)
+    cells = named(cells_of(split, column, "label"), split.data.features[column])
+    written = written_lists(cells)
+    if written is None and not any(isinstance(cell, list) for cell in cells):
+        return of_texts(cells, split, settings)
+    if settings.separator:
+        raise InputError(f"data.separator: the labels of {split.where} ('{column}') are lists: remove it")
+    return of_lists(cells if written is None else lists_of(cells, written), split, column)
+
+
+def lists_of(cells: Sequence[Any], written: Sequence[list[Any] | None]) -> list[Any]:
+    """Return the lists that are written out; [] of an empty cell, and of what is no list its text."""
+    return [
+        cell if own is None and (cell is None or cell.strip()) else own or []
+        for cell, own in zip(cells, written, strict=True)
+    ]
 
 
 def of_columns(split: Split, labels: tuple[str, ...]) -> LabelSets:
@@ -117,42 +125,38 @@ def of_lists(cells: Sequence[Any], split: Split, column: str) -> LabelSets:
     """Read lists of labels; of a ClassLabel, lists of their numbers."""
     feature = split.data.features[column]
     inside = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    check_no_vectors(cells, split, column)
     rows: list[list[str] | None] = []
     why: Faults = {}
     for row, cell in enumerate(cells):
-        labels = named(list(cell or ()), inside)
-        if other := [label for label in labels if label is not None and not isinstance(label, str)]:
-            raise InputError(
-                f"data.label: {split.place(row)} has {other[0]!r} among its labels, not a text or a whole number: "
-                f"mend the data or name another column"
-            )
-        if cell is None:
+        labels = named(list(cell), inside) if isinstance(cell, list) else []
+        other = next((label for label in labels if not isinstance(label, str | None)), None)
+        if cell is None or cell == "null":
             why[row] = f"its '{column}' is missing (an empty list has no labels)"
+        elif not isinstance(cell, list):
+            why[row] = f"its '{column}' is '{cell[:80]}', and no list as others are"
+        elif other is not None:
+            why[row] = f"its '{column}' has a {type(other).__name__} among its labels, not a text or a whole number"
         elif not all(label and label.strip() for label in labels):
             why[row] = f"its '{column}' has an empty label"
         rows.append(None if row in why else labels)
     return LabelSets(rows, why, "lists", tuple(inside.names) if isinstance(inside, ClassLabel) else ())
 
 
-def written_lists(cells: Sequence[Any]) -> list[Any] | None:
-    """Return lists that CSV has as JSON; None where no cell is one, or some text is none."""
-    found: list[Any] = []
-    lists = 0
-    for cell in cells:
-        value = [] if isinstance(cell, str) and not cell.strip() else cell
-        if isinstance(value, str):
-            with suppress(ValueError):
-                value = json.loads(value, parse_int=str, parse_float=str)
-            lists += isinstance(value, list)
-        if value is not None and not isinstance(value, list):
-            return None
-        found.append(None if value is None else [as_written(each) if each is not None else "" for each in value])
-    return found if lists else None
+def check_no_vectors(cells: Sequence[Any], split: Split, column: str) -> None:
+    """Raise InputError where lists are 0 and 1 for each label in turn, and not labels."""
+    lists = [[str(each).lower() for each in cell] for cell in cells if isinstance(cell, list)]
+    alike = len({len(each) for each in lists}) == 1 and all(each in ONE_HOT for one in lists for each in one)
+    if alike and any(len({*each}) < len(each) for each in lists):
+        raise InputError(
+            f"data.label: the lists of {split.where} ('{column}') are 0 and 1 for each label in turn: write the names "
+            f"of labels instead, or give each label a column (data.labels)"
+        )
 
 
 def of_texts(cells: Sequence[Any], split: Split, settings: DataSettings) -> LabelSets:
     """Read texts of labels, which the separator of the settings splits."""
-    column, mark = settings.label, settings.separator
+    column, mark = settings.label, settings.separator.strip() or settings.separator
     rows: list[list[str] | None] = []
     why: Faults = {}
     for row, cell in enumerate(cells):
@@ -163,10 +167,7 @@ def of_texts(cells: Sequence[Any], split: Split, settings: DataSettings) -> Labe
             )
         text = cell or ""
         if not mark and (inside := next((other for other in SEPARATORS if other in text), None)):
-            raise InputError(
-                f"data.separator: {split.place(row)} has the labels {text[:80]!r}: set data.separator = {inside!r} or, "
-                f"where that is one label, to what separates them"
-            )
+            raise InputError(asked_for(inside, text, split.place(row)))
         other = next((each for each in NEVER_INSIDE if each in text and each != mark), None)
         if cell is None:
             why[row] = f"its '{column}' is missing (an empty text has no labels)"
@@ -174,4 +175,36 @@ def of_texts(cells: Sequence[Any], split: Split, settings: DataSettings) -> Labe
             why[row] = f"its '{column}' is '{text[:80]}', with {other} beside the separator {mark}"
         parts = text.split(mark) if mark else [text]
         rows.append(None if row in why else [part.strip() for part in parts if part.strip()])
-    return LabelSets(rows, why, f"texts, separated by {mark!r}" if mark else "texts of one label each")
+    form = f"texts, separated by {mark!r}" if mark else "texts of one label each"
+    return without_joined(LabelSets(rows, why, form), split, settings)
+
+
+def without_joined(sets: LabelSets, split: Split, settings: DataSettings) -> LabelSets:
+    """Find rows with several labels in one: between them is something else than the separator."""
+    labels = {*sets.present}
+    marks = BETWEEN if settings.separator else (*BETWEEN, "/")  # to name a separator keeps labels with a slash
+    joined = {label: mark for label in labels if (mark := joined_by(label, labels, marks))}
+    rows, why = [*sets.rows], {**sets.why}
+    for row, of_row in enumerate(sets.rows):
+        found = next((label for label in of_row or () if label in joined), None)
+        if found is not None and not settings.separator:
+            raise InputError(asked_for(joined[found], found, split.place(row)))
+        if found is not None:
+            why[row] = f"its '{settings.label}' has '{found[:80]}', labels with {joined[found]!r} between them"
+            rows[row] = None
+    return LabelSets(rows, why, sets.form)
+
+
+def joined_by(label: str, labels: Collection[str], marks: Sequence[str]) -> str:
+    """Return the mark between the parts of a label that are all labels by themselves; "" where there is none."""
+    found = (mark for mark in marks if mark in label and all(part.strip() in labels for part in label.split(mark)))
+    return next(found, "")
+
+
+def asked_for(mark: str, labels: str, place: str) -> str:
+    """Ask for the separator of labels."""
+    written = json.dumps(mark) if mark.isspace() else repr(mark)  # as TOML has it
+    return (
+        f"data.separator: {place} has the labels {labels[:80]!r}: set data.separator = {written} or, where that is one "
+        f"label, to what separates them"
+    )

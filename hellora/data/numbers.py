@@ -1,7 +1,7 @@
 """Read what regression learns: a column of numbers, or several (`data.labels`).
 
-A table of texts has a number as a person writes it, "3.5", "-2", "1e-3", " 4 ". A cell that is empty, nan, infinite, or
-no number, such as "n/a" or "3,5", is that of a row that cannot be used.
+A table of texts has a number as a person writes it, "3.5", "-2", "1e-3", " 4 ". A cell that is empty, nan, larger than
+1e30, or no number, such as "n/a" or "3,5", is that of a row that cannot be used.
 """
 
 import math
@@ -19,8 +19,10 @@ from hellora.data.settings import DataSettings
 
 NUMBERS = [Value("float64")]  # in the column `targets`
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+LARGEST = 1e30  # in size; the squares of larger ones do not fit into what networks calculate with
 UNKNOWN = math.nan  # the number of a public example without one
 FRACTIONS = 10  # different numbers from which labels with fractions are amounts, and no classes
+NO_NUMBER = 0.05  # the share of amounts that may be no number, as of other rows that cannot be used
 VALUE = "value"  # the name of a number that is alone, whatever its column is called
 
 
@@ -61,26 +63,23 @@ def read_numbers(split: Split, settings: DataSettings, faults: Faults, may_lack_
 
 
 def as_number(cell: Any) -> float | None:
-    """Return the number that a cell is, or has written; None where it is none, or not finite."""
+    """Return the number that a cell is, or has written; None where it is none, not finite, or too large."""
     if isinstance(cell, str):
         cell = float(cell) if NUMBER.fullmatch(cell.strip()) else None
-    if not isinstance(cell, int | float | Decimal) or not math.isfinite(cell):
-        return None
-    return float(cell)
+    number = float(cell) if isinstance(cell, int | float | Decimal) else math.nan
+    return number if abs(number) <= LARGEST else None
 
 
 def why_none(cell: Any, column: str) -> str:
     """Say why a cell has no number."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return f"its '{column}' is empty"
-    return f"its '{column}' is '{cell}', no number that is finite (they are written as 3.5 or 1e-3)"
+    return f"its '{column}' is '{cell}', no number up to {LARGEST:.0e} (they are written as 3.5 or 1e-3)"
 
 
 def are_amounts(labels: Sequence[Any]) -> bool:
-    """Tell whether labels are numbers, some with a fraction, of which there are many different ones."""
-    try:
-        numbers = {float(label) for label in labels}
-    except (TypeError, ValueError):
-        return False
-    finite = all(math.isfinite(number) for number in numbers)
-    return finite and len(numbers) >= FRACTIONS and not all(number.is_integer() for number in numbers)
+    """Tell whether labels are numbers, but for a few, some with a fraction, and many different ones."""
+    numbers = [as_number(label) for label in labels if not isinstance(label, bool)]
+    found = {number for number in numbers if number is not None}
+    few = numbers.count(None) <= NO_NUMBER * len(labels)
+    return few and len(found) >= FRACTIONS and not all(number.is_integer() for number in found)

@@ -50,6 +50,11 @@ def class_of_row(data: "Dataset") -> Indices:
     if "targets" in data.column_names:
         targets = np.asarray(data["targets"][:])  # (rows, numbers or labels)
         return tenth(targets[:, 0]) if targets.dtype.kind == "f" else rarest(targets)
+    if "tags" in data.column_names:
+        raise InputError(
+            "data.partitioner: this one goes by the class of each example, and words have a tag each: set "
+            "data.partitioner = 'iid', or 'column' with data.column"
+        )
     if "label" not in data.column_names:
         raise InputError(
             "data.label: this partitioner goes by class, but the data has no label: set data.label, or "

@@ -1,12 +1,13 @@
 """Read splits into the columns that a task reads; rows that cannot be used are left out and noted."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 
 from hellora.core.errors import InputError
+from hellora.core.metrics import UNLABELLED
 from hellora.data.cells import (
     Faults,
     cells_of,
@@ -19,13 +20,24 @@ from hellora.data.cells import (
 )
 from hellora.data.forms import read_form
 from hellora.data.label_sets import LABELS, label_sets, read_label_sets
-from hellora.data.labels import UNLABELLED, in_order
+from hellora.data.labels import in_order, oddities
 from hellora.data.loading import Split
 from hellora.data.numbers import NUMBERS, check_names, names_of, read_numbers
 from hellora.data.preferences import asked_of, read_preferences
 from hellora.data.settings import LANGUAGE, ONE_CLASS, TEXTS, Columns, DataSettings
 from hellora.data.tags import classes_of, read_tokens
 from hellora.data.usable import Tolerance, check_faults
+
+TARGETS = ("text_numbers", "text_labels")  # columns of a task whose examples have numbers or labels, and no class
+# What the two texts of a pair are called, in the data sets of GLUE and others.
+PAIRS = {
+    "sentence1": "sentence2",
+    "question1": "question2",
+    "question": "sentence",
+    "premise": "hypothesis",
+    "text": "text_pair",
+    "text1": "text2",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +59,14 @@ class Reader:
             return Reader(settings, columns, tags, {tag: index for index, tag in enumerate(tags)}, declared)
         if columns in LANGUAGE and settings.label not in train.data.column_names:
             return Reader(settings, columns, (), None)
+        if columns in TEXTS:
+            settings.check_columns_differ()
         if columns not in LANGUAGE and (column := unlabelled(train, settings, columns)):
-            cells_of(train, column, "labels" if column in settings.labels else "label")
+            setting = "labels" if column in settings.labels else "label"
+            cells_of(train, column, setting)
             raise InputError(
-                f"data.label: {train.where} is unlabelled, for its column '{column}' is -1 or empty in every row: name "
-                f"another column or split"
+                f"data.{setting}: {train.where} is unlabelled, for its column '{column}' is -1 or empty in every row: "
+                f"name another column or split"
             )
         if columns == "text_numbers":
             names = names_of(settings)
@@ -81,7 +96,7 @@ class Reader:
 
         Rows that cannot be used are left out, and noted. A label that is absent or no class of the training split is
         UNLABELLED with `may_lack_labels`; else one that is no class is an error. With `prompts_alone`, answers of a
-        language task are not read, nor the tags of words.
+        language task are not read, nor the tags of words, nor numbers or labels.
         """
         settings, faults = self.settings, Faults()
         if self.columns == "tokens":
@@ -89,7 +104,8 @@ class Reader:
             cells, features = read_tokens(split, settings, faults, self.notes, known, may_lack_labels, prompts_alone)
         else:
             cells, features = self._said(split, faults, prompts_alone)
-            self._add_targets(split, faults, may_lack_labels, cells, features)
+            told = without_targets(split, settings) if prompts_alone and self.columns in TARGETS else split
+            self._add_targets(told, faults, may_lack_labels, cells, features)
         for column in keep:
             if column not in cells:
                 cells[column], features[column] = cells_of(split, column, "column"), split.data.features[column]
@@ -135,8 +151,21 @@ class Reader:
             labels = self._labels_if_any(split) if free else self._labels(split, faults)
             cells["label"], features["label"] = labels, Value("int64")
 
+    def say_oddities(self, where: str, columns: Sequence[str] = ()) -> None:
+        """Note what a person may have meant otherwise: of classes, and of a second text that is not read."""
+        if self.columns in (*ONE_CLASS, "text_labels", "tokens") and (said := oddities(self.labels, where)):
+            self.notes.append(said)
+        beside = PAIRS.get(self.settings.text, "")
+        if self.columns in TEXTS and not self.settings.text_pair and beside in columns:
+            self.notes.append(
+                f"not read: '{beside}' of {where}, beside '{self.settings.text}' (data.text_pair = '{beside}' "
+                f"reads both)"
+            )
+
     def check_vanished(self, train: Dataset) -> None:
         """Raise InputError where no row of a class of the training split can be used."""
+        if self.columns == "text_labels" and not any(1 in row for row in train["targets"][:]):
+            raise InputError(f"data.label: no example of {self.settings.name} has a label: name another column")
         if self.index_of is None or self.columns not in ONE_CLASS:
             return
         left = set(train["label"][:])
@@ -174,10 +203,16 @@ class Reader:
         return [self.index_of.get(value, UNLABELLED) if isinstance(value, str) else UNLABELLED for value in found]
 
 
+def without_targets(split: Split, settings: DataSettings) -> Split:
+    """Return a split as if nobody knew what its examples are: what is predicted may have anything in that column."""
+    known = [name for name in settings.target_columns if name in split.data.column_names]
+    return replace(split, data=split.data.remove_columns(known))
+
+
 def unlabelled(split: Split, settings: DataSettings, columns: Columns, classes: Container[str] = ()) -> str | None:
     """Name the column of classes, or of what stands in their place, in which no row has one; None where there is none
     such."""
-    if columns in ("text_numbers", "text_labels"):
+    if columns in TARGETS:
         return column_without_cells(split, settings.target_columns)
     return settings.label if is_unlabelled(split, settings.label, classes) else None
 

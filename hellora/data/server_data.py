@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Dataset, Image
 
 from hellora.core.errors import InputError
-from hellora.data.labels import UNLABELLED
+from hellora.core.metrics import UNLABELLED
 from hellora.data.loading import Split, load_splits
 
 # The columns by which examples are compared.

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from hellora.core.errors import InputError
+
 Columns = Literal["text", "image", "instruction", "preference", "text_numbers", "text_labels", "tokens"]
 TEXTS: tuple[Columns, ...] = ("text", "text_numbers", "text_labels")  # a text or a pair of texts, and what it is
 ONE_CLASS: tuple[Columns, ...] = ("text", "image")  # whose examples have a class each
@@ -77,6 +79,14 @@ class DataSettings:
         for name in ("proxy", "public"):
             if getattr(self, name) in (self.name, self.train_split):
                 raise ValueError(f"{name} must not be the clients' training data, '{getattr(self, name)}'")
+
+    def check_columns_differ(self) -> None:
+        """Raise InputError where what is learned of a text is the text itself, or a pair is one text twice."""
+        used = [("text", self.text), ("text_pair", self.text_pair)]
+        used += [("labels" if self.labels else "label", column) for column in self.target_columns]
+        for place, (setting, column) in enumerate(used):
+            if other := next((each for each, taken in used[:place] if taken == column), ""):
+                raise InputError(f"data.{setting}: '{column}' is the column of data.{other}, too: name another one")
 
     @property
     def target_columns(self) -> tuple[str, ...]:

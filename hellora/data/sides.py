@@ -83,6 +83,7 @@ def server_corpus(settings: DataSettings, columns: Columns, seed: int, classes: 
     test_name, source = server_splits(settings, columns)
     reader = reader_of(settings, columns, classes)
     reader.notes.extend(source.notes)
+    reader.say_oddities("the clients")
     test = reader.read(source.splits[test_name])
     own = read_own_of_server(settings, reader, source.splits, test, test_name, test.select(()), seed)
     print_of = fingerprint({"test": test, "proxy": own.proxy, "public": own.public})

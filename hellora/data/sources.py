@@ -100,6 +100,7 @@ def read_train(settings: DataSettings, reader: Reader, split: Split, natural: st
     """Read the training split; of natural clients those that take part."""
     train = reader.read(split, keep=(natural,) if natural else ())
     reader.check_vanished(train)
+    reader.say_oddities(split.where, split.data.column_names)
     if repeated := repetitions(train):
         reader.notes.append(f"{repeated} of the {len(train)} training examples say the same as an earlier one")
     if natural:

@@ -48,7 +48,7 @@ def read_table(path: Path) -> Table:
         return Table(read_parquet(path))
     with opened(path) as file:
         if is_tagged(path):
-            return Table(*read_columns(file.read()))
+            return Table(*read_columns(whole_text(file)))
         if kind in DELIMITERS:
             return csv_table(file, DELIMITERS[kind])
         return json_table(file, lines=kind == ".jsonl")
@@ -79,6 +79,14 @@ def opened(path: Path) -> Iterator[TextIO]:
     """Open a file for reading UTF-8 text, decompressed; a byte order mark is left out."""
     with binary(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         yield text
+
+
+def whole_text(file: TextIO) -> str:
+    """Read all of a file."""
+    try:
+        return file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8: save the file as UTF-8") from error
 
 
 # ---------------------------------------------------------------------------------------------------- CSV
@@ -144,11 +152,7 @@ def spanning_note(spanning: Sequence[tuple[int, int]]) -> str:
 
 def json_table(file: TextIO, lines: bool) -> Table:
     """Read JSON lines, or a list of objects, or one of columns; also under one name, such as {"data": […]}."""
-    try:
-        text = file.read()
-    except UnicodeDecodeError as error:
-        raise ValueError("it is not UTF-8: save the file as UTF-8") from error
-    numbers, objects = json_objects(text, lines)
+    numbers, objects = json_objects(whole_text(file), lines)
     names = list(dict.fromkeys(name for each in objects for name in each))
     columns = []
     for name in names:

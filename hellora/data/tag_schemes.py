@@ -12,6 +12,7 @@ from itertools import pairwise
 OUTSIDE = "O"
 BEGINS, ENDS = "BSUW", "ESLUW"  # parts that always begin an entity, and those that end it
 TYPED = re.compile(rf"([{BEGINS}{ENDS}IM])[-_](.+)")
+LIKE_TYPED = re.compile(r"([BIbi])[-_:|./].+|.+[-_:|./]([BIbi])")  # as people write it elsewhere
 Tags = list[str]
 
 
@@ -29,6 +30,14 @@ def are_of_entities(tags: Collection[str]) -> bool:
     typed = {tag for tag in inside if TYPED.fullmatch(tag)}
     bare = not inside.isdisjoint("BI") and all(parted(tag) for tag in inside)  # of one type, which has no name
     return not inside or bare or typed == inside or (bool(typed) and OUTSIDE in tags)
+
+
+def in_another_notation(tags: Collection[str]) -> bool:
+    """Say whether tags seem to be of entities, and are not written so: all but one are like b-PER, B:PER or PER-B, with
+    beginnings and insides; the other one is what they have in the place of O."""
+    like = [match for tag in tags if (match := LIKE_TYPED.fullmatch(tag))]
+    parts = {(match[1] or match[2]).upper() for match in like}
+    return not are_of_entities(tags) and len({*tags}) - len(like) <= 1 and parts == {"B", "I"}
 
 
 def in_iob2(tags: Iterable[str]) -> Tags:

@@ -3,9 +3,6 @@
 Words and tags are lists, or texts with white space between them. What is no such sentence is a fault of its row.
 """
 
-import ast
-import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +10,17 @@ from typing import Any
 from datasets import ClassLabel, Features, Value
 
 from hellora.core.errors import InputError
+from hellora.core.metrics import UNLABELLED
 from hellora.data.cells import Faults, cells_of
-from hellora.data.labels import UNLABELLED, as_written, in_order
+from hellora.data.labels import as_written, in_order
 from hellora.data.loading import Split
 from hellora.data.settings import DataSettings
-from hellora.data.tag_schemes import OUTSIDE, are_of_entities, in_iob2, parted, scheme_of
+from hellora.data.tag_schemes import OUTSIDE, TYPED, are_of_entities, in_another_notation, in_iob2, parted, scheme_of
+from hellora.data.written_lists import is_broken, written_list, written_lists
 
 TOKENS = ("tokens", "words")  # columns, by the names that people give them
 TAGS = ("tags", "ner_tags", "labels", "pos_tags")
+NO_TAG = ("-1", "-100")  # numbers that say that a word has none
 SHOWN = 10  # types in a note
 Words = list[str]
 
@@ -80,24 +80,41 @@ def declared(split: Split, column: str) -> list[str]:
 
 
 def read_tagged(split: Split, settings: DataSettings, faults: Faults) -> Tagged:
-    """Read words with their tags; rows that cannot be used become faults."""
+    """Read words with their tags; rows that cannot be used become faults.
+
+    Raises:
+        InputError: a column is not there, is that of words and of tags, or has tags in a notation that is not read.
+    """
     token_column, tag_column = column_of(split, settings, "tokens"), column_of(split, settings, "tags")
-    names, words = declared(split, tag_column), words_of(split, token_column, settings)
-    tags = [[tag_of(tag, names) for tag in listed(cell)] for cell in cells_of(split, tag_column, "tags")]
+    if token_column == tag_column:
+        raise InputError(f"data.tags: column '{tag_column}' is that of the words: name another one")
+    names, words = declared(split, tag_column), words_of(split, token_column, settings, faults)
+    tags = [[tag_of(tag, names) for tag in each] for each in items_of(split, tag_column, "tags", faults)]
     for row, (of_row, tags_of_row) in enumerate(zip(words, tags, strict=True)):
         if why := fault(of_row, tags_of_row):
             faults.setdefault(row, why)
     known = {tag for row, each in enumerate(tags) if row not in faults for tag in each}
     scheme = ""
     if are_of_entities(names or known):
-        for row, each in enumerate(tags):
-            odd = next((tag for tag in each if tag != OUTSIDE and not parted(tag)), None)
-            if odd is not None:
-                faults.setdefault(row, f"its tag '{odd}' is neither O nor of an entity, as B-PER is")
+        check_entities(tags, faults)
         scheme = scheme_of(each for row, each in enumerate(tags) if row not in faults)
         tags = [in_iob2(each) for each in tags]
+    elif in_another_notation(names or known):
+        raise InputError(
+            f"data.tags: {split.where} has the tags {', '.join(sorted(known)[:SHOWN])}, which seem to be of entities: "
+            f"write these as B-PER and I-PER, and what is outside as O"
+        )
     words, tags = ([[] if row in faults else each for row, each in enumerate(of)] for of in (words, tags))
     return Tagged(words, tags, f"words ('{token_column}') with tags ('{tag_column}'): {described(scheme, known)}")
+
+
+def check_entities(tags: Sequence[Words], faults: Faults) -> None:
+    """Find rows with a tag that is of no entity, or of one without a type where others have types."""
+    typed = any(TYPED.fullmatch(tag) for each in tags for tag in each)
+    of_entity = TYPED.fullmatch if typed else parted
+    for row, each in enumerate(tags):
+        if odd := next((tag for tag in each if tag != OUTSIDE and not of_entity(tag)), ""):
+            faults.setdefault(row, f"its tag '{odd}' is neither O nor of an entity, as B-PER is")
 
 
 def described(scheme: str, tags: Collection[str]) -> str:
@@ -110,44 +127,44 @@ def described(scheme: str, tags: Collection[str]) -> str:
     return f"{scheme}{read_as}, of entities ({shown})" if shown else f"{scheme}{read_as}"
 
 
-def words_of(split: Split, column: str, settings: DataSettings) -> list[Words]:
+def words_of(split: Split, column: str, settings: DataSettings, faults: Faults) -> list[Words]:
     """Return the words of each row: a list, or a text with white space between them."""
     text = column == settings.text and column not in (settings.tokens, *TOKENS)
-    cells = cells_of(split, column, "tokens")
-    return [
-        [as_written(word) if isinstance(word, str | int) else "" for word in listed(cell, may_be_list=not text)]
-        for cell in cells
-    ]
+    found = items_of(split, column, "tokens", faults, may_be_lists=not text)
+    return [[as_written(word) if isinstance(word, str | int) else "" for word in words] for words in found]
+
+
+def items_of(split: Split, column: str, which: str, faults: Faults, may_be_lists: bool = True) -> list[list[Any]]:
+    """Return the words or the tags of each row: of a list, of a list that is written out, as in CSV, or of a text by
+    white space. What begins like a list and is none, or holds anything but texts and numbers, is a fault."""
+    cells = cells_of(split, column, which)
+    lists = written_lists(cells) if may_be_lists else None
+    found = []
+    for row, cell in enumerate(cells):
+        items = listed(cell, may_be_lists)
+        no_list = isinstance(cell, str) and (lists is None or lists[row] is None)
+        if no_list and is_broken(cell) and (lists or which == "tags"):
+            faults.setdefault(row, f"its {which} begin with a bracket, and are no list")
+        if other := next((type(each) for each in items if not isinstance(each, str | int | None)), None):
+            faults.setdefault(row, f"it has a {other.__name__} among its {which}, not a text or a whole number")
+        found.append(items)
+    return found
 
 
 def listed(cell: Any, may_be_list: bool = True) -> list[Any]:
-    """Return the items of a cell: of a list, of a list that is written out, as in CSV, or of a text by white space."""
-    if not isinstance(cell, str):
-        return list(cell) if isinstance(cell, list | tuple) else []
-    if may_be_list and re.fullmatch(r"\s*\[.*\]\s*", cell, re.DOTALL):
-        for read in (json.loads, ast.literal_eval):
-            try:
-                found = read(cell)
-            except (ValueError, SyntaxError):
-                continue
-            return list(found) if isinstance(found, list) else []
-    return cell.split()
-
-
-def are_tagged(words: Sequence[Any], tags: Sequence[Any]) -> bool:
-    """Say whether cells are words with a tag each: lists or, of texts, as many of these as of those, and somewhere more
-    than one."""
-    if words and isinstance(words[0], list) and isinstance(tags[0], list):
-        return True
-    counts = [(len(listed(of_row)), len(listed(of_tags))) for of_row, of_tags in zip(words, tags, strict=True)]
-    return bool(counts) and all(one == other for one, other in counts) and max(counts) > (1, 1)
+    """Return the items of a cell: of a list, of a list that is written out, or of a text by white space."""
+    if isinstance(cell, str):
+        written = written_list(cell) if may_be_list else None
+        return cell.split() if written is None else written
+    return list(cell) if isinstance(cell, list | tuple) else []
 
 
 def tag_of(tag: Any, names: Sequence[str]) -> str:
     """Return a tag as a text; "" where there is none."""
     if names and isinstance(tag, int):
         return names[tag] if 0 <= tag < len(names) else ""
-    return as_written(tag).strip() if isinstance(tag, str | int) else ""
+    written = as_written(tag).strip() if isinstance(tag, str | int) else ""
+    return "" if written in NO_TAG else written
 
 
 def fault(words: Words, tags: Words) -> str:
@@ -184,7 +201,7 @@ def read_tokens(
     """
     features = Features({"tokens": [Value("string")]})
     if tokens_alone or (may_lack_labels and not has_tags(split, settings)):
-        words = words_of(split, column_of(split, settings, "tokens"), settings)
+        words = words_of(split, column_of(split, settings, "tokens"), settings, faults)
         for row, of_row in enumerate(words):
             if why := fault(of_row, ["-"] * len(of_row)):
                 faults.setdefault(row, why)

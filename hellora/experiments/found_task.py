@@ -18,7 +18,7 @@ from hellora.experiments import registry
 from hellora.experiments.sections import SECTIONS, defaults_of
 from hellora.experiments.tables import Table, build
 
-TRIED = 20  # rows whose words and tags are counted
+LOOKED_AT = 20  # rows, to tell whether words have tags
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def fitting(data: Table, model: str) -> Iterator[FoundTask]:
 def by_columns(rows: Any, data: Any, family: str) -> Iterator[FoundTask]:
     """Yield what the columns of a `datasets.Dataset` are for, as the [data] table names them."""
     from hellora.data.forms import CONVERSATIONS, PAIRS
-    from hellora.data.tags import TAGS, TOKENS, are_tagged
+    from hellora.data.tags import TAGS, TOKENS
 
     names = set(rows.column_names)
     texts = {data.text, *data.target_columns} <= names
@@ -87,7 +87,7 @@ def by_columns(rows: Any, data: Any, family: str) -> Iterator[FoundTask]:
         yield FoundTask("preference", f"{data.name} has answers of which one is preferred")
     elif data.messages or names & {*CONVERSATIONS}:
         yield from of_language(f"{data.name} has conversations", family)
-    elif words and tags and are_tagged(rows[words][:TRIED], rows[tags][:TRIED]):
+    elif words and tags and are_tagged(rows[words][:LOOKED_AT], rows[tags][:LOOKED_AT]):
         yield FoundTask("token_classification", f"{data.name} has tokens ('{words}') with tags ('{tags}')")
     elif texts and family != "decoder":
         yield labelled([rows[column][:] for column in data.target_columns], data)
@@ -107,14 +107,13 @@ def of_language(what: str, family: str) -> Iterator[FoundTask]:
 
 def labelled(columns: Sequence[Sequence[Any]], data: Any) -> FoundTask:
     """Return the task of texts with these labels, in one column or in several."""
-    from hellora.data.label_sets import written_lists
     from hellora.data.numbers import are_amounts
 
-    texts = f"{data.name} has texts ('{data.text}') with"
-    named = ", ".join(map(repr, data.target_columns))
-    told = [[label for label in cells if label is not None] for cells in columns]
-    if data.separator or are_lists(told[0][:1]) or written_lists(told[0]):
-        return FoundTask("multi_label", f"{texts} lists of labels ({named})")
+    texts, named = f"{data.name} has texts ('{data.text}') with", ", ".join(map(repr, data.target_columns))
+    told = [[label for label in cells if label not in (None, "")] for cells in columns]
+    if data.separator or items_of(told[0][:1]):
+        what = f"labels between {data.separator!r}" if data.separator else "lists of labels"
+        return FoundTask("multi_label", f"{texts} {what} ({named})")
     if all(map(are_amounts, told)):
         return FoundTask("regression", f"{texts} many numbers with fractions ({named})")
     if len(told) > 1:
@@ -122,6 +121,19 @@ def labelled(columns: Sequence[Sequence[Any]], data: Any) -> FoundTask:
     return FoundTask("sequence_classification", f"{texts} a class each ({named})")
 
 
-def are_lists(cells: Sequence[Any]) -> bool:
-    """Tell whether there is a cell, and it is a list."""
-    return bool(cells) and isinstance(cells[0], list)
+def items_of(cells: Sequence[Any]) -> list[list[Any]]:
+    """Return the cells that are lists, or have one written out."""
+    from hellora.data.written_lists import written_list
+
+    lists = [written_list(cell) if isinstance(cell, str) else cell for cell in cells]
+    return [each for each in lists if isinstance(each, list)]
+
+
+def are_tagged(words: Sequence[Any], tags: Sequence[Any]) -> bool:
+    """Tell whether cells are lists, or texts with as many tags as words in each, which are not always one."""
+    if len(items_of(words)) == len(items_of(tags)) == len(words):
+        return True
+    if not all(isinstance(cell, str) for cell in (*words, *tags)):
+        return False
+    counts = [(len(one.split()), len(other.split())) for one, other in zip(words, tags, strict=True)]
+    return all(one == other for one, other in counts) and any(one > 1 for one, _ in counts)

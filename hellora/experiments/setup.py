@@ -126,14 +126,16 @@ class Setup:
             return replace(found, sampled=(len(rows), len(self.test)))
         if not self.held_out:
             return self.evaluate_adapter(state.adapter, self.corpus.test, self.test, asked)
-        clients = {}
+        own_models = {}
         for client, rows in enumerate(self.held_out):
             if len(rows):
                 adapter = with_private(state.adapter, state.private.get(client, {}))
                 own, encoded = self.work.data.select(rows), self.work.encoded.select(rows)
                 asked = own if asks else own.select(())
-                clients[client] = self.evaluate_adapter(adapter, own, encoded, asked).metrics
-        return Evaluation.of_clients(clients, {client: len(rows) for client, rows in enumerate(self.held_out)})
+                own_models[client] = self.evaluate_adapter(adapter, own, encoded, asked)
+        clients = {client: each.metrics for client, each in own_models.items()}
+        sizes = {client: len(rows) for client, rows in enumerate(self.held_out)}
+        return Evaluation.of_clients(clients, sizes, [each.per_class for each in own_models.values()])
 
     def evaluate_on_test(self, adapter: Adapter) -> Evaluation:
         """Evaluate one adapter on the test split."""

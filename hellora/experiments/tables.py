@@ -74,10 +74,14 @@ def build(cls: type, content: Mapping[str, Any], section: str, near: Collection[
         # As JSON, because that is where pydantic is strict (no text for a number) and still takes lists for tuples.
         return TypeAdapter(cls).validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        first = next((each for each in errors if each["type"] == "literal_error"), errors[0])
+        first = first if first["loc"][:1] == errors[0]["loc"][:1] and isinstance(first["input"], str) else errors[0]
         where = dot + ".".join(str(part) for part in first["loc"][:1])
         what = first["msg"].removeprefix("Value error, ")
         if first["type"] in ("list_type", "tuple_type"):
+            if isinstance(first["input"], dict):
+                raise InputError(f"{where} is a list, and no table: write {where} = […]") from error
             groups = ", with a value for each group of clients" if section == "fleet" else ""
             raise InputError(f"{where} is a list{groups}: write {where} = {json.dumps([first['input']])}") from error
         given = f", not {first['input']!r}" if first["loc"] else ""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hellora.core.state import Attempt, Diagnostics, RoundReport, select
@@ -10,18 +11,21 @@ from hellora.server.diagnostics import idle_rounds
 Line = dict[str, Any]
 
 
-def round_line(
-    report: RoundReport,
-    metrics: Mapping[str, float] | None,
-    seconds: float,
-    before: Line | None,
-    sample: Mapping[str, Any] | None = None,
-) -> Line:
+@dataclass(frozen=True)
+class Measured:
+    """What was measured after a round: the metrics, of which sample of the test examples, and of which classes."""
+
+    metrics: Mapping[str, float] | None = None  # None: the round was not evaluated
+    sample: Mapping[str, Any] | None = None  # None: of all test examples
+    per_class: Mapping[str, Mapping[str, float]] | None = None  # scores by the classes' names; None: many, or none
+
+
+def round_line(report: RoundReport, measured: Measured, seconds: float, before: Line | None) -> Line:
     """Make one line of rounds.jsonl. `ranks` has the trained rank per client and layer, 0 is frozen; `repeated` has the
     attempts before the one that counted, and `sums` the waves in which clients summed their features to solve the head;
     their bytes are counted. `layer_scores` are those of rounds that measured
     them. `simulated_clock` is the sum of `simulated_seconds` so far. `sample` says of how many test examples `metrics`
-    are, with 95 % intervals; null where they are of all.
+    and `per_class` are, with 95 % intervals; null where they are of all.
     """
     ranks = report.allocation.ranks.tolist()
     simulated = clock = None
@@ -35,8 +39,9 @@ def round_line(
         "policies": {str(client): policy.in_words for client, policy in report.policies.items()},
         "repeated": [attempt_fields(attempt) for attempt in report.attempts[:-1]],
         "sums": [attempt_fields(wave) for wave in report.sums],
-        "metrics": metrics,
-        "sample": sample,
+        "metrics": measured.metrics,
+        "sample": measured.sample,
+        "per_class": measured.per_class,
         "clients": {str(client): dict(values) for client, values in report.client_metrics.items()},
         **diagnostic_fields(report.diagnostics),
         "idle_rounds": idle_rounds(

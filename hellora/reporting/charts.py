@@ -3,7 +3,6 @@
 A trace's `meta` says which colour is its own: {"colour": 2} is the third of the page's; a heat map has its scale.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -34,17 +33,16 @@ class Curve:
     x: Sequence[float]
     y: Sequence[float]
     half: Sequence[float | None] = ()
+    colour: int | None = None  # None: that of its place among the curves
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Has a bar for each label; `half` is half an interval around its end, cut off where it is not `within`."""
+    """Has a bar for each label."""
 
     name: str
     x: Sequence[str]
     y: Numbers
-    half: Sequence[float | None] | None = None
-    within: tuple[float, float] = (-math.inf, math.inf)  # what the heights can be
     as_marks: bool = False  # a mark at the height of the bar, in its place
 
 
@@ -74,10 +72,11 @@ def line_chart(
     """Draw lines over a common axis, with their bands; `from_zero`: the heights are amounts. What of a band is not
     `within` two heights is not shown, so that it cannot press the lines together.
     """
+    colours = [place if curve.colour is None else curve.colour for place, curve in enumerate(curves)]
     traces: list[Any] = [
-        band(curve, i) for i, curve in enumerate(curves) if any(half is not None for half in curve.half)
+        band(curve, i) for i, curve in zip(colours, curves, strict=True) if any(half is not None for half in curve.half)
     ]
-    for i, curve in enumerate(curves):
+    for i, curve in zip(colours, curves, strict=True):
         name = text(curve.name)
         traces.append(
             go.Scatter(
@@ -153,7 +152,7 @@ def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
         else:
             pattern = None if many else {"shape": PATTERNS[i % len(PATTERNS)], "solidity": 0.25}
             marker = {"pattern": pattern, "line": {"width": 0}}
-            traces.append(go.Bar(error_y=interval(bar), marker=marker, meta={"colour": i}, **common))
+            traces.append(go.Bar(marker=marker, meta={"colour": i}, **common))
     return figure(
         traces,
         xaxis=titled(x_title, type="category"),
@@ -164,21 +163,6 @@ def bar_chart(bars: Sequence[Bars], x_title: str, y_title: str) -> go.Figure:
     )
 
 
-def interval(bars: Bars) -> dict[str, Any] | None:
-    """Give intervals as plotly draws them, up and down from the bar: it takes None for an interval of nothing, and no
-    number for no interval.
-    """
-    if bars.half is None:
-        return None
-    low, high = bars.within
-    both = [
-        ("none", "none") if half is None or y is None else (min(half, high - y), min(half, y - low))
-        for y, half in zip(bars.y, bars.half, strict=True)
-    ]
-    up, down = ([each[i] for each in both] for i in (0, 1))
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 2}
-
-
 def lying_bars(bars: Bars, x_title: str) -> go.Figure:
     """Draw bars below each other, so that many names, or long ones, can be read."""
     name = text(bars.name)
@@ -187,7 +171,6 @@ def lying_bars(bars: Bars, x_title: str) -> go.Figure:
         x=list(bars.y),
         y=[text(label) for label in bars.x],
         orientation="h",
-        error_x=interval(bars),
         marker={"line": {"width": 0}},
         meta={"colour": 0},
         hovertemplate=f"%{{y}}: %{{x:.4g}}<extra>{name}</extra>",

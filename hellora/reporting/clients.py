@@ -40,7 +40,7 @@ def served(run: RunRecord) -> Section:
         order = sorted(accuracy, key=lambda client: (accuracy[client], int(client)))
         names = [run.names.get(int(client), f"client {client}") for client in order]
         worst = run.summary["worst_client"]
-        lead += f" Worst client: {names[0]}, accuracy {worst:.3f} by its own mix of classes."
+        lead += " Each client's accuracy is by its own mix of classes."
         bars = [
             Bars("accuracy", names, [accuracy[client] for client in order]),
             Bars("worst client", names[:1], [worst], as_marks=True),
@@ -97,7 +97,7 @@ def drift(run: RunRecord) -> Section:
         found = [(round, sorted(values)) for round, values in found if values]
         if not found:
             continue
-        rounds = [round + 1.0 for round, _ in found]
+        rounds = [float(round) for round, _ in found]
         of = {
             "least": [values[0] for _, values in found],
             "median": [median(values) for _, values in found],
@@ -105,7 +105,7 @@ def drift(run: RunRecord) -> Section:
         }
         curves = [Curve(label, rounds, values) for label, values in of.items()]
         rows = [[str(round), *(f"{each[i]:.4g}" for each in of.values())] for i, (round, _) in enumerate(found)]
-        views.append(View(what, line_chart(curves, "rounds finished", what), Table(["round", *of], rows)))
+        views.append(View(what, line_chart(curves, "round", what), Table(["round", *of], rows)))
     if not views:
         return missing(id, title, "Drift was not measured: diagnostics were switched off, or the run is an older one.")
     lead = (

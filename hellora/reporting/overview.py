@@ -1,17 +1,17 @@
-"""A report shows a run, or compares several; of one, it says what it is, how far it has come, and has all sections."""
+"""A report shows a run, or compares several; of one, it tells its story, says what it is, and has all sections."""
 
 from pathlib import Path
 
 from hellora.core.errors import InputError
-from hellora.core.units import in_bytes
 from hellora.reporting.answers import answers
 from hellora.reporting.classes import classes
 from hellora.reporting.clients import drift, failures, labels, served
 from hellora.reporting.page import write
-from hellora.reporting.parts import Page
-from hellora.reporting.quality import quality_sections
+from hellora.reporting.parts import Page, Section, missing
+from hellora.reporting.quality import about_time, quality_sections
 from hellora.reporting.record import ERROR, RunRecord, read_run
 from hellora.reporting.several import page_of_several, run_folders
+from hellora.reporting.story import story
 from hellora.reporting.training import allocation, layer_scores, memory, spectrum, traffic
 
 
@@ -39,25 +39,31 @@ def page_of(paths: list[Path]) -> Page:
 
 
 def page_of_run(run: RunRecord) -> Page:
-    """Show all that is known of a run, in the order in which one asks for it."""
+    """Show all that is known of a run: its story first, then the sections in the order in which one asks for them."""
     if not run.lines:
         note = "No round has ended yet: what there is to see of them comes with the first one."
         return Page(run.name, facts(run), [labels(run)], [note], ended=run.summary is not None)
     sections = [
         *quality_sections(run),
         *answers(run),
+        *classes(run),
+        served(run),
         allocation(run),
         layer_scores(run),
         spectrum(run),
         memory(run),
         traffic(run),
-        *classes(run),
-        served(run),
         labels(run),
         drift(run),
         failures(run),
+        *untimed(run),
     ]
-    return Page(run.name, facts(run), sections, ended=run.summary is not None)
+    return Page(run.name, facts(run), sections, ended=run.summary is not None, story=story(run))
+
+
+def untimed(run: RunRecord) -> list[Section]:
+    """Say once why nothing is held against time; [] where it is."""
+    return [missing("time", "Quality over time", why)] if (why := about_time([run])) else []
 
 
 def short(name: str) -> str:
@@ -66,25 +72,15 @@ def short(name: str) -> str:
 
 
 def facts(run: RunRecord) -> list[tuple[str, str]]:
-    """Say what one wants to know first."""
-    table, last = run.table, next((line["metrics"] for line in reversed(run.lines) if line["metrics"]), None)
-    method, metric = table.get("method", {}), run.metric
+    """Say what run this is, and how far it has come."""
+    table = run.table
+    method = table.get("method", {})
     stopped = [("stopped by", f"{run.error} (the whole is in {ERROR})")] if run.error and not run.summary else []
-    found = [
+    return [
         ("state", f"{len(run.lines)} of {table['rounds']} rounds" + ("" if run.summary else ", not ended")),
         *stopped,
         ("model", f"{short(table['model']['name'])}, rank {table['model'].get('rank', '–')}"),
-        ("data", f"{short(table['data']['name'])}, {len(run.names)} clients, {table['cohort']} in a round"),
+        ("data", short(table["data"]["name"])),
         ("method", ", ".join(str(method[key]) for key in ("allocator", "dispatcher", "aggregator") if key in method)),
+        ("seed", str(table["seed"])),
     ]
-    if last and metric in last:
-        before = f"{run.initial[metric]:.3f} → " if metric in run.initial else ""
-        found.append((metric, f"{before}{last[metric]:.3f}"))
-    if run.summary and run.summary.get("worst_client") is not None:
-        found.append(("worst client", f"{run.summary['worst_client']:.3f}"))
-    if run.lines:
-        up, down = (in_bytes(int(run.total(name)[-1])) for name in ("uplink_bytes", "downlink_bytes"))
-        found += [("sent", f"{up} up, {down} down"), ("time", f"{run.total('seconds')[-1]:.0f} s")]
-    if run.timed:
-        found.append(("simulated time", f"{run.lines[-1]['simulated_clock']:.0f} s"))
-    return [*found, ("seed", str(table["seed"]))]

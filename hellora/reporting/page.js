@@ -20,6 +20,7 @@ function frame(section) {
   if (section.steps) made.append(sliderOf(section));
   made.append(element("div", "", { class: "plot", role: "img" }));
   const details = element("details");
+  details.open = section.open;
   details.append(element("summary", "The numbers"), element("div", "", { class: "table", tabindex: "0", role: "group" }));
   details.addEventListener("toggle", () => fillTable(current(section.id)));
   made.append(details);
@@ -90,6 +91,7 @@ function offerViews(section, fieldset) {
 
 function show() {
   document.querySelector("h1").textContent = content.title;
+  document.getElementById("story").replaceChildren(...content.story.map(told));
   const facts = content.facts.map(([name, value]) => {
     const pair = element("div");
     pair.append(element("dt", name), element("dd", value));
@@ -125,6 +127,13 @@ function wholeRows(drawn) {
     else wide.add(drawn[i]);
   }
   return wide;
+}
+
+function told({ title, headline, lines }) {
+  const made = element("section");
+  made.append(element("h2", title), element("p", headline, { class: "headline" }));
+  made.append(...lines.map((line) => element("p", line)));
+  return made;
 }
 
 function listContents(drawn) {

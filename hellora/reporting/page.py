@@ -5,6 +5,7 @@ anywhere, and the page's own policy forbids it.
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -37,6 +38,7 @@ def content_of(page: Page) -> dict[str, Any]:
     """Turn a page into JSON values, as its script reads them."""
     return {
         "title": page.title,
+        "story": [asdict(told) for told in page.story],
         "facts": [list(fact) for fact in page.facts],
         "notes": list(page.notes),
         "ended": page.ended,
@@ -52,6 +54,7 @@ def section_content(section: Section) -> dict[str, Any]:
         "lead": section.lead,
         "why": section.why,
         "wide": section.wide,
+        "open": section.open,
         "views": [
             {
                 "label": view.label,

@@ -52,6 +52,16 @@ class Section:
     texts: Table | None = None
     why: str = ""
     wide: bool = False  # its plot needs the whole width of a screen
+    open: bool = False  # its numbers are shown from the beginning
+
+
+@dataclass(frozen=True)
+class Told:
+    """A part of the story that a page begins with."""
+
+    title: str
+    headline: str
+    lines: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class Page:
     sections: Sequence[Section]
     notes: Sequence[str] = ()
     ended: bool = True
+    story: Sequence[Told] = ()
 
 
 def missing(id: str, title: str, why: str) -> Section:

@@ -4,6 +4,7 @@
 
 const LONG = 40; // letters from which a cell may be broken into lines
 const coarse = matchMedia("(pointer: coarse)");
+const narrow = matchMedia("(max-width: 30rem)");
 
 function element(name, text = "", attributes = {}) {
   const made = document.createElement(name);
@@ -64,15 +65,19 @@ function decoded(text, dtype) {
 
 function coloured(trace) {
   const meta = trace.meta;
-  if (meta.scale) return { ...trace, colorscale: scaleOf(trace), colorbar: { ...trace.colorbar, outlinewidth: 0 } };
+  if (meta.scale) return { ...trace, colorscale: scaleOf(trace), colorbar: barOf(trace.colorbar) };
   const own = colour(`colour-${meta.colour % 8}`);
   if (meta.band) return { ...trace, fillcolor: `${own}2e`, line: { ...trace.line, color: own } };
   const marker = { ...trace.marker, color: own };
   if (meta.mark) marker.line = { ...marker.line, color: own };
   if (trace.marker.pattern) marker.pattern = { ...marker.pattern, fgcolor: colour("surface") };
-  const errors = {};
-  for (const axis of ["error_x", "error_y"]) if (trace[axis]) errors[axis] = { ...trace[axis], color: colour("text") };
-  return { ...trace, marker, line: { ...trace.line, color: own }, ...errors };
+  const interval = trace.error_x ? { error_x: { ...trace.error_x, color: own } } : {};
+  return { ...trace, marker, line: { ...trace.line, color: own }, ...interval };
+}
+
+// On a phone what is drawn needs the room of the title, which is also said by the view.
+function barOf(own) {
+  return { ...own, outlinewidth: 0, ...(narrow.matches ? { title: { text: "" }, thickness: 8 } : {}) };
 }
 
 function scaleOf(trace) {
@@ -84,7 +89,8 @@ function scaleOf(trace) {
 
 function layoutOf(figure, revision) {
   const axis = (own) => ({
-    ...own, color: colour("quiet"), gridcolor: colour("grid"), linecolor: colour("line"), zeroline: false,
+    zeroline: false, ...own, color: colour("quiet"), gridcolor: colour("grid"), linecolor: colour("line"),
+    zerolinecolor: colour("quiet"),
     ticklabelstandoff: 4, // a point on the axis leaves the label readable
   });
   return {
@@ -92,7 +98,7 @@ function layoutOf(figure, revision) {
     xaxis: axis(figure.layout.xaxis),
     yaxis: axis(figure.layout.yaxis),
     height: figure.layout.height ?? 340,
-    margin: { l: 48, r: 12, t: 36, b: 44 },
+    margin: { l: 48, r: 20, t: 36, b: 44 }, // on the right, half a label of the axis,
     font: { family: "system-ui, sans-serif", size: 13, color: colour("text") },
     legend: { orientation: "h", x: 0, y: 1, xanchor: "left", yanchor: "bottom" },
     hoverlabel: { bgcolor: colour("surface"), font: { color: colour("text") } },

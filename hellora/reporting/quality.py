@@ -14,6 +14,7 @@ from hellora.reporting.record import Line, RunRecord
 
 UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
 BESIDE = {"accuracy": "macro_f1", "micro_f1": "macro_f1", "pearson": "spearman"}  # shown in one plot with a main one
+START, MINUS_ONE = -1.0, "\u22121"  # where a run stands on an axis of rounds before it begins, as plotly writes it
 NOT_TIMED = "There is no simulated time: the speed or link of a client is not known."
 
 
@@ -97,24 +98,44 @@ def quality_section(
         return missing(id, title, "Nothing is measured yet.")
     views = []
     for axis in axes([run]):
-        x = axis.of(run)
+        of_rounds = axis.label == "rounds"
+        x = by_number(run) if of_rounds else axis.of(run)
+        x_title = "after round" if of_rounds else axis.title
         curves = []
         for name, values in series.items():
             known = [(place, value) for place, value in zip(x, values, strict=True) if value is not None]
             curves.append(Curve(name, [place for place, _ in known], [value for _, value in known]))
         rows = [
-            [f"{place:.6g}", *("–" if values[i] is None else f"{values[i]:.4f}" for values in series.values())]
+            [said_of(place), *("–" if values[i] is None else f"{values[i]:.4f}" for values in series.values())]
             for i, place in enumerate(x)
             if any(values[i] is not None for values in series.values())
         ]
-        views.append(View(axis.label, line_chart(curves, axis.title, y_title), Table([axis.title, *series], rows)))
-    return Section(id, title, about_time([run]), views)
+        chart = line_chart(curves, x_title, y_title)
+        if of_rounds:
+            chart.update_xaxes(tick0=START, dtick=step_of(len(x)), labelalias={MINUS_ONE: said_of(START)})
+        views.append(View(axis.label, chart, Table([x_title, *series], rows)))
+    return Section(id, title, "", views)
+
+
+def by_number(run: RunRecord) -> list[float]:
+    """Return the places of a run on an axis of rounds by their numbers, from 0: where it begins, and each round."""
+    return [START, *(float(line["round"]) for line in run.lines)]
+
+
+def said_of(place: float) -> str:
+    return "start" if place == START else f"{place:.6g}"
+
+
+def step_of(count: int) -> int:
+    """Choose how far apart the labels of so many rounds stand: 1, 2, 5, 10, …, and no more than 9 of them."""
+    steps = (times * 10**power for power in range(9) for times in (1, 2, 5))
+    return next(int(step) for step in steps if count <= 9 * step)
 
 
 # ------------------------------------------------------------------------------------------------------- several runs
 
 
-def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis) -> Curve:
+def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis, colour: int | None = None) -> Curve:
     """Average runs that differ in their seed, wherever all of them were measured, at their mean place on the axis; with
     half of Student's 95 % interval, where there is more than one.
     """
@@ -130,7 +151,7 @@ def group_curve(name: str, runs: Sequence[RunRecord], metric: str, axis: Axis) -
             x.append(float(np.mean([row[i] for row in places])))
             y.append(found.mean)
             half.append(found.half)
-    return Curve(name, x, y, half)
+    return Curve(name, x, y, half, colour)
 
 
 def plausible(metric: str, curves: Sequence[Curve]) -> tuple[float, float]:
@@ -142,8 +163,16 @@ def plausible(metric: str, curves: Sequence[Curve]) -> tuple[float, float]:
     return lowest, 2 * max(means) - min(means)
 
 
-def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequence[RunRecord]]) -> Section:
-    """Show a metric of groups of runs, each by its name. A run without a round is not in its group yet."""
+def compared_quality(
+    id: str,
+    title: str,
+    metric: str,
+    groups: Mapping[str, Sequence[RunRecord]],
+    colours: Mapping[str, int] | None = None,
+) -> Section:
+    """Show a metric of groups of runs, each by its name and in its colour. A run without a round is not in its group
+    yet.
+    """
     every = [run for runs in groups.values() for run in runs]
     begun = {name: [run for run in runs if run.lines] for name, runs in groups.items()}
     groups = {
@@ -155,7 +184,7 @@ def compared_quality(id: str, title: str, metric: str, groups: Mapping[str, Sequ
         return missing(id, title, "Nothing is measured yet.")
     views = []
     for axis in axes([run for runs in groups.values() for run in runs]):
-        curves = [group_curve(name, runs, metric, axis) for name, runs in groups.items()]
+        curves = [group_curve(name, runs, metric, axis, (colours or {}).get(name)) for name, runs in groups.items()]
         rows = [
             [curve.name, f"{place:.6g}", f"{mean:.4f}", "–" if half is None else f"± {half:.4f}"]
             for curve in curves

@@ -12,33 +12,20 @@ from typing import Any
 
 from hellora.core.errors import InputError
 from hellora.core.metrics import asked_for, main_metric
+from hellora.reporting.fields import (
+    OF_ANSWER,
+    OF_SUMMARY,
+    OF_TABLE,
+    check_budget,
+    check_classes,
+    check_line,
+    check_numbers,
+    checked,
+)
 
 Line = Mapping[str, Any]  # of rounds.jsonl
 FILES = ("experiment.toml", "clients.json", "rounds.jsonl", "answers.jsonl", "summary.json")
 ERROR = "error.log"  # why the run had to stop, until it goes on
-NUMBER, NONE = (int, float), type(None)
-# What a page cannot do without, and of what kind it is.
-OF_TABLE = {"seed": int, "rounds": int, "cohort": int, "model": dict, "data": dict}
-OF_LINE = {
-    "round": int,
-    "cohort": list,
-    "ranks": dict,
-    "metrics": (dict, NONE),
-    "clients": dict,
-    "uplink_bytes": NUMBER,
-    "downlink_bytes": NUMBER,
-    "seconds": NUMBER,
-}
-OF_ANSWER = {"round": (int, NONE), "row": int, "prompt": str, "reference": str, "answer": str}
-OF_SUMMARY = {
-    "initial": dict,
-    "final": dict,
-    "groups": list,
-    "clients": dict,
-    "worst_client": (*NUMBER, NONE),
-    "uplink_bytes": NUMBER,
-    "data": dict,
-}
 
 
 @dataclass(frozen=True)
@@ -73,6 +60,20 @@ class RunRecord:
         """Return the main metric of the run's task."""
         measured = [line["metrics"] for line in self.lines if line["metrics"]]
         return main_metric(name for metrics in (self.initial, *measured) for name in metrics)
+
+    @property
+    def last_evaluated(self) -> Line | None:
+        """Return the line of the last round in which the main metric was measured; None before there is one."""
+        measured = (line for line in reversed(self.lines) if (line["metrics"] or {}).get(self.metric) is not None)
+        return next(measured, None)
+
+    @property
+    def per_class(self) -> Mapping[str, Mapping[str, float]] | None:
+        """Return how well each class is recognised by name, of the whole test data at the end, before that of the last
+        round that was evaluated; None where that is not known."""
+        if self.summary is not None:
+            return self.summary.get("per_class")
+        return self.last_evaluated.get("per_class") if self.last_evaluated else None
 
     @property
     def asked(self) -> list[str]:
@@ -192,22 +193,6 @@ def read_summary(file: Path) -> Mapping[str, Any] | None:
         return summary
 
 
-def check_classes(summary: Mapping[str, Any]) -> None:
-    """Raise ValueError where what a summary says of classes, if it does, is not what a run wrote."""
-    found, counts = summary.get("per_class", {}), summary.get("confusion", [])
-    checked(found, dict.fromkeys(found, dict), "per_class: ")
-    for name, scores in found.items():
-        checked(scores, dict.fromkeys(("precision", "recall", "f1", "examples"), NUMBER), f"per_class: {name}: ")
-    rows = counts if isinstance(counts, list) else [None]
-    if rows and (len(rows) != len(found) or any(not is_row(row, len(found)) for row in rows)):
-        raise ValueError("confusion is no matrix of the classes")
-
-
-def is_row(row: Any, length: int) -> bool:
-    """Tell whether something is a row of so many whole numbers."""
-    return isinstance(row, list) and len(row) == length and all(isinstance(count, int) for count in row)
-
-
 def last_state(folder: Path) -> Path:
     """Return the file of the last state of a run; one that is not there before the first."""
     return max((folder / "checkpoint").glob("state-*.json"), default=folder / "checkpoint" / "state-000000.json")
@@ -218,47 +203,6 @@ def read_initial(file: Path) -> Mapping[str, float]:
     with blamed(file):
         initial: Mapping[str, float] = (read(file) or {}).get("record", {}).get("initial", {})
         return initial
-
-
-def checked(fields: Any, kinds: Mapping[str, Any], where: str = "") -> None:
-    """Raise ValueError where a field is missing or not of its kind."""
-    if not isinstance(fields, dict):
-        raise ValueError(f"{where}not a table of names and values")
-    for key, kind in kinds.items():
-        if key not in fields:
-            raise ValueError(f"{where}{key} is missing")
-        if not isinstance(fields[key], kind):
-            raise ValueError(f"{where}{key} is {fields[key]!r:.40}")
-
-
-def check_line(line: Any, where: str) -> None:
-    """Raise ValueError where a line of rounds.jsonl is not one that a run wrote."""
-    checked(line, OF_LINE, where)
-    check_numbers(line["metrics"] or {}, f"{where}metrics: ")
-    check_numbers({"simulated_clock": line.get("simulated_clock")}, where)
-    for client, values in line["clients"].items():
-        checked(values, {}, f"{where}client {client}: ")
-        check_numbers(values, f"{where}client {client}: ")
-    asked, rows = {str(client) for client in line["cohort"]}, list(line["ranks"].values())
-    layers = {len(row) for row in rows}
-    if not line["ranks"].keys() <= asked or len(layers) > 1 or not all(isinstance(r, int) for row in rows for r in row):
-        raise ValueError(f"{where}ranks are not those of the cohort, a row of all layers each")
-    for name in ("energy", "layer_scores"):
-        check_numbers(dict(enumerate(line.get(name) or ())), f"{where}{name}: ")
-    measured = line.get("measured_modules") or {}
-    checked(measured, dict.fromkeys(measured, list), f"{where}measured_modules: ")
-    if any(len(counts) != 2 or not all(isinstance(count, int) for count in counts) for counts in measured.values()):
-        raise ValueError(f"{where}measured_modules are not [in how many, of how many]")
-    for attempt in (*(line.get("repeated") or ()), line):
-        for name in ("missing", "rejected", "dropped"):
-            checked(attempt.get(name, {}), {}, f"{where}{name}: ")
-
-
-def check_numbers(fields: Mapping[Any, Any], where: str) -> None:
-    """Raise ValueError where something is no number, nor null."""
-    for key, value in fields.items():
-        if not isinstance(value, (*NUMBER, NONE)):
-            raise ValueError(f"{where}{key} is {value!r:.40}")
 
 
 def last_line(file: Path) -> str:
@@ -280,6 +224,7 @@ def read(file: Path) -> Any:
 def client_of(fields: Mapping[str, Any]) -> Client:
     """Make a client of its entry in clients.json."""
     name = fields.get("name", f"client {fields['id']}")
+    check_budget(fields.get("budget", {}), f"client {fields['id']}: budget: ")
     return Client(
         int(fields["id"]),
         str(name),

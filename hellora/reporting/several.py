@@ -1,20 +1,23 @@
 """One page shows several runs: those that differ only in their seed are one line, with its 95 % interval."""
 
-import math
 import tomllib
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from hellora.comparing.statistics import CLIENTS_OWN, Cell, Row, Run, rows_of
-from hellora.comparing.table import cell_text, footnotes, headings
+from hellora.comparing.runs import Cell, Run
+from hellora.comparing.statistics import Row, budgets_of, rows_of
+from hellora.comparing.sweep import Sweep
+from hellora.comparing.table import footnotes
 from hellora.core.errors import InputError
-from hellora.core.metrics import SHARES, in_words
-from hellora.reporting.charts import FEW, Bars, bar_chart, lying_bars
-from hellora.reporting.parts import Page, Section, Table, View, missing
-from hellora.reporting.quality import byte_unit, compared_quality
-from hellora.reporting.record import RunRecord, read_run
+from hellora.core.metrics import in_words
+from hellora.reporting.compared import Colours, at_the_end, differences, sweeps
+from hellora.reporting.fields import check_numbers, checked
+from hellora.reporting.parts import Page, Section
+from hellora.reporting.quality import compared_quality
+from hellora.reporting.record import RunRecord, blamed, read, read_run
 
 ASIDE = ("seed", "compute", "min_clients", "attempts")  # what does not make a run another one
 Groups = Mapping[str, Sequence[RunRecord]]  # by name, those of one setting
@@ -48,6 +51,39 @@ def cells_of(comparison: Path) -> list[Path]:
         cells,
         key=lambda cell: (settings.get(cell.parents[1].name, last), methods.get(cell.parent.name, last)),
     )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Tells what was asked of the one comparison that all runs of a page belong to, if there is one."""
+
+    methods: Sequence[str] = ()  # in its order
+    target: float | None = None
+    budget: str | int | None = None
+    sweep: Sweep = field(default_factory=dict)
+    notes: Sequence[str] = ()  # of its table
+
+
+def asked_of(folders: Sequence[Path]) -> Asked:
+    """Read what was asked of the comparison that these runs are of; of several, nothing is asked of all.
+
+    Raises:
+        InputError: its file is damaged.
+    """
+    found = {comparison_of(folder) for folder in folders}
+    comparison = found.pop() if len(found) == 1 else None
+    if comparison is None:
+        return Asked()
+    file = comparison / "comparison.toml"
+    with blamed(file):
+        table = tomllib.loads(file.read_text())
+        check_numbers({"target": table.get("target")}, "")
+        checked(table, {"methods": dict})
+        asked = Asked(list(table["methods"]), table.get("target"), table.get("budget"), table.get("sweep", {}))
+        checked(asked.sweep, {}, "sweep: ")
+    with blamed(comparison / "table.json"):
+        saved = read(comparison / "table.json") or {}
+        return replace(asked, notes=[str(note) for note in saved.get("notes", [])])
 
 
 def settings_of(folders: Sequence[Path]) -> Settings:
@@ -117,77 +153,47 @@ def unlike(name: str, taken: Container[str]) -> str:
 def page_of_several(folders: Sequence[Path]) -> Page:
     """Compare the runs in these folders on a page."""
     by_setting = settings_of(folders)
+    asked = asked_of(folders)
     runs = [run for groups in by_setting.values() for each in groups.values() for run in each]
     ended = [run for run in runs if run.summary is not None]
-    rows = rows_of_groups(by_setting)
-    sections: list[Section] = []
+    rows = rows_of_groups(by_setting, asked)
+    methods = dict.fromkeys(name for groups in by_setting.values() for name in groups)
+    colours = {name: place for place, name in enumerate(dict.fromkeys([*asked.methods, *methods]))}
+    sections = [at_the_end(rows, colours), *differences(rows, colours), *sweeps(rows, asked.sweep, colours)]
     for setting, groups in by_setting.items():
-        sections += [at_the_end(setting, [row for row in rows if row.setting == setting]), *curves(setting, groups)]
+        sections += curves(setting, groups, colours)
     notes = footnotes(rows) if rows else []
+    notes += [note for note in asked.notes if note not in notes and not note.startswith("not complete")]
     if len(ended) < len(runs):
         notes.append("Runs that have not ended are in the curves, once they have finished a round, but not at the end.")
     facts = [
         ("runs", f"{len(runs)}, {len(ended)} of them ended"),
-        ("compared", ", ".join(dict.fromkeys(name for groups in by_setting.values() for name in groups))),
+        ("compared", ", ".join(methods)),
         *([("settings", ", ".join(by_setting))] if len(by_setting) > 1 else []),
         ("seeds", ", ".join(map(str, sorted({run.table["seed"] for run in runs})))),
+        *([("target", f"{asked.target:g}")] if asked.target is not None else []),
     ]
     return Page("Comparison", facts, sections, notes, ended=len(ended) == len(runs))
 
 
-def named(id: str, title: str, setting: str) -> tuple[str, str]:
-    """Return the id and title of a section, in its setting where there are any."""
-    return (f"{id}-{setting}", f"{title} in {setting}") if setting else (id, title)
-
-
-def curves(setting: str, groups: Groups) -> list[Section]:
+def curves(setting: str, groups: Groups, colours: Colours) -> list[Section]:
     """Show the runs' main metrics, and the loss on the way."""
-    metrics = dict.fromkeys([*(run.metric for runs in groups.values() for run in runs), "loss"])
-    titles = {metric: in_words(metric)[0].upper() + in_words(metric)[1:] for metric in metrics}
-    return [compared_quality(*named(metric, titles[metric], setting), metric, groups) for metric in metrics]
+    found = []
+    for metric in dict.fromkeys([*(run.metric for runs in groups.values() for run in runs), "loss"]):
+        id, title = metric, in_words(metric)[0].upper() + in_words(metric)[1:]
+        if setting:
+            id, title = f"{id}-{setting}", f"{title} in {setting}"
+        found.append(compared_quality(id, title, metric, groups, colours))
+    return found
 
 
-def rows_of_groups(by_setting: Settings) -> list[Row]:
+def rows_of_groups(by_setting: Settings, asked: Asked) -> list[Row]:
     """Make a row of the comparison's table for each group that has runs that ended."""
-    return rows_of(
-        {
-            Cell(setting, method, int(run.table["seed"])): Run(run.summary, run.lines)
-            for setting, groups in by_setting.items()
-            for method, runs in groups.items()
-            for run in runs
-            if run.summary is not None
-        }
-    )
-
-
-def at_the_end(setting: str, rows: Sequence[Row]) -> Section:
-    """Show the rows of one setting as a table, and its columns as bars with intervals."""
-    id, title = named("end", "At the end", setting)
-    if not rows:
-        return missing(id, title, "None of these runs has ended.")
-    columns = headings(rows)
-    shown = [[row.method, *(cell_text(row, name) for name in columns)] for row in rows]
-    table = Table(["runs", *columns.values()], shown)
-    views = [
-        View("seconds" if name == "seconds" else heading, bars_of(name, heading, rows), table)
-        for name, heading in columns.items()
-        if name != "rounds" and any(name in row.values for row in rows)
-    ]
-    return Section(
-        id, title, "The last round of runs that have ended: means over seeds, with 95 % intervals.", views, wide=True
-    )
-
-
-def bars_of(name: str, heading: str, rows: Sequence[Row]) -> Any:
-    """Show a column of the comparison's table as bars with intervals."""
-    shown = [row for row in rows if name in row.values]
-    found = [row.values[name] for row in shown]
-    size, unit = (1, heading)
-    if name.endswith("_bytes"):
-        size, unit = byte_unit(max(each.mean for each in found))
-    methods = [row.method + " †" * (row.evaluated_on == CLIENTS_OWN) for row in shown]
-    halves = [None if each.half is None else each.half / size for each in found]
-    is_share = name in SHARES or name == "worst_client" or (name.startswith("group ") and shown[0].metric in SHARES)
-    within = (0.0, 1.0 if is_share else math.inf)
-    bars = Bars(heading, methods, [each.mean / size for each in found], halves, within)
-    return lying_bars(bars, unit) if len(methods) > FEW else bar_chart([bars], "", unit)
+    runs = {
+        Cell(setting, method, int(run.table["seed"])): Run(run.summary, run.lines)
+        for setting, groups in by_setting.items()
+        for method, members in groups.items()
+        for run in members
+        if run.summary is not None
+    }
+    return rows_of(runs, budgets_of(runs, asked.budget), target=asked.target)

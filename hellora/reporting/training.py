@@ -109,8 +109,6 @@ def memory(run: RunRecord) -> Section:
         for c in clients
     ]
     lead = "The most that training held at once in any round, above the interpreter and its libraries."
-    if not budgets:
-        lead += " No client has a budget in bytes."
     return Section(
         id, title, lead, [View("", bar_chart(bars, "client", unit), Table(["client", *columns], rows))], wide=True
     )
@@ -127,15 +125,13 @@ def traffic(run: RunRecord) -> Section:
     views = []
     for label, series in (("in each round", each), ("in all", summed)):
         size, unit = byte_unit(max(max(values) for values in series.values()))
-        rounds = [float(line["round"] + 1) for line in run.lines]
+        rounds = [float(line["round"]) for line in run.lines]
         curves = [Curve(name, rounds, [value / size for value in values]) for name, values in series.items()]
         rows = [
             [str(line["round"]), *(in_bytes(int(values[i])) for values in series.values())]
             for i, line in enumerate(run.lines)
         ]
-        views.append(
-            View(label, line_chart(curves, "rounds finished", unit, from_zero=True), Table(["round", *series], rows))
-        )
+        views.append(View(label, line_chart(curves, "round", unit, from_zero=True), Table(["round", *series], rows)))
     return Section(id, title, "What travelled between server and clients, answers that did not count included.", views)
 
 
@@ -162,9 +158,7 @@ def spectrum(run: RunRecord) -> Section:
         ),
         View(
             "effective rank",
-            line_chart(
-                [Curve("effective rank", [float(r) + 1 for r in rounds], used)], "rounds finished", "directions"
-            ),
+            line_chart([Curve("effective rank", [float(r) for r in rounds], used)], "after round", "directions"),
             Table(["round", "effective rank"], [[r, f"{u:.2f}"] for r, u in zip(rounds, used, strict=True)]),
         ),
     ]

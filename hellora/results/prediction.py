@@ -18,7 +18,7 @@ from hellora.client.per_class import by_name
 from hellora.core.errors import InputError
 from hellora.core.types import Adapter
 from hellora.data.forms import prompts_of
-from hellora.data.one_file import read_rows
+from hellora.data.one_file import Rows, read_rows
 from hellora.data.settings import LANGUAGE
 from hellora.experiments.machine import device_check, devices
 from hellora.experiments.own_code import named_code
@@ -64,11 +64,15 @@ class Predictor:
         usage = Usage.of_experiment(saved.experiment, saved.labels, saved.origin, settings, saved.turns)
         return Predictor(usage, ready(usage), saved.state.adapter)
 
-    def predict(self, file: str) -> list[Prediction]:
+    def read(self, file: str) -> Rows:
+        """Read the rows to predict, which need no labels."""
+        usage = self.usage
+        return read_rows(file, usage.data, usage.task.columns, usage.labels, labelled=False)
+
+    def predict(self, rows: Rows) -> list[Prediction]:
         """Make one prediction per row: what the task says, such as a label with the probability of each class, or an
         answer."""
-        task, data = self.usage.task, self.usage.data
-        rows = read_rows(file, data, task.columns, self.usage.labels, labelled=False)
+        task = self.usage.task
         if task.columns in LANGUAGE:
             with torch.no_grad(), self.base.adapted(self.adapter):
                 answers = task.answer(self.base, rows.data, task.generation)
@@ -92,7 +96,7 @@ class Predictor:
                 print(f"data: {note}", file=sys.stderr)
         rows, size = read.data, usage.compute.eval_batch_size
         found = evaluate(self.adapter, self.base, usage.task, rows, size, usage.train.precision, more=usage.metrics)
-        return {**found.metrics, **by_name(found.per_class, found.confusion, usage.labels)}
+        return {**found.metrics, **by_name(found.per_class, usage.labels)}
 
 
 def predict_file(
@@ -103,11 +107,32 @@ def predict_file(
     Raises:
         InputError: adapter, file, setting or `out` does not fit, the model says nan, or code is not in `allow`.
     """
+    return predict_shown(source, file, settings, out, allow)[0]
+
+
+def predict_shown(
+    source: Path, file: str, settings: Mapping[str, Any], out: Path | None, allow: Collection[str] = ()
+) -> tuple[list[Prediction], list[str]]:
+    """Do what `predict_file` does, and return also what a person reads of each row: its text, or its image's file."""
     check_out(out, WRITERS)
-    predictions = Predictor.load(source, settings, allow).predict(file)
+    predictor = Predictor.load(source, settings, allow)
+    rows = predictor.read(file)
+    predictions = predictor.predict(rows)
     if out is not None:
         write(out, as_text(predictions, out.suffix))
-    return predictions
+    return predictions, texts_of(rows)
+
+
+def texts_of(rows: Rows) -> list[str]:
+    """Return what a person reads of each row: its text, both of a pair, its words, a prompt, or its image's file."""
+    names = rows.data.column_names
+    if rows.files:
+        return list(rows.files)
+    if "tokens" in names:
+        return [" ".join(words) for words in rows.data["tokens"][:]]
+    if "text_pair" in names:
+        return [" | ".join(pair) for pair in zip(rows.data["text"][:], rows.data["text_pair"][:], strict=True)]
+    return prompts_of(rows.data)
 
 
 def evaluate_file(

@@ -6,9 +6,10 @@ from rich.console import Console
 from rich.text import Text
 
 from hellora.record.answers import AnswerLine
+from hellora.runs.terminal import printable
 
 SHOWN, LINES = 3, 2  # answers at a time, and lines of each
-WIDTH = 80  # columns, of which the first 11 are free
+WIDTH, UNDER = 80, 11  # columns, and how many of them are free to the left
 
 
 def shown_answers(console: Console, round: int | None, answers: Sequence[AnswerLine]) -> Iterator[str]:
@@ -27,12 +28,9 @@ def last_asked(prompt: str) -> str:
     return f"… {last}" if turn and before.startswith(("system: ", "user: ")) else prompt
 
 
-def broken(console: Console, text: str, most: int) -> list[str]:
-    """Break a text into lines that fit, at most so many of them; what cannot be printed, such as what would steer a
-    terminal, is left out."""
-    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    room = WIDTH - 11
-    lines = [line.plain.rstrip() for line in Text(plain or "(nothing)").wrap(console, room)]
+def broken(console: Console, text: str, most: int, room: int = WIDTH - UNDER) -> list[str]:
+    """Break a text into lines of up to `room` columns, at most so many of them; what cannot be printed is left out."""
+    lines = [line.plain.rstrip() for line in Text(printable(text) or "(nothing)").wrap(console, room)]
     if len(lines) <= most:
         return lines
     last = Text(f"{lines[most - 1]} {lines[most]}")

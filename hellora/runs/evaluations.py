@@ -3,14 +3,17 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from hellora.client.evaluation import Evaluation
+from hellora.client.per_class import scores_of_round
 from hellora.core.errors import InputError, RunError
 from hellora.core.held_out import HeldOut
+from hellora.core.per_class import Label
 from hellora.core.state import RoundReport, ServerState
 from hellora.experiments.setup import Setup
-from hellora.record.round_line import Line
+from hellora.record.round_line import Line, Measured
 
 
 @dataclass
@@ -37,22 +40,35 @@ class Evaluations:
         loss = self.last.metrics.get("loss", 0.0) if self.last else 0.0
         return "" if math.isfinite(loss) else f"the loss on {self.setup.experiment.data.evaluate_on} examples is {loss}"
 
-    def of(self, report: RoundReport) -> Evaluation | None:
-        """Return the evaluation of a finished round; None where none was due, or no client told of its own model."""
-        return told([report.client_metrics]) if self.setup.measured_by_clients else self.last
+    @cached_property
+    def known(self) -> Mapping[str, Label]:
+        """Return the classes that clients elsewhere can tell of, by how they are told: by index or, kinds of entities
+        and tags, by name."""
+        labels, run = self.setup.corpus.labels, self.setup.experiment
+        indices = range(max(len(labels), run.model.classes or 0))
+        return {name: name for name in run.task.kinds(labels)} or {str(index): index for index in indices}
+
+    def of(self, report: RoundReport) -> Measured:
+        """Return what the line of a finished round says of its evaluation; nothing where none was due, or no client
+        told of its own model."""
+        found = told([report.client_metrics], self.known) if self.setup.measured_by_clients else self.last
+        if found is None:
+            return Measured()
+        return Measured(found.metrics, found.sample, scores_of_round(found.per_class, self.setup.corpus.labels))
 
     def final(self, state: ServerState, lines: Sequence[Line]) -> Evaluation:
         """Return the evaluation of a run that has ended; of clients elsewhere the last that each told."""
         if self.setup.measured_by_clients:
             by_round = [{int(client): metrics for client, metrics in line["clients"].items()} for line in lines]
-            return told(by_round) or Evaluation({})
+            return told(by_round, self.known) or Evaluation({})
         return self.last or self.setup.evaluate(state)
 
 
-def told(rounds: Iterable[Mapping[int, Mapping[str, float]]]) -> Evaluation | None:
+def told(rounds: Iterable[Mapping[int, Mapping[str, float]]], known: Mapping[str, Label]) -> Evaluation | None:
     """Return the evaluation of the clients that told of their models in these rounds, each by what it told last.
 
-    A round has the metrics of its clients that counted, by id. None where nobody told anything.
+    A round has the metrics of its clients that counted, by id. None where nobody told anything. `known` are the classes
+    that clients can tell of; others do not count.
     """
     last: dict[int, HeldOut] = {}
     for metrics in rounds:
@@ -61,4 +77,5 @@ def told(rounds: Iterable[Mapping[int, Mapping[str, float]]]) -> Evaluation | No
         return None
     last = dict(sorted(last.items()))
     means = {client: found.means for client, found in last.items()}
-    return Evaluation.of_clients(means, {client: found.examples for client, found in last.items()})
+    sizes = {client: found.examples for client, found in last.items()}
+    return Evaluation.of_clients(means, sizes, [found.per_class(known) for found in last.values()])

@@ -43,7 +43,7 @@ def served(setup: Setup, state: ServerState, evaluation: Evaluation) -> dict[str
         else:
             found = evaluation_of(received(setup, state, ranks), models, setup)
             metrics = found.metrics
-            accuracy |= expected_accuracy(setup, clients, found.recall)
+            accuracy |= expected_accuracy(setup, clients, found.per_class.recall)
         rank = ranks[0] if len(set(ranks)) == 1 else list(ranks)
         group = {"layers": layers, "rank": rank, "clients": len(clients), "metrics": metrics}
         groups.append(group | ({"memory_bytes": memory} if memory else {}))

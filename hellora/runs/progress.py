@@ -96,7 +96,7 @@ class TerminalProgress:
                 why = run.planner.explain(clients[0])
                 self.line(f"{len(clients)} of the clients train nothing: {why}", 2)
         if first_round:
-            self.line(", ".join([f"resuming after round {first_round - 1}", *([shown(metrics)] if metrics else [])]))
+            self.line(resumed(setup, metrics, first_round))
         else:
             self.line(f"{'start':>9}  {shown(metrics)}")
         self.rounds = self.bars.add_task("rounds", total=run.rounds, completed=first_round, first=first_round)
@@ -134,6 +134,18 @@ class TerminalProgress:
                 self.line(f"{'':{UNDER}}client {client}{name} {kind}: {reason}", UNDER + 2, "yellow")
 
 
+def resumed(setup: Setup, metrics: Mapping[str, float], first_round: int) -> str:
+    """Say after which round a run goes on, and what was measured last: after that round, or after which other one."""
+    ended, every = first_round - 1, setup.experiment.run.eval_every
+    measured = first_round // every * every - 1
+    said = f"resuming after round {ended}"
+    if not metrics:
+        return said
+    if measured == ended or setup.measured_by_clients:  # of these, who told anything is not known
+        return f"{said}, {shown(metrics)}"
+    return f"{said}; after round {measured}, the last that was evaluated: {shown(metrics)}"
+
+
 def what_trains(setup: Setup) -> list[str]:
     """Say which clients train, on what data, in which arithmetic."""
     spec, run, corpus = setup.base.spec, setup.federation, setup.corpus
@@ -152,7 +164,7 @@ def what_trains(setup: Setup) -> list[str]:
 def round_in_words(line: Line, width: int | None) -> str:
     """Sum up a round in one line. Where that is wider than a terminal, what matters less is left out: the bytes, that
     all clients answered, metrics but the first and the loss, the loss in training; rounds.jsonl has everything."""
-    metrics = {} if line["metrics"] is None else dict(line["metrics"])
+    metrics = distinct(line["metrics"] or {})
     loss, trained, asked = train_loss(line), len(line["updated"]), len(line["cohort"])
     parts = {
         "round": f"round {line['round']:3d}",
@@ -181,4 +193,9 @@ def sampled(setup: Setup) -> str:
 
 
 def shown(metrics: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "micro_f1")
+    return "  ".join(f"{name} {value:.3f}" for name, value in distinct(metrics).items())
+
+
+def distinct(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Leave out the micro F1 that is an accuracy by another name, where examples have a class each."""
+    return {name: value for name, value in metrics.items() if name != "micro_f1" or "accuracy" not in metrics}

@@ -162,10 +162,8 @@ def run_in(
         for report in federate(state, setup.federation, reporting, setup, evaluations.problem_with):
             report = with_first_waves(report, record)
             state, now = report.state, time.perf_counter()
-            last = evaluations.of(report)
-            metrics, sample = (last.metrics, last.sample) if last else (None, None)
             previous = lines[-1] if lines else None
-            lines.append(round_line(report, metrics, now - clock, previous, sample))
+            lines.append(round_line(report, evaluations.of(report), now - clock, previous))
             clock = now
             folder.append(lines[-1])
             answers = write_answers(folder.answers, report.round, evaluations.answers)
@@ -248,7 +246,7 @@ def finish(
         **({"solved": record["solved"]["metrics"]} if "solved" in record else {}),
         "final": final,
         **({"asked_metrics": asked} if asked else {}),
-        **by_name(evaluation.per_class, evaluation.confusion, setup.corpus.labels),
+        **by_name(evaluation.per_class, setup.corpus.labels),
         **served(setup, state, evaluation),
         **setup.evaluate_prototypes(state),
         "uplink_bytes": sum(line["uplink_bytes"] for line in lines),

@@ -76,6 +76,12 @@ class Voice:
             say(plain_console(), line)
 
 
+def printable(text: str) -> str:
+    """Put a text of somebody's data into one line: what cannot be printed, such as what would steer a terminal, is left
+    out."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def quieten() -> None:
     """Keep libraries' notes out of our output, and waiting threads off cores that somebody else needs."""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

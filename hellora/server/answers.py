@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from hellora.core.exchange import ClientFailure, ClientTask, ClientUpdate, TensorSpec, problem_with_named
 from hellora.core.held_out import HeldOut
+from hellora.core.per_class import MOST
 from hellora.core.state import Attempt
 from hellora.core.types import Adapter, AdapterSpec
 from hellora.methods.sharing import Crossing, answer_part, answered_bytes, delta_norm
@@ -18,7 +19,7 @@ from hellora.server.federation import Federation
 from hellora.server.simulation import Turnout
 
 MOST_TOKENS = 2**20  # supervised, of one example: more than a context of any model
-MOST_METRICS = 64
+MOST_METRICS = 64 + 3 * MOST  # three are of a class
 LONGEST_NAME = 100  # characters of a metric's
 
 

@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from hellora.core.errors import InputError
 from hellora.core.exchange import Outputs
-from hellora.core.metrics import ClassScores
+from hellora.core.metrics import UNLABELLED
 from hellora.core.number_sums import NumberSums
-from hellora.data.labels import UNLABELLED
+from hellora.core.per_class import PerClass
 from hellora.data.settings import ONE_CLASS, Columns
 from hellora.model.normalise import position_limit
 from hellora.model.resident import BaseModel
@@ -159,12 +159,16 @@ class Task(ABC):
         `references` and `by_name`); `loss` is the mean loss."""
         return {"loss": loss}
 
-    def per_class(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[int | str, ClassScores]:
-        """Return how well each class is recognised, by its index or, where it has none, its name; {} without classes.
+    def per_class(self, predictions: Sequence[Any], references: Sequence[Any]) -> PerClass:
+        """Count how each class is recognised, by its index or, where it has none, its name; nothing without classes.
 
         Of tasks whose examples have a class each there is nothing to write.
         """
-        return class_scores(predictions, references) if self.columns in ONE_CLASS else {}
+        return PerClass.of(references, predictions) if self.columns in ONE_CLASS else PerClass()
+
+    def kinds(self, labels: Sequence[str]) -> Sequence[str]:
+        """Return the classes that `per_class` has by their names; () where it has them by their indices."""
+        return ()
 
     def predictions(self, logits: Tensor, examples: Sequence[Example], names: Sequence[str]) -> list[Prediction]:
         """Say for a person what logits (rows, classes) in float32 mean of each example; `names` are the classes'."""
@@ -220,18 +224,6 @@ def classification_metrics(loss: float, predictions: Sequence[int], references: 
         "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0.0)),
         "micro_f1": float(f1_score(references, predictions, average="micro", zero_division=0.0)),
         "loss": loss,
-    }
-
-
-def class_scores(predictions: Sequence[int], references: Sequence[int]) -> dict[int | str, ClassScores]:
-    """Return how well each class is recognised, of those that occur or are predicted, in their order."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    classes = np.union1d(references, predictions).tolist()
-    found = precision_recall_fscore_support(references, predictions, labels=classes, zero_division=0.0)
-    return {
-        c: ClassScores(float(precision), float(recall), float(f1), int(count))
-        for c, precision, recall, f1, count in zip(classes, *found, strict=True)
     }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
 
 from hellora.core.exchange import Outputs
+from hellora.core.per_class import ClassCounts, PerClass
 from hellora.data.settings import Columns
 from hellora.tasks import Batch, Example, Prediction
 from hellora.tasks.common.texts import HeadType, TextTask
@@ -60,6 +61,13 @@ class MultiLabel(TextTask):
 
     def metrics(self, loss: float, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         return {**label_metrics(predictions, references, self.threshold), "loss": loss}
+
+    def per_class(self, predictions: Sequence[Any], references: Sequence[Any]) -> PerClass:
+        """Count how each label is recognised, each by itself."""
+        right = np.array(references, dtype=bool)
+        said = np.array(predictions)[:, : right.shape[1]] >= self.threshold
+        counts = zip(right.sum(0).tolist(), said.sum(0).tolist(), (right & said).sum(0).tolist(), strict=True)
+        return PerClass({label: ClassCounts(*own) for label, own in enumerate(counts) if any(own)})
 
     def predictions(self, logits: Tensor, examples: Sequence[Example], names: Sequence[str]) -> list[Prediction]:
         return [

@@ -69,7 +69,10 @@ class Regression(TextTask):
             )
         found = NumberSums.together(known)
         if alike := [name for name, spread in zip(names, found.deviation, strict=True) if not spread]:
-            raise InputError(f"data.label: all training examples have the same '{alike[0]}': name another column")
+            raise InputError(
+                f"data.label: all training examples have the same '{alike[0]}', but for a millionth of its size at "
+                f"most: name another column, or take from each number what they have in common"
+            )
         return replace(self, mean=found.mean, deviation=found.deviation, numbers=names)
 
     def targets(self, rows: Any) -> Tensor:

@@ -1,5 +1,6 @@
 """Tag the words of a text: names of people and places in it, or parts of speech."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hellora.core.exchange import Outputs
-from hellora.core.metrics import ClassScores
-from hellora.data.labels import UNLABELLED
+from hellora.core.metrics import UNLABELLED
+from hellora.core.per_class import ClassCounts, PerClass
 from hellora.data.settings import Columns
 from hellora.data.tag_schemes import OUTSIDE, are_of_entities, parted, spans
 from hellora.model.load import adapter_spec, load_network, load_tokenizer
@@ -23,6 +24,7 @@ from hellora.model.whole import saved_modules
 from hellora.model.words import NO_WORD, check_tells_words, encoded_words
 from hellora.tasks import Batch, Encoded, Example, Prediction, Task, length_limit
 
+NAMELESS = "entity"  # the kind of entities that are all of one, which has no name
 WORDS = """\
 import json
 {imports}from transformers import AutoModelForTokenClassification, AutoTokenizer{quantizer}
@@ -172,25 +174,23 @@ class TokenClassification(Task):
         precision, recall, f1 = map(float, scores[:3])
         return {"entity_f1": f1, "entity_precision": precision, "entity_recall": recall, **found}
 
-    def per_class(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[int | str, ClassScores]:
-        """Return how well entities of each kind are found, by its name; of plain tags, each tag."""
+    def per_class(self, predictions: Sequence[Any], references: Sequence[Any]) -> PerClass:
+        """Count how entities of each kind are found, by its name, as seqeval finds them; of plain tags, each tag."""
         said, right = ([tag for of_example in each for tag in of_example] for each in (predictions, references))
-        if are_of_entities({*said, *right}):
-            from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+        if not are_of_entities({*said, *right}):
+            return PerClass.of(right, said)
+        from seqeval.metrics.sequence_labeling import get_entities
 
-            names = sorted({kind for each in (*predictions, *references) for kind, _, _ in spans(each)})
-            if not names:
-                return {}
-            scores = precision_recall_fscore_support(references, predictions, average=None, zero_division=0)
-        else:
-            from sklearn.metrics import precision_recall_fscore_support as of_tags
+        found, there = ({*get_entities(list(each))} for each in (predictions, references))
+        counts = [Counter(kind for kind, _, _ in each) for each in (there, found, there & found)]
+        kinds = sorted(counts[0] | counts[1])
+        named = {kind: NAMELESS if kind == "_" else kind for kind in kinds}  # as seqeval calls a type without a name
+        return PerClass({named[kind]: ClassCounts(*(each[kind] for each in counts)) for kind in kinds})
 
-            names = sorted({*said, *right})
-            scores = of_tags(right, said, labels=names, average=None, zero_division=0.0)
-        return {
-            name: ClassScores(float(precision), float(recall), float(f1), int(count))
-            for name, precision, recall, f1, count in zip(names, *scores, strict=True)
-        }
+    def kinds(self, labels: Sequence[str]) -> Sequence[str]:
+        """Return the kinds of entities that tags are of, or plain tags."""
+        found = (parted(label) for label in labels)
+        return sorted({part[1] or NAMELESS for part in found if part}) if are_of_entities(labels) else labels
 
     def predictions(self, logits: Tensor, examples: Sequence[Example], names: Sequence[str]) -> list[Prediction]:
         """Give each word its tag, None where it has no token or was cut; of entities also their labels, words (`start`

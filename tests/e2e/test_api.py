@@ -73,6 +73,8 @@ def test_compare_is_the_command(hellora: Callable[..., Any], small: Path, tmp_pa
     table = json.loads((tmp_path / "cli" / "table.json").read_text())
     accuracies = [row["values"]["accuracy"]["mean"] for row in table["rows"]]
     assert [row.values["accuracy"].mean for row in result.rows] == accuracies
+    assert result.table["accuracy"].tolist() == accuracies
+    assert result.table.columns[:3].tolist() == ["setting", "method", "n"]
     assert callable(package.compare), "no module has taken its place"
 
 

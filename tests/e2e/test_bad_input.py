@@ -99,6 +99,25 @@ def test_a_data_file_that_cannot_be_used(hellora: Command, small: Path, tmp_path
     check_refusal(hellora("run", small, "--out", tmp_path / "out", "--set", f"data.name={path}"), "data.", "odd.csv")
 
 
+@pytest.mark.parametrize(
+    ("task", "content", "words"),
+    [
+        ("regression", 'text,label\nthe boat,"3,5"\n', ["1 of the 1 rows", "'3,5', no number", "odd.csv, line 2"]),
+        ("multi_label", 'text,label\na,"[1, 0, 0]"\nb,"[0, 1, 0]"\n', ["data.label", "0 and 1 for each label in turn"]),
+        ("token_classification", "tokens,tags\na boat,b-X o\nby me,i-X o\n", ["data.tags", "write these as B-PER"]),
+        ("token_classification", "tokens,tags\na boat,O\n", ["data.unusable", "2 words and 1 tags", "line 2"]),
+    ],
+)
+def test_data_of_other_tasks_that_cannot_be_used(
+    hellora: Command, small: Path, tmp_path: Path, task: str, content: str, words: list[str]
+) -> None:
+    path = tmp_path / "odd.csv"
+    path.write_text(content)
+    settings = [f"data.name={path}", f"task.name={task}", "data.partitioner=iid"]
+    changes = [part for setting in settings for part in ("--set", setting)]
+    check_refusal(hellora("run", small, "--out", tmp_path / "out", *changes), *words)
+
+
 @pytest.mark.parametrize("round", [-1, 3, 1000])
 def test_a_round_out_of_range(hellora: Command, small: Path, round: int) -> None:
     check_refusal(hellora("plan", small, f"--round={round}"), f"--round {round}", "the rounds are 0 to 2")

@@ -34,6 +34,7 @@ def places(hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def said(answer: Any) -> dict[str, float]:
+    """The probabilities of the one row that was predicted."""
     assert (answer.status, answer.err) == (0, "")
     return json.loads(answer.out)["probabilities"]  # type: ignore[no-any-return]
 
@@ -43,18 +44,20 @@ def test_from_elsewhere_it_is_the_same_base_or_a_refusal(
     source: str, hellora: Command, places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, texts = str(places / source), places / "texts.csv"
-    expected = said(hellora("predict", source, texts))
+    expected = said(hellora("predict", "--json", source, texts))
     monkeypatch.chdir(places / "b")
-    assert said(hellora("predict", source, texts)) == expected, "a folder that is not here is where the run had it"
+    assert said(hellora("predict", "--json", source, texts)) == expected, (
+        "a folder that is not here is where the run had it"
+    )
     monkeypatch.chdir(places / "c")
     for command in ("predict", "evaluate"):
         answer = hellora(command, source, texts)
         check_refusal(answer, "model.name: ./m is another base than the adapter was trained on", f"{places}/a/m")
-    assert said(hellora("predict", source, texts, "--set", f"model.name={places}/a/m")) == expected
+    assert said(hellora("predict", "--json", source, texts, "--set", f"model.name={places}/a/m")) == expected
     if source.startswith("adapter"):
         return
     (places / "a" / "m").rename(places / "moved")
-    assert said(hellora("predict", source, texts, "--set", f"model.name={places}/moved")) == expected
+    assert said(hellora("predict", "--json", source, texts, "--set", f"model.name={places}/moved")) == expected
     monkeypatch.chdir(places / "b")
     check_refusal(hellora("predict", source, texts), "model.name: there is no folder", "--set model.name=")
 
@@ -64,7 +67,10 @@ def test_in_another_number_format_it_is_compared_in_its_own(
 ) -> None:
     adapter, texts, short = places / "adapter", places / "texts.csv", ["--set", "model.dtype=bfloat16"]
     monkeypatch.chdir(places / "a")
-    exact, rounded = said(hellora("predict", adapter, texts)), said(hellora("predict", adapter, texts, *short))
+    exact, rounded = (
+        said(hellora("predict", "--json", adapter, texts)),
+        said(hellora("predict", "--json", adapter, texts, *short)),
+    )
     assert rounded == pytest.approx(exact, abs=0.05)
     monkeypatch.chdir(places / "c")
     check_refusal(hellora("predict", adapter, texts, *short), "is another base than the adapter was trained on")
@@ -106,7 +112,7 @@ def test_what_the_checkpoint_lacks_is_no_part_of_the_base(hellora: Command, smal
     (tmp_path / "texts.csv").write_text(f"text\n{TEXT}\n")
     settings = ["--set", f"model.name={tmp_path}/m", "--set", "rounds=1", "--set", "seed=3"]
     assert hellora("run", small, "--out", tmp_path / "out", *settings).status == 0
-    said(hellora("predict", tmp_path / "out", tmp_path / "texts.csv"))
+    said(hellora("predict", "--json", tmp_path / "out", tmp_path / "texts.csv"))
 
 
 def test_the_files_say_where_the_base_is(places: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 import tomllib
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import tomli_w
 from pages import blocks
 
 from hellora.client.work import ClientWork
+from hellora.comparing.figures import draw
 from hellora.comparing.plan import Comparison, read_comparison
 from hellora.core.exchange import ClientTask, ClientUpdate
 from hellora.experiments.config import read_experiment
@@ -24,7 +26,13 @@ METHODS = ("--method", "random_layers=method.allocator=random_layers", "--method
 SETTINGS = ("--setting", "iid=data.partitioner=iid", "--setting", "skewed=data.alpha=0.3,data.min_examples=2")
 FOUR = (*METHODS, *SETTINGS, "--set", "rounds=2")  # cells per seed
 ONE_ROUND = ("--set", "rounds=1")
-RESULTS = ("table.csv", "table.json", "table.md")
+RESULTS = ("table.csv", "table.json", "table.md", "table.tex")
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the tiny runs, so only the test of the figures has them."""
+    monkeypatch.setattr("hellora.comparing.results.draw", lambda *_, **__: None)
 
 
 def cells_in(out: Path) -> list[str]:
@@ -51,7 +59,7 @@ def results(out: Path) -> dict[str, Any]:
 
 
 def progress_of(answer: Any) -> list[str]:
-    return [line for line in answer.out.splitlines() if "/" in line.split()[0] and line.lstrip()[0].isdigit()]
+    return [line for line in answer.out.splitlines() if re.match(r" *\d+/\d+  ", line)]
 
 
 def test_every_cell_is_a_run_and_the_table_is_of_all(hellora: Command, small: Path, tmp_path: Path) -> None:
@@ -179,7 +187,7 @@ def test_a_table_that_cannot_be_written_stops_the_comparison(
             raise OSError(28, "No space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr("hellora.comparing.run.write_atomically", full)
+    monkeypatch.setattr("hellora.comparing.results.write_atomically", full)
     answer = hellora("compare", small, *METHODS, *ONE_ROUND, "--out", tmp_path / "out")
     assert (answer.status, progress_of(answer)) == (1, [])
     assert answer.err == (
@@ -307,6 +315,29 @@ def test_equal_uplink(hellora: Command, small: Path, tmp_path: Path) -> None:
     assert "equal uplink: a run counts up to its last evaluated round within its budget" in answer.out
 
 
+def test_a_sweep_and_a_target(hellora: Command, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every value is a setting; the target may be another one later, for which nothing runs again."""
+    monkeypatch.setattr("hellora.comparing.results.draw", draw)
+    out = tmp_path / "out"
+    one = ("compare", small, *METHODS[2:], "--sweep", "fleet.availability=1.0,0.8", *ONE_ROUND, "--out", out)
+    answer = hellora(*one, "--seeds", "0", "--target", "0.05")
+    assert (answer.status, answer.err) == (0, "")
+    assert [(row["setting"], row["reached"]) for row in rows_of(out)] == [
+        ("availability-1.0", "1"),
+        ("availability-0.8", "1"),
+    ]
+    begun = read_experiment(str(out / "cells/availability-0.8/still/seed-0/experiment.toml"))
+    assert begun.fleet.availability == (0.8, 0.8, 0.8)
+    names = ["cost", "curves", "results", "sweep-fleet.availability"]
+    files = [f"{name}.{kind}" for name in names for kind in ("pdf", "svg")]
+    assert sorted(file.name for file in (out / "figures").iterdir()) == files
+    assert r"method & availability-1.0 & availability-0.8 \\" in (out / "table.tex").read_text()
+    again = hellora(*one, "--seeds", "0", "--target", "0.99", "--resume")
+    assert all("(done before)" in line for line in progress_of(again))
+    assert [(row["rounds_to_target"], row["reached"]) for row in rows_of(out)] == [("", "0"), ("", "0")]
+    assert "≥ 1 (0 of 1)" in again.out
+
+
 # -------------------------------------------------------------------------------------------------------- what is wrong
 
 
@@ -323,6 +354,8 @@ def test_equal_uplink(hellora: Command, small: Path, tmp_path: Path) -> None:
         (["--method", "a=", "--setting", "s=data.alhpa=1"], ["method a, setting s: unknown setting data.alhpa"]),
         (["--method", "a=", "--seeds", "0,one"], ["seeds", "valid integer"]),
         (["--method", "a=", "--tune", "train.lr"], ["--tune 'train.lr': write it as"]),
+        (["--method", "a=", "--target", "high"], ["target: Input should be a valid number, not 'high'"]),
+        (["--method", "a=", "--sweep", "data.alpha"], ["--sweep 'data.alpha': write it as section.key=value,value"]),
         (["--method", "a=", "--budget", "money"], ["budget must be 'uplink' or a whole number of bytes, not 'money'"]),
     ],
 )

@@ -223,6 +223,6 @@ def test_parts_of_their_own_never_leave_their_clients(site: Site) -> None:
     for client, name in enumerate(CLIENTS):
         (kept,) = kept_files(site.folder, name, state["kept_versions"][str(client)], "private/head.weight")
         assert same_bits(load(unsealed_bytes(kept.read_bytes())), part(simulated, f"kept/{client}"))
-    for command in ("client export clients/ward ward-model", "predict ward-model ward.csv"):
+    for command in ("client export clients/ward ward-model", "predict ward-model ward.csv --json"):
         assert hellora(*command.split(), folder=site.folder, log=site.folder / "ward-said.log").wait() == 0
     assert '"label"' in site.log("ward-said")

@@ -51,6 +51,7 @@ ELSEWHERE = {
     r"hellora run topics.toml$": "takes minutes: test_init.py runs what is written for data of each task",
     r"hellora push ": "needs the hub: test_push.py",
     r"compare cifar100.toml": "needs the hub",
+    r"compare robust.toml": "36 runs: test_compare.py runs a smaller one",
 }
 # Other programs; their commands are not run.
 OTHERS = (

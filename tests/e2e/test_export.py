@@ -312,7 +312,7 @@ def test_a_run_that_is_not_finished_is_exported_from_its_checkpoint(
     assert hellora("run", small, "--out", out).status == 1
     text = tmp_path / "texts.csv"
     text.write_text("text\nwe saw the boat\n")
-    before = hellora("predict", out, text)
+    before = hellora("predict", out, text, "--json")
     assert before.status == 0, before.err
     answer = hellora("export", out)
     assert (answer.status, answer.err) == (0, "")
@@ -321,7 +321,8 @@ def test_a_run_that_is_not_finished_is_exported_from_its_checkpoint(
     assert "| rounds | 2 of 3, 3 of 6 clients in each |" in card
     (tmp_path / "moved").mkdir()
     (out / "export").rename(tmp_path / "moved" / "adapter")  # it needs neither its place nor its run
-    (row,) = [json.loads(line) for line in hellora("predict", tmp_path / "moved" / "adapter", text).out.splitlines()]
+    moved = hellora("predict", tmp_path / "moved" / "adapter", text, "--json")
+    (row,) = [json.loads(line) for line in moved.out.splitlines()]
     (of_run,) = [json.loads(line) for line in before.out.splitlines()]
     assert row["probabilities"] == pytest.approx(of_run["probabilities"], abs=1e-6)
     assert row["label"] in ("sea", "sky", "soil")
@@ -357,11 +358,17 @@ def test_predict_writes_a_table_and_evaluate_a_file(hellora: Command, store: Ten
     table = list(csv.DictReader((tmp_path / "said.csv").read_text().splitlines()))
     names = ["sea", "sky", "soil", "class 3", "class 4"]
     assert list(table[0]) == ["row", "label", *(f"probability.{name}" for name in names)]
-    printed = [json.loads(line) for line in hellora("predict", adapter, rows, *columns).out.splitlines()]
+    printed = [json.loads(line) for line in hellora("predict", adapter, rows, *columns, "--json").out.splitlines()]
     for line, row in zip(printed, table, strict=True):
         assert row["label"] == line["label"] == max(line["probabilities"], key=line["probabilities"].get)
         assert sum(line["probabilities"].values()) == pytest.approx(1)
         assert [float(row[f"probability.{name}"]) for name in names] == list(line["probabilities"].values())
+    first = printed[0]["label"]
+    shown = hellora("predict", adapter, rows, *columns).out.splitlines()
+    assert shown[0].split() == ["row", "text", "likeliest", "2nd", "3rd"]
+    assert [line.split()[0] for line in shown[1:]] == ["0", "1", "2"]
+    probability = printed[0]["probabilities"][first]
+    assert shown[1].split()[:7] == ["0", "we", "saw", "the", "boat", f"{probability:.2f}", first.split()[0]]
     evaluated = hellora("evaluate", adapter, rows, *columns, "--out", tmp_path / "metrics.json")
     assert evaluated.status == 0, evaluated.err
     metrics = json.loads((tmp_path / "metrics.json").read_text())

@@ -101,10 +101,12 @@ def test_an_experiment_file(hellora: Command, folder: Path, arguments: list[str]
 
 
 def test_a_comparisons_file(hellora: Command, folder: Path) -> None:
-    methods = {"a": {"method.allocator": "trap.py:Allocator"}}
-    (folder / "x.toml").write_text(tomli_w.dumps({"base": "quickstart", "methods": methods}))
-    check_refusal(hellora("compare", "x.toml", "--out", "out"), "x.toml names code", "add --allow trap.py:Allocator\n")
-    assert not ran(folder)
+    of_method, swept = {"method.allocator": "trap.py:Allocator"}, {"method.allocator": ["trap.py:Allocator"]}
+    for table in ({"methods": {"a": of_method}}, {"methods": {"a": {}}, "sweep": swept}):
+        (folder / "x.toml").write_text(tomli_w.dumps({"base": "quickstart", **table}))
+        answer = hellora("compare", "x.toml", "--out", "out")
+        check_refusal(answer, "x.toml names code", "add --allow trap.py:Allocator\n")
+        assert not ran(folder)
 
 
 @pytest.mark.parametrize(

@@ -64,17 +64,24 @@ def test_from_glues_pairs_to_the_report(hellora: Callable[..., Any], pairs: Path
     assert set(asked) < summary["initial"].keys() & summary["final"].keys() & summary["groups"][0]["metrics"].keys()
     assert list(summary["per_class"]) == NAMES
     assert [scores["examples"] for scores in summary["per_class"].values()] == [10, 20]
-    assert [sum(row) for row in summary["confusion"]] == [10, 20]
-    right = sum(summary["confusion"][i][i] for i in range(2))
+    assert summary["confusion"]["labels"] == NAMES
+    counts = summary["confusion"]["counts"]
+    assert [sum(row) for row in counts] == [10, 20]
+    right = sum(counts[i][i] for i in range(2))
     assert summary["final"]["accuracy"] == pytest.approx(right / 30)
+    (line,) = map(json.loads, (pairs / "run" / "rounds.jsonl").read_text().splitlines())
+    assert line["per_class"] == summary["per_class"], "the last round is evaluated on all examples"
 
-    predicted = hellora("predict", "run/adapter", "mrpc/test.parquet")
+    predicted = hellora("predict", "run/adapter", "mrpc/test.parquet", "--json")
     assert predicted.status == 0, "an adapter needs no code of its metrics"
     assert json.loads(predicted.out.splitlines()[0])["probabilities"].keys() == set(NAMES)
     metrics = ("--set", "task.metrics=['auroc', 'mine.py:bias']")
     measured = hellora("evaluate", "run/adapter", "mrpc/test.parquet", *metrics, "--out", "found.json")
     assert measured.status == 0, measured.err
     assert "not_equivalent" in measured.out
+    assert "how many of each class (a row) are taken for which (a column)" in measured.out
+    printed = hellora("evaluate", "run/adapter", "mrpc/test.parquet", "--json")
+    assert json.loads(printed.out)["confusion"] == summary["confusion"]
     found = json.loads((pairs / "found.json").read_text())
     assert found["per_class"] == summary["per_class"]
     assert found["confusion"] == summary["confusion"]

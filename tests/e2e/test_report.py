@@ -17,11 +17,13 @@ import pytest
 import tomli_w
 from browsing import Watching
 from playwright.sync_api import Page, expect
-from run_folders import line, write_run
+from rich.console import Console
+from run_folders import line, summary_of, write_run
 
 import hellora as library
 from hellora.comparing.plan import read_comparison
 from hellora.comparing.run import run_comparison
+from hellora.core.per_class import PerClass
 from hellora.reporting.overview import page_of
 from hellora.reporting.page import content_of, html
 from hellora.reporting.watch import server_of
@@ -30,13 +32,13 @@ pytestmark = pytest.mark.browser
 ALL = [
     "accuracy",
     "loss",
+    "classes",
+    "served",
     "allocation",
     "scores",
     "spectrum",
     "memory",
     "traffic",
-    "classes",
-    "served",
     "labels",
     "drift",
     "failures",
@@ -45,6 +47,33 @@ ALL = [
 DRAWN = """plot => plot.querySelectorAll(
     '.scatterlayer .trace path, .scatterlayer .trace .point, .barlayer .point, .heatmaplayer image'
 ).length"""
+COLOURS = """plot => plot.data.map(trace => [trace.name, [
+    trace.marker?.color, trace.line?.color, trace.fillcolor, trace.error_x?.color, trace.error_y?.color
+]])"""
+# Texts of a plot that its edge cuts off.
+CUT_OFF = """plot => {
+    const edge = plot.getBoundingClientRect(), kinds = ".xtick text, .ytick text, .xtitle, .ytitle, .legendtext";
+    const texts = [...plot.querySelectorAll(kinds)].map(text => [text.textContent, text.getBoundingClientRect()]);
+    return texts.filter(([, a]) => a.left < edge.left - 1 || a.right > edge.right + 1).map(([name]) => name);
+}"""
+ALPHAS = ("alpha-1.0", "alpha-0.5")
+# Which texts of a plot lie on each other. Of labels at an angle the boxes overlap where the letters do not.
+OVERLAPS = """plot => {
+    const texts = [...plot.querySelectorAll(
+        '.xtick text, .ytick text, .g-xtitle text, .g-ytitle text, .legendtext, .cbaxis text, .cbtitle text'
+    )].filter((text) => text.textContent);
+    const slanted = (text) => /rotate\\((?!0|-?90,)/.test(text.getAttribute("transform") ?? "");
+    const boxes = texts.map((text) => text.getBoundingClientRect());
+    const found = [];
+    for (let i = 0; i < texts.length; i++) for (let j = 0; j < i; j++) {
+        const [a, b] = [boxes[i], boxes[j]];
+        const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        const both = slanted(texts[i]) && slanted(texts[j]);
+        if (wide > 1 && high > 3 && !both) found.push([texts[i].textContent, texts[j].textContent, wide, high]);
+    }
+    return found;
+}"""
 FOCUS = """() => {
     const at = document.activeElement, style = getComputedStyle(at);
     const name = at.id || at.name || at.textContent.trim().slice(0, 40);
@@ -99,10 +128,10 @@ def run(table: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def comparison(table: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    (folder / "small.toml").write_text(tomli_w.dumps({**table, "rounds": 2}))
+    (folder / "small.toml").write_text(tomli_w.dumps({**table, "rounds": 1}))
     methods = {"random_layers": {"method.allocator": "random_layers"}, "fed_hello": {}}
-    changes = {"methods": methods, "seeds": [0, 1]}
-    run_comparison(read_comparison(str(folder / "small.toml"), changes), folder / "cmp", lambda _: None)
+    changes = {"methods": methods, "seeds": [0, 1], "sweep": {"data.alpha": [1.0, 0.5]}, "target": 0.4}
+    run_comparison(read_comparison(str(folder / "small.toml"), changes), folder / "cmp", Console(quiet=True))
     return folder / "cmp"
 
 
@@ -130,11 +159,29 @@ def check_drawn(page: Page, ids: list[str]) -> None:
                 radios.nth(view).check()
             plot = section.locator(".plot")
             assert plot.evaluate(DRAWN) > 0, (id, view)
+            assert plot.evaluate(OVERLAPS) == [], (id, view)
             seen.add(json.dumps(plot.evaluate("plot => [plot.layout.xaxis.title.text, plot.data]"), default=str))
         assert len(seen) == views, f"{id}: two views show the same"
-        section.locator("summary").click()
+        if section.locator("details[open]").count() == 0:
+            section.locator("summary").click()
         expect(section.locator("tbody tr")).not_to_have_count(0)
         assert section.locator("thead th").count() == section.locator("tbody tr").first.locator("td").count()
+
+
+def check_story(page: Page, metrics: dict[str, float], width: int) -> None:
+    """What was learned, by whom and at what cost is on the first screen, and where it is wide, so is the first plot."""
+    story = page.locator("#story section")
+    assert story.locator("h2").all_inner_texts() == ["What was learned", "By whom", "At what cost"]
+    assert f"→ {metrics['accuracy']:.3f}" in story.nth(0).inner_text()
+    assert "After round 3, the last." in story.nth(0).inner_text()
+    assert "6 clients, 3 in a round" in story.nth(1).inner_text()
+    assert "Budgets: 2 with 1 of 4 layers, 585.9 KiB of memory; 2 with 2 of 4" in story.nth(1).inner_text()
+    page.evaluate("scrollTo(0, 0)")
+    last, plot = story.nth(2).bounding_box(), page.locator(".plot").first.bounding_box()
+    assert last is not None
+    assert plot is not None
+    assert last["y"] + last["height"] < 900
+    assert plot["y"] + plot["height"] / 2 < 900 or width < 1000
 
 
 def check_rows(page: Page) -> None:
@@ -164,10 +211,11 @@ def ranks_of(line: dict[str, Any], clients: int) -> list[list[int | None]]:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_every_plot_is_drawn(opened: Callable[..., Watching], report: str, width: int, scheme: str) -> None:
+def test_every_plot_is_drawn(opened: Callable[..., Watching], report: str, run: Path, width: int, scheme: str) -> None:
     page = opened(report, width, color_scheme=scheme).page
     check_drawn(page, ALL)
     assert page.locator("#left-out").is_hidden()
+    check_story(page, lines_of(run)[-1]["metrics"], width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for plot in page.locator(".plot").all():
         box = plot.bounding_box()
@@ -217,7 +265,7 @@ def test_the_keyboard_reaches_everything_in_the_order_of_the_page(opened: Callab
             break
         assert at["ring"], at
         reached.append(at["name"])
-    expected = ["Skip to the plots", *page.locator("h2:visible").all_inner_texts()]
+    expected = ["Skip to the plots", *page.locator("main h2").all_inner_texts()]
     for id in ALL:
         views = page.locator(f"#{id} input[type=radio]").count() > 1
         expected += [f"{id}-view"] * views + ["allocation-round"] * (id == "allocation") + ["The numbers"]
@@ -264,21 +312,52 @@ def test_an_old_run_has_no_empty_plot(opened: Callable[..., Watching], run: Path
     page = opened((tmp_path / "old.html").as_uri()).page
     check_drawn(page, ["accuracy", "loss", "allocation", "traffic", "failures"])
     check_rows(page)
-    assert page.locator("#left-out li").count() == 6
+    assert page.locator("#left-out li").count() == 7
 
 
 def test_names_and_reasons_are_shown_as_they_are(opened: Callable[..., Watching], tmp_path: Path) -> None:
     hostile = '<a href="https://example.org">x</a><img src=x onerror="document.title = 1">'
     clients = [{"id": 0, "name": hostile, "examples": 4, "budget": {}, "labels": {hostile: 3, "sky": 1}}]
-    folder = write_run(tmp_path / "run", [line(0, missing={"0": hostile}), line(1)], clients)
+    lines = [line(0, missing={"0": hostile}), line(1)]
+    scores = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "examples": 4}
+    matrix = {"labels": [hostile, "sky"], "counts": [[2, 2], [2, 2]]}
+    summary = summary_of(lines, per_class={hostile: scores, "sky": scores}, confusion=matrix)
+    folder = write_run(tmp_path / "run", lines, clients, summary)
     (tmp_path / "run.html").write_text(html(content_of(page_of([folder]))))
     page = opened((tmp_path / "run.html").as_uri()).page
     page.locator("#failures").get_by_role("radio", name="each client").check()
     page.locator("#failures summary").click()
     expect(page.locator("#failures td").first).to_have_text(hostile)
     expect(page.locator("#labels .xtick text").first).to_have_text(hostile)
+    page.locator("#classes").get_by_role("radio", name="confusion in examples").check()
+    expect(page.locator("#classes .ytick text", has_text=f"{hostile[:11]}…")).to_have_count(1)
+    page.locator("#classes summary").click()
+    expect(page.locator("#classes td").first).to_have_text(hostile)
+    expect(page.locator("#story")).to_contain_text(hostile)
     assert page.locator("main a, main img").count() == 0
     assert page.title() == "run · hellora"
+
+
+@pytest.mark.parametrize(("classes", "view"), [(50, "confusion"), (60, "most confused")])
+def test_many_classes_with_long_names_fit_a_phone(
+    opened: Callable[..., Watching], tmp_path: Path, classes: int, view: str
+) -> None:
+    names = [f"a class of which nobody knows the number {i}" for i in range(classes)]
+    labels = list(range(classes))
+    found = PerClass.of([*labels, *labels], [*labels, *labels[1:], 0])
+    lines = [line(round, per_class=found.scores(names) if classes <= 50 else None) for round in range(3)]
+    summary = summary_of(lines, per_class=found.scores(names), **found.confusion(names))
+    folder = write_run(tmp_path / "run", lines, summary=summary)
+    (tmp_path / "run.html").write_text(html(content_of(page_of([folder]))))
+    page = opened((tmp_path / "run.html").as_uri(), 390, color_scheme="dark").page
+    section = page.locator("#classes")
+    section.get_by_role("radio", name=view, exact=True).check()
+    assert section.locator(".plot").evaluate(DRAWN) > 0
+    assert section.locator(".plot").evaluate(OVERLAPS) == []
+    plot = section.locator(".plot .plot-container .bglayer").first.bounding_box()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert plot is not None
+    assert plot["width"] > 110, "names leave room for what is drawn"
 
 
 # -------------------------------------------------------------------------------------------------- several runs
@@ -305,18 +384,36 @@ def test_the_comparison_switches_what_it_compares(
 ) -> None:
     file = tmp_path / "cmp.html"
     file.write_text(html(content_of(page_of([comparison]))))
-    page = opened(file.as_uri(), width).page
-    check_drawn(page, ["end-base", "accuracy-base", "loss-base"])
-    expected = [row["values"]["worst_client"] for row in json.loads((comparison / "table.json").read_text())["rows"]]
-    end = page.locator("#end-base")
-    end.get_by_role("radio", name="worst client").check()
-    means, up, down = end.locator(".plot").evaluate(
-        "plot => [plot.data[0].y, plot.data[0].error_y.array, plot.data[0].error_y.arrayminus]"
+    page = opened(file.as_uri(), width, color_scheme="dark" if width == 390 else "light").page
+    expect(page.locator("#end tbody tr")).to_have_count(4)  # the table is in sight
+    check_drawn(
+        page, ["end", "differences", "sweep-data.alpha", *(f"{m}-{s}" for s in ALPHAS for m in ("accuracy", "loss"))]
     )
-    assert means == pytest.approx([each["mean"] for each in expected])
-    assert up == pytest.approx([min(each["half"], 1 - each["mean"]) for each in expected])
-    assert down == pytest.approx([min(each["half"], each["mean"]) for each in expected])
+    rows = json.loads((comparison / "table.json").read_text())["rows"]
+    page.locator("#end").get_by_role("radio", name="worst client").check()
+    for place, method in enumerate(("random_layers", "fed_hello")):
+        expected = [row["values"]["worst_client"] for row in rows if row["method"] == method]
+        means, up, down = page.locator("#end .plot").evaluate(
+            f"plot => [plot.data[{place}].x, plot.data[{place}].error_x.array, plot.data[{place}].error_x.arrayminus]"
+        )
+        assert means == pytest.approx([each["mean"] for each in expected])
+        assert up == pytest.approx([min(each["half"], 1 - each["mean"]) for each in expected])
+        assert down == pytest.approx([min(each["half"], each["mean"]) for each in expected])
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    check_colours(page, ["random_layers", "fed_hello"])
+    for plot in page.locator(".plot").all():
+        assert plot.evaluate(CUT_OFF) == plot.evaluate(OVERLAPS) == []
+
+
+def check_colours(page: Page, methods: list[str]) -> None:
+    """Each method is drawn in one colour, its intervals, too, and no other method in that."""
+    found: dict[str, set[str]] = {}
+    for plot in page.locator(".plot").all():
+        for name, colours in plot.evaluate(COLOURS):
+            found.setdefault(name.removesuffix(", 95 %"), set()).update(each[:7] for each in colours if each)
+    assert list(found) == methods
+    assert all(len(colours) == 1 for colours in found.values()), found
+    assert len(set[str]().union(*found.values())) == len(methods)
 
 
 # ---------------------------------------------------------------------------------------------------------- live
@@ -374,7 +471,7 @@ def test_the_report_is_written_into_the_run_s_folder(
     assert f"report: {run / 'report.html'}, 4." in answer.out
     assert hellora("report", comparison, "--out", tmp_path / "new" / "cmp.html").status == 0
     assert "<title>Comparison" in (tmp_path / "new" / "cmp.html").read_text()
-    answer = hellora("report", run, comparison / "cells/base/fed_hello/seed-0", "--out", tmp_path / "both.html")
+    answer = hellora("report", run, comparison / "cells/alpha-1.0/fed_hello/seed-0", "--out", tmp_path / "both.html")
     assert answer.status == 0
 
 

@@ -101,6 +101,7 @@ def test_a_run_leaves_the_files_that_are_promised(hellora: Command, small: Path,
             "repeated",
             "metrics",
             "sample",
+            "per_class",
             "clients",
             "aggregation_error",
             "energy",
@@ -160,7 +161,8 @@ def test_accuracy_improves(hellora: Command, small: Path, tmp_path: Path) -> Non
 
 def test_metrics_are_measured_when_due_and_at_the_end(hellora: Command, small: Path, tmp_path: Path) -> None:
     hellora("run", small, "--out", tmp_path / "out", *changed("eval_every", 2))
-    assert [line["metrics"] is not None for line in lines_of(tmp_path / "out")] == [False, True, True]
+    for measured in ("metrics", "per_class"):
+        assert [line[measured] is not None for line in lines_of(tmp_path / "out")] == [False, True, True]
 
 
 def test_rounds_between_are_evaluated_on_a_sample(hellora: Command, small: Path, tmp_path: Path) -> None:
@@ -170,6 +172,8 @@ def test_rounds_between_are_evaluated_on_a_sample(hellora: Command, small: Path,
     total, samples = summary_of(out)["data"]["test"], [line["sample"] for line in lines_of(out)]
     assert [(sample["examples"], sample["of"]) for sample in samples[:-1]] == [(12, total)] * 2
     assert samples[-1] is None
+    counted = [sum(scores["examples"] for scores in line["per_class"].values()) for line in lines_of(out)]
+    assert counted == [12, 12, total]
     for line in lines_of(out)[:-1]:
         for name, (low, high) in line["sample"]["intervals"].items():
             assert low <= line["metrics"][name] <= high

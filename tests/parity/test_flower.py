@@ -170,7 +170,7 @@ def test_parts_of_their_own_stay_with_clients_and_what_is_shared_ends_with_the_s
         own = {name.removeprefix(before): t for name, t in local.items() if name.startswith(before)}
         assert own
         assert bits(load(unsealed_bytes(kept.read_bytes()))) == bits(own)
-    measured = ("seconds", "clients", "metrics", "aggregation_error", "measured_modules")
+    measured = ("seconds", "clients", "metrics", "per_class", "aggregation_error", "measured_modules")
     one, other = (
         [
             {key: value for key, value in json.loads(line).items() if key not in measured}
@@ -204,6 +204,13 @@ def test_the_record_has_the_means_of_what_clients_tell_of_their_models(
         client: values["held_out_right"] / values["held_out_examples"] for client, values in sorted(last.items())
     }
     assert summary["worst_client"] == min(summary["clients"].values())
+    of_all = sum(values["held_out_examples"] for values in last.values())
+    assert sum(scores["examples"] for scores in summary["per_class"].values()) == of_all
+    right = sum(scores["recall"] * scores["examples"] for scores in summary["per_class"].values())
+    assert right == pytest.approx(sum(values["held_out_right"] for values in last.values()), abs=0.01)
+    assert lines[0]["per_class"] is None
+    assert lines[-1]["per_class"].keys() <= summary["per_class"].keys() <= {"sea", "sky", "soil"}
+    assert "confusion" not in summary, "clients tell how many are right of each class, not what they are taken for"
     assert sum(group["clients"] for group in summary["groups"]) == 4
     assert any(group["metrics"].keys() == {"accuracy", "loss"} for group in summary["groups"])
     for client in json.loads((out / "clients.json").read_text())["clients"]:

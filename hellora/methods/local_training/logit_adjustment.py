@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hellora.core.exchange import Outputs
+from hellora.core.metrics import UNLABELLED
 from hellora.methods.demands import CLASSES, REPLACES_LOSS, Demands
 from hellora.methods.local import Local
 from hellora.methods.strategies import LocalTraining
@@ -30,7 +31,6 @@ OF: dict[str, tuple[Adjustment, ...]] = {
     "added_count": ("prior",),
     "absent_scale": ("fedrs",),
 }
-UNLABELLED = -100  # an example without a class, which has a loss of 0
 
 
 @dataclass(frozen=True)

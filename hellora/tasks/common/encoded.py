@@ -79,6 +79,8 @@ class Encoded:
             found.append(
                 f"of {self.cut_targets} of {len(self)} {what}examples the target is cut (task.max_target_length)"
             )
+        if self.missed and self.tokens is not None and not self.tokens.any():
+            raise InputError(f"data.tokens: the model has a token for no word of any {what}example: name another model")
         if self.missed:
             found.append(f"words without a token of the model's, neither learned nor tagged: {self.missed}")
         return "; ".join(found)

@@ -30,8 +30,8 @@ from hellora.client.evaluation import evaluate
 from hellora.client.train import seeded
 from hellora.core.algebra import prototype_of, prototypes_of, with_prototypes
 from hellora.core.errors import RunError
+from hellora.core.metrics import UNLABELLED
 from hellora.core.types import Adapter
-from hellora.data.labels import UNLABELLED
 from hellora.methods.aggregators.mutual_distillation import MutualDistillation
 from hellora.model.resident import BaseModel
 from hellora.tasks import Task

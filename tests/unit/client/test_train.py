@@ -408,11 +408,11 @@ def test_evaluate_is_the_unbatched_loop(batch_size: int, tiny_bert: Path) -> Non
     assert metrics["accuracy"] == pytest.approx(np.mean(hits))
     assert 0 < metrics["accuracy"] < 1
     assert metrics.keys() == {"loss", "accuracy", "macro_f1", "micro_f1"}
-    for label, recall in evaluation.recall.items():
+    for label, recall in evaluation.per_class.recall.items():
         assert recall == pytest.approx(
             np.mean([hit for hit, row in zip(hits, rows, strict=True) if row["label"] == label])
         )
-    assert len(evaluation.recall) == 3
+    assert len(evaluation.per_class.recall) == 3
 
 
 def test_evaluation_of_a_language_model_is_by_token(tiny_llama: Path) -> None:
@@ -430,7 +430,7 @@ def test_evaluation_of_a_language_model_is_by_token(tiny_llama: Path) -> None:
             tokens += count
     evaluation = evaluate(bases.acting_adapter(base), base, kind, rows, 2)
     metrics = evaluation.metrics
-    assert evaluation.recall == {}
+    assert evaluation.per_class.recall == {}
     assert metrics["loss"] == pytest.approx(total / tokens, rel=1e-5)
     assert metrics["perplexity"] == pytest.approx(np.exp(total / tokens), rel=1e-4)
     assert 0 <= metrics["rouge_l"] <= 1

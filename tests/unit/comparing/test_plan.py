@@ -1,12 +1,15 @@
 """What is compared: both ways of saying it, the order in which settings are laid over the base, and what is refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hellora.comparing.plan import Comparison, Tuning, parse_grid, parse_named, read_comparison
-from hellora.comparing.statistics import Cell
+from hellora.comparing.options import parse_named, parse_values
+from hellora.comparing.plan import Comparison, Tuning, read_comparison
+from hellora.comparing.runs import Cell
+from hellora.comparing.sweep import swept_settings
 from hellora.core.errors import InputError
 from hellora.experiments.config import read_experiment
 
@@ -137,11 +140,51 @@ def test_a_command_line_says_the_same_as_a_file(write: Any) -> None:
         ),
         "settings": parse_named("--setting", ["iid=data.partitioner=iid", "skewed=data.alpha=0.1"]),
         "seeds": [3, 4],
-        "tune": {"grid": parse_grid(["train.lr=1e-3,1e-2", "train.epochs=1,2"])},
+        "tune": {"grid": parse_values("--tune", ["train.lr=1e-3,1e-2", "train.epochs=1,2"])},
     }
     by_line, by_file = read_comparison("quickstart", changes), read_comparison(write(FILE + TUNE), {})
     tables = [[c.of(cell, point).table for cell in c.cells for point in c.points] for c in (by_line, by_file)]
     assert tables[0] == tables[1]
+
+
+def test_a_sweep_is_settings_in_their_order(write: Any) -> None:
+    """One value stands for all groups of clients, however many a method has; read again, it is the same."""
+    sweep = """
+[sweep]
+"fleet.availability" = [1.0, 0.7]
+data.min_examples = [1, 2]
+"""
+    comparison = read_comparison(write(FILE + sweep), {"methods": {"layers": {"fleet.layers": [1, 2, 3]}}})
+    names = ["availability-1.0", "availability-0.7", "min_examples-1", "min_examples-2"]
+    assert list(comparison.settings) == ["iid", "skewed", *names]
+    assert comparison.of(Cell(names[1], "layers", 3), {}).fleet.availability == (0.7, 0.7, 0.7)
+    assert comparison.of(Cell(names[1], "papers", 3), {}).fleet.availability == (0.7, 0.7, 0.7)
+    assert comparison.of(Cell(names[3], "papers", 3), {}).table["data"]["min_examples"] == 2
+    assert read_comparison(write(comparison.to_toml()), {}) == comparison
+    alone = read_comparison("quickstart", {"methods": {"a": {}}, "sweep": {"data.alpha": [1, 0.1]}})
+    assert list(alone.settings) == ["alpha-1", "alpha-0.1"]
+    fleet = {"fleet.speed": [1e9] * 3, "fleet.link": ["1MB/s"] * 3}
+    late = read_comparison("quickstart", {"methods": {"a": fleet}, "sweep": {"deadline": [60, 5]}})
+    assert [late.of(cell, {}).run.deadline for cell in late.cells[:2]] == [60, 5]
+    both = swept_settings({"data.alpha": [1], "model.alpha": [[1, 2]]})
+    assert [list(settings) for settings in both.values()] == [["data.alpha-1"], ["model.alpha-1-2"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sweep": {"data.alpha": 0.1}}, "sweep: data.alpha must be a list of values, such as"),
+        ({"sweep": {"data.alpha": [0.1, 0.1]}}, "sweep: data.alpha has a value twice"),
+        ({"sweep": {"data.alhpa": [0.1]}}, "unknown setting data.alhpa"),
+        ({"sweep": {"data.alpha": [1]}, "methods": {"a": {"data.alpha": 2}}}, "data.alpha is set more than once"),
+        ({"sweep": {"data.alpha": [1]}, "settings": {"alpha-1": {}}}, "settings.alpha-1 has the name of a value of"),
+        ({"target": 0.5, "budget": "uplink"}, "target asks what whole runs cost, and budget cuts runs short"),
+        ({"target": "high"}, "target: Input should be a valid number"),
+    ],
+)
+def test_a_sweep_or_target_that_cannot_be_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_comparison("quickstart", {"methods": {"a": {}}, **changes})
 
 
 def test_options_change_a_file(write: Any) -> None:
@@ -179,11 +222,11 @@ def test_commas_inside_values_and_strings_without_quotes() -> None:
         "a": {"fleet.layers": [1, 2], "train.lr": 1e-3, "method.allocator": "geometric"},
         "b": {},
     }
-    assert parse_grid(["method.pattern=triangle,uniform", "cohort=1,2"]) == {
+    assert parse_values("--tune", ["method.pattern=triangle,uniform", "cohort=1,2"]) == {
         "method.pattern": ["triangle", "uniform"],
         "cohort": [1, 2],
     }
-    assert parse_grid(["fleet.layers=[1, 2],[2, 4]"]) == {"fleet.layers": [[1, 2], [2, 4]]}
+    assert parse_values("--tune", ["fleet.layers=[1, 2],[2, 4]"]) == {"fleet.layers": [[1, 2], [2, 4]]}
 
 
 @pytest.mark.parametrize("text", ["random_layers", "a=geometric", "a==1"])
@@ -195,7 +238,7 @@ def test_a_method_that_is_not_written_as_one(text: str) -> None:
 @pytest.mark.parametrize("text", ["train.lr", "train.lr=", "=1,2"])
 def test_a_grid_that_is_not_written_as_one(text: str) -> None:
     with pytest.raises(InputError, match=r"--tune .*: write it as section\.key=value,value"):
-        parse_grid([text])
+        parse_values("--tune", [text])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,18 @@ import math
 import pytest
 from finished_runs import run_of, runs_of
 
-from hellora.comparing.statistics import Cell, Interval, interval_of, is_above, numbers, rows_of, uplink_budgets
+from hellora.comparing.runs import Cell
+from hellora.comparing.statistics import (
+    Interval,
+    curve_of,
+    difference,
+    interval_of,
+    is_above,
+    numbers,
+    rows_of,
+    uplink_budgets,
+)
+from hellora.comparing.target import spent_until
 
 T2, T1 = 4.302652729911275, 12.706204736432095  # Student's t, 0.975, of 2 degrees of freedom and of 1
 
@@ -30,6 +41,44 @@ def test_who_is_above_is_decided_by_paired_differences() -> None:
     assert is_above(theirs, theirs) is False
     assert is_above({0: 0.9, 7: 0.9}, theirs) is None  # one pair has no interval
     assert is_above({0: 0.21, 1: 0.51, 7: 0.0}, theirs) is True  # seed 7 has no partner
+    assert difference({0: 0.25, 7: 0.9}, theirs) == Interval(pytest.approx(0.05), None, 1)
+    assert difference({7: 0.9}, theirs) is None
+
+
+def test_a_curve_is_of_the_rounds_that_all_seeds_were_measured_in() -> None:
+    runs = [run_of([0.2, None, 0.4]), run_of([0.4, 0.5, 0.6, 0.9])]
+    found = dict(curve_of(runs, "accuracy"))
+    assert {place: interval.mean for place, interval in found.items()} == pytest.approx({0: 0.1, 1: 0.3, 3: 0.5})
+    assert found[1].half == pytest.approx(T1 * 0.1)
+
+
+# ------------------------------------------------------------------------------------------------- the cost of a target
+
+
+def test_the_cost_of_a_target_is_what_was_spent_until_it_is_reached_first() -> None:
+    """A round sends 10 bytes up and 30 down, and takes 2 simulated seconds."""
+    run = run_of([0.3, None, 0.7, 0.6], clock=2.0)
+    spent = {"rounds_to_target": 3.0, "bytes_to_target": 120.0, "seconds_to_target": 6.0}
+    assert spent_until(run, 0.65) == (True, spent)
+    assert spent_until(run, 0.1) == (True, dict.fromkeys(spent, 0.0)), "it began there"
+    assert spent_until(run, 0.8) == (False, {name: value / 3 * 4 for name, value in spent.items()})
+    assert "seconds_to_target" not in spent_until(run_of([0.3]), 0.2)[1]
+
+
+def test_a_loss_reaches_a_target_from_above() -> None:
+    run = run_of([2.0, 1.5, 1.2], metric="loss")
+    vars(run)["summary"] = {**run.summary, "initial": {"loss": 3.0}}
+    assert spent_until(run, 1.5)[1]["rounds_to_target"] == 2
+    assert spent_until(run, 1.0)[0] is False
+
+
+def test_seeds_that_never_reach_a_target_leave_no_mean_over_the_lucky_ones() -> None:
+    curves = {"sure": ([0.3, 0.8], [0.8, 0.9], [0.2, 0.8]), "lucky": ([0.8, 0.8], [0.2, 0.3], [0.1, 0.2])}
+    runs = {Cell("x", m, seed): run_of(values) for m, each in curves.items() for seed, values in enumerate(each)}
+    sure, lucky = rows_of(runs, target=0.75)
+    assert sure.values["rounds_to_target"] == interval_of([2.0, 1.0, 2.0])
+    assert lucky.values["rounds_to_target"] == Interval(pytest.approx((1 + 2 + 2) / 3), None, 3, never=2)
+    assert "rounds_to_target" not in rows_of(runs)[0].values
 
 
 # -------------------------------------------------------------------------------------------------------------- budgets

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from hellora.comparing import run
 from hellora.comparing.plan import Comparison, Tuning
-from hellora.comparing.statistics import Cell, Run
+from hellora.comparing.runs import Cell, Run
 from hellora.core.errors import InputError
 from hellora.experiments.experiment import Experiment
 
@@ -32,7 +33,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, float]]:
 def chosen(tune: Tuning) -> dict[str, Any]:
     comparison = Comparison({}, {"plain": {}}, SETTINGS, tune=tune)
     assert comparison.tuning_runs == len(comparison.tuning_cells) * 2
-    found, _ = run.tuned_values(comparison, Path(), run.Tally(0, print))
+    found, _ = run.tuned_values(comparison, Path(), run.Tally(0, Console(quiet=True)))
     return {setting: (point or {}).get("train.lr") for (setting, _), point in found.items()}
 
 

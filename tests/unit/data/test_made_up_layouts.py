@@ -321,5 +321,5 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 
 def test_an_empty_line_of_one_column_is_an_empty_cell(tmp_path: Path) -> None:
     write(tmp_path, {"train.csv": "label\n" + "a\nb\n" * 20 + "\na\n"})
-    corpus = load_corpus(DataSettings(name=str(tmp_path), text="label", proxy_examples=0), "text", 0)
+    corpus = load_corpus(DataSettings(name=str(tmp_path), text="label", proxy_examples=0), "instruction", 0)
     assert any("its text is empty" in note and "line 42" in note for note in corpus.notes)

@@ -24,7 +24,26 @@ def corpus(folder: Path, train: str, test: str | None = None, **settings: Any) -
     ("cell", "number"),
     [
         *[("3.5", 3.5), (" 4 ", 4.0), ("1e-3", 0.001), ("-.5", -0.5), ("+2.", 2.0), (7, 7.0), (2.25, 2.25)],
-        *[(cell, None) for cell in ("", " ", "nan", "inf", "-Infinity", "1e999", "n/a", "3,5", "1_000", "0x1", "5 mg")],
+        *[
+            (cell, None)
+            for cell in (
+                "",
+                " ",
+                "nan",
+                "inf",
+                "-Infinity",
+                "1e999",
+                "1e31",
+                "−2",
+                "1 000",
+                "50%",
+                "n/a",
+                "3,5",
+                "1_000",
+                "0x1",
+                "5 mg",
+            )
+        ],
         *[(math.nan, None), (math.inf, None), (None, None)],
     ],
 )
@@ -40,7 +59,7 @@ def test_rows_without_a_number_are_named(tmp_path: Path) -> None:
     assert found.train["targets"][:][:3] == [[0.0], [0.5], [1.0]]
     assert found.test["targets"][:] == [[1.0], [2.0]]
     (note,) = [note for note in found.notes if note.startswith("left out")]
-    assert "its 'label' is '3,5', no number that is finite (they are written as 3.5 or 1e-3), " in note
+    assert "its 'label' is '3,5', no number up to 1e+30 (they are written as 3.5 or 1e-3), " in note
     assert "train.csv, line 40" in note
     assert "its 'label' is empty" in note
     with pytest.raises(InputError, match=r"2 of the 40 rows of .* cannot be used, more than 4%"):

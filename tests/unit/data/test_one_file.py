@@ -9,7 +9,7 @@ from datasets import Dataset
 from PIL import Image
 
 from hellora.core.errors import InputError
-from hellora.data.labels import UNLABELLED
+from hellora.core.metrics import UNLABELLED
 from hellora.data.one_file import read_rows
 from hellora.data.settings import DataSettings
 from hellora.data.sources import load_corpus

@@ -172,6 +172,8 @@ def test_a_natural_client_needs_a_value_in_every_row() -> None:
 def test_going_by_class_needs_labels(partitioner: Partitioner) -> None:
     with pytest.raises(InputError, match=r"data\.label: this partitioner goes by class"):
         client_rows(partitioner, Dataset.from_dict({"prompt": ["a", "b"]}), 2, seed=0)
+    with pytest.raises(InputError, match=r"data\.partitioner: .* words have a tag each: set data\.partitioner = 'iid'"):
+        client_rows(partitioner, Dataset.from_dict({"tokens": [["a"], ["b"]], "tags": [[0], [1]]}), 2, seed=0)
 
 
 @pytest.mark.parametrize(

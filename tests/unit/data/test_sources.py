@@ -12,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hellora.core.errors import InputError
-from hellora.data.labels import UNLABELLED
+from hellora.core.metrics import UNLABELLED
 from hellora.data.settings import DataSettings
 from hellora.data.sources import Corpus, load_corpus
 

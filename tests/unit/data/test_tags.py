@@ -8,7 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hellora.core.errors import InputError
-from hellora.data.labels import UNLABELLED
+from hellora.core.metrics import UNLABELLED
 from hellora.data.loading import Split
 from hellora.data.one_file import read_rows
 from hellora.data.reader import Reader

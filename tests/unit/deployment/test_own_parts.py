@@ -266,7 +266,9 @@ def test_it_measures_its_model_on_what_it_held_out_in_rounds_that_are_due(site: 
         A[:rank], B[:, :rank] = trained.A, trained.B
         pairs[name] = replace(trained, A=A, B=B)
     rows = np.sort(draw_held_out(np.arange(EXAMPLES), SEED, CLIENT)[1])
-    expected = evaluate(Adapter(pairs, update.adapter.head), work.base, work.kind, work.data.select(rows), 8).metrics
+    found = evaluate(Adapter(pairs, update.adapter.head), work.base, work.kind, work.data.select(rows), 8)
+    expected = found.metrics
+    assert told.classes == {str(label): counts for label, counts in found.per_class.counts.items()}
     assert told.examples == len(rows) == 4
     assert told.right == round(4 * expected["accuracy"])
     assert told.loss == pytest.approx(4 * expected["loss"], rel=1e-4)

@@ -34,6 +34,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Data and configs of models; nothing of a model but its config is looked at."""
     for name, row in ROWS.items():
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "written.csv").write_text("text,label\na boat,\"['sea', 'sky']\"\n")
+    (tmp_path / "spoken.csv").write_text("words,tags\nhello,O\na boat,O B-SHIP\n")
+    (tmp_path / "one_word.csv").write_text("words,labels\nhello,greeting\nhi,greeting\n")
+    (tmp_path / "columns.conll").write_text("a O\nboat B-SHIP\n")
     (tmp_path / "amounts.csv").write_text("text,label\n" + "".join(f"a boat,{i / 4}\n" for i in range(20)))
     for split in ("train", "test"):
         for label in ("dark", "light"):
@@ -68,6 +72,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("lists.jsonl", "bert", "multi_label"),
         ("amounts.csv", "bert", "regression"),
         ("tags.jsonl", "bert", "token_classification"),
+        ("written.csv", "bert", "multi_label"),
+        ("spoken.csv", "bert", "token_classification"),
+        ("columns.conll", "bert", "token_classification"),
+        ("one_word.csv", "bert", None),
         ("pair.jsonl", "t5", "seq2seq"),
         ("class.jsonl", "llama", None),  # to be classified, or to be learned as texts
         ("pair.jsonl", "bert", None),
@@ -82,6 +90,13 @@ def test_what_data_and_model_are_for(data: str, model: str, task: str | None, mo
     monkeypatch.setattr("hellora.experiments.registry.names", lambda _: every)
     found = found_task({"data": {"name": data}, "model": {"name": model}})
     assert (found and found.name) == task
+
+
+@pytest.mark.usefixtures("folder")
+def test_who_names_a_separator_has_several_labels() -> None:
+    found = found_task({"data": {"name": "class.jsonl", "separator": ";"}, "model": {"name": "bert"}})
+    assert found is not None
+    assert found.why.startswith("multi_label, for class.jsonl has texts ('text') with labels between ';' ('label')")
 
 
 @pytest.mark.usefixtures("folder")
@@ -130,7 +145,8 @@ def test_amounts_are_many_numbers_some_with_a_fraction() -> None:
     assert are_amounts([str(i / 5) for i in range(11)])
     assert not are_amounts([str(float(i)) for i in range(50)]), "numbers of classes, as pandas writes them"
     assert not are_amounts(["1.5", "2.5", "3.5"] * 9), "grades"
-    assert not are_amounts([*(f"{i}.5" for i in range(20)), "none"])
+    assert are_amounts([*(f"{i}.5" for i in range(20)), "n/a"]), "one of them is no number"
+    assert not are_amounts([*(f"{i}.5" for i in range(20)), "none", "none"])
     assert not are_amounts(["nan"] * 20)
 
 

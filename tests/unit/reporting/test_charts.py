@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hellora.reporting.charts import FEW, MANY, Bars, Curve, bar_chart, heat_map, line_chart, lying_bars
+from hellora.reporting.dots import LINE_HEIGHT, Block, Dot, dot_chart
 
 HOSTILE = '<a href="https://example.org">x</a>'
 ESCAPED = '&lt;a href="https://example.org"&gt;x&lt;/a&gt;'
@@ -33,23 +34,9 @@ def test_the_point_before_the_first_round_is_whole() -> None:
     assert line_chart([Curve("one", [0, 1], [1.0, 2.0])], "x", "y").data[0].cliponaxis is False
 
 
-def test_bars_have_their_intervals() -> None:
-    (bars,) = bar_chart([Bars("accuracy", ["a", "b"], [0.5, 0.25], [0.1, None])], "x", "y").data
-    assert (bars.x, bars.y, bars.error_y.array) == (("a", "b"), (0.5, 0.25), (0.1, "none"))
-    assert bars.error_y.arrayminus == (0.1, "none")
-
-
-def test_what_of_an_interval_cannot_be_is_cut_off() -> None:
-    many = Bars("accuracy", ["a", "b", "c"], [0.875, 0.25, 0.5], [0.25, 0.5, 0.25], within=(0.0, 1.0))
-    (standing,), (lying,) = bar_chart([many], "x", "y").data, lying_bars(many, "x").data
-    for error in (standing.error_y, lying.error_x):
-        assert (error.symmetric, error.array, error.arrayminus) == (False, (0.125, 0.5, 0.25), (0.25, 0.25, 0.25))
-
-
 def test_many_names_lie_below_each_other() -> None:
-    few, more = (lying_bars(Bars("accuracy", list("abcdefghij")[:n], [0.5] * n, [0.1] * n), "x") for n in (5, 10))
+    few, more = (lying_bars(Bars("accuracy", list("abcdefghij")[:n], [0.5] * n), "x") for n in (5, 10))
     assert (few.data[0].x, few.data[0].y) == ((0.5,) * 5, tuple("abcde"))
-    assert few.data[0].error_x.array == (0.1,) * 5
     assert few.layout.yaxis.autorange == "reversed"  # the first one at the top
     assert more.layout.height - few.layout.height == 5 * 24
 
@@ -72,6 +59,20 @@ def test_a_budget_is_a_mark_and_too_many_bars_are_marks() -> None:
     assert [trace.mode for trace in many.data] == ["markers", "markers"]
 
 
+def test_dots_are_rows_by_name_in_blocks() -> None:
+    """A colour is a trace; intervals end at what can be; a long name has lines, and all rows the room for it."""
+    first = [Dot("a", 0.9, 0.3, 4, "best", (0.0, 1.0)), Dot("b" * 30, 0.5, None, 1, "worse")]
+    chart = dot_chart([Block("iid", first), Block("", [Dot("a", 7.0, None, 4, "at least")])], "x", zero=True)
+    a, b = chart.data
+    assert (a.x, a.y, a.meta["colour"], b.y) == ((0.9, 7.0), (1, 3), 4, (2,))
+    assert (a.marker.symbol, b.marker.symbol) == (("star", "triangle-right-open"), ("circle-open",))
+    assert (a.error_x.array, a.error_x.arrayminus) == ((pytest.approx(0.1), "none"), (0.3, "none"))
+    assert chart.layout.yaxis.ticktext == ("<b>iid</b>", "a", f"{'b' * 22}<br>{'b' * 8}", "a")
+    assert chart.layout.xaxis.zeroline
+    short = dot_chart([Block("", first[:1] * 4)], "x")
+    assert chart.layout.height - short.layout.height == 4 * LINE_HEIGHT
+
+
 def test_what_is_not_finite_is_a_blank() -> None:
     (trace,) = heat_map(np.array([[1, np.inf], [np.nan, 2]]), ["a", "b"], ["c", "d"], "x", "y", "v").data
     assert trace.z == pytest.approx(np.array([[1, np.nan], [np.nan, 2]]), nan_ok=True)
@@ -81,7 +82,9 @@ def test_text_from_data_is_no_markup() -> None:
     curve = line_chart([Curve(HOSTILE, [0], [1])], "x", HOSTILE)
     bars = bar_chart([Bars(HOSTILE, [HOSTILE], [1])], "x", "y")
     heat = heat_map(np.ones((1, 1)), [HOSTILE], [HOSTILE], "x", "y", "v")
+    dots = dot_chart([Block(HOSTILE, [Dot(HOSTILE, 1.0, None, 0, words=HOSTILE)])], HOSTILE)
     assert curve.data[0].name == curve.layout.yaxis.title.text == bars.data[0].name == ESCAPED
     assert bars.data[0].x == heat.data[0].x == heat.data[0].y == (ESCAPED,)
-    for chart in (curve, bars, heat):
+    assert dots.data[0].name == dots.data[0].text[0] == dots.layout.xaxis.title.text == ESCAPED
+    for chart in (curve, bars, heat, dots):
         assert "<a" not in chart.to_json().replace("\\u003c", "<")

@@ -22,16 +22,48 @@ def run_with(folder: Path, lines: Any = None, **summary: Any) -> RunRecord:
     return read_run(write_run(folder / "run", lines, summary=summary_of(lines, **summary)))
 
 
+def matrix(counts: list[list[int]], *labels: str) -> dict[str, Any]:
+    return {"labels": list(labels), "counts": counts}
+
+
 def test_scores_and_what_is_taken_for_what(tmp_path: Path) -> None:
-    """Of class b there is no example: its row has no shares."""
+    """Of class b there is no example: its row has no shares. Round 1 was not evaluated."""
     found = {"a": scores(0.8), "b": scores(0.0, 0)}
-    (section,) = classes(run_with(tmp_path, per_class=found, confusion=[[3, 1], [0, 0]]))
-    assert section.lead.endswith("Lowest F1: a, 0.800."), "of those that occur"
-    assert [view.label for view in section.views] == ["F1", "share of the class", "examples"]
-    assert section.views[0].table.rows[0] == ["a", "0.5000", "0.2500", "0.8000", "4"]
-    (trace,) = section.views[1].figure.data
+    lines = [
+        line(0, per_class={"a": scores(0.6)}),
+        line(1, None),
+        line(2, per_class={"a": scores(0.8), "b": scores(0.1)}),
+    ]
+    (section,) = classes(run_with(tmp_path, lines, per_class=found, confusion=matrix([[3, 1], [0, 0]], "a", "b")))
+    assert section.lead == "After round 2."
+    of_scores, over_rounds, shares, examples = section.views
+    assert of_scores.table.rows[0] == ["a", "0.5000", "0.2500", "0.8000", "4"]
+    (trace,) = over_rounds.figure.data
+    assert (trace.x, trace.y) == (("0", "2"), ("a", "b"))
+    assert trace.z == pytest.approx(np.array([[0.6, 0.8], [np.nan, 0.1]]), nan_ok=True)
+    assert over_rounds.table.rows == [["a", "0.6000", "0.8000"], ["b", "–", "0.1000"]]
+    (trace,) = shares.figure.data
     assert trace.z == pytest.approx(np.array([[0.75, 0.25], [np.nan, np.nan]]), nan_ok=True)
-    assert section.views[2].table.rows == [["a", "3", "1"], ["b", "0", "0"]]
+    assert examples.table.rows == [["a", "3", "1"], ["b", "0", "0"]]
+
+
+def test_a_run_in_progress_shows_the_last_round_that_was_evaluated(tmp_path: Path) -> None:
+    lines = [line(0, per_class={"a": scores(0.6)}), line(1, None)]
+    (section,) = classes(read_run(write_run(tmp_path / "run", lines)))
+    assert section.lead == "After round 0."
+    assert [view.table.rows[0][0] for view in section.views] == ["a"]
+
+
+def test_of_many_classes_the_pairs_are_shown_that_are_confused_most(tmp_path: Path) -> None:
+    long = "not_equivalent_at_all"
+    found = {name: scores(0.5) for name in ("a", "b", f"{long}_1", f"{long}_2")}
+    pairs = [["a", f"{long}_1", 9], ["a", f"{long}_2", 7], ["b", "a", 1]]
+    (section,) = classes(run_with(tmp_path, per_class=found, most_confused=pairs))
+    view = section.views[-1]
+    assert view.label == "most confused"
+    assert view.figure.data[0].y == ("a → not_equi… 1", "a → not_equi… 2", "b → a")
+    assert view.figure.data[0].x == (9, 7, 1)
+    assert view.table.rows[0] == ["a", f"{long}_1", "9"]
 
 
 def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
@@ -43,14 +75,21 @@ def test_of_many_classes_the_worst_are_shown(tmp_path: Path) -> None:
 
 def test_a_run_without_them_says_so_and_a_language_model_does_not(tmp_path: Path) -> None:
     (section,) = classes(run_with(tmp_path))
-    assert section.why.startswith("Not recorded")
+    assert section.why == "This run did not record it."
     words = {"initial": {"loss": 3.0}, "final": {"loss": 2.0}}
     assert classes(run_with(tmp_path, [line(0, metrics={"loss": 2.0})], **words)) == []
 
 
 @pytest.mark.parametrize(
     "damage",
-    [{"per_class": [1]}, {"per_class": {"a": {"f1": 1}}}, {"per_class": {"a": scores(1)}, "confusion": [[1, 2]]}],
+    [
+        {"per_class": [1]},
+        {"per_class": {"a": {"f1": 1}}},
+        {"per_class": {"a": scores(1)}, "confusion": [[1]]},
+        {"per_class": {"a": scores(1)}, "confusion": matrix([[1, 2]], "a")},
+        {"per_class": {"a": scores(1)}, "confusion": matrix([[1]], "b")},
+        {"per_class": {"a": scores(1)}, "most_confused": [["a", "b", 1]]},
+    ],
 )
 def test_what_no_run_wrote_is_damage(damage: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"summary\.json is damaged"):
@@ -69,4 +108,4 @@ def test_each_metric_that_was_asked_for_has_its_plot(tmp_path: Path) -> None:
 
 def test_long_names_are_cut_and_stay_apart() -> None:
     alike = [f"not_equivalent_at_all_{end}" for end in ("here", "there")]
-    assert shortened(["sea", *alike]) == ["sea", "not_equivalent_… 2", "not_equivalent_… 3"]
+    assert shortened(["sea", *alike]) == ["sea", "not_equival… 2", "not_equival… 3"]

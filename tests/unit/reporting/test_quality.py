@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from run_folders import ended_run, line, write_run
 
+from hellora.reporting.overview import page_of_run
 from hellora.reporting.parts import Section
-from hellora.reporting.quality import byte_unit, compared_quality, quality_sections
+from hellora.reporting.quality import byte_unit, compared_quality, quality_sections, step_of
 from hellora.reporting.record import RunRecord, read_run
 
 T = 12.706204736432095  # Student's t(0.975, 1)
@@ -21,23 +22,25 @@ def accuracy_of(run: RunRecord) -> Section:
 def test_accuracy_over_rounds_bytes_and_simulated_time(tmp_path: Path) -> None:
     section = accuracy_of(read_run(ended_run(tmp_path / "run", [0.3, 0.5])))
     assert [view.label for view in section.views] == ["rounds", "bytes", "simulated time"]
-    for view, x in zip(section.views, ((0, 1, 2), (0, 300, 600), (0, 10, 20)), strict=True):
+    for view, x in zip(section.views, ((-1, 0, 1), (0, 300, 600), (0, 10, 20)), strict=True):
         accuracy, f1 = view.figure.data
         assert accuracy.x == x
         assert accuracy.y == (0.1, 0.3, 0.5)
         assert f1.y == (0.05, 0.15, 0.25)
-    assert section.views[0].table.rows[1] == ["1", "0.3000", "0.1500"]
+    assert section.views[0].table.columns == ["after round", "accuracy", "macro F1"]
+    assert section.views[0].table.rows[:2] == [["start", "0.1000", "0.0500"], ["0", "0.3000", "0.1500"]]
+    assert section.views[0].figure.layout.xaxis.labelalias == {"\u22121": "start"}
 
 
 def test_rounds_that_were_not_evaluated_are_left_out(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", [line(0, None), line(1, 0.4)]))
-    assert accuracy_of(run).views[0].figure.data[0].x == (2,)
+    assert accuracy_of(run).views[0].figure.data[0].x == (1,)
 
 
 def test_training_loss_is_the_mean_by_examples(tmp_path: Path) -> None:
     loss = quality_sections(read_run(ended_run(tmp_path / "run")))[1]
     training = loss.views[0].figure.data[1]
-    assert (training.x, training.y) == ((1, 2), (1.75, 1.75))  # (10 · 1 + 30 · 2) / 40
+    assert (training.x, training.y) == ((0, 1), (1.75, 1.75))  # (10 · 1 + 30 · 2) / 40
 
 
 def test_a_language_model_has_no_accuracy(tmp_path: Path) -> None:
@@ -45,11 +48,17 @@ def test_a_language_model_has_no_accuracy(tmp_path: Path) -> None:
     assert [section.id for section in quality_sections(run)] == ["loss"]
 
 
-def test_without_simulated_time_the_axis_is_left_out_and_says_so(tmp_path: Path) -> None:
+def test_labels_of_rounds_have_room() -> None:
+    assert [step_of(count) for count in (2, 9, 10, 19, 46, 501)] == [1, 1, 2, 5, 10, 100]
+
+
+def test_without_simulated_time_the_axis_is_left_out_and_is_missed_once(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", [line(0, simulated_clock=None)]))
     section = accuracy_of(run)
     assert [view.label for view in section.views] == ["rounds", "bytes"]
-    assert "no simulated time" in section.lead
+    assert section.lead == ""
+    missed = [each for each in page_of_run(run).sections if "no simulated time" in each.why]
+    assert [each.id for each in missed] == ["time"]
 
 
 def test_real_clients_take_real_time(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_clients_of_whole_adapters_share_one_evaluation(prepared: Prepare, count
     assert list(found["clients"]) == ["0", "1", "2", "3", "4", "5"]
     assert found["worst_client"] == min(found["clients"].values()) < max(found["clients"].values())
     labels = np.array(setup.corpus.train["label"])[setup.work.parts[2]]
-    by_example = [evaluation.recall[int(label)] for label in labels]
+    by_example = [evaluation.per_class.recall[int(label)] for label in labels]
     assert found["clients"]["2"] == pytest.approx(np.mean(by_example))
 
 
@@ -170,6 +170,9 @@ def test_a_client_with_its_own_model_is_measured_by_it(
     sizes = [len(rows) for rows in setup.held_out]
     mean = sum(found["clients"][str(i)] * size for i, size in enumerate(sizes)) / sum(sizes)
     assert evaluation.metrics["accuracy"] == pytest.approx(mean)
+    counts = evaluation.per_class.counts.values()
+    assert sum(own.examples for own in counts) == sum(own.said for own in counts) == sum(sizes)
+    assert sum(own.right for own in counts) / sum(sizes) == pytest.approx(mean)
     members = [p.id for p in setup.federation.fleet if p.budget.layers == 2]
     expected = sum(found["clients"][str(i)] * sizes[i] for i in members) / sum(sizes[i] for i in members)
     assert found["groups"][1]["metrics"]["accuracy"] == pytest.approx(expected)

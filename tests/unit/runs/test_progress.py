@@ -39,6 +39,11 @@ def test_a_round_is_one_line_that_fits() -> None:
     assert round_in_words(line_of(), 120) == round_in_words(line_of(), None) == whole
 
 
+def test_micro_f1_is_shown_where_it_is_no_accuracy() -> None:
+    several = {"micro_f1": 0.607, "macro_f1": 0.55, "loss": 1.426}
+    assert round_in_words(line_of(metrics=several), 80).startswith("round   9  micro_f1 0.607  macro_f1 0.550  loss")
+
+
 def test_what_matters_less_is_left_out_first() -> None:
     assert "7/8 clients" in round_in_words(line_of(updated=list(range(7))), 90), "not all answered"
     timed = round_in_words(line_of(simulated_clock=8123.0), 80)
@@ -86,10 +91,13 @@ def test_a_run_that_goes_on_says_after_which_round_and_how_good_it_is() -> None:
     assert last_metrics(lines[1:]) == {}
 
 
-def begun(metrics: dict[str, float], first_round: int) -> str:
+def begun(metrics: dict[str, float], first_round: int, eval_every: int = 1) -> str:
     file = StringIO()
     run = SimpleNamespace(fleet=[], planner=None, rounds=5)
-    setup: Any = SimpleNamespace(federation=run, clients=(), base=SimpleNamespace(notices=()))
+    experiment = SimpleNamespace(run=SimpleNamespace(eval_every=eval_every))
+    setup: Any = SimpleNamespace(
+        federation=run, clients=(), base=SimpleNamespace(notices=()), experiment=experiment, measured_by_clients=False
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hellora.runs.progress.what_trains", lambda _: [])
         TerminalProgress(Console(file=file, width=80)).started(setup, metrics, first_round)
@@ -100,3 +108,6 @@ def test_a_run_that_begins_says_start_and_one_that_goes_on_what_it_has() -> None
     assert begun({"accuracy": 0.052}, 0) == "    start  accuracy 0.052\n"
     assert begun({"accuracy": 0.659}, 4) == "resuming after round 3, accuracy 0.659\n"
     assert begun({}, 4) == "resuming after round 3\n"
+    assert begun({"accuracy": 0.5}, 4, eval_every=2) == "resuming after round 3, accuracy 0.500\n"
+    of_another = "resuming after round 3; after round 2, the last that was evaluated: accuracy 0.500\n"
+    assert begun({"accuracy": 0.5}, 4, eval_every=3) == of_another

@@ -10,12 +10,18 @@ from factories import gathered, random_adapter, task_for, tiny_spec, update_of
 
 from hellora.core.exchange import ClientUpdate
 from hellora.core.held_out import HeldOut
+from hellora.core.per_class import MOST, ClassCounts, PerClass
 from hellora.core.types import Adapter, ClientProfile
 from hellora.server.answers import problem_with
 
 SPEC = tiny_spec()
 TASK = task_for(1, random_adapter(SPEC, 0), np.ones((3, 4), dtype=bool))
 SUMS = {"held_out_examples": 4, "held_out_right": 3, "held_out_loss": 2.0}
+
+
+def of_class(**counts: Any) -> dict[str, Any]:
+    """What is told of one class, all 4 of which are of it, and 3 right."""
+    return {f"held_out_class:0:{name}": n for name, n in {"examples": 4, "said": 4, "right": 3, **counts}.items()}
 
 
 def outcome(**changes: Any) -> str:
@@ -33,6 +39,12 @@ def test_sums_come_back_and_their_means_are_the_metrics() -> None:
     assert told.means == {"accuracy": 0.75, "loss": 0.5}
     assert HeldOut(4, 2.0).means == {"loss": 0.5}, "a language model"
     assert HeldOut.of({"loss": 1.0, "examples": 4}) is None
+    by_class = HeldOut(4, 2.0, 3, {"0": ClassCounts(3, 4, 3), "a:b": ClassCounts(1)})
+    assert HeldOut.of(by_class.as_metrics()) == by_class
+    assert not outcome(**by_class.as_metrics())
+    assert not outcome(held_out_right=None, **of_class(examples=9)), "a text may have several labels"
+    many = PerClass.of(range(MOST + 1), range(MOST + 1))
+    assert HeldOut.classes_of(many) == HeldOut.classes_of(PerClass.of(["x" * 99], ["x" * 99])) == {}
     assert not outcome()
     assert not outcome(held_out_right=None)
     assert not outcome(held_out_examples=None, held_out_right=None, held_out_loss=None)
@@ -51,6 +63,12 @@ def test_sums_come_back_and_their_means_are_the_metrics() -> None:
         ({"held_out_loss": math.nan}, "its loss on held-out examples is nan"),
         ({"held_out_loss": None}, "its loss on held-out examples is nan"),
         ({"held_out_loss": math.inf}, "its metric 'held_out_loss' is inf"),
+        (of_class(right=3, examples=2), "has 3 of 2 held-out examples of class 0 right"),
+        (of_class(right=3, said=2), "has 3 of 4 held-out examples of class 0 right"),
+        (of_class(said=1e9), "has 3 of 4 held-out examples of class 0 right"),
+        (of_class(right=-1), "has -1 of 4 held-out examples of class 0 right"),
+        (of_class(examples=5), "counts 5 held-out examples by class, of 4"),
+        (of_class(right=2), "counts 4 held-out examples by class, of 4"),
     ],
 )
 def test_sums_that_cannot_be_are_refused(changes: dict[str, Any], words: str) -> None:

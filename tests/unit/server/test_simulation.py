@@ -17,7 +17,7 @@ from hellora.core.types import Budget, ClientProfile, Ranks
 from hellora.methods.aggregators.participant_mean import ParticipantMean
 from hellora.methods.allocators.everything import Everything
 from hellora.methods.dispatchers.truncate import Truncate
-from hellora.record.round_line import round_line
+from hellora.record.round_line import Measured, round_line
 from hellora.server.backend import Order
 from hellora.server.federation import Federation
 from hellora.server.rounds import federate, sample
@@ -74,7 +74,7 @@ def cohort_of(run: Federation, round: int) -> tuple[ClientProfile, ...]:
 def lines_of(reports: Sequence[RoundReport], before: Any = None) -> list[dict[str, Any]]:
     lines = []
     for report in reports:
-        before = round_line(report, None, 0.0, before)
+        before = round_line(report, Measured(), 0.0, before)
         lines.append(before)
     return lines
 

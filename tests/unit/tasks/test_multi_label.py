@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from sklearn.metrics import average_precision_score, f1_score
+from sklearn.metrics import average_precision_score, classification_report, f1_score
 from torch.testing import assert_close
 
 from hellora.client.distillation import divergence, soften
@@ -51,6 +51,12 @@ def test_metrics_are_those_of_scikit_learn() -> None:
             "loss": 0.5,
         }
     )
+    per_class = MultiLabel(threshold=0.3).per_class(np.pad(scores, ((0, 0), (0, 1))).tolist(), right.tolist())
+    theirs = classification_report(right, said, target_names=NAMES, output_dict=True, zero_division=0)
+    assert per_class.confusion(NAMES) == {}, "a text may have several labels"
+    for name, own in per_class.scores(NAMES).items():
+        assert list(own.values()) == pytest.approx(list(theirs[name].values()), abs=1e-4)
+    assert list(per_class.counts) == [0, 1, 2], "the head has room for one more"
 
 
 def test_labels_that_nothing_has_and_nobody_says_do_not_count() -> None:

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from hellora.data.labels import UNLABELLED
+from hellora.core.metrics import UNLABELLED
 from hellora.model.resident import BaseModel
 from hellora.tasks.sequence_classification import SequenceClassification
 

@@ -6,15 +6,16 @@ import bases
 import pytest
 import torch
 from datasets import Dataset
-from seqeval.metrics import f1_score
+from seqeval.metrics import classification_report, f1_score
 from sklearn.metrics import f1_score as macro_f1
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from hellora.client.evaluation import evaluate
 from hellora.client.inference import predict
 from hellora.core.errors import InputError
-from hellora.core.metrics import ClassScores
-from hellora.data.labels import UNLABELLED
+from hellora.core.metrics import UNLABELLED
+from hellora.core.per_class import ClassCounts, PerClass
+from hellora.core.types import Adapter
 from hellora.model.resident import BaseModel
 from hellora.model.settings import ModelSettings
 from hellora.model.words import check_tells_words, word_prefix
@@ -43,6 +44,19 @@ def test_the_first_token_of_a_word_has_its_tag(base: BaseModel) -> None:
     assert encoded.tokens is not None
     assert encoded.tokens.tolist() == [4]
     assert encoded.note() == "words without a token of the model's, neither learned nor tagged: 1"
+
+
+def test_texts_of_which_no_word_has_a_token_are_refused_and_measured_as_nothing(base: BaseModel) -> None:
+    """Some of them beside others are measured as if they were not there."""
+    nothing, some = (["\u200b"], [1]), (["a", "boat"], [4, 0])
+    with pytest.raises(InputError, match=r"data\.tokens: the model has a token for no word of any test example"):
+        TASK.encode(base, rows(nothing)).note("test ")
+    own = Adapter({}, base.initial_head())
+    alone, beside, without = (
+        evaluate(own, base, TASK, rows(*each), 8).metrics for each in ([nothing], [nothing, some], [some])
+    )
+    assert alone["loss"] == alone["token_accuracy"] == 0.0
+    assert beside == pytest.approx(without)
 
 
 def test_words_behind_the_limit_are_counted(base: BaseModel) -> None:
@@ -84,8 +98,21 @@ def test_metrics_of_entities_by_hand() -> None:
     assert TASK.metrics(0.5, said, right)["entity_f1"] == pytest.approx(f1_score(right, said))
     nothing = [["O", "O"]]
     assert TASK.metrics(0.5, nothing, nothing)["entity_f1"] == 0
-    assert TASK.per_class(said, right) == {"LOC": ClassScores(0, 0, 0, 2), "PER": ClassScores(1, 1, 1, 1)}
-    assert TASK.per_class(nothing, nothing) == {}
+    assert TASK.per_class(said, right) == PerClass({"LOC": ClassCounts(2, 1, 0), "PER": ClassCounts(1, 1, 1)})
+    assert TASK.per_class(nothing, nothing) == PerClass()
+    assert TASK.per_class([["B", "I"]], [["B", "O"]]) == PerClass({"entity": ClassCounts(1, 1, 0)})
+    assert (TASK.kinds(LABELS), TASK.kinds(("B", "I", "O"))) == (["LOC", "PER"], ["entity"])
+
+
+def test_entities_of_each_kind_are_those_of_seqeval() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tags = [[LABELS[i] for i in torch.randint(0, 5, (12,), generator=generator)] for _ in range(60)]
+    right, said = tags[:30], tags[30:]
+    theirs = classification_report(right, said, output_dict=True, zero_division=0)
+    found = TASK.per_class(said, right).scores(())
+    assert list(found) == ["LOC", "PER"]
+    for kind, scores in found.items():
+        assert list(scores.values()) == pytest.approx(list(theirs[kind].values()), abs=1e-4)
 
 
 def test_metrics_of_plain_tags() -> None:
@@ -93,12 +120,10 @@ def test_metrics_of_plain_tags() -> None:
     flat = [[tag for tags in each for tag in tags] for each in (right, said)]
     expected = {"token_accuracy": 3 / 4, "macro_f1": macro_f1(*flat, average="macro", zero_division=0), "loss": 1.0}
     assert TASK.metrics(1.0, said, right) == pytest.approx(expected)
-    noun = ClassScores(pytest.approx(2 / 3), 1, pytest.approx(4 / 5), 2)
-    assert TASK.per_class(said, right) == {
-        "DET": ClassScores(1, 1, 1, 1),
-        "NOUN": noun,
-        "VERB": ClassScores(0, 0, 0, 1),
-    }
+    found = TASK.per_class(said, right)
+    assert found.counts == {"DET": ClassCounts(1, 1, 1), "NOUN": ClassCounts(2, 3, 2), "VERB": ClassCounts(1, 0, 0)}
+    assert found.confusion(())["confusion"]["counts"] == [[1, 0, 0], [0, 2, 0], [0, 1, 0]]
+    assert TASK.kinds(("DET", "NOUN", "VERB")) == ("DET", "NOUN", "VERB")
 
 
 def test_an_evaluation_is_of_the_tags_by_their_names(base: BaseModel) -> None:

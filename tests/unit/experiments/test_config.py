@@ -863,12 +863,12 @@ def test_a_weighted_loss_of_the_task_is_not_replaced_unseen(task: dict[str, Any]
 
 @pytest.mark.parametrize(
     ("weights", "words"),
-    [("balance", "Input should be 'balanced', not 'balance'"), ({"a": 2.0}, "Input should be a list, not {'a': 2.0}")],
+    [("balance", "Input should be 'balanced', not 'balance'"), ({"a": 2.0}, "write task.class_weights = […]")],
 )
 def test_a_setting_of_a_word_or_a_list_says_which(weights: Any, words: str) -> None:
     with pytest.raises(InputError) as refusal:
         check("bad", {"task": {"class_weights": weights}})
-    assert str(refusal.value) == f"task.class_weights: {words}"
+    assert str(refusal.value).endswith(f": {words}")
 
 
 def test_power_of_choice_comes_with_a_rule_that_reports_losses() -> None:

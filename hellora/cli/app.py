@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hellora.cli import adapter, catalogue, compare, federation, plan, report, run
+from hellora.cli import adapter, catalogue, compare, federation, init, plan, report, run
 from hellora.cli.ending import run_command
 from hellora.cli.help import Commands, with_examples
 from hellora.core.version import __version__
@@ -27,7 +27,7 @@ def hellora(
         print(context.get_help())
 
 
-PARTS = (run.app, plan.app, compare.app, adapter.app, federation.app, report.app, catalogue.app)
+PARTS = (run.app, init.app, plan.app, compare.app, adapter.app, federation.app, report.app, catalogue.app)
 for part in PARTS:
     app.add_typer(part)
 with_examples((app, *PARTS))

@@ -31,6 +31,8 @@ Allow = Annotated[
     list[str] | None,
     typer.Option(metavar="CODE|remote-code", help="code that a file names may run, FILE.py:CLASS; repeat"),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="say nothing but where the result is, and errors")]
+AsJson = Annotated[bool, typer.Option("--json", help="the result as one JSON object; all else goes to standard error")]
 Federation = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="of the `hellora server` whose clients train; --out is a name there"),

@@ -1,10 +1,12 @@
 """These commands say what an experiment can name: `hellora list` all names, `hellora show` one of them."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from hellora.runs.terminal import plain_console, say
+from hellora.cli.arguments import AsJson
+from hellora.runs.terminal import Voice
 
 app = typer.Typer(rich_markup_mode=None)
 NAMES = 30  # columns of a name
@@ -16,16 +18,19 @@ Kind = Annotated[
 
 
 @app.command("list")
-def list_(kind: Kind = None) -> None:
+def list_(kind: Kind = None, as_json: AsJson = False) -> None:
     """List tables of settings, methods, tasks, partitioners and presets."""
     from hellora.experiments import catalogue
 
-    console = plain_console()
-    for each in catalogue.KINDS if kind is None else [catalogue.kind_called(kind)]:
-        console.print(f"\n{catalogue.heading(each)}", style="bold")
+    say, kinds = Voice(as_json=as_json), catalogue.KINDS if kind is None else [catalogue.kind_called(kind)]
+    if as_json:
+        say.end("", {catalogue.heading(each): catalogue.summaries(each) for each in kinds})
+        return
+    for each in kinds:
+        say(f"\n{catalogue.heading(each)}", style="bold")
         for name, lines in catalogue.summaries(each).items():
             for label, line in zip([name] + [""] * len(lines), lines, strict=False):
-                say(console, f"  {label:<{NAMES}}{line}", under=NAMES + 2)
+                say(f"  {label:<{NAMES}}{line}", under=NAMES + 2)
 
 
 @app.command()
@@ -35,21 +40,25 @@ def show(
         typer.Argument(metavar="NAME", help="of a preset, a table such as train, or anything that `hellora list` has"),
     ],
     kind: Annotated[str | None, typer.Option(metavar="KIND", help="of a name of several kinds: preset …")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a preset, a strategy or a table of settings is for, and its settings."""
     from hellora.experiments import catalogue
 
     entry = catalogue.entry(name, None if kind is None else catalogue.kind_called(kind))
-    console = plain_console()
-    console.print(entry.title, style="bold", highlight=False)
+    say = Voice(as_json=as_json)
+    if as_json:
+        say.end("", {**asdict(entry), "facts": dict(entry.facts)})
+        return
+    say(entry.title, style="bold")
     for text in entry.text:
-        say(console, f"  {text}", under=2)
-    console.print()
+        say(f"  {text}", under=2)
+    say("")
     for label, said in entry.facts:
-        say(console, f"{label:<{LABELS}}{said}", under=LABELS)
+        say(f"{label:<{LABELS}}{said}", under=LABELS)
     if entry.settings:
-        console.print("\nsettings", style="bold")
+        say("\nsettings", style="bold")
     for setting in entry.settings:
-        say(console, f"  {setting.key} = {setting.value}", under=6)
+        say(f"  {setting.key} = {setting.value}", under=6)
         if about := ": ".join(part for part in (setting.takes, setting.meaning) if part):
-            say(console, f"      {about}", under=6)
+            say(f"      {about}", under=6)

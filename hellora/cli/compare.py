@@ -1,13 +1,14 @@
 """`hellora compare` runs methods × settings × seeds, and shows their means with intervals."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hellora.cli.arguments import Allow, Overrides, sources
+from hellora.cli.arguments import Allow, AsJson, Overrides, Quiet, sources
 from hellora.cli.ending import resumable
-from hellora.runs.terminal import default_folder, plain_console, quieten, say
+from hellora.runs.terminal import Voice, default_folder, quieten
 
 if TYPE_CHECKING:
     from hellora.comparing.plan import Comparison
@@ -68,6 +69,8 @@ def compare(
     allow: Allow = None,
     out: Annotated[Path | None, typer.Option(help="the comparison's folder [default: runs/compare-NAME]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the comparison in the folder")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare methods over seeds, with 95 % intervals.
 
@@ -84,13 +87,13 @@ def compare(
     comparison = read_comparison(source, said, allow or ())
     from hellora.comparing.run import run_comparison  # it imports torch, and a wrong name is told without
 
-    folder = out or default_folder(f"compare-{Path(source).stem}", resume)
-    print_line(f"{extent(comparison)} → {folder}")
+    folder, say = out or default_folder(f"compare-{Path(source).stem}", resume), Voice(quiet, as_json)
+    say(f"{extent(comparison)} → {folder}")
     again = ["hellora", "compare", str(folder / "comparison.toml"), "--out", str(folder), "--resume"]
     again += allowing([*(allow or ()), *named_code(said)])
-    with resumable(again, print_line):
-        result = run_comparison(comparison, folder, plain_console(), resume)
-    show(result, folder, len(comparison.cells))
+    with resumable(again, say.insist):
+        result = run_comparison(comparison, folder, say.console, resume)
+    show(result, folder, len(comparison.cells), say)
 
 
 def changes(
@@ -132,21 +135,18 @@ def extent(comparison: "Comparison") -> str:
     return f"{' × '.join(factors)} = {len(comparison.cells)} runs{before}"
 
 
-def show(result: "Result", folder: Path, runs: int) -> None:
+def show(result: "Result", folder: Path, runs: int, say: Voice) -> None:
     """Print the tables and their notes, where they are on disk and, with a status of 1, that some runs failed."""
     from hellora.comparing.table import on_screen
 
-    console = plain_console()
-    for table in on_screen(result.rows, console):
-        console.print(table)
+    if not say.as_json:
+        for table in on_screen(result.rows, say.console):
+            say.console.print(table)
+        for line in result.notes:
+            say(line, UNDER)
+    found = json.loads((folder / "table.json").read_text(encoding="utf-8")) if say.as_json else {}
     files = f"table: {folder / 'table.md'}, also as .csv, .json and .tex; figures: {folder / 'figures'}"
-    for line in (*result.notes, files):
-        say(console, line, UNDER)
+    say.end(files, {"comparison": str(folder), "table": found})
     if result.failed:
-        say(console, f"{len(result.failed)} of {runs} runs failed; --resume tries them again", UNDER)
+        say.insist(f"{len(result.failed)} of {runs} runs failed; --resume tries them again")
         raise typer.Exit(1)
-
-
-def print_line(line: str) -> None:
-    """Print a line whatever brackets and colons are in it."""
-    say(plain_console(), line, UNDER)

@@ -97,10 +97,3 @@ def until_stopped(words: str, say: Callable[[str], None]) -> Iterator[None]:
         with suppress(OSError):
             say(words)
         raise typer.Exit(0) from None
-
-
-class Lines:
-    """Prints lines as they are, and at once."""
-
-    def __call__(self, line: str) -> None:
-        print(line, flush=True)

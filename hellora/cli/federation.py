@@ -7,10 +7,10 @@ import typer
 
 from hellora.cli.arguments import Allow as AllowNamed
 from hellora.cli.arguments import Certificate, Insecure
-from hellora.cli.ending import Lines, until_stopped
+from hellora.cli.ending import until_stopped
 from hellora.cli.help import Group
 from hellora.core.errors import InputError
-from hellora.runs.terminal import plain_console, quieten
+from hellora.runs.terminal import Voice, quieten
 
 app = typer.Typer(rich_markup_mode=None)
 of_client = typer.Typer(cls=Group, invoke_without_command=True, rich_markup_mode=None)
@@ -57,7 +57,7 @@ def certificates(
     quieten()
     from hellora.deployment.certificates import make
 
-    say = Lines()
+    say = Voice()
     if renewed or revoked:
         change(folder, hosts or [], clients or [], renewed, revoked or [], say)
         return
@@ -72,7 +72,7 @@ def certificates(
 
 
 def change(
-    folder: Path, hosts: list[str], clients: list[str], renewed: bool, revoked: list[str], say: Lines
+    folder: Path, hosts: list[str], clients: list[str], renewed: bool, revoked: list[str], say: Voice
 ) -> None:  # fmt: skip
     """Renew the server's certificate, or revoke clients' keys."""
     from hellora.deployment.renewal import renew, revoke
@@ -117,7 +117,7 @@ def server(
             if insecure
             else "server: needs --certificates FOLDER (see `hellora certificates`), or --insecure for plain text"
         )
-    say = Lines()
+    say = Voice()
     if certificates is not None:
         warn_of_keys(say, *certificates.glob("*.key"))
     if insecure:
@@ -175,7 +175,7 @@ def client(
     bounds = bound_settings(columns, models or [], max_steps, max_batch, threads)
     state = folder or Path("clients") / name
     me = Client(address, name, key, own_data, budget, device, model, state, bounds, allow or ())
-    say = Lines()
+    say = Voice()
     if key is not None:
         warn_of_keys(say, key)
     with until_stopped(f"{name}: stopped", say):
@@ -197,10 +197,10 @@ def export_own_model(
     quieten()
     from hellora.deployment.own_model import export_own
 
-    plain_console().print(export_own(folder, out, run, allow or ()), highlight=False)
+    Voice()(str(export_own(folder, out, run, allow or ())))
 
 
-def warn_of_keys(say: Lines, *keys: Path) -> None:
+def warn_of_keys(say: Voice, *keys: Path) -> None:
     """Say which private keys others can read, before they are used."""
     from hellora.deployment.certificates import exposed
 

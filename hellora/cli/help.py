@@ -9,7 +9,8 @@ from typer.core import TyperCommand, TyperGroup
 # In the order in which `hellora --help` shows them.
 EXAMPLES = {
     "run": "hellora run quickstart --set method.allocator=geometric --out runs/mine",
-    "plan": "hellora plan quickstart --round 3",
+    "init": "hellora init my.csv --out topics.toml",
+    "plan": "hellora plan quickstart --set method.allocator=geometric",
     "compare": "hellora compare quickstart --method a=method.allocator=geometric --method b=method.allocator=fed_hello",
     "report": "hellora report runs/quickstart",
     "watch": "hellora watch runs/quickstart",

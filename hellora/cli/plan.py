@@ -1,26 +1,28 @@
 """`hellora plan` shows who would train what in a round of an experiment, or what one client's budget allows."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from click.core import ParameterSource
 from rich.table import Table
 
-from hellora.cli.arguments import Allow, Overrides, sources
+from hellora.cli.arguments import Allow, AsJson, Overrides, sources
 from hellora.core.errors import InputError
-from hellora.runs.terminal import plain_console, quieten
+from hellora.runs.terminal import Voice, quieten
 
 if TYPE_CHECKING:
     from hellora.budgets.planner import Estimate
-    from hellora.core.types import Budget, Ranks
+    from hellora.core.types import Ranks
     from hellora.experiments.budget_plan import BudgetPlan, Choice, Measured
     from hellora.experiments.experiment import Experiment
     from hellora.experiments.tables import Table as Settings
     from hellora.server.federation import Federation
 
 app = typer.Typer(rich_markup_mode=None)
+BARE, PLANNED = 26, 76  # columns that the table of a round takes besides the ranks, without and with a budget's
 
 Planned = Annotated[
     str | None,
@@ -47,6 +49,7 @@ def plan(
     dtype: Annotated[str, typer.Option(help="of the base weights")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or auto: whose kernels to assume")] = "auto",
     measure: Annotated[bool, typer.Option("--measure", help="load the weights and run a few steps here")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show who would train what, or what a budget allows.
 
@@ -56,7 +59,7 @@ def plan(
     quieten()
     check_alternatives(context, source, model)
     if source is not None:
-        plan_of_round(source, overrides or [], round, allow or ())
+        plan_of_round(source, overrides or [], round, allow or (), Voice(as_json=as_json))
         return
     fleet = {"memory": memory, "seconds": seconds, "uplink": uplink, "speed": speed}
     table = {
@@ -65,7 +68,8 @@ def plan(
         "train": {"batch_size": batch},
         "compute": {"device": device},
     }
-    plan_of_budget(table, overrides or [], batch if examples is None else examples, tokens, measure)
+    count = batch if examples is None else examples
+    plan_of_budget(table, overrides or [], count, tokens, measure, Voice(as_json=as_json))
 
 
 def check_alternatives(context: typer.Context, source: str | None, model: str | None) -> None:
@@ -73,7 +77,7 @@ def check_alternatives(context: typer.Context, source: str | None, model: str | 
     if (source is None) == (model is None):
         raise InputError("plan: name a preset or experiment file, or a --model with its --memory, not both")
     if source is not None:
-        if given := given_options(context, but=("source", "overrides", "round", "allow")):
+        if given := given_options(context, but=("source", "overrides", "round", "allow", "as_json")):
             raise InputError(f"plan: --{given[0]} is of a plan with --model: for {source} write --set SECTION.KEY=…")
     elif given := given_options(context, but=[name for name in context.params if name not in ("round", "allow")]):
         raise InputError(f"plan: --{given[0]} is of an experiment's plan: leave it out, or --model")
@@ -91,7 +95,7 @@ def given_options(context: typer.Context, but: Collection[str]) -> list[str]:
 # ---------------------------------------------------------------------------------------------------- of an experiment
 
 
-def plan_of_round(source: str, overrides: list[str], round: int, allow: Collection[str]) -> None:
+def plan_of_round(source: str, overrides: list[str], round: int, allow: Collection[str], say: Voice) -> None:
     """Print a round's allocation."""
     from hellora.experiments.config import read_experiment
     from hellora.experiments.overrides import parse_settings
@@ -100,26 +104,61 @@ def plan_of_round(source: str, overrides: list[str], round: int, allow: Collecti
     from hellora.experiments.planning import plan as plan_round  # after what may be wrong: this imports torch
 
     federation, allocation = plan_round(experiment, round)
-    spec = federation.spec
-    table = Table(title=f"round {round}: trained rank per client and layer ({spec.num_layers} layers, 0 to the left)")
-    table.add_column("client", justify="right")
-    table.add_column("layers", justify="right")
-    table.add_column("allocation")
+    rows = [row_of_client(federation, *each) for each in zip(allocation.clients, allocation.ranks, strict=True)]
+    notes = list(remarks(experiment, federation, round))
+    if say.as_json:
+        say.end("", {"round": round, "layers": federation.spec.num_layers, "clients": rows, "notes": notes})
+        return
+    planned = federation.planner is not None
+    table = Table("client", "layers", "allocation", title=title(federation, round))
+    for column in table.columns[:2]:
+        column.justify, column.no_wrap = "right", True
+    for name in ("budget", "policy", "peak") if planned else ():
+        table.add_column(name, justify="right")
+    room = say.console.width - (PLANNED if planned else BARE)
+    for row in rows:
+        table.add_row(*in_cells(row, planned, room))
+    say.console.print(table)
+    for line in notes:
+        say(line)
+
+
+def title(federation: "Federation", round: int) -> str:
+    return f"round {round}: trained rank per client and layer ({federation.spec.num_layers} layers, 0 to the left)"
+
+
+def row_of_client(federation: "Federation", client: int, ranks: "Ranks") -> dict[str, Any]:
+    """Return what a client trains in a round and, where that is planned, what it is predicted to take."""
+    from hellora.budgets.planner import in_words
+
+    profile = federation.fleet[client]
+    row = {"client": int(client), "capacity": profile.budget.capacity(len(ranks)), "ranks": ranks.tolist()}
     if federation.planner is not None:
-        for name in ("budget", "policy", "peak"):
-            table.add_column(name, justify="right")
-    for client, ranks in zip(allocation.clients, allocation.ranks, strict=True):
-        profile = federation.fleet[client]
-        capacity = profile.budget.capacity(spec.num_layers)
-        row = [str(client), f"{(ranks > 0).sum()} of {capacity}", ranks_in_words(ranks)]
-        if federation.planner is not None:
-            estimate = federation.planner.estimate(profile, ranks) if ranks.any() else None
-            row += estimate_in_words(profile.budget, estimate)
-        table.add_row(*row)
-    console = plain_console()
-    console.print(table)
-    for line in remarks(experiment, federation, round):
-        console.print(line, highlight=False)
+        found = federation.planner.estimate(profile, ranks) if ranks.any() else None
+        row |= {"budget": in_words(profile.budget), **({} if found is None else of_estimate(found))}
+    return row
+
+
+def of_estimate(estimate: "Estimate") -> dict[str, Any]:
+    """Return a prediction as JSON has it."""
+    cost = estimate.cost
+    known = {"policy": estimate.policy.in_words, "peak_bytes": cost.peak_bytes, "uplink_bytes": cost.uplink_bytes}
+    return known | {"seconds": estimate.seconds}
+
+
+def in_cells(row: Mapping[str, Any], planned: bool, room: int) -> list[str]:
+    """Write a client's row of the table, with runs of equal ranks where there is no room for all."""
+    from hellora.core.units import in_bytes
+
+    layers = sum(rank > 0 for rank in row["ranks"])
+    ranks = ranks_in_words(row["ranks"])
+    ranks = ranks if len(ranks) <= room else shortened(row["ranks"])
+    cells = [str(row["client"]), f"{layers} of {row['capacity']}", ranks]
+    if planned and "policy" in row:
+        cells += [row["budget"], row["policy"], in_bytes(row["peak_bytes"])]
+    elif planned:
+        cells += [row["budget"], "–", "–"]
+    return cells
 
 
 def remarks(experiment: "Experiment", federation: "Federation", round: int) -> Iterator[str]:
@@ -156,25 +195,17 @@ def head_in_words(experiment: "Experiment", federation: "Federation") -> str:
     )
 
 
-def ranks_in_words(ranks: "Ranks") -> str:
+def ranks_in_words(ranks: Sequence[int]) -> str:
     """Write the ranks of all layers, the shallowest to the left; a dot is a frozen layer."""
-    return " ".join(f"{rank:>2}" if rank else " ·" for rank in ranks.tolist())
-
-
-def estimate_in_words(budget: "Budget", estimate: "Estimate | None") -> list[str]:
-    """Write budget, policy and predicted peak."""
-    from hellora.budgets.planner import in_words
-    from hellora.core.units import in_bytes
-
-    if estimate is None:
-        return [in_words(budget), "–", "–"]
-    return [in_words(budget), estimate.policy.in_words, in_bytes(estimate.cost.peak_bytes)]
+    return " ".join(f"{rank:>2}" if rank else " ·" for rank in ranks)
 
 
 # -------------------------------------------------------------------------------------------------------- of a budget
 
 
-def plan_of_budget(table: "Settings", overrides: list[str], examples: int, tokens: int | None, measure: bool) -> None:
+def plan_of_budget(
+    table: "Settings", overrides: list[str], examples: int, tokens: int | None, measure: bool, say: Voice
+) -> None:
     """Print what one client can train within its budget."""
     from hellora.budgets.planner import in_words
     from hellora.experiments.budget_plan import measure as measure_plan
@@ -182,21 +213,33 @@ def plan_of_budget(table: "Settings", overrides: list[str], examples: int, token
     from hellora.experiments.overrides import parse_settings
     from hellora.experiments.sections import override
 
-    console = plain_console()
     found = plan_budget(override(table, parse_settings(overrides)), examples, tokens, here=measure)
     measured = measure_plan(found) if measure else None
+    name, budget = found.experiment.model.name, in_words(found.client.budget)
+    if say.as_json:
+        choices = {choice.name: of_choice(choice, measured) for choice in found.choices}
+        say.end("", {"model": name, "budget": budget, "choices": choices, "notes": found.assumptions})
+        return
     deepest = found.planner.model.spec.num_layers - 1
-    headings = ["", "layers", f"ranks of layers 0 … {deepest}", "policy", "peak", "up", "time"]
+    headings = ["", "layers", "ranks", "policy", "peak", "up", "time"]
     headings += [] if measured is None else ["measured peak", "error", "operations/s"]
-    shown = Table(*headings, title=f"{found.experiment.model.name}, {in_words(found.client.budget)}")
+    shown = Table(*headings, title=f"{name}, {budget}: ranks of layers 0 … {deepest}")
+    for column in (shown.columns[0], *shown.columns[4:7]):
+        column.no_wrap = True
     for choice in found.choices:
         row = row_of_choice(found, choice)
         if measured is not None and choice.estimate is not None:
             row += measured_in_words(measured[choice.name], choice.estimate)
         shown.add_row(*row, *[""] * (len(headings) - len(row)))
-    console.print(shown)
+    say.console.print(shown)
     for line in found.assumptions:
-        console.print(line, highlight=False)
+        say(line)
+
+
+def of_choice(choice: "Choice", measured: "Mapping[str, Measured] | None") -> dict[str, Any]:
+    """Return what an allocator gives the client, as JSON has it; nothing is predicted where nothing of it fits."""
+    found = {"ranks": choice.ranks.tolist(), **({} if choice.estimate is None else of_estimate(choice.estimate))}
+    return found | ({"measured": asdict(measured[choice.name])} if measured and choice.name in measured else {})
 
 
 def row_of_choice(plan: "BudgetPlan", choice: "Choice") -> list[str]:
@@ -207,7 +250,7 @@ def row_of_choice(plan: "BudgetPlan", choice: "Choice") -> list[str]:
         return [choice.name, "0", "nothing of this pattern fits"]
     policy, cost, took = choice.estimate.policy, choice.estimate.cost, choice.estimate.seconds
     time = f"{plan.relative_time(choice.ranks, policy):.2f} ×" if took is None else f"{took:.3g} s"
-    row = [choice.name, str((choice.ranks > 0).sum()), shortened(choice.ranks), policy.in_words]
+    row = [choice.name, str((choice.ranks > 0).sum()), shortened(choice.ranks.tolist()), policy.in_words]
     return [*row, in_bytes(cost.peak_bytes), in_bytes(cost.uplink_bytes), time]
 
 
@@ -220,7 +263,7 @@ def measured_in_words(measured: "Measured", estimate: "Estimate") -> list[str]:
     return [*found, f"{measured.speed:.3g}"]
 
 
-def shortened(ranks: "Ranks") -> str:
+def shortened(ranks: Sequence[int]) -> str:
     """Shorten runs of equal ranks: "·×24 16×8"."""
-    runs = [(rank, len(list(same))) for rank, same in groupby(ranks.tolist())]
+    runs = [(rank, len(list(same))) for rank, same in groupby(ranks)]
     return " ".join(f"{rank or '·'}" + (f"×{count}" if count > 1 else "") for rank, count in runs)

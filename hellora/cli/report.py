@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hellora.runs.terminal import quieten
+from hellora.runs.terminal import Voice, quieten
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -24,7 +24,7 @@ def report(
     from hellora.reporting.overview import write_report
 
     file = write_report(runs, out)
-    print(f"report: {file}, {in_bytes(file.stat().st_size)}: open it in a browser")
+    Voice()(f"report: {file}, {in_bytes(file.stat().st_size)}: open it in a browser")
 
 
 @app.command()
@@ -39,9 +39,10 @@ def watch(
     quieten()
     from hellora.reporting.watch import HOST, server_of
 
+    say = Voice()
     with server_of(run, port) as server:
         try:
-            print(f"{run}: http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)", flush=True)
+            say(f"{run}: http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)")
             server.serve_forever()
         except KeyboardInterrupt:
-            print("stopped", flush=True)
+            say("stopped")

@@ -3,15 +3,16 @@
 import os
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hellora.cli.arguments import Allow, Federation, Overrides, Source
-from hellora.cli.ending import Lines, resumable
+from hellora.cli.arguments import Allow, AsJson, Federation, Overrides, Quiet, Source
+from hellora.cli.ending import resumable
 from hellora.core.errors import InputError, RunError
-from hellora.runs.terminal import default_folder, plain_console, quieten
+from hellora.runs.terminal import Voice, default_folder, quieten
 
 if TYPE_CHECKING:
     from hellora.experiments.experiment import Experiment
@@ -31,6 +32,8 @@ def run(
     ] = None,
     backend: Annotated[str, typer.Option(metavar="local|flower", help="what trains the clients here")] = "local",
     federation: Federation = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run an experiment; the results go to its folder.
 
@@ -41,35 +44,59 @@ def run(
         raise InputError(f"--backend {backend!r}: it is local or flower")
     if from_round is not None and not resume:
         raise InputError("--from-round goes back in a run that is there: give --resume, too")
+    if federation is not None and backend != "local":
+        raise InputError("--federation and --backend exclude each other: give one")
+    asked = Asked(source, overrides or [], allow or [], out, resume, from_round, Voice(quiet, as_json))
     if federation is not None:
-        if backend != "local":
-            raise InputError("--federation and --backend exclude each other: give one")
-        run_at_server(source, overrides or [], allow or [], out, resume, from_round, federation)
+        run_at_server(asked, federation)
     elif backend == "flower":
-        run_simulated(source, overrides or [], allow or [], out, resume, from_round)
+        run_simulated(asked)
     else:
-        run_here(source, overrides or [], allow or [], out, resume, from_round)
+        run_here(asked)
 
 
-def run_here(
-    source: str, overrides: list[str], allow: list[str], out: Path | None, resume: bool, from_round: int | None
-) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for, wherever it runs."""
+
+    source: str
+    overrides: list[str]
+    allow: list[str]
+    out: Path | None
+    resume: bool
+    from_round: int | None
+    say: Voice
+
+    def experiment(self, simulated: bool = True) -> "Experiment":
+        """Read and check the experiment."""
+        from hellora.experiments.config import read_experiment
+        from hellora.experiments.overrides import parse_settings
+
+        return read_experiment(self.source, parse_settings(self.overrides), simulated=simulated, allow=self.allow)
+
+    def again(self, *where: str) -> list[str]:
+        """Return the command line that goes on with the run."""
+        words = [part for text in self.overrides for part in ("--set", text)]
+        words += [part for code in self.allow for part in ("--allow", code)]
+        return ["hellora", "run", self.source, *words, *where, "--resume"]
+
+    def end(self, folder: str, in_words: str, **more: Any) -> None:
+        """Say where the run is."""
+        self.say.end(f"adapter: {in_words}", {"run": folder, "adapter": f"{folder}/adapter", **more})
+
+
+def run_here(asked: Asked) -> None:
     """Run on the in-process loop or on worker processes."""
-    from hellora.experiments.config import read_experiment
-    from hellora.experiments.overrides import parse_settings
-
-    experiment = read_experiment(source, parse_settings(overrides), allow=allow)
+    experiment = asked.experiment()
     from hellora.runs.progress import TerminalProgress  # after what may be wrong: these import torch
     from hellora.runs.run import run_experiment
 
-    folder = out or default_folder(experiment.name, resume)
-    console = plain_console()
-    again = [*command(source, overrides, allow), "--out", str(folder), "--resume"]
-    with resumable(again, lambda line: console.print(line, highlight=False)), TerminalProgress(console) as progress:
-        summary = run_experiment(experiment, folder, progress, resume, from_round=from_round)
+    folder, say = asked.out or default_folder(experiment.name, asked.resume), asked.say
+    with resumable(asked.again("--out", str(folder)), say.insist), TerminalProgress(say.console) as progress:
+        summary = run_experiment(experiment, folder, progress, asked.resume, from_round=asked.from_round)
     for line in outcome(summary):
-        console.print(line, highlight=False)
-    console.print(f"adapter: {folder / 'adapter'} (its README shows how to use it)", highlight=False)
+        say(line)
+    asked.end(str(folder), f"{folder / 'adapter'} (its README shows how to use it)", summary=summary)
 
 
 def outcome(summary: Mapping[str, Any]) -> list[str]:
@@ -88,54 +115,34 @@ def outcome(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def run_at_server(
-    source: str,
-    overrides: list[str],
-    allow: list[str],
-    out: Path | None,
-    resume: bool,
-    from_round: int | None,
-    federation: Path,
-) -> None:
+def run_at_server(asked: Asked, federation: Path) -> None:
     """Run at a server (`--federation`), and show what it tells."""
     from hellora.deployment.federated_run import Submission, run_at
-    from hellora.experiments.config import read_experiment
-    from hellora.experiments.overrides import parse_settings
 
-    experiment = read_experiment(source, parse_settings(overrides), simulated=False, allow=allow)
+    experiment, out = asked.experiment(simulated=False), asked.out
     if out is not None and (out.is_absolute() or ".." in out.parts or out == Path()):
         raise InputError(f"--out {out}: with --federation it is a name below the server's folder of runs")
-    name = str(out or experiment.name)
-    submission = Submission(experiment.name, experiment.table, name, resume, simulation=False, from_round=from_round)
-    again = [*command(source, overrides, allow), "--federation", str(federation), "--out", name, "--resume"]
-    followed(
-        lambda say: run_at(federation, submission, say),
-        f"{experiment.name} → {name} at {federation}",
-        again,
-        f"adapter: {name}/adapter in the server's folder of runs",
-    )
+    name, first = str(out or experiment.name), asked.from_round
+    submission = Submission(experiment.name, experiment.table, name, asked.resume, simulation=False, from_round=first)
+    again = asked.again("--federation", str(federation), "--out", name)
+    asked.say(f"{experiment.name} → {name} at {federation}")
+    followed(lambda say: run_at(federation, submission, say), again, asked.say)
+    asked.end(name, f"{name}/adapter in the server's folder of runs", federation=str(federation))
 
 
-def run_simulated(
-    source: str, overrides: list[str], allow: list[str], out: Path | None, resume: bool, from_round: int | None
-) -> None:
+def run_simulated(asked: Asked) -> None:
     """Run on Flower's simulation (`--backend flower`), and show what it tells."""
     from hellora.deployment.federated_run import Submission, simulate
-    from hellora.experiments.config import read_experiment
-    from hellora.experiments.overrides import parse_settings
 
-    experiment = read_experiment(source, parse_settings(overrides), allow=allow)
-    folder = out or default_folder(experiment.name, resume)
-    submission = Submission(
-        experiment.name, experiment.table, str(folder.resolve()), resume, simulation=True, from_round=from_round
-    )
-    again = [*command(source, overrides, allow), "--backend", "flower", "--out", str(folder), "--resume"]
-    followed(
-        lambda say: simulate(submission, engine_settings(experiment), folder.parent, say),
-        f"{experiment.name} → {folder} on Flower's simulation",
-        again,
-        f"adapter: {folder / 'adapter'} (its README shows how to use it)",
-    )
+    experiment = asked.experiment()
+    folder = asked.out or default_folder(experiment.name, asked.resume)
+    place, first = str(folder.resolve()), asked.from_round
+    submission = Submission(experiment.name, experiment.table, place, asked.resume, simulation=True, from_round=first)
+    again = asked.again("--backend", "flower", "--out", str(folder))
+    asked.say(f"{experiment.name} → {folder} on Flower's simulation")
+    settings = engine_settings(experiment)
+    followed(lambda say: simulate(submission, settings, folder.parent, say), again, asked.say)
+    asked.end(str(folder), f"{folder / 'adapter'} (its README shows how to use it)")
 
 
 def engine_settings(experiment: "Experiment") -> dict[str, float]:
@@ -162,20 +169,11 @@ def engine_settings(experiment: "Experiment") -> dict[str, float]:
     return settings if "RAY_ADDRESS" in os.environ else settings | own
 
 
-def followed(run: Callable[[Lines], None], title: str, again: list[str], done: str) -> None:
-    """Run, say where the result is, or how to go on where it had to stop, and pass on how it ended."""
-    say = Lines()
-    say(title)
-    with resumable(again, say):
+def followed(run: Callable[[Callable[[str], None]], None], again: list[str], say: Voice) -> None:
+    """Run, say how to go on where it had to stop, and pass on how it ended."""
+    with resumable(again, say.insist):
         try:
             run(say)
         except RunError:
-            say(f"go on with: {shlex.join(again)}")
+            say.insist(f"go on with: {shlex.join(again)}")
             raise
-    say(done)
-
-
-def command(source: str, overrides: list[str], allow: list[str]) -> list[str]:
-    """Return the command line that began a run, less where it goes."""
-    words = [part for text in overrides for part in ("--set", text)]
-    return ["hellora", "run", source, *words, *(part for code in allow for part in ("--allow", code))]

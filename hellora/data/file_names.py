@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-FORMATS = (".parquet", ".jsonl", ".csv", ".json")
+from hellora.core.errors import InputError
+
+FORMATS = (".parquet", ".jsonl", ".csv", ".tsv", ".json")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TAGGED = (".conll", ".bio", ".iob", ".iob2", ".txt")  # a word and its tag a line; read by tasks that tag words
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 IMAGES = (
@@ -50,6 +53,18 @@ class Layout:
     roots: dict[str, Path] = field(default_factory=dict)  # the folder of a split of images
     metadata: dict[str, Path] = field(default_factory=dict)  # of a split's images
     unused: list[tuple[Path, str]] = field(default_factory=list)  # and why
+
+
+def check_here(source: str) -> None:
+    """Raise InputError unless there is a file or folder with data on this machine; a model is none."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise InputError(
+            f"there is no file or folder {source}: name one with data; for data of the hub, hellora run quickstart "
+            f"--set data.name={source}"
+        )
+    if (path / "config.json").is_file():
+        raise InputError(f"{source} is a model: name the data, and --model {source}")
 
 
 def format_of(path: PurePath) -> str | None:

@@ -13,7 +13,7 @@ from hellora.data.file_names import DESCRIPTIONS, IMAGES, Layout, format_of, has
 from hellora.data.image_layout import add_split, image_layout
 from hellora.data.table_layout import name_of_split, table_layout
 
-UNKNOWN = (".tsv", ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".zip", ".7z", ".rar", ".tar", ".h5", ".avro", ".orc")
+UNKNOWN = (".xlsx", ".xls", ".ods", ".arrow", ".feather", ".zip", ".7z", ".rar", ".tar", ".h5", ".avro", ".orc")
 
 
 def layout_of(folder: Path, wanted: Sequence[str], columns: str, subset: str = "") -> Layout:

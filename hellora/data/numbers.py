@@ -6,6 +6,7 @@ A table of texts has a number as a person writes it, "3.5", "-2", "1e-3", " 4 ".
 
 import math
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +21,8 @@ NUMBERS = [Value("float64")]  # in the column `targets`
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 LARGEST = 1e30  # in size; the squares of larger ones do not fit into what networks calculate with
 UNKNOWN = math.nan  # the number of a public example without one
+FRACTIONS = 10  # different numbers from which labels with fractions are amounts, and no classes
+NO_NUMBER = 0.05  # the share of amounts that may be no number, as of other rows that cannot be used
 VALUE = "value"  # the name of a number that is alone, whatever its column is called
 
 
@@ -72,3 +75,11 @@ def why_none(cell: Any, column: str) -> str:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return f"its '{column}' is empty"
     return f"its '{column}' is '{cell}', no number up to {LARGEST:.0e} (they are written as 3.5 or 1e-3)"
+
+
+def are_amounts(labels: Sequence[Any]) -> bool:
+    """Tell whether labels are numbers, but for a few, some with a fraction, and many different ones."""
+    numbers = [as_number(label) for label in labels if not isinstance(label, bool)]
+    found = {number for number in numbers if number is not None}
+    few = numbers.count(None) <= NO_NUMBER * len(labels)
+    return few and len(found) >= FRACTIONS and not all(number.is_integer() for number in found)

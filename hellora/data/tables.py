@@ -21,7 +21,7 @@ from datasets import Dataset
 from pyarrow import parquet
 
 from hellora.data.conll import read_columns
-from hellora.data.file_names import compression_of, format_of, is_tagged
+from hellora.data.file_names import DELIMITERS, compression_of, format_of, is_tagged
 
 WRAPPERS = ("data", "rows", "examples", "records", "instances", "items")  # names of a list of rows inside an object
 LONGEST_CELL = 2**31 - 1  # the csv module refuses cells above 128 KiB unless it is told
@@ -49,7 +49,9 @@ def read_table(path: Path) -> Table:
     with opened(path) as file:
         if is_tagged(path):
             return Table(*read_columns(whole_text(file)))
-        return csv_table(file) if kind == ".csv" else json_table(file, lines=kind == ".jsonl")
+        if kind in DELIMITERS:
+            return csv_table(file, DELIMITERS[kind])
+        return json_table(file, lines=kind == ".jsonl")
 
 
 def read_parquet(path: Path) -> Dataset:
@@ -90,18 +92,19 @@ def whole_text(file: TextIO) -> str:
 # ---------------------------------------------------------------------------------------------------- CSV
 
 
-def csv_table(file: TextIO) -> Table:
-    """Read comma-separated values (RFC 4180) with a heading row. A mark that closes inside a cell is an error."""
+def csv_table(file: TextIO, delimiter: str = ",") -> Table:
+    """Read values between commas (RFC 4180) or tabs, with a heading row. A mark that closes inside a cell is an
+    error."""
     before = csv.field_size_limit(LONGEST_CELL)
     try:
-        return csv_rows(file)
+        return csv_rows(file, delimiter)
     finally:
         csv.field_size_limit(before)
 
 
-def csv_rows(file: TextIO) -> Table:
+def csv_rows(file: TextIO, delimiter: str) -> Table:
     """Read the rows of a CSV file, each with the line in which it begins."""
-    reader = csv.reader(file, strict=True)
+    reader = csv.reader(file, strict=True, delimiter=delimiter)
     rows: list[list[str]] = []
     lines, spanning, begins = list[int](), list[tuple[int, int]](), 1
     try:

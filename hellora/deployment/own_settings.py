@@ -4,13 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-import torch
-
 from hellora.budgets.written import written_budget
 from hellora.core.types import Budget
 from hellora.deployment.own_limits import MAX_BATCH, MAX_STEPS, OwnLimits
-from hellora.experiments.machine import devices
+from hellora.experiments.machine import free_memory
 
 AUTO_SHARE = 0.9  # of the memory that is free when the client starts
 
@@ -52,9 +49,3 @@ class OwnSettings:
     def limits(self) -> OwnLimits:
         """Return what a round of this client may cost."""
         return OwnLimits(self.budget, self.max_steps, self.max_batch)
-
-
-def free_memory(device: str) -> int:
-    """Return the bytes that are free on a device now."""
-    name = devices(device)[0]
-    return torch.cuda.mem_get_info(name)[0] if name.startswith("cuda") else psutil.virtual_memory().available

@@ -11,8 +11,8 @@ from typing import Any
 
 from hellora.core.errors import InputError
 from hellora.experiments import registry
-from hellora.experiments.config import LISTS, own_table, whole_table
-from hellora.experiments.elsewhere import STRATEGIES, strategy_called
+from hellora.experiments.config import own_table, whole_table
+from hellora.experiments.elsewhere import presets_called, spelt
 from hellora.experiments.outlines import Outline, outline, place
 from hellora.experiments.own_code import NAMING
 from hellora.experiments.presets import preset_summaries, presets
@@ -86,12 +86,14 @@ def entry(name: str, kind: str | None = None) -> Entry:
     Raises:
         InputError: nothing is called that; the message has the nearest names.
     """
-    word = name.strip("[]").lower().replace("-", "_")
-    found = [each for each in (PRESET, *registry.FOLDERS, TABLE) if kind in (None, each) and word in names(each)]
+    word = name.strip("[]")
+    spellings = {each: spelt(word, names(each)) for each in (PRESET, *registry.FOLDERS, TABLE) if kind in (None, each)}
+    found = {each: spelling for each, spelling in spellings.items() if spelling is not None}
     if not found:
-        raise InputError(f"there is no {'name' if kind is None else kind} {name!r}{near(word, kind)}")
-    described = described_as(found[0], word)
-    others = [("see also", f"hellora show {word} --kind {other}") for other in found[1:]]
+        raise InputError(f"there is no {'name' if kind is None else kind} {name!r}{near(word.lower(), kind)}")
+    (first, ours), *more = found.items()
+    described = described_as(first, ours)
+    others = [("see also", f"hellora show {other_name} --kind {other}") for other, other_name in more]
     return Entry(described.title, described.text, [*described.facts, *others], described.settings)
 
 
@@ -104,8 +106,9 @@ def described_as(kind: str, name: str) -> Entry:
 def near(word: str, kind: str | None) -> str:
     """Return the end of an error message: the nearest names, or where all are."""
     known = sorted({each for one in KINDS if kind in (None, one) for each in names(one)})
-    meant = [strategy_called(each, word) for each in STRATEGIES if kind in (None, each)]
-    close = [each for each in dict.fromkeys(meant) if each is not None] or difflib.get_close_matches(word, known, n=3)
+    meant = [each for one, each in registry.strategies_called(word) if kind in (None, one)]
+    meant += presets_called(word) if kind in (None, PRESET) else ()
+    close = list(dict.fromkeys(meant)) or difflib.get_close_matches(word, known, n=3)
     if close:
         return f": did you mean {' or '.join(map(repr, close))}?"
     return f": `hellora list{'' if kind is None else f' {kind}'}` has them all"
@@ -143,10 +146,9 @@ def page_of_preset(name: str) -> str:
 def of_strategy(kind: str, name: str) -> Entry:
     """Describe a strategy by what its class and its file say of it, and by the presets that name it."""
     found = outline(f"{registry.FOLDERS[kind][0]}.{name}", base=registry.base_of(kind))
-    section, key = registry.KEYS[kind]
-    value = f"\"{section}.{key}=['{name}']\"" if kind in LISTS else f"{section}.{key}={name}"
+    section = registry.KEYS[kind][0]
     users, page = presets_with(kind, name), page_of_strategy(kind, name, list(found.defaults))
-    facts = [("use it", f"--set {value}")]
+    facts = [("use it", registry.said_on_the_command_line(kind, name))]
     many = f"{len(users)} of the {len(presets())} presets"
     facts += [("used by", many if len(users) > MOST_PRESETS else ", ".join(users))] if users else []
     facts += [("docs", page)] if page else []

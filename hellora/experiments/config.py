@@ -14,11 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hellora.core.errors import InputError, nearest
+from hellora.core.errors import InputError
 from hellora.data.file_names import format_of
 from hellora.experiments import registry
 from hellora.experiments.elsewhere import setting_called
 from hellora.experiments.found_task import found_task
+from hellora.experiments.meant import instead_of, placed, preset_meant
 from hellora.experiments.own_code import NAMING, named_code, refuse_unnamed_code, with_whole_paths
 from hellora.experiments.presets import presets
 from hellora.experiments.sections import SECTIONS, TOP, default_of, defaults_of, override
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from hellora.experiments.experiment import Experiment
     from hellora.experiments.method_settings import MethodSettings
     from hellora.methods.strategies import Method
-
-LISTS = ("local_training",)  # kinds of which an experiment names several, in order
 
 
 # ----------------------------------------------------------------------------------------------- reading and overriding
@@ -60,9 +59,10 @@ def read_experiment(
             message says what to change.
     """
     changes = settings or {}
-    given = whole_table(source, {*allow, *named_code(changes)})
-    table, found = settled_task(given, changes, source in presets(), rows)
-    return replace(check(Path(source).stem, table, simulated), found=found)
+    with placed(source, changes):
+        given = whole_table(source, {*allow, *named_code(changes)})
+        table, found = settled_task(given, changes, source in presets(), rows)
+        return replace(check(Path(source).stem, table, simulated), found=found)
 
 
 def read_begun(file: Path, allow: Collection[str], advice: str = "") -> "Experiment":
@@ -112,7 +112,7 @@ def as_written(source: str) -> Table:
     elif "/" in source or is_toml(source):
         raise InputError(f"there is no experiment file {source}")
     else:
-        raise InputError(f"there is no preset or file {source!r}{nearest(source, presets())}")
+        raise InputError(f"there is no preset or file {source!r}{preset_meant(source)}")
     try:
         return tomllib.loads(data.decode())
     except ValueError as error:
@@ -180,9 +180,7 @@ def check_names(table: Mapping[str, Any]) -> None:
     """
     for section in SECTIONS:
         if not isinstance(table.get(section, {}), dict):
-            raise InputError(
-                f"{section} must be a table: write [{section}] and its settings below it, or --set {section}.KEY=…"
-            )
+            raise InputError(f"{section} must be a table: {instead_of(section, table[section])}")
 
     def meant(key: str, value: Any, close: bool) -> list[str]:
         return settings_meant(table, key, value, close)
@@ -243,7 +241,7 @@ def kinds_of(section: str) -> list[tuple[str, str]]:
 def names_of(section: str, key: str, kind: str, content: Table) -> list[str]:
     """Return the strategies that a key names."""
     value = content.get(key, default_of(section, key))
-    if kind not in LISTS:
+    if kind not in registry.LISTS:
         if not isinstance(value, str):
             raise InputError(f"{section}.{key} must be a name, not {value!r}")
         return [value]
@@ -262,8 +260,8 @@ def method_of(settings: "MethodSettings", strategies: Mapping[str, Sequence[Any]
     """Make the method, with the rules of local training that its strategies bring along."""
     from hellora.methods.strategies import Method
 
-    kinds = [kind for (section, _), kind in NAMING.items() if section in ("method", "server") and kind not in LISTS]
-    single = {kind: strategies[kind][0] for kind in kinds}
+    kinds = [kind for (section, _), kind in NAMING.items() if section in ("method", "server")]
+    single = {kind: strategies[kind][0] for kind in kinds if kind not in registry.LISTS}
     rules = list(strategies["local_training"])
     for each in (*single.values(), *rules):
         for name in each.demands.brings:

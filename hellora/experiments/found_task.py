@@ -4,7 +4,7 @@
     chosen and rejected                       preference
     conversations, prompts with responses     causal_lm, or seq2seq of a model that encodes and decodes
     tokens and tags                           token_classification
-    a text with a label                       sequence_classification; of lists multi_label, of fractions regression
+    a text with a label                       sequence_classification; of several multi_label, of fractions regression
 
 What can be more than one of these, or none, is left to the usual task, or that of the preset.
 """
@@ -18,8 +18,6 @@ from hellora.experiments import registry
 from hellora.experiments.sections import SECTIONS, defaults_of
 from hellora.experiments.tables import Table, build
 
-FRACTIONS = 10  # different numbers from which labels with fractions are amounts, and no classes
-NO_NUMBER = 0.05  # the share of amounts that may be no number, as of other rows that cannot be used
 LOOKED_AT = 20  # rows, to tell whether words have tags
 
 
@@ -80,7 +78,7 @@ def by_columns(rows: Any, data: Any, family: str) -> Iterator[FoundTask]:
     from hellora.data.tags import TAGS, TOKENS
 
     names = set(rows.column_names)
-    texts = {data.text, data.label} <= names
+    texts = {data.text, *data.target_columns} <= names
     pairs = data.prompt or data.response or any({prompt, response} <= names for prompt, response, _ in PAIRS)
     known = (data.tokens, *TOKENS), (data.tags, *TAGS)
     words, tags = (next((name for name in each if name in names), "") for each in known)
@@ -93,7 +91,7 @@ def by_columns(rows: Any, data: Any, family: str) -> Iterator[FoundTask]:
     elif words and tags and are_tagged(rows[words][:LOOKED_AT], rows[tags][:LOOKED_AT]):
         yield FoundTask("token_classification", f"{data.name} has tokens ('{words}') with tags ('{tags}')")
     elif texts and family != "decoder":
-        yield labelled(rows[data.label][:], data)
+        yield labelled([rows[column][:] for column in data.target_columns], data)
     elif pairs and not texts:
         yield from of_language(f"{data.name} has prompts with responses", family)
     elif data.text in names and not texts and family == "decoder":
@@ -108,15 +106,20 @@ def of_language(what: str, family: str) -> Iterator[FoundTask]:
         yield FoundTask("causal_lm", what)
 
 
-def labelled(labels: Sequence[Any], data: Any) -> FoundTask:
-    """Return the task of texts with these labels."""
-    texts, told = f"{data.name} has texts ('{data.text}') with", [label for label in labels if label not in (None, "")]
-    if data.separator or items_of(told[:1]):
+def labelled(columns: Sequence[Sequence[Any]], data: Any) -> FoundTask:
+    """Return the task of texts with these labels, in one column or in several."""
+    from hellora.data.numbers import are_amounts
+
+    texts, named = f"{data.name} has texts ('{data.text}') with", ", ".join(map(repr, data.target_columns))
+    told = [[label for label in cells if label not in (None, "")] for cells in columns]
+    if data.separator or items_of(told[0][:1]):
         what = f"labels between {data.separator!r}" if data.separator else "lists of labels"
-        return FoundTask("multi_label", f"{texts} {what} ('{data.label}')")
-    if are_amounts(told):
-        return FoundTask("regression", f"{texts} many numbers with fractions ('{data.label}')")
-    return FoundTask("sequence_classification", f"{texts} a class each ('{data.label}')")
+        return FoundTask("multi_label", f"{texts} {what} ({named})")
+    if all(map(are_amounts, told)):
+        return FoundTask("regression", f"{texts} many numbers with fractions ({named})")
+    if len(told) > 1:
+        return FoundTask("multi_label", f"{texts} a column for each label ({named})")
+    return FoundTask("sequence_classification", f"{texts} a class each ({named})")
 
 
 def items_of(cells: Sequence[Any]) -> list[list[Any]]:
@@ -135,13 +138,3 @@ def are_tagged(words: Sequence[Any], tags: Sequence[Any]) -> bool:
         return False
     counts = [(len(one.split()), len(other.split())) for one, other in zip(words, tags, strict=True)]
     return all(one == other for one, other in counts) and any(one > 1 for one, _ in counts)
-
-
-def are_amounts(labels: Sequence[Any]) -> bool:
-    """Tell whether labels are numbers, but for a few, some with a fraction, and many different ones."""
-    from hellora.data.numbers import as_number
-
-    numbers = [as_number(label) for label in labels if not isinstance(label, bool)]
-    found = {number for number in numbers if number is not None}
-    few = numbers.count(None) <= NO_NUMBER * len(labels)
-    return few and len(found) >= FRACTIONS and not all(number.is_integer() for number in found)

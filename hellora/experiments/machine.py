@@ -3,11 +3,14 @@
 import os
 from typing import Literal
 
+import psutil
 import torch
 
 from hellora.core.errors import InputError
 from hellora.experiments.experiment import Experiment
 from hellora.model.bf16 import has_bf16
+
+CPU_BUILDS = "https://download.pytorch.org/whl/cpu"  # of PyTorch, as its own page of installation says
 
 
 def threads(experiment: Experiment) -> int:
@@ -30,6 +33,25 @@ def devices(name: str) -> list[str]:
     if name == "auto":
         return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
     return [name]
+
+
+def torch_build() -> str:
+    """Say which build of torch is installed and, where it is a large one that is of no use here, how to get another."""
+    built = f"torch {torch.__version__}"
+    if torch.version.cuda is None:
+        return f"{built}, which computes on the CPU" + (" and Apple's GPU" if torch.backends.mps.is_available() else "")
+    if torch.cuda.is_available():
+        return f"{built}, with CUDA {torch.version.cuda}, on {torch.cuda.get_device_name()}"
+    return (
+        f"{built}, with CUDA {torch.version.cuda}, and there is no GPU here; for the CPU build, much smaller: "
+        f"make clean && make install PIP_ARGS='--extra-index-url {CPU_BUILDS}'"
+    )
+
+
+def free_memory(device: str) -> int:
+    """Return the bytes that are free on a device now."""
+    name = devices(device)[0]
+    return torch.cuda.mem_get_info(name)[0] if name.startswith("cuda") else psutil.virtual_memory().available
 
 
 def settled_dtype(device: str) -> Literal["bfloat16", "float32"]:

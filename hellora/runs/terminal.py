@@ -1,9 +1,15 @@
 """Every command does this with the terminal and the environment before it begins."""
 
+import json
 import logging
 import os
+import sys
 import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,9 +21,9 @@ def default_folder(name: str, resume: bool) -> Path:
     return candidates[max(0, free - 1)] if resume else candidates[free]
 
 
-def plain_console() -> Console:
+def plain_console(to_errors: bool = False, quiet: bool = False) -> Console:
     """Make a console on which brackets and colons in names and reasons are text, not markup. A file has no edge."""
-    console = Console(soft_wrap=True, markup=False, emoji=False)
+    console = Console(soft_wrap=True, markup=False, emoji=False, stderr=to_errors, quiet=quiet)
     if not console.is_terminal:
         console.width = 200
     return console
@@ -38,6 +44,36 @@ def say(console: Console, text: str, under: int = 0, style: str | None = None) -
         )  # fmt: skip
     for line in lines:
         console.print(line, style=style, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+@dataclass
+class Voice:
+    """A voice says how a command goes, and what comes of it.
+
+    With `as_json` what comes of it is one JSON object on standard output, and all else goes to standard error. With
+    `quiet` nothing is said but what comes of it.
+    """
+
+    quiet: bool = False
+    as_json: bool = False
+
+    @cached_property
+    def console(self) -> Console:
+        return plain_console(to_errors=self.as_json, quiet=self.quiet)
+
+    def __call__(self, line: str, under: int = 0, style: str | None = None) -> None:
+        say(self.console, line, under, style)
+
+    def insist(self, line: str) -> None:
+        """Say what a person has to know, also where nothing else is said."""
+        say(plain_console(to_errors=self.as_json or self.quiet), line)
+
+    def end(self, line: str, result: Mapping[str, Any]) -> None:
+        """Say where the result is, or write it as JSON."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(result, ensure_ascii=False, default=str) + "\n")
+        else:
+            say(plain_console(), line)
 
 
 def printable(text: str) -> str:

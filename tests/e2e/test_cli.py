@@ -88,7 +88,7 @@ def test_a_command_line_that_cannot_be_read_is_one_line(
         (["quickstart"], "no such command 'quickstart': write hellora run quickstart"),
         (["run", "quickstart", "data.name=my.csv"], "(data.name=my.csv): write --set data.name=…"),
         (["run", "quickstart", "--data.name=my.csv"], "no such option '--data.name': write --set data.name=…"),
-        (["run", "quickstart", "--set", "task=causal_lm"], "or --set task.KEY=…"),
+        (["run", "quickstart", "--set", "task=causal_lm"], "or --set task.name=causal_lm"),
     ],
 )
 def test_a_slip_is_answered_with_the_right_words(hellora: Command, arguments: list[str], advice: str) -> None:

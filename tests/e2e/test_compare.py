@@ -348,7 +348,7 @@ def test_a_sweep_and_a_target(hellora: Command, small: Path, tmp_path: Path, mon
         (["--method", "random_layers"], ["--method 'random_layers': write it as name=section.key=value"]),
         (
             ["--method", "a=method.allocator=fed_helo"],
-            ["method a, setting base: there is no allocator", "did you mean 'fed_hello'"],
+            ["method a, setting base: method.allocator: there is no allocator", "did you mean 'fed_hello'"],
         ),
         (["--method", "a=", "--method", "b=train.lr=-1"], ["method b, setting base", "lr must be greater than 0"]),
         (["--method", "a=", "--setting", "s=data.alhpa=1"], ["method a, setting s: unknown setting data.alhpa"]),

@@ -8,6 +8,7 @@ import inspect
 import itertools
 import json
 import re
+import shlex
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -25,8 +26,10 @@ from PIL import Image
 from run_folders import ended_run
 
 from hellora.cli.app import app
+from hellora.cli.help import BELOW, EXAMPLES
 from hellora.comparing.plan import read_comparison
 from hellora.experiments.config import read_experiment
+from hellora.experiments.model_choice import Candidate
 from hellora.experiments.overrides import parse_settings
 from hellora.experiments.presets import presets
 from hellora.experiments.registry import find
@@ -45,6 +48,7 @@ ELSEWHERE = {
     r"(run|plan) (vit_cifar100|vit_domainnet|bert_ledgar|distilbert_imdb|llama_\w+)": "needs the hub",
     r"(run|plan) (smollm2_\w+|qwen_chat)": "needs the hub",
     r"run llm_quickstart": "takes minutes",
+    r"hellora run topics.toml$": "takes minutes: test_init.py runs what is written for data of each task",
     r"hellora push ": "needs the hub: test_push.py",
     r"compare cifar100.toml": "needs the hub",
     r"compare robust.toml": "36 runs: test_compare.py runs a smaller one",
@@ -82,6 +86,8 @@ def small_presets(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> 
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Path, small_presets: Path, sentences: Path) -> Path:
     """A working directory with the files that the pages speak of."""
     monkeypatch.setattr("hellora.experiments.config.files", lambda _: small_presets)
+    tiny = Candidate(str(small_presets / "bert"), "encoder", 1e5, 1e-3)  # what `hellora init` chooses
+    monkeypatch.setattr("hellora.experiments.model_choice.CANDIDATES", (tiny,))
     texts = [row.partition(",")[0] for row in (sentences / "test.csv").read_text().splitlines()[1:6]]
     (tmp_path / "my.toml").write_bytes(small.read_bytes())
     for name, heading in (("texts.csv", "text"), ("others.csv", "body")):
@@ -141,6 +147,22 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(user: Path) -> None:
     assert len(names["frame"]) == 480
     assert names["run"].history["round"].tolist() == [0, 1, 2]
     assert "accuracy" in (user / "own_data.html").read_text()
+
+
+def test_the_examples_of_all_help_run(
+    hellora: Callable[..., Any], user: Path, small_presets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter = shutil.copytree(small_presets, user / "presets")
+    (shorter / "quickstart.toml").write_text(
+        (shorter / "quickstart.toml").read_text().replace("rounds = 4", "rounds = 1")
+    )
+    monkeypatch.setattr("hellora.experiments.config.files", lambda _: shorter)
+    rows = (user / "labelled.csv").read_text().partition("\n")[2]
+    (user / "test.csv").write_text(f"body,topic\n{rows}")
+    (first,) = re.findall(r"Example:\n +(hellora .*)\n", hellora("--help").out)
+    below = [line for examples in BELOW.values() for line in examples.values()]
+    for line in (first, *EXAMPLES.values(), *below):
+        follow(hellora, Command(tuple(shlex.split(line)), ""))
 
 
 def write(file: Path, block: Block) -> None:

@@ -738,7 +738,9 @@ def test_help_a_list_and_what_is_refused_by_name_need_no_torch() -> None:
         "run quickstrt": "there is no preset or file 'quickstrt': did you mean 'quickstart'?",
         "run quickstart --set trian.lr=1": "unknown setting trian: did you mean 'train'?",
         "run quickstart --set method.warm_up=3": "unknown setting method.warm_up: did you mean 'warmup'?",
-        "plan quickstart --set data.partitioner=idd": "there is no partitioner 'idd': did you mean 'iid'?",
+        "plan quickstart --set data.partitioner=idd": (
+            "data.partitioner: there is no partitioner 'idd': did you mean 'iid'?"
+        ),
     }
     command = [sys.executable, "-c", AT_ONCE, *good, *refused]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

@@ -212,7 +212,7 @@ def test_a_tracker_that_fails_does_not_stop_the_run_and_is_told_later(
         ("['nothing:Here']", "tracking.trackers: 'nothing:Here' cannot be imported"),
         ("['json:JSONDecoder']", "tracking.trackers: 'json:JSONDecoder' is no GeneralTracker of accelerate's"),
         ("['tensorboard','tensorboard']", "trackers names one twice"),
-        ("tensorboard", 'tracking.trackers: Input should be a list, such as ["tensorboard"]'),
+        ("tensorboard", 'tracking.trackers is a list: write tracking.trackers = ["tensorboard"]'),
     ],
 )
 def test_a_wrong_tracker_is_refused_before_anything_is_loaded(

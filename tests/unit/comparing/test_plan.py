@@ -246,7 +246,7 @@ def test_a_grid_that_is_not_written_as_one(text: str) -> None:
     [
         (
             {"methods": {"c": {"method.allocator": "fed_helo"}}},
-            "method c, setting iid: there is no allocator 'fed_helo'",
+            "method c, setting iid: method.allocator: there is no allocator 'fed_helo'",
         ),
         ({"settings": {"c": {"data.alhpa": 1}}}, "method layers, setting c: unknown setting data.alhpa"),
         ({"methods": {"c": {"cohort": 21}}}, "method c, setting iid: cohort = 21 is more than data.clients = 20"),
@@ -261,7 +261,7 @@ def test_a_grid_that_is_not_written_as_one(text: str) -> None:
         ({"tune": {"grid": {"train.lr": [1e-3, -1]}}}, "lr must be greater than 0, not -1"),
         ({"tune": {"grid": {"train.lrr": [1]}}}, "unknown setting train.lrr"),
         ({"tune": {"grid": {"train.lr": []}}}, "tune: grid must name settings and the values to try"),
-        ({"tune": {"grid": {"train.lr": 0.1}}}, "tune.grid: Input should be a list, such as [0.1], not 0.1"),
+        ({"tune": {"grid": {"train.lr": 0.1}}}, "tune.grid is a list: write tune.grid = [0.1]"),
         ({"tune": {"seeds": [1]}}, "tune.grid is missing"),
         ({"tune": {"grid": {"train.lr": [1]}, "validation": 0}}, "validation must be between 0 and 1, not 0"),
         ({"tune": {"grid": {"train.lr": [1]}, "splits": 2}}, "unknown setting tune.splits"),

@@ -55,7 +55,8 @@ def test_suffixes_in_any_case_and_compression() -> None:
     assert format_of(Path("A.CSV.GZ")) == ".csv"
     assert stem_of(Path("A.b.CSV.GZ")) == "A.b"
     assert format_of(Path(".csv")) is None
-    assert format_of(Path("a.tsv")) is None
+    assert format_of(Path("a.TSV")) == ".tsv"
+    assert format_of(Path("a.xlsx")) is None
 
 
 def write(folder: Path, **files: str) -> str:

@@ -24,7 +24,7 @@ def write(path: Path, *texts: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         datasets.Dataset.from_dict({"text": texts}).to_parquet(path)
-    elif path.suffix == ".csv":
+    elif path.suffix in (".csv", ".tsv"):
         path.write_text("\n".join(["text", *texts]))
     elif path.suffix == ".jsonl":
         path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
@@ -36,7 +36,7 @@ def texts(name: Path, train: str = "train", others: tuple[str, ...] = TEST) -> d
     return {key: split.data["text"][:] for key, split in load_splits(str(name), "", train, others).splits.items()}
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".json"])
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".tsv", ".json"])
 def test_a_file_is_the_training_split(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / f"all{suffix}", "a", "b")
     assert texts(tmp_path / f"all{suffix}") == {"train": ["a", "b"]}
@@ -65,6 +65,12 @@ def test_a_csv_cell_is_read_as_it_is(tmp_path: Path) -> None:
         "when": ["2024-01-02", "", "12:01"],
         "sure": ["true", "", "FALSE"],
     }
+
+
+def test_tabs_separate_cells_of_a_tsv_file(tmp_path: Path) -> None:
+    (tmp_path / "all.tsv").write_text('text\tlabel\na, b\t1\n"two\tcells"\t2\n')
+    data = load_splits(str(tmp_path / "all.tsv"), "", "train", TEST).splits["train"].data
+    assert data.to_dict() == {"text": ["a, b", "two\tcells"], "label": ["1", "2"]}
 
 
 def test_the_columns_of_several_csv_files_are_matched_by_name(tmp_path: Path) -> None:
@@ -154,7 +160,7 @@ def test_a_path_to_nothing(name: str) -> None:
         ("all.csv", b"text,label\na,1\nb,2,3\n", "is empty, damaged, or not .*Expected 2 columns, got 3"),
         ("all.csv", b"text,label,text\na,1,b\n", r"is empty, damaged, or not .*\(two columns are named 'text'\)"),
         ("all.csv", b"text\n", "has no rows: fill it or name other data"),
-        ("all.txt", b"a", r"does not end in \.parquet, \.jsonl, \.csv, \.json, nor in one of these and"),
+        ("all.txt", b"a", r"does not end in \.parquet, \.jsonl, \.csv, \.tsv, \.json, nor in one of these and"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path: Path, file: str, content: bytes, message: str) -> None:

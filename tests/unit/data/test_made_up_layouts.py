@@ -221,7 +221,7 @@ REFUSED: dict[str, tuple[Files, dict[str, Any], str]] = {
         "line 2 has the label 'NA'",
     ),
     "a test file alone": ({"test.csv": table(9)}, {}, r"is named 'train' \(it has test\.csv\)"),
-    "a training file to convert": ({"train.tsv": "x", "other.csv": table(9)}, {}, "format that is unknown"),
+    "a training file to convert": ({"train.xlsx": "x", "other.csv": table(9)}, {}, "format that is unknown"),
     "a test file to convert": (
         {"train.csv": table(9), "test.xlsx": b"PK"},
         {},

@@ -9,8 +9,9 @@ import tomli_w
 from PIL import Image
 
 from hellora.core.errors import InputError
+from hellora.data.numbers import are_amounts
 from hellora.experiments.config import read_experiment
-from hellora.experiments.found_task import are_amounts, found_task
+from hellora.experiments.found_task import found_task
 from hellora.experiments.registry import check_name, names
 from hellora.tasks.causal_lm import CausalLM
 from hellora.tasks.image_classification import ImageClassification

@@ -44,9 +44,11 @@ def test_the_names_are_the_files() -> None:
 
 
 def test_an_unknown_name_gives_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"^there is no allocator 'fedhello': did you mean 'fed_hello'\?$"):
+    with pytest.raises(
+        InputError, match=r"^method.allocator: there is no allocator 'fedhello': did you mean 'fed_hello'\?$"
+    ):
         find("allocator", "fedhello")
-    with pytest.raises(InputError, match=r"^there is no dispatcher 'zzz': choose among .*whole"):
+    with pytest.raises(InputError, match=r"^method.dispatcher: there is no dispatcher 'zzz': choose among .*whole"):
         find("dispatcher", "zzz")
     assert nearest("geometrik", ["everything", "geometric"]) == ": did you mean 'geometric'?"
     assert nearest("q", ["b", "a"]) == ": choose among b, a"

@@ -19,7 +19,7 @@ Kind = Annotated[
 
 @app.command("list")
 def list_(kind: Kind = None, as_json: AsJson = False) -> None:
-    """List tables of settings, methods, tasks, partitioners and presets."""
+    """List methods, tasks, partitioners, presets and tables."""
     from hellora.experiments import catalogue
 
     say, kinds = Voice(as_json=as_json), catalogue.KINDS if kind is None else [catalogue.kind_called(kind)]
@@ -42,7 +42,7 @@ def show(
     kind: Annotated[str | None, typer.Option(metavar="KIND", help="of a name of several kinds: preset …")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a preset, a strategy or a table of settings is for, and its settings."""
+    """Say what a preset, strategy or table is for."""
     from hellora.experiments import catalogue
 
     entry = catalogue.entry(name, None if kind is None else catalogue.kind_called(kind))

@@ -39,10 +39,10 @@ def watch(
     quieten()
     from hellora.reporting.watch import HOST, server_of
 
-    say = Voice()
     with server_of(run, port) as server:
         try:
-            say(f"{run}: http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)")
+            # Not by rich, which writes a line again where Ctrl-C comes just after it.
+            print(f"{run}: http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends it)", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
-            say("stopped")
+            print("stopped", flush=True)

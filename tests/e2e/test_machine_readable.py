@@ -59,7 +59,7 @@ def test_what_there_is(hellora: Command) -> None:
     assert len(parsed(hellora("list", "--json"))) > 8
     shown = parsed(hellora("show", "flexlora", "--json"))
     assert shown["title"] == "flexlora (preset)"
-    assert {"key": "fleet.ranks", "value": "[4, 8, 12]", "meaning": ""} in shown["settings"]
+    assert {"key": "fleet.ranks", "value": "[4, 8, 12]", "takes": "", "meaning": ""} in shown["settings"]
     assert shown["facts"]["run it"] == "hellora run flexlora"
 
 

@@ -27,6 +27,7 @@ from hellora.client.work import ClientWork
 from hellora.core.exchange import ClientTask, ClientUpdate
 from hellora.core.seeds import rng_for
 from hellora.experiments import registry
+from hellora.experiments.catalogue import TABLES
 from hellora.experiments.config import presets, read_experiment
 from hellora.experiments.prepare import prepare
 from hellora.experiments.setup import Setup
@@ -690,12 +691,12 @@ def test_list_has_a_line_for_everything(hellora: Command) -> None:
     lines = {
         line[2:32].strip(): line[32:] for line in answer.out.splitlines() if line.startswith("  ") and line[2] != " "
     }
-    expected = {name for kind in registry.FOLDERS for name in registry.names(kind)} | set(presets())
+    expected = {name for kind in registry.FOLDERS for name in registry.names(kind)} | set(presets()) | set(TABLES)
     assert lines.keys() == expected
     assert all(len(text) > 15 for text in lines.values())
     headings = [line for line in answer.out.splitlines() if line and not line.startswith(" ")]
     kinds = ["starts", "samplers", "allocators", "dispatchers", "local training", "aggregators", "server optimizers"]
-    assert headings == [*kinds, "tasks", "partitioners", "presets"]
+    assert headings == ["tables", *kinds, "tasks", "partitioners", "presets"]
 
 
 # ------------------------------------------------------------------------------------------------ folders and the shell

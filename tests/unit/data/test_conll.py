@@ -73,5 +73,5 @@ def test_a_folder_of_texts_named_like_splits(tmp_path: Path) -> None:
     assert "left out: 1 of the 30 rows of" in notes
     assert "its word 2 ('b') has no tag" in notes
     assert "train.txt, line 117" in notes
-    with pytest.raises(InputError, match=r"does not end in \.parquet, \.jsonl, \.csv, \.json, nor"):
+    with pytest.raises(InputError, match=r"does not end in \.parquet, \.jsonl, \.csv, \.tsv, \.json, nor"):
         load_corpus(DataSettings(name=str(tmp_path / "train.txt")), "text", seed=0)

@@ -133,11 +133,11 @@ def test_a_client_can_settle_what_every_preset_asks_of_it(preset: str, tmp_path:
 @pytest.mark.parametrize("pinned", [False, True])
 def test_what_may_be_no_labels_is_not_told(pinned: bool, tmp_path: Path) -> None:
     """A run whose data.label names the texts by mistake does not get them."""
-    rows = "".join(f'"text {i}",{"ab"[i % 2]}\n' for i in range(1001))
-    (tmp_path / "mine.csv").write_text(f"text,label\n{rows}")
-    experiment = read_experiment("quickstart", {"data.label": "text"})
+    rows = "".join(f'"text {i}","said {i}",{"ab"[i % 2]}\n' for i in range(1001))
+    (tmp_path / "mine.csv").write_text(f"text,said,label\n{rows}")
+    experiment = read_experiment("quickstart", {"data.label": "said"})
     own = {"name": str(tmp_path / "mine.csv"), **({"label": "label"} if pinned else {})}
-    columns = ["text", "label"]
+    columns = ["text", "said", "label"]
     settings = OwnSettings("clinic", own, "none", device="cpu", folder=str(tmp_path), columns=columns)
     client = WithOwnData(settings, lambda _: None)
     contract = Contract("quickstart", experiment.table)
@@ -146,4 +146,4 @@ def test_what_may_be_no_labels_is_not_told(pinned: bool, tmp_path: Path) -> None
     else:
         with pytest.raises(InputError, match="may be no labels") as refusal:
             client.join(contract)
-        assert "text 7" not in str(refusal.value)
+        assert "said 7" not in str(refusal.value)

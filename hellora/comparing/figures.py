@@ -19,7 +19,7 @@ from hellora.comparing.runs import Cell, Run
 from hellora.comparing.statistics import Row, curve_of
 from hellora.comparing.sweep import Sweep, swept_settings
 from hellora.comparing.target import COSTS
-from hellora.core.metrics import in_words
+from hellora.core.metrics import SHARES, in_words
 from hellora.record.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "hellora",  # the same results make the same file
 }
 PANELS, WIDTH = 4, 2.4  # panels beside each other, and the width of one in inches
+MARGIN = 0.04  # beyond 0 and 1, where a share's interval goes further
 BESIDE = 0.02  # between methods at the same value, of the way to the next one
 Place = Callable[["Axes", Sequence[Row]], None]  # draws the rows of one setting
 
@@ -112,7 +113,16 @@ def panels(rows: Sequence[Row], height: float, draw_in: Place, legend: Mapping[s
         unused.remove()
     if legend is not None:
         with_legend(figure, legend, columns)
+        for axes in grid[: len(settings)] if alike else []:
+            axes.set_ylim(cut(axes.get_ylim(), rows))
     return figure
+
+
+def cut(limits: tuple[float, float], rows: Sequence[Row]) -> tuple[float, float]:
+    """Return the limits of an axis without what the main metric cannot be: of few seeds an interval is wide."""
+    if not {row.metric for row in rows} <= SHARES:
+        return limits
+    return max(limits[0], -MARGIN), min(limits[1], 1 + MARGIN)
 
 
 def with_legend(figure: "Figure", styles: Mapping[str, Mapping[str, Any]], columns: int) -> None:
@@ -145,6 +155,9 @@ def dots(axes: "Axes", rows: Sequence[Row], styles: Mapping[str, Mapping[str, An
     axes.set_xlabel(COSTS.get(name, metrics_of(rows)))
     if name:
         axes.set_xlim(left=0)
+        axes.locator_params(axis="x", integer=True)
+    else:
+        axes.set_xlim(cut(axes.get_xlim(), rows))
     axes.grid(axis="x", linewidth=0.4)
 
 
@@ -169,6 +182,7 @@ def curves(
         axes.fill_between([place for place, *_ in band], low, high, color=style["color"], alpha=0.15, linewidth=0)
     if target is not None:
         axes.axhline(target, color="#53575e", linewidth=0.8)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("rounds finished")
     axes.set_ylabel(metrics_of(rows))
     axes.grid(linewidth=0.4)
@@ -190,6 +204,7 @@ def swept(
     axes.set_xticks(range(len(names)), [str(settings[name][key]) for name in names])
     axes.set_xlabel(key)
     axes.set_ylabel(metrics_of(rows))
+    axes.set_ylim(cut(axes.get_ylim(), rows))
     axes.grid(linewidth=0.4)
     with_legend(figure, styles, 2)
     return figure

@@ -22,7 +22,8 @@ def as_latex(rows: Sequence[Row], notes: Sequence[str]) -> str:
     """
     if not rows:
         return "% no run has ended yet\n"
-    marks = ["\\usepackage{booktabs}", "bold: the best of its setting; underlined: not distinguishable from it"]
+    marks = ["\\usepackage{booktabs}", "bold: the best of its setting"]
+    notes = [note.replace("≈ not", "underlined: not", 1) for note in notes]
     tabulars = [results(rows)]
     if any("rounds_to_target" in row.values for row in rows):
         tabulars.append(costs(rows))
@@ -46,11 +47,11 @@ def results(rows: Sequence[Row]) -> str:
 
 
 def marked(row: Row) -> str:
-    """Write the main metric of a row with its mark."""
-    text = as_math(row.values[row.metric], row.metric)
+    """Write the main metric of a row with its marks."""
+    text, star = as_math(row.values[row.metric], row.metric), "^{*}" * (row.above_reference is False)
     if row.best:
-        return f"$\\mathbf{{{text}}}$"
-    return f"$\\underline{{{text}}}$" if row.like_best else f"${text}$"
+        return f"$\\mathbf{{{text}}}{star}$"
+    return f"$\\underline{{{text}}}{star}$" if row.like_best else f"${text}{star}$"
 
 
 def as_math(found: Interval, name: str) -> str:

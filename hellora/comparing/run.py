@@ -94,9 +94,8 @@ def begin(comparison: Comparison, out: Path, resume: bool) -> Comparison:
         for point in comparison.points
     ]
     for folder, experiment in known:
-        begun = RunFolder(folder).experiment
-        if begun.is_file() and not RunFolder(folder).begun(experiment).same_run(experiment):
-            raise InputError(f"{folder} holds a run of another experiment: choose another --out")
+        if RunFolder(folder).experiment.is_file():
+            RunFolder(folder).begun(experiment)  # raises where it is another
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(record, comparison.to_toml().encode())

@@ -7,6 +7,7 @@ those of its partitioner, [task] those of its task. No two of them may have a se
 Tables, keys and names are read and checked first, for which nothing of what they name is imported.
 """
 
+import json
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -245,6 +246,8 @@ def names_of(section: str, key: str, kind: str, content: Table) -> list[str]:
         if not isinstance(value, str):
             raise InputError(f"{section}.{key} must be a name, not {value!r}")
         return [value]
+    if isinstance(value, str):
+        raise InputError(f"{section}.{key} is a list: write {section}.{key} = {json.dumps([value])}")
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
         raise InputError(f"{section}.{key} must be a list of names, such as ['plain'], not {value!r}")
     files = [registry.file_of(kind, name) for name in value]

@@ -1,10 +1,13 @@
 """Read settings as they are typed on a command line."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from typing import Any
 
 from hellora.core.errors import InputError
+
+NAMES = re.compile(r"\[([^][{}\"']+)\]")  # a list as it is where a shell has taken its quotes
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -19,8 +22,9 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Read a TOML value; take what is none as a string, so that names need no quotes."""
+    """Read a TOML value; take what is none as a string, or a list of strings, so that names need no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        names = NAMES.fullmatch(text)
+        return [parse_value(name.strip()) for name in names[1].split(",")] if names else text

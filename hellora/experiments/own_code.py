@@ -20,7 +20,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from hellora.core.errors import InputError
+from hellora.core.errors import InputError, nearest
 
 REMOTE_CODE = "remote-code"  # what allows `model.trust_remote_code`
 # The keys that name a strategy, and the kind of strategy they name.
@@ -80,6 +80,9 @@ def load(name: str) -> Any:
         if not file.is_file() or "." in file.stem:
             raise ImportError(f"there is no file {file}" if "." not in file.stem else f"{file.stem} has a dot")
         module = importlib.import_module(f"{__name__}.{os.fsencode(file.parent).hex()}.{file.stem}")
+    if not hasattr(module, attribute):
+        here = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise ImportError(f"{place} has no {attribute!r}{nearest(attribute, here) if here else ''}")
     return getattr(module, attribute)
 
 

@@ -83,7 +83,10 @@ def build(cls: type, content: Mapping[str, Any], section: str, near: Collection[
         what = first["msg"].removeprefix("Value error, ")
         if first["type"] in ("list_type", "tuple_type"):
             groups = ", with a value for each group of clients" if section == "fleet" else ""
-            written = "[…]" if isinstance(first["input"], dict) else json.dumps([first["input"]])
+            lists = [len(value) for value in content.values() if isinstance(value, list)] if groups else []
+            written = (
+                "[…]" if isinstance(first["input"], dict) else json.dumps([first["input"]] * max(lists, default=1))
+            )
             raise InputError(f"{where} is a list{groups}: write {where} = {written}") from error
         given = f", not {first['input']!r}" if first["loc"] else ""
         raise InputError(f"{where.rstrip('.') or 'the experiment'}: {what}{given}") from error

@@ -111,11 +111,6 @@ class RunFolder:
         if self.experiment.is_file():
             self.check_experiment()
             begun = self.begun(experiment)
-            if differing := begun.differences(experiment):
-                names = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
-                raise InputError(
-                    f"{self.path} holds a run of another experiment, with another {names}: choose another --out"
-                )
             if not resume:
                 raise InputError(f"{self.path} holds a run already: go on with --resume, or choose another --out")
         elif self.path.exists() and not (
@@ -142,9 +137,17 @@ class RunFolder:
             lock.release()
 
     def begun(self, experiment: Experiment) -> Experiment:
-        """Read the experiment that began here. Raise InputError where it names code that `experiment` does not."""
+        """Read the experiment that began here. Raise InputError where it is not `experiment`; the message has the
+        settings that differ.
+        """
         other = "it is another experiment than is to run: choose another --out"
-        return read_begun(self.experiment, named_code(experiment.table), other)
+        begun = read_begun(self.experiment, named_code(experiment.table), other)
+        if differing := begun.differences(experiment):
+            names = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+            raise InputError(
+                f"{self.path} holds a run of another experiment, with another {names}: choose another --out"
+            )
+        return begun
 
     def clear(self) -> None:
         """Remove the folder of a run that was refused, unless somebody else's file is in it."""

@@ -380,7 +380,10 @@ def test_folders_that_hold_something_else(hellora: Command, small: Path, tmp_pat
     (photos / "cat.png").touch()
     for arguments, word in (
         ((*one, "--out", out), "holds a comparison already: go on with --resume"),
-        ((*one, "--set", "train.lr=0.5", "--out", out, "--resume"), "holds a run of another experiment"),
+        (
+            (*one, "--set", "train.lr=0.5", "--out", out, "--resume"),
+            "another experiment, with another train.lr: choose",
+        ),
         ((*one, "--out", photos), "exists and is not a comparison of hellora"),
         ((*one, "--out", "/proc/no/such"), "cannot write to /proc/no/such"),
     ):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finished_runs import run_of
 
-from hellora.comparing.figures import COLOURS, draw
+from hellora.comparing.figures import COLOURS, MARGIN, curves, dots, draw, panels, style_of
 from hellora.comparing.runs import Cell
 from hellora.comparing.statistics import rows_of
 
@@ -40,6 +40,16 @@ def test_every_figure_is_drawn_in_both_formats_with_a_colour_a_method(tmp_path: 
         assert b"/FontFile2" in pdf
         assert b"/Subtype /Type3" not in pdf
         assert b"/Image" not in pdf.replace(b"/ImageB", b"").replace(b"/ImageC", b"").replace(b"/ImageI", b"")
+
+
+def test_an_axis_of_accuracies_ends_at_1_and_rounds_are_whole() -> None:
+    """Of two seeds an interval may be ten times as wide."""
+    runs = {Cell("iid", "a", seed): run_of([0.2, 0.5, 0.3 + 0.6 * seed]) for seed in range(2)}
+    rows, styles = rows_of(runs, target=0.25), {"a": style_of(0)}
+    drawn = panels(rows, 2.0, lambda axes, mine: curves(axes, mine, runs, styles, 0.25), styles).axes[0]
+    assert drawn.get_ylim() == (-MARGIN, 1 + MARGIN)
+    assert all(place == int(place) for place in drawn.get_xticks())
+    assert panels(rows, 2.0, lambda axes, mine: dots(axes, mine, styles)).axes[0].get_xlim() == (-MARGIN, 1 + MARGIN)
 
 
 def test_the_colours_are_those_of_the_report() -> None:

@@ -164,6 +164,11 @@ def test_latex_is_methods_by_settings() -> None:
         r"\end{tabular}",
     ]
     assert r"\multicolumn{3}{l}{\emph{skewed\&}} \\" in costs
+    with_reference = rows_of(runs_of({("iid", "a"): [0.5, 0.7], ("iid", "random_layers"): [0.7, 0.4]}))
+    text = as_latex(with_reference, footnotes(with_reference))
+    assert r"a & $\mathbf{0.600 \pm 1.271}^{*}$ \\" in text
+    assert "% underlined: not distinguishable from the best" in text
+    assert "% * not above random_layers" in text
     assert r"noisy & $\geq$ 1 (2 of 3) & $\geq$ 40 B (2 of 3) \\" in costs
     assert escaped("\\ ~^{x}$") == r"\textbackslash{} \textasciitilde{}\textasciicircum{}\{x\}\$"
 

@@ -105,11 +105,13 @@ def test_an_empty_file_is_the_defaults() -> None:
 
 def test_settings_from_the_command_line_name_the_same_keys(tmp_path: Path) -> None:
     texts = ["train.lr=1e-3", "rounds = 3", "fleet.layers=[1, 6]", "fleet.shares=[2, 1]", "model.name=org/model"]
+    texts += ["method.local_training=[fed_prox,plain]"]  # as a shell leaves a list of names in quotes
     experiment = read_experiment(file_of(tmp_path, ISSUE_EXAMPLE), parse_settings([*texts, "train.lr=5e-4"]))
     assert experiment.train.lr == 5e-4  # the last one counts
     assert experiment.run.rounds == 3
     assert experiment.fleet.layers == (1, 6)
     assert experiment.model.name == "org/model"  # names need no quotes
+    assert [rule.name for rule in experiment.method.local_training] == ["fed_prox", "plain"]
     assert experiment.train.batch_size == 16  # the rest stays
 
 
@@ -434,6 +436,7 @@ def test_prototypes_that_learn_from_public_data_are_welcome() -> None:
         ),
         ({"fleet": {"layers": "all"}}, 'write fleet.layers = ["all"]'),
         ({"fleet": {"memory": "2GiB"}}, 'write fleet.memory = ["2GiB"]'),
+        ({"fleet": {"layers": [2, 4], "availability": 0.5}}, "write fleet.availability = [0.5, 0.5]"),
         ({"model": {"targets": "key"}}, 'model.targets is a list: write model.targets = ["key"]'),
         ({"fleet": {"layers": [2, 4], "shares": [1]}}, "shares has 1 numbers for 2 groups"),
         ({"fleet": {"layers": [2, 4], "shares": [0, 0]}}, "shares must not be negative, nor all 0"),
@@ -737,7 +740,7 @@ def test_rules_of_local_training_are_a_list_in_order() -> None:
         (["fed_proxy"], "there is no local_training 'fed_proxy': did you mean 'fed_prox'?"),
         (["fed_prox", "hetlora", "fed_prox"], "method.local_training names 'fed_prox' twice"),
         (["fed_prox", "hellora.methods.local_training.fed_prox:FedProx"], "or two of one file name"),
-        ("fed_prox", "method.local_training must be a list of names, such as ['plain'], not 'fed_prox'"),
+        ("fed_prox", 'method.local_training is a list: write method.local_training = ["fed_prox"]'),
         ([3], "method.local_training must be a list of names, such as ['plain'], not [3]"),
         ({"fed_prox": 0.1}, "method.local_training must be a list of names"),
         (["nowhere:Mine"], "local_training = 'nowhere:Mine' cannot be imported"),

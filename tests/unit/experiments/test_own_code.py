@@ -75,7 +75,7 @@ def test_a_process_of_ours_finds_the_class_by_its_name(folder: Path) -> None:
         ("absent.py:Mine", "cannot be imported: ImportError: there is no file {folder}/absent.py"),
         ("v1.2.py:Mine", "cannot be imported: ImportError: v1.2 has a dot"),
         ("broken.py:Mine", "cannot be imported: ZeroDivisionError"),
-        ("mine.py:Absent", "has no attribute 'Absent'"),
+        ("mine.py:Absent", "cannot be imported: ImportError: mine.py has no 'Absent': choose among Mine"),
         ("mine:Mine", "the working directory is not searched: write mine.py:Mine"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from hellora.core.errors import InputError
 
 FORMATS = (".parquet", ".jsonl", ".csv", ".tsv", ".json")
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITERS = {".csv": "", ".tsv": "\t"}  # of .csv, what its heading row has
 TAGGED = (".conll", ".bio", ".iob", ".iob2", ".txt")  # a word and its tag a line; read by tasks that tag words
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 IMAGES = (

@@ -60,7 +60,7 @@ def check_here(source: str) -> None:
     path = Path(source).expanduser()
     if not path.exists():
         raise InputError(
-            f"there is no file or folder {source}: name one with data; for data of the hub, hellora run quickstart "
+            f"there is no file or folder {source}: correct the path; for data of the hub, hellora run quickstart "
             f"--set data.name={source}"
         )
     if (path / "config.json").is_file():

@@ -93,8 +93,8 @@ def whole_text(file: TextIO) -> str:
 
 
 def csv_table(file: TextIO, delimiter: str = ",") -> Table:
-    """Read values between commas (RFC 4180), semicolons or tabs, with a heading row. A mark that closes inside a cell is
-    an error."""
+    """Read values between commas (RFC 4180), semicolons or tabs, with a heading row. A mark that closes inside a
+    cell is an error."""
     before = csv.field_size_limit(LONGEST_CELL)
     try:
         return csv_rows(file, delimiter)

@@ -215,7 +215,11 @@ REFUSED: dict[str, tuple[Files, dict[str, Any], str]] = {
         {},
         "splits in several folders",
     ),
-    "a row too long": ({"train.csv": table(20) + "a,b,c\n"}, {}, r"line 22: Expected 2 columns, got 3 \(put cells with sep"),
+    "a row too long": (
+        {"train.csv": table(20) + "a,b,c\n"},
+        {},
+        r"line 22: Expected 2 columns, got 3 \(put cells with sep",
+    ),
     "a label of the test alone": (
         {"train.csv": table(9), "test.csv": "text,label\nx,NA\n"},
         {},

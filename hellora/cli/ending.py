@@ -67,6 +67,7 @@ def in_one_line(error: click.ClickException) -> str:
     """Put what click says of a command line that it cannot read into one line, as we say it."""
     said = " ".join(error.format_message().split()).removesuffix(".")
     said = re.sub(r"( Did you mean [^?]+\?)\1", r"\1", said)  # click and typer both ask
+    said = re.sub(r"\.? \((Did you mean .*\?)\)$", r". \1", said)
     context = error.ctx if isinstance(error, click.UsageError) else None
     where = context.command_path if context else "hellora"
     advice = f"see `{where} --help`"
@@ -74,6 +75,8 @@ def in_one_line(error: click.ClickException) -> str:
         advice = f"write --set {setting[1]}=…"
     elif (command := NO_COMMAND.search(said)) and command[1] in presets():
         advice = f"write hellora run {command[1]}"
+    if said.endswith("?"):
+        return f"{where}: {said[:1].lower()}{said[1:]} {advice[:1].upper()}{advice[1:]}"
     return f"{where}: {said[:1].lower()}{said[1:]}: {advice}"
 
 

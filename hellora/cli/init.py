@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hellora.cli.arguments import Overrides, Quiet
+from hellora.cli.arguments import AsJson, Overrides, Quiet
 from hellora.core.errors import InputError
 from hellora.runs.terminal import Voice, quieten
 
@@ -24,6 +24,7 @@ def init(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="to write [default: NAME.toml of the data]")] = None,
     force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write an experiment file for your own data.
 
@@ -33,7 +34,7 @@ def init(
     from hellora.data.file_names import check_here, stem_of
     from hellora.experiments.overrides import parse_settings
 
-    say, file = Voice(quiet), out or Path(f"{stem_of(Path(data).expanduser().resolve())}.toml")
+    say, file = Voice(quiet, as_json), out or Path(f"{stem_of(Path(data).expanduser().resolve())}.toml")
     if file.suffix != ".toml":
         raise InputError(f"--out {file}: an experiment file ends in .toml")
     if file.exists() and not force:
@@ -49,7 +50,10 @@ def init(
         say(f"data: {line}", 6)
     for label, value, why in said(found):
         say(f"{label:<{LABELS}}{value}  ({why})" if why else f"{label:<{LABELS}}{value}", LABELS)
-    say.end(f"wrote {file}; go on with: hellora plan {file}, hellora run {file}", {"file": str(file)})
+    say.end(
+        f"wrote {file}; go on with: hellora plan {file}, hellora run {file}",
+        {"file": str(file), "experiment": found.table},
+    )
 
 
 def said(draft: "Draft") -> list[tuple[str, str, str]]:

@@ -95,7 +95,7 @@ def run_here(asked: Asked) -> None:
     with resumable(asked.again("--out", str(folder)), say.insist), TerminalProgress(say.console) as progress:
         summary = run_experiment(experiment, folder, progress, asked.resume, from_round=asked.from_round)
     for line in outcome(summary):
-        say(line)
+        say(line, 11)
     asked.end(str(folder), f"{folder / 'adapter'} (its README shows how to use it)", summary=summary)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from hellora.core.errors import InputError
 
 FORMATS = (".parquet", ".jsonl", ".csv", ".tsv", ".json")
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+DELIMITERS = {".csv": "", ".tsv": "\t"}  # of .csv, what its heading row has
 TAGGED = (".conll", ".bio", ".iob", ".iob2", ".txt")  # a word and its tag a line; read by tasks that tag words
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 IMAGES = (
@@ -60,7 +60,7 @@ def check_here(source: str) -> None:
     path = Path(source).expanduser()
     if not path.exists():
         raise InputError(
-            f"there is no file or folder {source}: name one with data; for data of the hub, hellora run quickstart "
+            f"there is no file or folder {source}: correct the path; for data of the hub, hellora run quickstart "
             f"--set data.name={source}"
         )
     if (path / "config.json").is_file():

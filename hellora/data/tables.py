@@ -50,7 +50,7 @@ def read_table(path: Path) -> Table:
         if is_tagged(path):
             return Table(*read_columns(whole_text(file)))
         if kind in DELIMITERS:
-            return csv_table(file, DELIMITERS[kind])
+            return csv_table(file, DELIMITERS[kind] or separator(file))
         return json_table(file, lines=kind == ".jsonl")
 
 
@@ -93,13 +93,27 @@ def whole_text(file: TextIO) -> str:
 
 
 def csv_table(file: TextIO, delimiter: str = ",") -> Table:
-    """Read values between commas (RFC 4180) or tabs, with a heading row. A mark that closes inside a cell is an
-    error."""
+    """Read values between commas (RFC 4180), semicolons or tabs, with a heading row. A mark that closes inside a
+    cell is an error."""
     before = csv.field_size_limit(LONGEST_CELL)
     try:
         return csv_rows(file, delimiter)
     finally:
         csv.field_size_limit(before)
+
+
+def separator(file: TextIO) -> str:
+    """Say what parts the cells of the heading row: a comma, where it does; spreadsheets also write semicolons, or tabs.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
+    try:
+        heading = next((line for line in file if line.strip()), "")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8: save the file as UTF-8") from error
+    file.seek(0)
+    return next((each for each in ",;\t" if len(next(csv.reader([heading], delimiter=each), [])) > 1), ",")
 
 
 def csv_rows(file: TextIO, delimiter: str) -> Table:
@@ -117,7 +131,8 @@ def csv_rows(file: TextIO, delimiter: str) -> Table:
         for row in reader:
             row = row or [""] * (len(names) == 1)  # an empty line is an empty cell where there is one column
             if row and len(row) != len(names):
-                raise ValueError(f"line {begins}: Expected {len(names)} columns, got {len(row)}")
+                marks = " (put cells with separators in them in quotation marks)" * (len(row) > len(names))
+                raise ValueError(f"line {begins}: Expected {len(names)} columns, got {len(row)}{marks}")
             if row:
                 rows.append(row)
                 lines.append(begins)
@@ -135,7 +150,8 @@ def csv_rows(file: TextIO, delimiter: str) -> Table:
     columns = [pyarrow.array(cells, pyarrow.string()) for cells in zip(*rows, strict=True)] if rows else []
     empty = pyarrow.schema([(name, pyarrow.string()) for name in names]).empty_table()
     table = pyarrow.table(columns, names=names) if rows else empty
-    return Table(Dataset(table), lines, spanning_note(spanning))
+    between = "cells between semicolons" if delimiter == ";" else ""
+    return Table(Dataset(table), lines, ", ".join(filter(None, (between, spanning_note(spanning)))))
 
 
 def spanning_note(spanning: Sequence[tuple[int, int]]) -> str:

@@ -59,6 +59,8 @@ def best_and_worst(run: RunRecord) -> list[str]:
     if len(there) < 2:
         return []
     best, worst = (extreme(there, key=lambda name: there[name]["f1"]) for extreme in (max, min))
+    if best == worst:
+        return [f"All classes are recognised alike, F1 {there[best]['f1']:.3f}."]
     return [f"Best recognised: {best}, F1 {there[best]['f1']:.3f}. Worst: {worst}, F1 {there[worst]['f1']:.3f}."]
 
 

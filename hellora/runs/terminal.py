@@ -65,10 +65,9 @@ class Voice:
         say(self.console, line, under, style)
 
     def insist(self, line: str) -> None:
-        """Say what a person has to know, also where nothing else is said. It may be a command to copy, which a break
-        would cut in two: so the terminal wraps it.
-        """
-        plain_console(to_errors=self.as_json or self.quiet).print(line, highlight=False)
+        """Say what a person has to know, also where nothing else is said: one line, for commands are copied."""
+        console = plain_console(to_errors=self.as_json or self.quiet)
+        console.print(line, highlight=False, soft_wrap=True)
 
     def end(self, line: str, result: Mapping[str, Any]) -> None:
         """Say where the result is, or write it as JSON."""

@@ -77,7 +77,7 @@ def test_a_command_line_that_cannot_be_read_is_one_line(
     answer = hellora(*arguments)
     check_refusal(answer, words)
     assert answer.err.startswith(f"error: {command}: ")
-    assert answer.err.endswith(f": see `{command} --help`\n")
+    assert answer.err.lower().endswith((f": see `{command} --help`\n", f"? see `{command} --help`\n"))
     assert answer.err.count("Did you mean") <= 1
     assert answer.out == ""
 

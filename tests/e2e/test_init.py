@@ -209,7 +209,7 @@ def test_what_it_is_told_goes_before_what_it_finds(hellora: Command, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("semi.csv", "text;label\na b;1\n", "'text;label', which ';' seems to separate: save it with commas"),
+        ("bars.csv", "text|label\na b|1\n", "'text|label', which '|' seems to separate: save it with commas"),
         ("two.csv", "text,mood,place\n" + "a b,x,y\na c,z,w\n" * 9, "could be labelled by 'mood' or 'place'"),
         ("free.csv", "text,label\n" + "".join(f"a b,word {i}\n" for i in range(30)), "30 different values in 30 rows"),
         ("bare.csv", "id,kind\n" + "1,x\n2,y\n" * 9, "has no column of texts (it has id, kind)"),

@@ -1,6 +1,7 @@
 """What commands say with --quiet and with --json, for scripts: one line, or one object."""
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,17 @@ def test_a_plan_of_a_budget(hellora: Command, tiny_bert: Path) -> None:
     assert {"triangle", "budget_value"} <= found["choices"].keys()
     assert found["choices"]["uniform"]["ranks"] == [4, 4, 4, 4]
     assert any("float32" in note for note in found["notes"])
+
+
+def test_a_draft(hellora: Command, tmp_path: Path) -> None:
+    (tmp_path / "my.csv").write_text("\ufefftext;label\n" + "we saw, again;sea\na worm;soil\n" * 20, encoding="utf-8")
+    found = parsed(hellora("init", tmp_path / "my.csv", "--out", tmp_path / "my.toml", "--json"))
+    assert found["file"] == str(tmp_path / "my.toml")
+    assert found["experiment"] == tomllib.loads((tmp_path / "my.toml").read_text())
+    wrong = hellora("init", tmp_path / "my.csv", "--outt", "x")
+    assert wrong.err.startswith(
+        "error: hellora init: no such option '--outt'. Did you mean one of: '--out', '--quiet'? See "
+    )
 
 
 def test_what_there_is(hellora: Command) -> None:

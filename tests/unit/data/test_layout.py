@@ -167,6 +167,13 @@ def test_rows_over_several_lines_are_said(tmp_path: Path) -> None:
     assert notes[0].endswith("all.csv as 'train', 1 row over several lines, the first from line 2 to 3")
 
 
+def test_semicolons_are_said_and_commas_stay_in_their_cells(tmp_path: Path) -> None:
+    (tmp_path / "all.csv").write_text('\n"text";label\na, or b;1\n"c; d";2\n', encoding="utf-8-sig")
+    source = load_splits(str(tmp_path / "all.csv"), "", "train", ())
+    assert source.notes[0].endswith("all.csv as 'train', cells between semicolons")
+    assert source.splits["train"].data["text"][:] == ["a, or b", "c; d"]
+
+
 @pytest.mark.parametrize("text", ['"Great" they say,1', '"open,1\nb,2', '"He said \\"no\\"",1'])
 def test_a_quotation_mark_in_the_middle_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "all.csv").write_text(f"text,label\nfine,1\n{text}\nlast,2\n")

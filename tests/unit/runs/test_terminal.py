@@ -5,7 +5,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from hellora.runs.terminal import say
+from hellora.runs import terminal
+from hellora.runs.terminal import Voice, say
 
 LONG = f"  {'name':<28}" + "words of a description that go on, at brackets [x] and at a-b, below themselves " * 2
 
@@ -37,3 +38,12 @@ def test_a_file_has_no_edge() -> None:
 
 def test_what_fits_stays_as_it_is() -> None:
     assert printed("  a   b  ", 80) == ["  a   b  "]
+
+
+def test_a_command_to_copy_stays_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = StringIO()
+    narrow = Console(file=file, width=40, force_terminal=True, color_system=None)
+    monkeypatch.setattr(terminal, "plain_console", lambda **_: narrow)
+    command = f"stopped; go on with: hellora run {'--set rounds=3 ' * 9}--resume"
+    Voice().insist(command)
+    assert file.getvalue() == command + "\n"

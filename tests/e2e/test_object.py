@@ -120,7 +120,8 @@ def test_a_run_predicts_and_reports(
         run.predict(3)
     with pytest.raises(package.InputError, match=r"'one text' is no file: give texts as a list"):
         run.predict("one text")
-    assert ">start</text>" in run._repr_html_() and ">-1</text>" not in run._repr_html_()
+    assert ">start</text>" in run._repr_html_()
+    assert ">-1</text>" not in run._repr_html_()
     assert run.report(tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
     assert (run.adapter / "adapter_config.json").is_file()
     loaded = package.load(run.folder)

@@ -98,6 +98,12 @@ def apart(settings: Sequence[Settings]) -> tuple[dict[str, Any], dict[str, Any]]
             flat |= {f"{key}.{name}": each for name, each in value.items()}
         else:
             flat[key] = value
+    for key in ("data.train", "data.test"):  # no settings: whoever writes them means tables
+        if key in flat and not is_table(flat[key]):
+            raise InputError(
+                f"{key} must be a DataFrame, a datasets.Dataset or a list of dictionaries, not {flat[key]!r:.80}: "
+                "files are named with data.name"
+            )
     tables = {key.removeprefix("data."): value for key, value in flat.items() if is_table(value)}
     return {key: value for key, value in flat.items() if not is_table(value)}, tables
 

@@ -122,6 +122,8 @@ class Run(Mapping[str, Any]):
             return predictor.predict(predictor.read({"test": table_of(rows, "rows")}))
         if not isinstance(rows, str | Path):
             raise InputError(f"rows must be a table, texts or a file's name, not {rows!r:.80}")
+        if isinstance(rows, str) and " " in rows and not Path(rows).exists():
+            raise InputError(f"{rows!r:.80} is no file: give texts as a list, run.predict([text])")
         return predictor.predict(predictor.read(str(rows)))
 
     def report(self, path: str | Path | None = None) -> Path:

@@ -77,8 +77,9 @@ class Scale:
 
 
 def axis_across(scale: Scale, title: str) -> list[str]:
-    """Draw the axis at the foot, with its title."""
-    ticks = [label(f"{tick:g}", scale.of(tick), HEIGHT - BOTTOM + 14, "middle") for tick in scale.ticks]
+    """Draw the axis at the foot, of rounds, with its title; what was before round 0 is the start."""
+    names = {tick: "start" if tick == -1 else f"{tick:g}" for tick in scale.ticks if tick >= -1}
+    ticks = [label(name, scale.of(tick), HEIGHT - BOTTOM + 14, "middle") for tick, name in names.items()]
     return [*ticks, label(title, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "middle")]
 
 

@@ -118,6 +118,10 @@ def test_a_run_predicts_and_reports(
     assert run.predict(tmp_path / "texts.csv") == said
     with pytest.raises(package.InputError, match="rows must be a table, texts or a file's name, not 3"):
         run.predict(3)
+    with pytest.raises(package.InputError, match=r"'one text' is no file: give texts as a list"):
+        run.predict("one text")
+    assert ">start</text>" in run._repr_html_()
+    assert ">-1</text>" not in run._repr_html_()
     assert run.report(tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
     assert (run.adapter / "adapter_config.json").is_file()
     loaded = package.load(run.folder)
@@ -178,6 +182,7 @@ def test_objects_that_do_not_fit_are_refused(file: Path, objects: dict[str, Any]
     mixed = pd.DataFrame({"text": ["a", 1], "label": ["x", "y"]})
     for given, words in (
         ({"data": mixed}, r"data\['train'\] cannot be read as a table"),
+        ({"data": {"train": ["a text"]}}, r"data\.train must be a DataFrame, .*not \['a text'\]"),
         ({"model": objects["model"]}, "model and tokenizer belong together"),
         ({"model": 3, "tokenizer": objects["tokenizer"]}, "model must be a loaded model of transformers, .*not a int"),
         ({"rouns": 3}, "unknown setting rouns: did you mean 'rounds'"),

@@ -103,15 +103,12 @@ def csv_table(file: TextIO, delimiter: str = ",") -> Table:
 
 
 def separator(file: TextIO) -> str:
-    """Say what parts the cells of the heading row: a comma, where it does; spreadsheets also write semicolons, or tabs.
-
-    Raises:
-        ValueError: the file is not UTF-8.
-    """
+    """Say what parts the cells of the heading row: a comma, where it does; spreadsheets also write semicolons, or
+    tabs."""
     try:
         heading = next((line for line in file if line.strip()), "")
-    except UnicodeDecodeError as error:
-        raise ValueError("it is not UTF-8: save the file as UTF-8") from error
+    except UnicodeDecodeError:  # which is said, with its line, when the rows are read
+        heading = ""
     file.seek(0)
     return next((each for each in ",;\t" if len(next(csv.reader([heading], delimiter=each), [])) > 1), ",")
 

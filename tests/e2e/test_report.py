@@ -321,7 +321,7 @@ def test_names_and_reasons_are_shown_as_they_are(opened: Callable[..., Watching]
     lines = [line(0, missing={"0": hostile}), line(1)]
     scores = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "examples": 4}
     matrix = {"labels": [hostile, "sky"], "counts": [[2, 2], [2, 2]]}
-    summary = summary_of(lines, per_class={hostile: scores, "sky": scores}, confusion=matrix)
+    summary = summary_of(lines, per_class={hostile: scores, "sky": {**scores, "f1": 0.4}}, confusion=matrix)
     folder = write_run(tmp_path / "run", lines, clients, summary)
     (tmp_path / "run.html").write_text(html(content_of(page_of([folder]))))
     page = opened((tmp_path / "run.html").as_uri()).page

@@ -38,7 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "solved_head": {"allocator": "everything", "start": "balanced_ridge", "head": "closed_form", "head_rounds": 1},
     "product_update": {"allocator": "everything", "dispatcher": "truncate", "aggregator": "product_update"},
 }
-PATIENCE = 300.0  # seconds; a machine may have other work
+PATIENCE = 600.0  # seconds; a machine may have other work, such as two more federations
 
 
 def hellora(*arguments: object, folder: Path, log: Path) -> "subprocess.Popen[bytes]":

@@ -57,7 +57,7 @@ def test_the_example_trains_each_client_within_its_layers(
 def test_the_example_runs_on_flowers_simulation() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "FLWR_TELEMETRY_ENABLED": "0"}
     ran = subprocess.run(
-        [sys.executable, str(EXAMPLE)], env=environment, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, str(EXAMPLE)], env=environment, capture_output=True, text=True, timeout=1200, check=False
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     accuracy = [float(found) for found in re.findall(r"^after round \d: accuracy (\S+)$", ran.stdout, re.MULTILINE)]
